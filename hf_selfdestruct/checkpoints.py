@@ -1,0 +1,103 @@
+"""The adversary's state beside the Trainer's checkpoints: saved, found complete, restored."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from .adversary import LearnedAdversary
+
+if TYPE_CHECKING:
+    from .trainer import SelfDestructTrainer
+
+STATE_FILE = "selfdestruct_state.safetensors"
+LAST_FILE = "trainer_state.json"  # the Trainer writes it after everything else
+
+logger = logging.getLogger(__name__)
+Learned = Mapping[tuple[str, int], LearnedAdversary]
+
+
+def save_learned(learned: Learned, folder: Path) -> None:
+    """Write the state of every learned adversary into a checkpoint folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{task}/{number}/{key}": value.detach().cpu().contiguous().clone()
+        for (task, number), adversary in learned.items()
+        for key, value in adversary.state_dict().items()
+    }
+    save_file(tensors, folder / STATE_FILE)
+
+
+def load_learned(learned: Learned, folder: Path) -> None:
+    """Restore what :func:`save_learned` wrote.
+
+    Raises:
+        ValueError: The folder holds no such state, or that of other tasks or adversaries.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"cannot resume from {folder}: it has no {STATE_FILE}, so it is not a checkpoint of "
+            "SelfDestructTrainer or was cut off while being written; name an earlier checkpoint."
+        )
+    tensors = load_file(path)
+    found = {tuple(name.split("/", 2)[:2]) for name in tensors}
+    expected = {(task, str(number)) for task, number in learned}
+    if found != expected:
+        raise ValueError(
+            f"cannot resume from {folder}: it holds adversaries {sorted(found)}, this run has {sorted(expected)}; "
+            "resume with the blocked tasks and adversaries of the first run."
+        )
+    for (task, number), adversary in learned.items():
+        prefix = f"{task}/{number}/"
+        adversary.load_state_dict(
+            {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
+        )
+
+
+def last_complete(output_dir: str | None) -> str:
+    """Path of the newest checkpoint that was written to its end.
+
+    Raises:
+        ValueError: There is none.
+    """
+    folders = Path(output_dir or ".").glob("checkpoint-*")
+    numbered = [f for f in folders if f.name.rpartition("-")[2].isdigit()]
+    for folder in sorted(numbered, key=lambda f: int(f.name.rpartition("-")[2]), reverse=True):
+        if _is_complete(folder):
+            return str(folder)
+        logger.warning("skipping %s: it was not written to its end", folder)
+    raise ValueError(
+        f"no complete checkpoint in {output_dir!r}; train without resume_from_checkpoint to start afresh."
+    )
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        json.loads((folder / LAST_FILE).read_text())
+    except (OSError, json.JSONDecodeError):
+        return False
+    return (folder / STATE_FILE).is_file()
+
+
+class AdversaryCallback(TrainerCallback):
+    """Lets the learned adversaries step whenever the model does."""
+
+    def __init__(self, trainer: SelfDestructTrainer) -> None:
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Average the gradients over processes, then step."""
+        trainer = self._trainer
+        if trainer.args.blocking_weight == 0:
+            return
+        for adversary in trainer._learned.values():
+            for gradient in adversary.gradients():
+                gradient.copy_(trainer.accelerator.reduce(gradient, reduction="mean"))
+            adversary.step()

@@ -1,0 +1,76 @@
+"""One outer step: the desired loss plus a blocking loss whose gradient is the meta-gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .meta_gradient import MetaGradient
+
+
+@dataclass(frozen=True)
+class MetaLoss:
+    """What one outer step minimises.
+
+    Attributes:
+        total: ``desired + blocking_weight * blocking``, ready for one backward.
+        terms: Readings by their logged names.
+    """
+
+    total: Tensor
+    terms: dict[str, float]
+
+
+def step_weights(kind: str, steps: int) -> list[float]:
+    """Weights of the K+1 blocking losses; they sum to 1.
+
+    Args:
+        kind: ``uniform``, ``last`` (theta_K alone) or ``exponential`` (``exp((k - K) / 16)``, TAR's rate).
+        steps: K.
+
+    Returns:
+        K+1 numbers.
+    """
+    raw = {
+        "uniform": [1.0] * (steps + 1),
+        "last": [0.0] * steps + [1.0],
+        "exponential": [math.exp((k - steps) / 16) for k in range(steps + 1)],
+    }[kind]
+    return [value / sum(raw) for value in raw]
+
+
+def meta_loss(
+    desired: Tensor, parameters: Mapping[str, Tensor], gradient: MetaGradient, *, blocking_weight: float
+) -> MetaLoss:
+    """Join the desired loss and a meta-gradient into one scalar.
+
+    The blocking loss enters as its value plus a term that is linear in the live parameters and zero in
+    value; its gradient is the meta-gradient exactly. One backward then serves both, which is what
+    gradient accumulation, scaling and data-parallel reduction expect.
+
+    Args:
+        desired: Desired loss with its graph, scalar.
+        parameters: The live parameters, by name.
+        gradient: What the adversary's episode gave.
+        blocking_weight: Weight of the blocking loss.
+
+    Returns:
+        The total and the readings.
+    """
+    linear = torch.zeros((), device=desired.device)
+    for name, value in gradient.weights.items():
+        live = parameters[name]
+        linear = linear + torch.dot(live.reshape(-1).to(value.dtype), value.reshape(-1).to(live.device))
+    blocking = gradient.loss.to(desired.device) + linear - linear.detach()
+    norms = torch._foreach_norm(list(gradient.weights.values()))
+    terms = {
+        "desired_loss": desired.item(),
+        "blocking_loss": gradient.loss.item(),
+        "meta_grad_norm": torch.stack(norms).norm().item() if norms else 0.0,
+        **{f"blocked_accuracy/step_{k}": value for k, value in enumerate(gradient.accuracies)},
+    }
+    return MetaLoss(desired + blocking_weight * blocking, terms)

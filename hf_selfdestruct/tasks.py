@@ -1,0 +1,224 @@
+"""Blocked tasks: their data, who may see which rows, and batches drawn by counting.
+
+Nobody sees more than they should. The adversary trains on four fifths of ``train`` and blocking
+losses are measured on the fixed remaining fifth; the attacker trains on 70 % of ``attack`` and
+selects on the rest of it; ``test`` is read once, for the report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset
+
+HELD_OUT_FRACTION = 0.2
+SELECTION_FRACTION = 0.3
+CONTENT_COLUMNS = ("input_ids", "pixel_values", "input_values", "input_features")
+
+
+@dataclass(frozen=True, eq=False)
+class BlockedTask:
+    """A task that fine-tuning the published model should not be able to learn cheaply.
+
+    The datasets are map-style and tokenised exactly like the trainer's ``train_dataset``; the same
+    collator makes batches of both.
+
+    Args:
+        name: Short name used in logs, in the report and on the card: letters, digits, ``_``, ``-``.
+        train: Rows the *simulated* adversary may use while hardening.
+        attack: Rows the *real* attacker may use afterwards (70 % to train, 30 % to select).
+        validation: Takes the place of ``attack`` where that is not given.
+        test: Rows read once, for the report.
+        label_column: Column with the blocked task's integer labels.
+        num_labels: Number of classes; by default that of the column's ``ClassLabel``, else the
+            largest label in ``train`` plus one.
+        weight: Relative chance of being drawn in an outer step when there are several tasks.
+
+    Raises:
+        ValueError: A column is missing, a label is not an integer in range, a split is empty or two
+            splits share a row; the message names the task, the split and the row.
+
+    Example:
+        ```python
+        gender = BlockedTask("gender", train=bios["train"], attack=bios["validation"],
+                             test=bios["test"], label_column="gender", num_labels=2)
+        ```
+    """
+
+    name: str
+    train: Dataset
+    attack: Dataset | None = None
+    validation: Dataset | None = None
+    test: Dataset | None = None
+    label_column: str = "label"
+    num_labels: int | None = None
+    weight: float = 1.0
+    _labels: dict[str, np.ndarray] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check every split once, before anything is trained."""
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise ValueError(f"blocked task name {self.name!r}: use letters, digits, '_' and '-' only.")
+        if not self.weight > 0:
+            raise ValueError(f"blocked task {self.name!r}: weight must be positive, got {self.weight}.")
+        for split, data in self.splits().items():
+            self._labels[split] = _checked_labels(self.name, split, data, self.label_column)
+        if self.num_labels is None:
+            object.__setattr__(self, "num_labels", _count_labels(self))
+        for split, labels in self._labels.items():
+            _check_range(self, split, labels)
+        _check_overlap(self)
+
+    def splits(self) -> dict[str, Dataset]:
+        """The splits that exist, by role: ``train``, ``attack`` (or its stand-in) and ``test``."""
+        attack = self.attack if self.attack is not None else self.validation
+        given = {"train": self.train, "attack": attack, "test": self.test}
+        return {role: data for role, data in given.items() if data is not None}
+
+    def labels(self, split: str) -> np.ndarray:
+        """Integer labels of a split, shape ``(rows,)``."""
+        return self._labels[split]
+
+    def adversary_rows(self) -> np.ndarray:
+        """Row numbers of ``train`` that the simulated adversary trains on (four fifths)."""
+        return _partition(f"{self.name}/train", len(self.train), HELD_OUT_FRACTION)[0]
+
+    def held_out_rows(self) -> np.ndarray:
+        """Row numbers of ``train`` on which blocking losses are measured (the fixed fifth)."""
+        return _partition(f"{self.name}/train", len(self.train), HELD_OUT_FRACTION)[1]
+
+    def attacker_rows(self) -> np.ndarray:
+        """Row numbers of ``attack`` that the real attacker trains on (70 %)."""
+        return _partition(f"{self.name}/attack", len(self.splits()["attack"]), SELECTION_FRACTION)[0]
+
+    def selection_rows(self) -> np.ndarray:
+        """Row numbers of ``attack`` on which the real attacker selects (30 %)."""
+        return _partition(f"{self.name}/attack", len(self.splits()["attack"]), SELECTION_FRACTION)[1]
+
+    def features(self, split: str, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows as a collator takes them: the model's inputs and an integer ``labels``.
+
+        Args:
+            split: ``train``, ``attack`` or ``test``.
+            rows: Row numbers.
+            columns: Columns that the model accepts; others are left out.
+
+        Returns:
+            One dictionary per row.
+        """
+        data = self.splits()[split]
+        kept = [c for c in data.column_names if c in columns and c not in ("label", "labels", self.label_column)]
+        chosen = data.select_columns(kept)[[int(row) for row in rows]]
+        return [
+            {**{c: chosen[c][i] for c in kept}, "labels": int(self._labels[split][row])}
+            for i, row in enumerate(rows)
+        ]
+
+    def fingerprints(self) -> dict[str, dict[str, Any]]:
+        """Row count and SHA-256 of content and labels of every split, for the report."""
+        prints = {}
+        for split, data in self.splits().items():
+            digest = hashlib.sha256()
+            for row, label in zip(content_hashes(data, self.label_column), self._labels[split], strict=True):
+                digest.update(f"{row}:{label};".encode())
+            prints[split] = {"rows": len(data), "sha256": digest.hexdigest()}
+        return prints
+
+
+def draw_rows(rows: np.ndarray, size: int, *key: Any) -> np.ndarray:
+    """Draw ``size`` different rows (all, where there are fewer) by a generator seeded from ``key``.
+
+    A batch depends on its key alone (seed, task, global step, micro-step, inner step, rank), so
+    there is no loader state: resuming is free and exact.
+
+    Args:
+        rows: Row numbers to draw from.
+        size: Rows wanted.
+        *key: Anything with a stable ``str``.
+
+    Returns:
+        Row numbers, shape ``(min(size, len(rows)),)``.
+    """
+    generator = torch.Generator().manual_seed(seed_of(*key))
+    return rows[torch.randperm(len(rows), generator=generator)[:size].numpy()]
+
+
+def seed_of(*key: Any) -> int:
+    """A 63-bit seed from a key, the same on every machine and in every process."""
+    digest = hashlib.sha256("/".join(str(part) for part in key).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def content_hashes(data: Dataset, label_column: str) -> list[str]:
+    """SHA-256 of each row's content: the model inputs where present, else all but the label."""
+    columns = [c for c in CONTENT_COLUMNS if c in data.column_names]
+    columns = columns or [c for c in data.column_names if c != label_column]
+    cells = [data[c][:] for c in columns]
+    return [hashlib.sha256(repr(row).encode()).hexdigest() for row in zip(*cells, strict=True)]
+
+
+def check_columns(columns: Sequence[str], wanted: str, where: str) -> None:
+    """Refuse a missing column, naming it, where it was looked for and what there is."""
+    if wanted not in columns:
+        raise ValueError(f"{where}: no column {wanted!r}; the columns are {', '.join(columns)}.")
+
+
+def _partition(name: str, count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Split ``range(count)`` once and for all into a large and a small part."""
+    order = np.random.default_rng(seed_of(name)).permutation(count)
+    small = max(1, round(count * fraction))
+    return np.sort(order[small:]), np.sort(order[:small])
+
+
+def _checked_labels(task: str, split: str, data: Any, column: str) -> np.ndarray:
+    where = f"blocked task {task!r}, split {split!r}"
+    if isinstance(data, Mapping) or not (hasattr(data, "__len__") and hasattr(data, "column_names")):
+        raise ValueError(f"{where}: expected a map-style datasets.Dataset, got {type(data).__name__}.")
+    if len(data) < 2:
+        raise ValueError(f"{where}: {len(data)} rows; at least 2 are needed.")
+    check_columns(data.column_names, column, where)
+    for row, label in enumerate(data[column]):
+        if isinstance(label, bool) or not isinstance(label, int | np.integer):
+            raise ValueError(
+                f"{where}, column {column!r}, row {row}: label {label!r} is not an integer; "
+                f"use dataset.class_encode_column({column!r})."
+            )
+    return np.asarray(data[column][:], dtype=np.int64)
+
+
+def _count_labels(task: BlockedTask) -> int:
+    feature = task.train.features[task.label_column]
+    return feature.num_classes if isinstance(feature, ClassLabel) else int(task.labels("train").max()) + 1
+
+
+def _check_range(task: BlockedTask, split: str, labels: np.ndarray) -> None:
+    where = f"blocked task {task.name!r}, split {split!r}, column {task.label_column!r}"
+    if (task.num_labels or 0) < 2:
+        raise ValueError(f"{where}: num_labels is {task.num_labels}; a task has at least 2 classes.")
+    wrong = np.flatnonzero((labels < 0) | (labels >= task.num_labels))
+    if len(wrong):
+        raise ValueError(
+            f"{where}, row {wrong[0]}: label {labels[wrong[0]]} is outside 0..{task.num_labels - 1} "
+            f"(num_labels={task.num_labels})."
+        )
+
+
+def _check_overlap(task: BlockedTask) -> None:
+    """No row of one split may stand in another: a leak makes every later number worthless."""
+    seen: dict[str, tuple[str, int]] = {}
+    for split, data in task.splits().items():
+        hashes = content_hashes(data, task.label_column)
+        for row, content in enumerate(hashes):
+            if content in seen:
+                other, where = seen[content]
+                raise ValueError(
+                    f"blocked task {task.name!r}: row {row} of split {split!r} is also row {where} of split "
+                    f"{other!r}; splits must not share rows."
+                )
+        seen.update((content, (split, row)) for row, content in enumerate(hashes))

@@ -1,0 +1,91 @@
+"""What is refused, or warned of, before any training starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from datasets import Dataset
+from sklearn.metrics import homogeneity_completeness_v_measure
+
+from .adversary import Adversary
+from .tasks import BlockedTask, content_hashes
+from .training_args import SelfDestructTrainingArguments
+
+ASSOCIATION_WARNING = 0.5
+FEWEST_SHARED_ROWS = 50
+MOST_ROWS = 20_000
+
+logger = logging.getLogger(__name__)
+
+
+def check_launch(args: SelfDestructTrainingArguments) -> None:
+    """Refuse ways of launching that the meta-gradient does not survive."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs in one process means DataParallel, which loses the adversary's gradients; "
+            "start with `accelerate launch`, one process per GPU."
+        )
+
+
+def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:
+    """Refuse missing or doubled tasks and splits the model cannot read."""
+    if not tasks:
+        raise ValueError("blocked_tasks is empty: give at least one BlockedTask, or use transformers.Trainer.")
+    for task in tasks:
+        if not isinstance(task, BlockedTask):
+            raise TypeError(f"blocked_tasks must hold BlockedTask objects, got {type(task).__name__}.")
+        for split, data in task.splits().items():
+            if not ({*data.column_names} - {"labels", "label", task.label_column}) & {*columns}:
+                raise ValueError(
+                    f"blocked task {task.name!r}, split {split!r}: none of its columns "
+                    f"({', '.join(data.column_names)}) is an input of the model; tokenise it the way "
+                    "train_dataset is tokenised."
+                )
+    names = [task.name for task in tasks]
+    if len({*names}) < len(names):
+        raise ValueError(f"blocked tasks must have different names; got {', '.join(names)}.")
+
+
+def check_adversaries(adversaries: Sequence[Adversary], tasks: Sequence[BlockedTask], num_labels: int) -> None:
+    """Refuse an adversary that cannot run on these tasks."""
+    for adversary in adversaries:
+        for task in tasks:
+            if adversary.head == "keep" and task.num_labels != num_labels:
+                raise ValueError(
+                    f"adversary head 'keep' needs the desired task's label space: the model has {num_labels} "
+                    f"labels, blocked task {task.name!r} has {task.num_labels}; use 'learned' or 'random'."
+                )
+
+
+def warn_of_association(tasks: Sequence[BlockedTask], desired: Any) -> None:
+    """Warn when desired and blocked labels nearly determine each other on the rows they share.
+
+    The association is Theil's U (the share of one label's entropy that the other explains), in both
+    directions; from 0.5 on, blocking will cost the desired task.
+    """
+    if not isinstance(desired, Dataset):
+        return
+    label = next((c for c in ("labels", "label") if c in desired.column_names), None)
+    if label is None:
+        return
+    some = desired.select(range(min(len(desired), MOST_ROWS)))
+    known = dict(zip(content_hashes(some, label), some[label], strict=True))
+    for task in tasks:
+        rows = zip(content_hashes(task.train, task.label_column), task.labels("train"), strict=True)
+        pairs = [(known[row], int(blocked)) for row, blocked in islice(rows, MOST_ROWS) if row in known]
+        if len(pairs) < FEWEST_SHARED_ROWS:
+            continue
+        blocked_given_desired, desired_given_blocked, _ = homogeneity_completeness_v_measure(
+            [b for _, b in pairs], [d for d, _ in pairs]
+        )
+        strongest = max(blocked_given_desired, desired_given_blocked)
+        if strongest >= ASSOCIATION_WARNING:
+            logger.warning(
+                "blocked task %r and the desired task nearly determine each other on the %d rows they share "
+                "(Theil's U %.2f of the blocked label given the desired one, %.2f the other way): blocking it "
+                "will cost the desired task.",
+                task.name, len(pairs), blocked_given_desired, desired_given_blocked,
+            )
