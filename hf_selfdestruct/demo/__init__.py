@@ -1,0 +1,1 @@
+"""The demonstration: its data, and what is measured on it."""

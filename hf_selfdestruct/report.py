@@ -1,0 +1,304 @@
+"""The attack report: frozen evidence, JSON in and out, a table. It knows no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+SCHEMA_VERSION = 1
+ROLES = ("base", "undefended", "hardened", "scratch")
+MOST_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Quality on one split: ``accuracy`` and macro ``auc`` (one class against the rest), both in [0, 1]."""
+
+    accuracy: float
+    auc: float
+
+
+@dataclass(frozen=True)
+class AttackRun:
+    """One attack run on one model, chosen or not.
+
+    Attributes:
+        task: Blocked task.
+        attack: The attack's name in the field.
+        role: ``hardened``, ``undefended``, ``base`` or ``scratch``.
+        examples: Blocked training examples the attacker had.
+        seed: Seed of subset, head and data order.
+        settings: Hyper-parameters.
+        chosen: Whether the selection split chose these settings for this attack, model and ``examples``.
+        status: ``ok``, or ``failed`` for a run that crashed or diverged (never counted as resisted).
+        selection: Scores on the split the attacker selects on; ``None`` when failed.
+        test: Scores on the test split; ``None`` when failed.
+        steps: Optimizer steps (0 for a closed-form or convex fit).
+        seconds: Wall time.
+        error: What went wrong, when failed.
+    """
+
+    task: str
+    attack: str
+    role: str
+    examples: int
+    seed: int
+    settings: dict[str, Any]
+    chosen: bool
+    status: str
+    selection: Scores | None
+    test: Scores | None
+    steps: int
+    seconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Test accuracy and AUC of one attack on one model over seeds: mean, standard deviation, worst (highest)."""
+
+    attack: str
+    role: str
+    examples: int
+    seeds: int
+    mean: float
+    deviation: float
+    worst: float
+    auc: float
+    selection: float
+
+
+@dataclass(frozen=True)
+class AttackReport:
+    """Everything an attack suite found, and what it was run on.
+
+    Attributes:
+        suite: Name and version of the suite, its seeds.
+        tasks: Blocked task name to ``num_labels``, ``majority`` (rate of the commonest test label) and
+            ``fingerprints`` of its splits.
+        models: Role to ``{"name", "sha256"}`` of the model attacked.
+        runs: Every run.
+        desired: Role to desired-task metrics, and ``"dataset"``: where they were measured.
+        recipe: How the model was hardened; empty when it is not known.
+        checks: Doubts the suite raised about its own result.
+        versions: Package versions.
+        schema_version: Version of this format.
+
+    Example:
+        ```python
+        report = AttackReport.load("hardened/selfdestruct/report.json")
+        print(report.table())
+        ```
+    """
+
+    suite: dict[str, Any]
+    tasks: dict[str, dict[str, Any]]
+    models: dict[str, dict[str, Any]]
+    runs: tuple[AttackRun, ...]
+    desired: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    checks: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def roles(self) -> list[str]:
+        """Roles that were attacked, in the order of the tables."""
+        return [role for role in ROLES if role in self.models]
+
+    def budgets(self, task: str) -> list[int]:
+        """Numbers of examples at which a task was attacked, ascending."""
+        return sorted({run.examples for run in self.runs if run.task == task})
+
+    def summaries(self, task: str) -> list[Summary]:
+        """One summary per attack, examples and role, over the seeds of the chosen settings."""
+        groups: dict[tuple[str, int, str], list[AttackRun]] = {}
+        for run in self.runs:
+            if run.task == task and run.chosen and run.status == "ok":
+                groups.setdefault((run.attack, run.examples, run.role), []).append(run)
+        return [_summarise(runs) for runs in groups.values()]
+
+    def strongest(self, task: str, examples: int, role: str) -> Summary | None:
+        """The attack that the selection split holds strongest; what it reaches on test is the result."""
+        found = [s for s in self.summaries(task) if (s.examples, s.role) == (examples, role)]
+        return max(found, key=lambda s: s.selection, default=None)
+
+    def table(self, *, width: int = 110) -> str:
+        """The result as text: strongest attack first, then every attack, then desired quality and doubts."""
+        console = Console(file=StringIO(), width=width, force_terminal=False, highlight=False)
+        for task in self.tasks:
+            console.print(self._task_table(task))
+        console.print(self._desired_line())
+        for doubt in self.checks:
+            console.print(f"check: {doubt}")
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+    def _task_table(self, task: str) -> Table:
+        facts = self.tasks[task]
+        table = Table(
+            title=f"Blocked task {task!r}: test accuracy after attack (suite {self.suite['name']} "
+            f"v{self.suite['version']}; lower is better blocked)",
+            caption=f"mean ± standard deviation over seeds, (n seeds); commonest test label {facts['majority']:.3f}",
+        )
+        table.add_column("attack")
+        table.add_column("examples", justify="right")
+        for role in self.roles():
+            table.add_column(role, justify="right")
+        for examples in self.budgets(task):
+            cells = [_cell(self.strongest(task, examples, role)) for role in self.roles()]
+            table.add_row("strongest", str(examples), *cells, style="bold")
+        table.add_section()
+        summaries = {(s.attack, s.examples, s.role): s for s in self.summaries(task)}
+        for attack, examples in sorted({(s[0], s[1]) for s in summaries}):
+            cells = [_cell(summaries.get((attack, examples, role))) for role in self.roles()]
+            table.add_row(attack, str(examples), *cells)
+        return table
+
+    def _desired_line(self) -> str:
+        shown = [
+            f"{role} " + ", ".join(f"{k} {v:.4f}" for k, v in self.desired[role].items())
+            for role in self.roles()
+            if role in self.desired
+        ]
+        where = f" on {self.desired['dataset']}" if "dataset" in self.desired else ""
+        return f"desired task{where}: " + ("; ".join(shown) or "not measured")
+
+    def to_json(self) -> str:
+        """The report as JSON, keys sorted, so that equal reports are equal texts."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON; a reader never sees half a file."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(self.to_json(), encoding="utf-8")
+        os.replace(part, path)
+
+    @classmethod
+    def from_json(cls, text: str) -> AttackReport:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: Not a report, or one of another schema version; the message names the field.
+        """
+        try:
+            raw = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"not a report: {error}") from None
+        return _report_from(raw)
+
+    @classmethod
+    def load(cls, path: str | Path) -> AttackReport:
+        """Read a report file.
+
+        Raises:
+            ValueError: The file is missing, too large or not a report.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"no report at {path}.")
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{path} has {path.stat().st_size} bytes; a report has at most {MOST_BYTES}.")
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _summarise(runs: list[AttackRun]) -> Summary:
+    tests = [run.test.accuracy for run in runs if run.test]
+    first = runs[0]
+    return Summary(
+        attack=first.attack,
+        role=first.role,
+        examples=first.examples,
+        seeds=len(runs),
+        mean=statistics.fmean(tests),
+        deviation=statistics.stdev(tests) if len(tests) > 1 else math.nan,
+        worst=max(tests),
+        auc=statistics.fmean(run.test.auc for run in runs if run.test),
+        selection=statistics.fmean(run.selection.accuracy for run in runs if run.selection),
+    )
+
+
+def _cell(summary: Summary | None) -> str:
+    if summary is None:
+        return "not measured"
+    spread = "" if math.isnan(summary.deviation) else f" ± {summary.deviation:.3f}"
+    return f"{summary.mean:.3f}{spread} ({summary.seeds})"
+
+
+def _report_from(raw: Any) -> AttackReport:
+    fields = _checked(raw, AttackReport, "report")
+    if fields["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(
+            f"report has schema_version {fields['schema_version']!r}; this version reads {SCHEMA_VERSION}."
+        )
+    for name in ("suite", "tasks", "models", "desired", "recipe", "versions"):
+        if not isinstance(fields[name], dict):
+            raise ValueError(f"report: {name} must be an object, got {type(fields[name]).__name__}.")
+    if not isinstance(fields["runs"], list):
+        raise ValueError(f"report: runs must be a list, got {type(fields['runs']).__name__}.")
+    runs = tuple(_run_from(run, f"runs[{i}]") for i, run in enumerate(fields["runs"]))
+    checks = tuple(str(check) for check in fields["checks"])
+    report = AttackReport(**{**fields, "runs": runs, "checks": checks})
+    _check_sections(report)
+    return report
+
+
+def _check_sections(report: AttackReport) -> None:
+    for key in ("name", "version"):
+        if key not in report.suite:
+            raise ValueError(f"report: suite has no {key!r}.")
+    for name, facts in report.tasks.items():
+        if not (isinstance(facts, dict) and isinstance(facts.get("majority"), int | float)):
+            raise ValueError(f"report: tasks[{name!r}] has no numeric 'majority'.")
+    unknown = {run.task for run in report.runs} - {*report.tasks}
+    if unknown:
+        raise ValueError(f"report: runs of tasks that it does not list: {', '.join(sorted(unknown))}.")
+
+
+def _run_from(raw: Any, where: str) -> AttackRun:
+    fields = _checked(raw, AttackRun, where)
+    if fields["status"] not in ("ok", "failed"):
+        raise ValueError(f"{where}: status must be 'ok' or 'failed', got {fields['status']!r}.")
+    if fields["role"] not in ROLES:
+        raise ValueError(f"{where}: role must be one of {', '.join(ROLES)}, got {fields['role']!r}.")
+    for split in ("selection", "test"):
+        scores = fields[split]
+        if (scores is None) == (fields["status"] == "ok"):
+            raise ValueError(f"{where}: a run that is {fields['status']!r} cannot have {split} {scores!r}.")
+        if scores is not None:
+            found = Scores(**_checked(scores, Scores, f"{where}.{split}"))
+            if not all(isinstance(v, int | float) and 0 <= v <= 1 for v in dataclasses.astuple(found)):
+                raise ValueError(f"{where}.{split}: scores must lie in [0, 1], got {scores}.")
+            fields[split] = found
+    return AttackRun(**fields)
+
+
+def _checked(raw: Any, kind: Any, where: str) -> dict[str, Any]:
+    """A copy of an object with exactly the fields of a dataclass (defaults may be missing)."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where}: expected an object, got {type(raw).__name__}.")
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    _refuse(raw.keys() - known.keys(), f"{where}: unknown fields")
+    required = {n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING}
+    _refuse(required - raw.keys(), f"{where}: missing fields")
+    defaults = {"schema_version": SCHEMA_VERSION, "checks": [], "desired": {}, "recipe": {}, "versions": {}}
+    return {**({k: v for k, v in defaults.items() if k in known}), **raw}
+
+
+def _refuse(names: Iterable[str], what: str) -> None:
+    if names := sorted(names):
+        raise ValueError(f"{what}: {', '.join(names)}.")
