@@ -1,0 +1,18 @@
+"""The judge: attacks on published models. It shares no code with the defence."""
+
+from .base import Attack, AttackData, Outcome, Split, Target
+from .finetune import FullFineTuning, HeadOnly
+from .suite import AttackSuite, Entry, named_suite
+
+__all__ = [
+    "Attack",
+    "AttackData",
+    "AttackSuite",
+    "Entry",
+    "FullFineTuning",
+    "HeadOnly",
+    "Outcome",
+    "Split",
+    "Target",
+    "named_suite",
+]
