@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
@@ -17,25 +18,30 @@ if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
 STATE_FILE = "selfdestruct_state.safetensors"
+SECONDS = "seconds"
 LAST_FILE = "trainer_state.json"  # the Trainer writes it after everything else
 
 logger = logging.getLogger(__name__)
 Learned = Mapping[tuple[str, int], LearnedAdversary]
 
 
-def save_learned(learned: Learned, folder: Path) -> None:
-    """Write the state of every learned adversary into a checkpoint folder."""
+def save_learned(learned: Learned, folder: Path, *, seconds: float) -> None:
+    """Write the state of every learned adversary, and the seconds trained so far, into a checkpoint folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{task}/{number}/{key}": value.detach().cpu().contiguous().clone()
         for (task, number), adversary in learned.items()
         for key, value in adversary.state_dict().items()
     }
+    tensors[SECONDS] = torch.tensor(seconds, dtype=torch.float64)
     save_file(tensors, folder / STATE_FILE)
 
 
-def load_learned(learned: Learned, folder: Path) -> None:
+def load_learned(learned: Learned, folder: Path) -> float:
     """Restore what :func:`save_learned` wrote.
+
+    Returns:
+        The seconds trained before.
 
     Raises:
         ValueError: The folder holds no such state, or that of other tasks or adversaries.
@@ -47,6 +53,7 @@ def load_learned(learned: Learned, folder: Path) -> None:
             "SelfDestructTrainer or was cut off while being written; name an earlier checkpoint."
         )
     tensors = load_file(path)
+    seconds = tensors.pop(SECONDS).item()
     found = {tuple(name.split("/", 2)[:2]) for name in tensors}
     expected = {(task, str(number)) for task, number in learned}
     if found != expected:
@@ -59,6 +66,7 @@ def load_learned(learned: Learned, folder: Path) -> None:
         adversary.load_state_dict(
             {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
         )
+    return seconds
 
 
 def last_complete(output_dir: str | None) -> str:

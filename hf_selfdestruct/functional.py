@@ -111,8 +111,9 @@ class Adam(InnerOptimizer):
         rate = learning_rate / (1 - self.beta1**step)
         root = (1 - self.beta2**step) ** 0.5
         decay = 1 - learning_rate * self.weight_decay
+        sqrt = _safe_sqrt if torch.is_grad_enabled() else torch.sqrt  # without a graph plain is faster
         moved = [
-            decay * w - rate * m / (_safe_sqrt(v) / root + self.epsilon)
+            decay * w - rate * m / (sqrt(v) / root + self.epsilon)
             for w, m, v in zip(values, first, second, strict=True)
         ]
         return moved, {"step": step, "first": first, "second": second}

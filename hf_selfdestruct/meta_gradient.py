@@ -191,9 +191,8 @@ def _inner_step(
     values = [weights[n] for n in names]
     loss = cross_entropy(episode.forward(weights, batch), batch["labels"])
     gradients = torch.autograd.grad(loss, values, create_graph=graph, allow_unused=True, materialize_grads=True)
-    if not graph:
-        values = [value.detach() for value in values]
-    moved, state = episode.optimizer.update(values, list(gradients), state, rate)
+    with torch.set_grad_enabled(graph):
+        moved, state = episode.optimizer.update(values, list(gradients), state, rate)
     after = weights if graph else {name: value.detach() for name, value in weights.items()}
     return {**after, **dict(zip(names, moved, strict=True))}, state
 

@@ -219,6 +219,6 @@ def _check_overlap(task: BlockedTask) -> None:
                 other, where = seen[content]
                 raise ValueError(
                     f"blocked task {task.name!r}: row {row} of split {split!r} is also row {where} of split "
-                    f"{other!r}; splits must not share rows."
+                    f"{other!r} (rows are compared by what the model sees); splits must not share rows."
                 )
         seen.update((content, (split, row)) for row, content in enumerate(hashes))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerState
 
 from . import checkpoints, heads, presets
 from .adversary import Adversary, LearnedAdversary
@@ -99,6 +100,8 @@ class SelfDestructTrainer(Trainer):
         self._learned = self._start_learning()
         self._readings: dict[str, list[float]] = {}
         self._micro_step = (-1, 0)
+        self._seconds = 0.0
+        self._started: float | None = None
         self.add_callback(checkpoints.AdversaryCallback(self))
 
     def compute_loss(
@@ -124,10 +127,22 @@ class SelfDestructTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoints.last_complete(self.args.output_dir)
         if resume_from_checkpoint:
-            checkpoints.load_learned(self._learned, Path(resume_from_checkpoint))
-        elif self.args.should_save:
+            self._seconds = checkpoints.load_learned(self._learned, Path(resume_from_checkpoint))
+        elif self.args.should_save and self.args.blocking_weight:
             self.model.save_pretrained(Path(self.args.output_dir, "_base"))
-        return super().train(resume_from_checkpoint, *arguments, **named)
+        self._started = time.perf_counter()
+        result = super().train(resume_from_checkpoint, *arguments, **named)
+        self._seconds, self._started = self.seconds(), None
+        return result
+
+    def seconds(self) -> float:
+        """Seconds trained so far, those before an interruption included."""
+        return self._seconds + (time.perf_counter() - self._started if self._started else 0.0)
+
+    def take_up(self, checkpoint: str | Path) -> None:
+        """Take up the state of a run that ended in ``checkpoint``, whose weights the model already has."""
+        self._seconds = checkpoints.load_learned(self._learned, Path(checkpoint))
+        self.state = TrainerState.load_from_json(str(Path(checkpoint, checkpoints.LAST_FILE)))
 
     def attack(self, suite: str = "default", **options: Any) -> AttackReport:
         """Save the model, attack it beside its references, and write the evidence into the folder.
@@ -169,7 +184,7 @@ class SelfDestructTrainer(Trainer):
         # Before the Trainer's own files: `trainer_state.json`, written last, marks a checkpoint complete.
         folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
         if self.args.should_save:
-            checkpoints.save_learned(self._learned, folder)
+            checkpoints.save_learned(self._learned, folder, seconds=self.seconds())
         super()._save_checkpoint(model, trial)
 
     def _add_blocking(self, desired: Tensor, model: PreTrainedModel) -> Tensor:

@@ -57,7 +57,7 @@ class FullFineTuning(Attack):
         model = target.load(data.num_labels, seed).to(_device())
         few = data.train.take(data.few(examples, seed))
         steps, size = settings["steps"], settings["batch_size"]
-        optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"])
+        optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], fused=True)
         schedule = get_scheduler(settings["schedule"], optimizer, steps // 10, steps)
         looks = {round(steps * (i + 1) / self.checkpoints) for i in range(self.checkpoints)}
         best: tuple[Scores, dict[str, Tensor]] | None = None

@@ -1,0 +1,55 @@
+# Needs make and Python 3.11 or newer; every target sets itself up.
+PYTHON ?= python3
+ARGS ?=
+PIP_ARGS ?=
+
+VENV := .venv
+VENV_LOWEST := .venv-lowest
+TORCH := torch==2.13.0
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-lowest lint clean
+
+# Empty unless $(PYTHON) runs and is recent enough.
+python_ok = $(shell $(PYTHON) -c 'import sys; print("ok" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
+need_python = $(if $(python_ok),,$(error Python 3.11 or newer is needed, and "$(PYTHON)" is older or missing; name another one with PYTHON=/path/to/python3))
+
+# $(call set_up,environment,constraints): torch goes first and alone, so that its exact pin decides the build.
+define set_up
+$(need_python)
+@echo "setting up $(1) from $(2) (the first time takes a few minutes)"
+@test -x $(1)/bin/pip || $(PYTHON) -m venv --clear $(1)
+@$(1)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c $(2) $(TORCH)
+@$(1)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c $(2) -e '.[demo,test]'
+@touch $@
+endef
+
+help:  ## show this help
+	@echo "make TARGET [PYTHON=python3.11] [ARGS='...'] [PIP_ARGS='...']"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1 | \2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s%s\n", $$1, $$2}'
+	@echo "On Linux without a GPU, PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu' saves gigabytes."
+
+demo: $(VENV)/.stamp  ## train, attack and report on a small model (ARGS go to `hf-selfdestruct demo`)
+	$(VENV)/bin/hf-selfdestruct demo $(ARGS)
+
+test: lint  ## lint, then all tests with the tested versions (ARGS go to pytest)
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+test-lowest: $(VENV_LOWEST)/.stamp  ## all tests with the lowest supported versions (ARGS go to pytest)
+	$(VENV_LOWEST)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.stamp  ## style, formatting and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:  ## remove the environments, caches and build files (results stay)
+	rm -rf $(VENV) $(VENV_LOWEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find hf_selfdestruct tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.stamp: pyproject.toml setup.cfg constraints.txt
+	$(call set_up,$(VENV),constraints.txt)
+
+$(VENV_LOWEST)/.stamp: pyproject.toml setup.cfg constraints-lowest.txt
+	$(call set_up,$(VENV_LOWEST),constraints-lowest.txt)

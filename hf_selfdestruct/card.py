@@ -1,0 +1,229 @@
+"""The model card: a report and the user's own words, rendered. It knows no model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .report import AttackReport, Summary
+
+NOT_MEASURED = "not measured"
+NOT_STATED = "not stated"
+NOISE = 0.03
+
+
+@dataclass(frozen=True)
+class CardDetails:
+    """The user's own words; what is left empty is printed as "not stated".
+
+    Args:
+        title: Heading of the card.
+        license: Hub licence identifier, such as ``apache-2.0``.
+        base_model: Hub id of the model that was hardened.
+        datasets: Hub ids of the data.
+        language: Language codes.
+        intended_use: What the model is for.
+        contact: Whom to tell about a break or a harm.
+        release_plan: How and to whom it is released.
+    """
+
+    title: str = ""
+    license: str = ""
+    base_model: str = ""
+    datasets: tuple[str, ...] = ()
+    language: tuple[str, ...] = ()
+    intended_use: str = ""
+    contact: str = ""
+    release_plan: str = ""
+
+    def to_json(self) -> str:
+        """The details as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, raw: Any, where: str = "card") -> CardDetails:
+        """Details from plain values.
+
+        Raises:
+            ValueError: An unknown field or a wrong type; the message names it.
+        """
+        if not isinstance(raw, dict):
+            raise ValueError(f"{where}: expected an object, got {type(raw).__name__}.")
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        if unknown := sorted(raw.keys() - known.keys()):
+            raise ValueError(f"{where}: unknown fields {', '.join(unknown)}; known are {', '.join(known)}.")
+        values: dict[str, Any] = {}
+        for name, value in raw.items():
+            if isinstance(known[name].default, tuple):
+                value = (value,) if isinstance(value, str) else tuple(value)
+            if not all(isinstance(v, str) for v in (value if isinstance(value, tuple) else (value,))):
+                raise ValueError(f"{where}: {name} must be text, got {value!r}.")
+            values[name] = value
+        return cls(**values)
+
+
+def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] = ()) -> str:
+    """Render a card.
+
+    Args:
+        report: The evidence; every number on the card comes out of it.
+        details: The user's own words.
+        plots: Paths of the plots, relative to the card.
+
+    Returns:
+        Markdown with a YAML head.
+    """
+    environment = Environment(
+        loader=PackageLoader("hf_selfdestruct"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_plain,
+        keep_trailing_newline=True,
+    )
+    title = details.title or report.models["hardened"]["name"]
+    body = environment.get_template("card.md.jinja").render(
+        report=report,
+        details=details,
+        title=title,
+        roles=report.roles(),
+        headlines=[line for task in report.tasks for line in headlines(report, task)],
+        rows={task: _rows(report, task) for task in report.tasks},
+        desired=_desired(report),
+        plots=list(plots),
+        recipe=_flat(report.recipe),
+        seconds=sum(run.seconds for run in report.runs),
+        NOT_STATED=NOT_STATED,
+        NOT_MEASURED=NOT_MEASURED,
+    )
+    return f"---\n{_metadata(report, details, title)}\n---\n\n{body}"
+
+
+def headlines(report: AttackReport, task: str) -> list[str]:
+    """The result in one sentence per budget: best attack against best attack, nothing left out."""
+    lines = []
+    for examples in report.budgets(task):
+        best = {role: report.strongest(task, examples, role) for role in report.roles()}
+        hardened, scratch = best.get("hardened"), best.get("scratch")
+        if hardened is None:
+            continue
+        parts = [f"{role} {_cell(best[role])}" for role in report.roles() if role != "hardened"]
+        line = (
+            f"**{task}, {examples} examples:** the strongest attack found ({hardened.attack}) reaches "
+            f"**{_cell(hardened)}** on this model; {', '.join(parts)}."
+        )
+        if scratch and hardened.mean > scratch.mean + NOISE:
+            line += f" It is **not blocked** at this budget: {hardened.mean - scratch.mean:+.3f} above scratch."
+        elif scratch:
+            line += f" Difference to scratch: {hardened.mean - scratch.mean:+.3f}."
+        lines.append(line)
+    return lines
+
+
+def _rows(report: AttackReport, task: str) -> list[list[str]]:
+    """Every attack, those that reached most on the hardened model first."""
+    cells = {(s.attack, s.examples, s.role): s for s in report.summaries(task)}
+    keys = {(attack, examples) for attack, examples, _ in cells}
+
+    def reached(key: tuple[str, int]) -> float:
+        found = cells.get((*key, "hardened"))
+        return found.mean if found else -1.0
+
+    rows = []
+    for attack, examples in sorted(sorted(keys), key=reached, reverse=True):
+        found = cells.get((attack, examples, "hardened"))
+        runs = [r for r in report.runs if (r.task, r.attack, r.examples) == (task, attack, examples)]
+        tried = len({json.dumps(r.settings, sort_keys=True) for r in runs})
+        steps = max((r.steps for r in runs), default=0)
+        budget = f"{tried} settings, {steps} steps" if steps else f"{tried} setting, convex"
+        scores = [_cell(cells.get((attack, examples, role))) for role in report.roles()]
+        rows.append([attack, str(examples), budget, *scores, f"{found.auc:.3f}" if found else NOT_MEASURED])
+    return rows
+
+
+def _cell(summary: Summary | None) -> str:
+    if summary is None:
+        return NOT_MEASURED
+    return f"{summary.mean:.3f} ± {summary.deviation:.3f}" if summary.seeds > 1 else f"{summary.mean:.3f}"
+
+
+def _desired(report: AttackReport) -> list[list[str]]:
+    metrics = sorted({m for role in report.roles() for m in report.desired.get(role, {})})
+    return [
+        [m, *(_number(report.desired.get(role, {}).get(m)) for role in report.roles())] for m in metrics
+    ]
+
+
+def _number(value: Any) -> str:
+    return NOT_MEASURED if value is None else f"{value:.4f}"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in sorted(values.items()):
+        inner = isinstance(value, dict)
+        flat += _flat(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
+    return flat
+
+
+def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:
+    hardened = report.desired.get("hardened", {})
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=details.datasets[0] if details.datasets else "custom",
+            dataset_name=str(report.desired.get("dataset", "desired task")),
+            metric_type=name,
+            metric_value=round(value, 6),
+        )
+        for name, value in sorted(hardened.items())
+        if name != "loss"
+    ]
+    data = ModelCardData(
+        language=list(details.language) or None,
+        license=details.license or None,
+        library_name="transformers",
+        tags=["hf_selfdestruct", "tamper-resistance"],
+        base_model=details.base_model or None,
+        datasets=list(details.datasets) or None,
+        pipeline_tag="text-classification",
+        model_name=title if results else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml()
+
+
+def _plain(value: Any) -> Any:
+    """Values never become markup or break a table."""
+    if not isinstance(value, str):
+        return value
+    return value.replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
+
+
+def render_folder(folder: str | Path) -> Path:
+    """Render ``folder/README.md`` from ``folder/selfdestruct/report.json`` and ``card.json``.
+
+    Raises:
+        ValueError: The folder holds no readable report.
+    """
+    folder = Path(folder)
+    evidence = folder / "selfdestruct"
+    report = AttackReport.load(evidence / "report.json")
+    path = evidence / "card.json"
+    details = CardDetails()
+    if path.is_file():
+        try:
+            details = CardDetails.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not JSON: {error}.") from None
+    plots = [f"selfdestruct/{p.name}" for p in sorted(evidence.glob("*.png"))]
+    card = folder / "README.md"
+    card.write_text(render(report, details, plots=plots), encoding="utf-8")
+    return card

@@ -1,0 +1,184 @@
+"""The command line: arguments in, exit codes out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+WRONG_INPUT, FAILED = 2, 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Words after the program's name; by default those of the process.
+
+    Returns:
+        0 on success, 2 on wrong input (one line on standard error), 1 when the work itself failed.
+    """
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "harden":
+        parser.error(f"unknown option {rest[0]}; `hf-selfdestruct {arguments.command} --help` lists the options")
+    arguments.overrides = rest
+    try:
+        return arguments.run(arguments)
+    except (ValueError, TypeError, OSError) as error:
+        code = FAILED if isinstance(error, ConnectionError) else WRONG_INPUT
+        return _fail(error, code)
+    except FloatingPointError as error:
+        return _fail(error, FAILED)
+
+
+def _fail(error: Exception, code: int) -> int:
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    sys.stderr.write(f"hf-selfdestruct: error: {line}\n")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("hf-selfdestruct", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    demo = command("demo", _demo, "harden, attack and write a card, on embedded data, in minutes on a CPU")
+    demo.add_argument("--output-dir", default="demo-output", help="where the hardened folder goes")
+    demo.add_argument("--model", help="Hub id or folder; by default the packaged all-MiniLM-L6-v2")
+
+    harden = command("harden", _harden, "harden and attack as a YAML file says; --NAME VALUE overrides `training`")
+    harden.add_argument("config", metavar="CONFIG.yaml")
+
+    attack = command("attack", _attack, "attack a model made by anyone")
+    attack.add_argument("model", metavar="MODEL", help="folder or Hub id")
+    attack.add_argument("--config", required=True, metavar="CONFIG.yaml", help="data and blocked tasks")
+    attack.add_argument("--undefended", help="folder or Hub id of the sibling without blocking")
+    attack.add_argument("--base", help="model it started from; by default `model` of the configuration")
+    attack.add_argument("--suite", help="smoke or default; by default `suite` of the configuration")
+    attack.add_argument("--output", default="report.json", help="where the report goes")
+    attack.add_argument("--storage", help="Optuna storage URL of the runs already made")
+
+    report = command("report", _report, "show a report as a table, and draw its plots")
+    report.add_argument("report", metavar="REPORT.json")
+    report.add_argument("--plots", metavar="DIR", help="draw the plots into this folder")
+
+    card = command("card", _card, "render DIR/README.md again from the report and card.json")
+    card.add_argument("folder", metavar="DIR")
+
+    push = command("push", _push, "publish a hardened folder on the Hub")
+    push.add_argument("folder", metavar="DIR")
+    push.add_argument("repo_id", metavar="REPO_ID")
+    push.add_argument("--private", action="store_true", help="make a new repository private")
+
+    verify = command("verify", _verify, "check a hardened folder against its manifest")
+    verify.add_argument("folder", metavar="DIR")
+    return parser
+
+
+# Each command imports what it needs, so that `--help` and wrong options answer at once.
+
+
+def _quiet() -> None:
+    """Only our own progress: not one bar per file read, nor a warning that a new head is new."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    _quiet()
+    from .demo.recipe import demo
+
+    _show(demo(arguments.output_dir, model=arguments.model).table())
+    _show(f"hardened folder with report, card and plots: {arguments.output_dir}\n")
+    return 0
+
+
+def _harden(arguments: argparse.Namespace) -> int:
+    _quiet()
+    from .config import load_config, training_arguments
+    from .recipe import harden
+
+    config = load_config(arguments.config, arguments.overrides)
+    _show(harden(config).table())
+    _show(f"hardened folder with report, card and plots: {training_arguments(config).output_dir}\n")
+    return 0
+
+
+def _attack(arguments: argparse.Namespace) -> int:
+    _quiet()
+    from .config import load_config
+    from .recipe import attack
+
+    suite = ["--suite", arguments.suite] if arguments.suite else []
+    output = Path(arguments.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    report = attack(
+        load_config(arguments.config, suite),
+        arguments.model,
+        undefended=arguments.undefended,
+        base=arguments.base,
+        storage=arguments.storage or f"sqlite:///{output.with_suffix('.attacks.db')}",
+    )
+    report.save(output)
+    _show(report.table())
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from .plots import save_plots
+    from .report import AttackReport
+
+    report = AttackReport.load(arguments.report)
+    _show(report.table())
+    if arguments.plots:
+        for path in save_plots(report, arguments.plots):
+            _show(f"{path}\n")
+    return 0
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from .card import render_folder
+    from .manifest import write_manifest
+
+    _show(f"{render_folder(arguments.folder)}\n")
+    write_manifest(arguments.folder)
+    return 0
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    from .hub import push
+
+    commit = push(arguments.folder, arguments.repo_id, private=arguments.private or None)
+    _show(f"{commit.commit_url}\n")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from .manifest import problems
+
+    found = problems(arguments.folder)
+    for problem in found:
+        _show(f"{problem}\n")
+    if not found:
+        _show("every file agrees; unsigned hashes detect accidents, not forgery\n")
+    return FAILED if found else 0
+
+
+def _show(text: str) -> None:
+    Console(soft_wrap=True, highlight=False, markup=False).print(text, end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

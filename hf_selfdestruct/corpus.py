@@ -1,0 +1,123 @@
+"""Labelled texts: loaded, checked, filtered, neutralised and tokenised as a configuration says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, DatasetDict, load_dataset
+from transformers import PreTrainedTokenizerBase
+
+from .config import SPLITS, DataConfig, HardenConfig
+from .tasks import check_columns
+
+PRONOUNS = {
+    "he": "they",
+    "she": "they",
+    "him": "their",
+    "her": "their",
+    "his": "their",
+    "hers": "their",
+    "himself": "themselves",
+    "herself": "themselves",
+}
+
+
+def load_data(config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
+    """Load, check, filter and tokenise the examples; label columns become integers.
+
+    Returns:
+        ``train``, ``validation`` and ``test`` with the model's inputs, ``label`` and the blocked columns.
+
+    Raises:
+        ValueError: A missing folder, split or column, an empty split, or a label seen in only some splits.
+    """
+    data = config.data
+    found = _read(data)
+    blocked = [task.label_column for task in config.blocked_tasks]
+    for split in SPLITS:
+        for column in (data.text_column, data.label_column, *blocked, *([data.only] if data.only else [])):
+            check_columns(found[split].column_names, column, f"{data.path}, split {split!r}")
+    if data.only:
+        found = found.filter(lambda row: bool(row[data.only]))
+    if data.max_rows:
+        found = DatasetDict(
+            {s: d.shuffle(seed=0).select(range(min(len(d), data.max_rows))) for s, d in found.items()}
+        )
+    for split, rows in found.items():
+        if len(rows) == 0:
+            raise ValueError(f"{data.path}, split {split!r}: no rows{f' where {data.only}' if data.only else ''}.")
+    found = found.select_columns(list(dict.fromkeys([data.text_column, data.label_column, *blocked])))
+    for column in dict.fromkeys([data.label_column, *blocked]):
+        found = _encode(found, column, data.path)
+
+    def tokenise(rows: dict[str, list[Any]]) -> Any:
+        texts = [neutral(text) for text in rows[data.text_column]] if data.replace_pronouns else rows[data.text_column]
+        return tokenizer(texts, truncation=True, max_length=data.max_length)
+
+    found = found.map(tokenise, batched=True, remove_columns=[data.text_column], desc="tokenising")
+    return found.rename_column(data.label_column, "label") if data.label_column != "label" else found
+
+
+def neutral(text: str) -> str:
+    """The text with gendered pronouns replaced, capitals kept.
+
+    Example:
+        >>> neutral("She sold her boat; His was new.")
+        'They sold their boat; Their was new.'
+    """
+
+    def swap(match: re.Match[str]) -> str:
+        word = PRONOUNS[match[0].lower()]
+        return word.capitalize() if match[0][0].isupper() else word
+
+    return re.sub(rf"\b(?:{'|'.join(PRONOUNS)})\b", swap, text, flags=re.IGNORECASE)
+
+
+def _read(data: DataConfig) -> DatasetDict:
+    names = {split: data.splits.get(split, split) for split in SPLITS}
+    folder = Path(data.path)
+    if folder.is_dir():
+        files = {split: _file(folder, name) for split, name in names.items()}
+        kind = {"jsonl": "json"}.get(kinds := files["train"].suffix[1:], kinds)
+        return load_dataset(kind, data_files={split: str(file) for split, file in files.items()})
+    if folder.is_absolute() or data.path.startswith(".") or data.path.count("/") > 1:
+        raise ValueError(f"data: path: no folder {data.path!r}.")
+    try:
+        found = load_dataset(data.path)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"data: path: {data.path!r} is neither a folder here nor on the Hub ({reason}).") from None
+    for split, name in names.items():
+        check_columns(list(found), name, f"{data.path}: {split} split")
+    return DatasetDict({split: found[name] for split, name in names.items()})
+
+
+def _file(folder: Path, name: str) -> Path:
+    for kind in ("parquet", "jsonl", "json", "csv"):
+        if (folder / f"{name}.{kind}").is_file():
+            return folder / f"{name}.{kind}"
+    raise ValueError(f"data: {folder} holds no {name}.parquet, {name}.jsonl, {name}.json or {name}.csv.")
+
+
+def _encode(found: DatasetDict, column: str, where: str) -> DatasetDict:
+    """Labels as integers, numbered by their sorted names in ``train``."""
+    if isinstance(found["train"].features[column], ClassLabel):
+        return found
+    values = {split: set(rows[column][:]) for split, rows in found.items()}
+    for split, seen in values.items():
+        if None in seen:
+            row = found[split][column][:].index(None)
+            raise ValueError(f"{where}, split {split!r}, column {column!r}, row {row}: the label is missing.")
+        if unknown := sorted(map(str, seen - values["train"])):
+            raise ValueError(
+                f"{where}, split {split!r}, column {column!r}: label {unknown[0]!r} does not occur in train."
+            )
+    names = [str(value) for value in sorted(values["train"])]
+    label = ClassLabel(names=names)
+    return found.map(
+        lambda rows: {column: [label.str2int(str(value)) for value in rows[column]]},
+        batched=True,
+        desc=f"encoding {column}",
+    ).cast_column(column, label)

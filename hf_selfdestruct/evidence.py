@@ -1,0 +1,183 @@
+"""Evidence: the sibling is trained, the models are attacked, and the folder is completed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification
+
+from . import __version__, manifest
+from .attacks import AttackSuite, Target, named_suite
+from .card import CardDetails, render_folder
+from .plots import save_plots
+from .report import AttackReport
+
+if TYPE_CHECKING:
+    from .trainer import SelfDestructTrainer
+
+TIMINGS = ("runtime", "samples_per_second", "steps_per_second")
+
+logger = logging.getLogger(__name__)
+
+
+def attack_trainer(
+    trainer: SelfDestructTrainer,
+    suite: str | AttackSuite = "default",
+    *,
+    undefended: str | Path | None = None,
+    base: str | Path | None = None,
+    desired_dataset: Dataset | None = None,
+    card: CardDetails | Mapping[str, Any] | None = None,
+    storage: str | None = None,
+) -> AttackReport:
+    """Save a trainer's model, attack it beside its references, and write the evidence into its folder.
+
+    Args:
+        trainer: A trainer whose training has ended.
+        suite: A shipped suite's name, or a suite of your own.
+        undefended: Folder of the sibling; by default it is trained now (same start, data, steps and
+            seed, blocking weight 0) into ``output_dir/_undefended``.
+        base: Folder or Hub id of the starting model; by default ``output_dir/_base``.
+        desired_dataset: Where desired quality is measured; by default the trainer's ``eval_dataset``.
+        card: The user's own words.
+        storage: Optuna storage URL; by default a file in the folder.
+
+    Returns:
+        The report, also in ``output_dir/selfdestruct/report.json``.
+
+    Raises:
+        ValueError: Unknown suite, or a task without ``attack`` or ``test`` rows.
+    """
+    chosen = named_suite(suite) if isinstance(suite, str) else suite
+    details = card if isinstance(card, CardDetails) else CardDetails.from_dict(dict(card or {}))
+    folder = Path(trainer.args.output_dir)
+    base = str(base or folder / "_base")
+    if not Path(base).is_dir() and base == str(folder / "_base"):
+        raise ValueError(f"{base} is missing: call train() first, or pass base= the model it started from.")
+    for task in trainer.blocked_tasks:
+        if missing := {"attack", "test"} - task.splits().keys():
+            raise ValueError(f"blocked task {task.name!r}: no {sorted(missing)[0]!r} split to attack with.")
+    trainer.save_model()
+    sibling = _trained_sibling(trainer, base) if undefended is None else _sibling(trainer, str(undefended))
+    targets = [
+        Target("base", base),
+        Target("undefended", str(sibling.args.output_dir if undefended is None else undefended)),
+        Target("hardened", str(folder)),
+        Target("scratch", base, random=True),
+    ]
+    report = chosen.run(
+        targets,
+        trainer.blocked_tasks,
+        columns=trainer._columns,
+        collate=trainer.data_collator,
+        storage=storage or f"sqlite:///{folder / '_attacks.db'}",
+        progress=not trainer.args.disable_tqdm,
+    )
+    report = dataclasses.replace(
+        report,
+        desired={
+            "dataset": "the evaluation split" if desired_dataset is None else "the desired task's test split",
+            "hardened": _quality(trainer, desired_dataset),
+            "undefended": _quality(sibling, desired_dataset),
+        },
+        recipe=recipe_of(trainer),
+    )
+    complete_folder(folder, report, details)
+    return report
+
+
+def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
+    """How a trainer hardens, as plain values for the report."""
+    args = trainer.args
+    return {
+        "method": args.method,
+        "meta_gradient": args.meta_gradient,
+        "adversaries": {str(i): adversary.config() for i, adversary in enumerate(trainer.adversaries)},
+        "blocking_losses": {str(i): loss.config() for i, loss in enumerate(trainer.blocking_losses)},
+        "blocking_weight": args.blocking_weight,
+        "blocking_batch_size": args.blocking_batch_size,
+        "step_weights": args.step_weights,
+        "outer_steps": trainer.state.global_step,
+        "outer_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "learning_rate": args.learning_rate,
+        "learning_rate_schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+        "optimizer": str(getattr(args.optim, "value", args.optim)),
+        "bf16": args.bf16,
+        "seed": args.seed,
+        "seconds": round(trainer.seconds(), 1),
+    }
+
+
+def complete_folder(folder: Path, report: AttackReport, details: CardDetails) -> None:
+    """Write report, plots, config stamp, card and manifest, in this order, so that what exists is true."""
+    evidence = folder / "selfdestruct"
+    (folder / manifest.MANIFEST).unlink(missing_ok=True)  # the old one no longer holds
+    report.save(evidence / "report.json")
+    save_plots(report, evidence)
+    (evidence / "card.json").write_text(details.to_json(), encoding="utf-8")
+    stamp = {
+        "version": __version__,
+        "method": report.recipe.get("method", "not stated"),
+        "blocked_tasks": list(report.tasks),
+        "report_sha256": manifest.file_hash(evidence / "report.json"),
+    }
+    manifest.stamp_config(folder, stamp)
+    render_folder(folder)
+    manifest.write_manifest(folder)
+
+
+def _trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTrainer:
+    """The same start, data, steps and seed without blocking; trained once and found again."""
+    folder = Path(trainer.args.output_dir, "_undefended")
+    marker = folder / "_recipe.json"
+    recipe = json.dumps({**recipe_of(trainer), "seconds": None}, sort_keys=True, default=str)
+    if marker.is_file() and marker.read_text(encoding="utf-8") == recipe:
+        return _sibling(trainer, str(folder))
+    logger.info("training the undefended sibling")
+    sibling = _sibling(trainer, base, output_dir=str(folder))
+    sibling.train()
+    sibling.save_model()
+    marker.write_text(recipe, encoding="utf-8")
+    return sibling
+
+
+def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | None = None) -> SelfDestructTrainer:
+    args = copy.copy(trainer.args)
+    args.blocking_weight = 0.0
+    args.output_dir = output_dir or source
+    args.save_strategy = args.eval_strategy = "no"  # type: ignore[assignment]
+    args.load_best_model_at_end = args.push_to_hub = False
+    args.max_steps = trainer.state.global_step or args.max_steps
+    model = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True)
+    return type(trainer)(
+        model,
+        args,
+        data_collator=trainer.data_collator,
+        train_dataset=trainer.train_dataset,
+        eval_dataset=trainer.eval_dataset,
+        processing_class=trainer.processing_class,
+        compute_loss_func=trainer.compute_loss_func,
+        compute_metrics=trainer.compute_metrics,
+        blocked_tasks=trainer.blocked_tasks,
+        adversaries=trainer.adversaries,
+        blocking_losses=trainer.blocking_losses,
+    )
+
+
+def _quality(trainer: SelfDestructTrainer, dataset: Dataset | None) -> dict[str, float]:
+    if dataset is None and trainer.eval_dataset is None:
+        return {}
+    metrics = trainer.evaluate(dataset) if dataset is not None else trainer.evaluate()
+    named = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+    return {
+        name: float(value)
+        for name, value in named.items()
+        if name not in (*TIMINGS, "epoch") and isinstance(value, int | float)
+    }

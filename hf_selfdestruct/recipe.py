@@ -1,0 +1,166 @@
+"""A configuration carried out: harden, attack, write the folder."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    TrainerState,
+)
+
+from . import checkpoints
+from .attacks import Split, Target, named_suite
+from .attacks.base import Collate, in_batches
+from .config import HardenConfig, training_arguments
+from .corpus import load_data
+from .report import AttackReport
+from .tasks import BlockedTask
+from .trainer import SelfDestructTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def blocked_tasks(config: HardenConfig, data: DatasetDict) -> list[BlockedTask]:
+    """The blocked tasks: adversary on ``train``, attacker on ``validation``, report on ``test``."""
+    tasks = []
+    for task in config.blocked_tasks:
+        feature = data["train"].features[task.label_column]
+        tasks.append(
+            BlockedTask(
+                task.name,
+                train=data["train"],
+                attack=data["validation"],
+                test=data["test"],
+                label_column=task.label_column,
+                num_labels=feature.num_classes,
+                weight=task.weight,
+            )
+        )
+    return tasks
+
+
+def accuracy(prediction: Any) -> dict[str, float]:
+    """``compute_metrics`` of the command line: plain accuracy."""
+    return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
+
+
+def trainer_of(
+    config: HardenConfig, data: DatasetDict, tokenizer: PreTrainedTokenizerBase, *, source: str | None = None
+) -> SelfDestructTrainer:
+    """The trainer of a configuration, ready to train; its model comes from ``source`` or ``config.model``."""
+    args = training_arguments(config)
+    labels = data["train"].features["label"].names
+    model = AutoModelForSequenceClassification.from_pretrained(
+        source or config.model,
+        num_labels=len(labels),
+        id2label=dict(enumerate(labels)),
+        label2id={name: i for i, name in enumerate(labels)},
+        ignore_mismatched_sizes=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+    return SelfDestructTrainer(
+        model,
+        args,
+        train_dataset=data["train"],
+        eval_dataset=data["validation"],
+        blocked_tasks=blocked_tasks(config, data),
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=accuracy,
+    )
+
+
+def harden(config: HardenConfig) -> AttackReport:
+    """Harden, attack and write the folder; after an interruption, call it again and it goes on.
+
+    Returns:
+        The report, also in ``output_dir/selfdestruct/report.json``.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
+    data = load_data(config, tokenizer)
+    checkpoint = _checkpoint(training_arguments(config).output_dir or ".")
+    if checkpoint and _has_ended(checkpoint):
+        trainer = trainer_of(config, data, tokenizer, source=checkpoint)
+        trainer.take_up(checkpoint)
+    else:
+        trainer = trainer_of(config, data, tokenizer)
+        trainer.train(resume_from_checkpoint=checkpoint)
+    return trainer.attack(config.suite, desired_dataset=data["test"], card=config.card)
+
+
+def attack(
+    config: HardenConfig,
+    model: str,
+    *,
+    undefended: str | None = None,
+    base: str | None = None,
+    storage: str | None = None,
+    progress: bool = True,
+) -> AttackReport:
+    """Attack a model made by anyone, beside its references.
+
+    Args:
+        config: Data, blocked tasks and suite; its ``training`` is not used.
+        model: Folder or Hub id of the hardened model.
+        undefended: Folder or Hub id of its sibling; without one that row is not measured.
+        base: The model it started from; by default ``config.model``.
+        storage: Optuna storage URL of the ledger.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The report.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    data = load_data(config, tokenizer)
+    folders = {"base": base or config.model, "undefended": undefended, "hardened": model}
+    targets = [Target(role, folder) for role, folder in folders.items() if folder]
+    collate = DataCollatorWithPadding(tokenizer)
+    report = named_suite(config.suite).run(
+        [*targets, Target("scratch", model, random=True)],
+        blocked_tasks(config, data),
+        columns=tokenizer.model_input_names,
+        collate=collate,
+        storage=storage,
+        progress=progress,
+    )
+    count = data["test"].features["label"].num_classes
+    desired = {t.role: _accuracy(t, count, data["test"], collate) for t in targets if t.role != "base"}
+    return replace(report, desired={"dataset": "the desired task's test split", **desired})
+
+
+def _accuracy(target: Target, count: int, rows: Dataset, collate: Collate) -> dict[str, float]:
+    """Desired accuracy of a stock model with its own head."""
+    model = AutoModelForSequenceClassification.from_pretrained(target.folder, use_safetensors=True).eval()
+    if model.config.num_labels != count:
+        raise ValueError(
+            f"{target.folder} has a head for {model.config.num_labels} classes, the desired task has {count}: "
+            "its desired quality cannot be measured; check data.label_column."
+        )
+    features = [{k: row[k] for k in ("input_ids", "attention_mask")} for row in rows]
+    split = Split(features, np.asarray(rows["label"][:]))
+    predicted = in_batches(split, collate, lambda batch: model(**batch).logits)
+    return {"accuracy": float((predicted.argmax(axis=1) == split.labels).mean())}
+
+
+def _checkpoint(folder: str) -> str | None:
+    if not any(Path(folder).glob("checkpoint-*")):
+        return None
+    checkpoint = checkpoints.last_complete(folder)
+    logger.warning("going on from %s; remove the folder to start afresh", checkpoint)
+    return checkpoint
+
+
+def _has_ended(checkpoint: str) -> bool:
+    """Whether training reached its last step there: ``Trainer`` would make one step more."""
+    state = TrainerState.load_from_json(str(Path(checkpoint, checkpoints.LAST_FILE)))
+    return state.global_step >= state.max_steps

@@ -1,0 +1,732 @@
+"""The trainer as a whole: what moves, what resumes, what is refused, and that blocking blocks."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from hf_selfdestruct import heads
+from hf_selfdestruct.adversary import Adversary
+from hf_selfdestruct.checkpoints import STATE_FILE
+from hf_selfdestruct.functional import SGD
+from hf_selfdestruct.losses import UniformKL
+from hf_selfdestruct.trainer import SelfDestructTrainer
+from hf_selfdestruct.training_args import SelfDestructTrainingArguments
+
+MODES = ("unrolled", "first_order")
+
+
+def weights_of(model) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in model.named_parameters()}
+
+
+def learned_of(trainer) -> dict[str, torch.Tensor]:
+    return {
+        f"{key}/{n}": value.detach().clone()
+        for key, adversary in trainer._learned.items()
+        for n, value in adversary.state_dict().items()
+    }
+
+
+def still(before, after) -> set[str]:
+    return {n for n, value in before.items() if torch.equal(value, after[n])}
+
+
+def assert_bitwise(one, other) -> None:
+    assert set(one) == set(other)
+    assert not [n for n in one if not torch.equal(one[n], other[n])]
+
+
+def moments_of(trainer) -> dict[str, torch.Tensor]:
+    state = trainer.optimizer.state_dict()["state"]
+    found = {f"{i}/{key}": value for i, moments in state.items() for key, value in moments.items()}
+    assert len(found) >= 2 * len(list(trainer.model.parameters()))
+    return found
+
+
+# What moves
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_everything_that_should_move_moves(make_trainer, tmp_path, mode) -> None:
+    trainer = make_trainer(tmp_path, meta_gradient=mode)
+    before, own = weights_of(trainer.model), learned_of(trainer)
+    trainer.train()
+    assert still(before, weights_of(trainer.model)) == set()
+    after = learned_of(trainer)
+    assert len(own) == 3  # head weight, head bias, log rate
+    assert still(own, after) == set()
+    rates = [entry["adversary_lr"] for entry in trainer.state.log_history if "adversary_lr" in entry]
+    assert rates[0] == pytest.approx(3e-4)
+    assert len(set(rates)) == 3
+
+
+def test_the_blocking_loss_moves_the_trunk_and_leaves_the_desired_head_alone(make_trainer, tmp_path) -> None:
+    trainer = make_trainer(tmp_path)
+    inputs = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+
+    def gradients(weight: float):
+        trainer.args.blocking_weight = weight
+        trainer._micro_step = (-1, 0)
+        trainer.model.zero_grad()
+        trainer.compute_loss(trainer.model, inputs).backward()
+        return {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
+
+    desired, once, thrice = gradients(0.0), gradients(1.0), gradients(3.0)
+    own = set(heads.head_names(trainer.model))
+    assert len(own) == 2
+    for n in desired:
+        if n in own:
+            assert torch.equal(desired[n], once[n])
+        else:
+            torch.testing.assert_close(thrice[n] - desired[n], 3 * (once[n] - desired[n]), rtol=1e-3, atol=1e-6)
+    assert max((once[n] - desired[n]).abs().max().item() for n in desired) > 1e-4
+
+
+def test_adversarial_censoring_trains_its_head_without_inner_steps(make_trainer, tmp_path) -> None:
+    trainer = make_trainer(tmp_path, method="ac", inner_steps=None)
+    assert trainer.adversaries[0].steps == 0
+    before, own = weights_of(trainer.model), learned_of(trainer)
+    trainer.train()
+    assert still(before, weights_of(trainer.model)) == set()
+    unmoved = still(own, learned_of(trainer))
+    assert [n.rpartition("/")[2] for n in unmoved] == ["log_rate"]
+    logged = trainer.state.log_history[0]
+    assert "blocked_accuracy/step_0" in logged
+    assert "blocked_accuracy/step_1" not in logged
+
+
+def test_the_learned_adversary_takes_the_opposite_side(make_trainer, tmp_path) -> None:
+    trainer = make_trainer(
+        tmp_path, inner_steps=0, learning_rate=0.0, max_steps=60, adversary_head_learning_rate=0.05,
+        blocking_batch_size=12, model=None,
+    )
+    before = weights_of(trainer.model)
+    trainer.train()
+    assert still(before, weights_of(trainer.model)) == set(before)
+    # Against a model that holds still, the head alone gets better at the blocked task.
+    losses = [entry["blocking_loss"] for entry in trainer.state.log_history if "blocking_loss" in entry]
+    heads_ = [learned.head for learned in trainer._learned.values()]
+    fresh = heads.draw_head(next(iter(trainer._skeletons.values())), 0)
+    assert set(heads_[0]) == set(fresh)
+    task = trainer.blocked_tasks[0]
+    batch = trainer._batch(task, np.arange(len(task.train)))
+    episode = trainer._episode(
+        trainer.model, task, trainer.adversaries[0], trainer._learned[task.name, 0], 1e-3, ("x",)
+    )
+
+    def entropy(head) -> float:
+        z = episode.forward({**episode.published, **head}, batch)
+        return torch.nn.functional.cross_entropy(z, batch["labels"]).item()
+
+    assert entropy(heads_[0]) < entropy(fresh) - 1e-3
+    assert all(math.isfinite(v) for v in losses)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_architecture_trains(make_trainer, tiny_model, tmp_path, architecture, mode) -> None:
+    model = tiny_model(architecture, num_labels=3)
+    trainer = make_trainer(
+        tmp_path, model=model, max_steps=2, meta_gradient=mode, blocking_losses=[UniformKL()]
+    )
+    kernel = model.config._attn_implementation
+    before, own = weights_of(model), learned_of(trainer)
+    trainer.train()
+    assert model.config._attn_implementation == kernel
+    trunk = heads.trunk_prefix(model)
+    # Key biases cancel in the softmax: they may stay.
+    assert {n for n in still(before, weights_of(model)) if not n.endswith(("k_lin.bias", "key.bias"))} == set()
+    assert any(n.startswith(trunk) for n in before)
+    assert still(own, learned_of(trainer)) == set()
+    losses = [
+        entry[name] for entry in trainer.state.log_history if "loss" in entry
+        for name in ("loss", "desired_loss", "blocking_loss", "meta_grad_norm")
+    ]
+    assert len(losses) == 8
+    assert all(math.isfinite(value) for value in losses)
+    assert all(value > 0 for value in losses)
+
+
+def test_trunk_gets_the_meta_gradient_alone_where_the_desired_loss_has_none(make_trainer, tiny_model, tmp_path) -> None:
+    """With no desired gradient left (a zero desired head) the trunk still moves, by the blocking loss."""
+    model = tiny_model()
+    torch.nn.init.zeros_(model.classifier.weight)
+    model.classifier.weight.requires_grad_(False)
+    trainer = make_trainer(tmp_path, model=model, weight_decay=0.0)
+    before = weights_of(model)
+    trainer.train()
+    unmoved = still(before, weights_of(model))
+    assert "classifier.weight" in unmoved
+    assert {n for n in unmoved if not n.endswith("key.bias")} == {"classifier.weight"}
+
+
+def test_frozen_weights_stay_frozen(make_trainer, tiny_model, tmp_path) -> None:
+    model = tiny_model()
+    frozen = {n for n, _ in model.named_parameters() if "embeddings" in n}
+    for n, p in model.named_parameters():
+        p.requires_grad_(n not in frozen)
+    trainer = make_trainer(tmp_path, model=model)
+    before = weights_of(model)
+    trainer.train()
+    assert frozen
+    assert still(before, weights_of(model)) == frozen
+
+
+# Heads and what the adversary trains
+
+
+def test_keep_is_refused_for_another_label_space(make_trainer, tiny_model, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"'keep'.*3 labels, blocked task 'blocked' has 2; use 'learned' or 'random'"):
+        make_trainer(tmp_path, model=tiny_model(num_labels=3), adversary_head="keep")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"adversary_head": "keep"},
+        {"adversary_head": "keep", "adversary_trainable": "head"},
+        {"adversary_head": "random"},
+        {"adversary_head": "random", "adversary_trainable": "head"},
+        {"adversary_trainable": "head"},
+        {"adversary_optimizer": "sgd", "adversary_learning_rate": 1e-2},
+        {"adversary_learning_rate_max": 1e-2},
+        {"step_weights": "last"},
+        {"step_weights": "exponential"},
+        {"blocking_loss": "uniform_kl"},
+    ],
+    ids=lambda fields: "-".join(str(v) for v in fields.values()),
+)
+def test_every_kind_of_adversary_blocks(make_trainer, tmp_path, mode, fields) -> None:
+    defaults = {"adversary_learning_rate": 3e-3, "meta_gradient": mode, "learning_rate": 3e-3, "max_steps": 2}
+    trainer = make_trainer(tmp_path, **{**defaults, **fields})
+    plain = make_trainer(tmp_path / "plain", blocking_weight=0.0, **{**defaults, **fields})
+    before = weights_of(trainer.model)
+    trainer.train()
+    plain.train()
+    after, reference = weights_of(trainer.model), weights_of(plain.model)
+    assert still(before, after) == set()
+    trunk = {n for n in after if n.startswith("bert.")}
+    assert still(reference, after) & trunk == set()  # the blocking loss has changed every weight of the trunk
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert all(entry["meta_grad_norm"] > 1e-6 for entry in logged)
+
+
+def test_an_inner_loop_over_the_head_alone_leaves_the_trunk_still(make_trainer, tmp_path) -> None:
+    trainer = make_trainer(tmp_path, adversary_trainable="head")
+    task = trainer.blocked_tasks[0]
+    episode = trainer._episode(
+        trainer.model, task, trainer.adversaries[0], trainer._learned[task.name, 0], 1e-3, ("x",)
+    )
+    assert episode.moving == {"classifier.weight", "classifier.bias"}
+    assert not any("classifier" in n for n in episode.published)
+
+
+def test_a_random_head_is_another_one_in_every_step(make_trainer, tmp_path) -> None:
+    trainer = make_trainer(tmp_path, adversary_head="random")
+    task = trainer.blocked_tasks[0]
+
+    def head(*key):
+        return trainer._episode(
+            trainer.model, task, trainer.adversaries[0], trainer._learned[task.name, 0], 1e-3, key
+        ).head["classifier.weight"]
+
+    assert torch.equal(head("a", 0), head("a", 0))
+    assert not torch.equal(head("a", 0), head("a", 1))
+    assert all(not learned.head for learned in trainer._learned.values())
+
+
+def test_the_adversary_never_sees_the_held_out_rows(make_trainer, tmp_path) -> None:
+    trainer = make_trainer(tmp_path)
+    task = trainer.blocked_tasks[0]
+    rows = {tuple(row): i for i, row in enumerate(task.train["input_ids"][:])}
+    inner, held_out = set(), set()
+    for step in range(40):
+        episode = trainer._episode(
+            trainer.model, task, trainer.adversaries[0], trainer._learned[task.name, 0], 1e-3, (step,)
+        )
+        assert [len(batch["labels"]) for batch in episode.batches] == [4, 4]
+        for seen, batches in ((inner, episode.batches), (held_out, [episode.held_out])):
+            for batch in batches:
+                found = [rows[tuple(row)] for row in batch["input_ids"].tolist()]
+                assert batch["labels"].tolist() == task.labels("train")[found].tolist()
+                seen.update(found)
+    assert inner == set(task.adversary_rows().tolist())
+    assert held_out == set(task.held_out_rows().tolist())
+    assert not inner & held_out
+
+
+def test_adversaries_and_losses_given_as_objects_are_used(make_trainer, tmp_path) -> None:
+    adversaries = [
+        Adversary(optimizer=SGD(momentum=0.9), learning_rate=1e-2, steps=1, head="random"),
+        Adversary(learning_rate=1e-3, steps=3, learns_rate=True),
+    ]
+    trainer = make_trainer(
+        tmp_path, adversaries=adversaries, blocking_losses=[UniformKL(), UniformKL()], max_steps=8
+    )
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert {sum("blocked_accuracy" in n for n in entry) for entry in logged} == {2, 4}
+    once = make_trainer(tmp_path, adversaries=adversaries, blocking_losses=[UniformKL()], max_steps=1)
+    once.train()
+    assert logged[0]["blocking_loss"] == pytest.approx(2 * once.state.log_history[0]["blocking_loss"], rel=1e-5)
+
+
+# Gradient accumulation
+
+
+@pytest.mark.parametrize("method", ["mlac", "ac"])
+def test_accumulation_averages_whole_micro_batches(make_trainer, tmp_path, method) -> None:
+    seen = {}
+
+    class Spy(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            seen["gradients"] = {n: p.grad.clone() for n, p in model.named_parameters()}
+            seen["own"] = [g.clone() for a in trainer._learned.values() for g in a.gradients()]
+
+    arguments = {
+        "method": method, "gradient_accumulation_steps": 4, "per_device_train_batch_size": 2, "max_steps": 1,
+        "max_grad_norm": 0.0, "learning_rate": 0.0, "adversary_head_learning_rate": 1e-12,
+    }
+    trainer = make_trainer(tmp_path, callbacks=[Spy()], **arguments)
+    # The spy looks before the adversary's own step empties its gradients.
+    callbacks = trainer.callback_handler.callbacks
+    callbacks.sort(key=lambda callback: not isinstance(callback, Spy))
+    start = weights_of(trainer.model)
+    batches = []
+    compute = trainer.compute_loss
+    trainer.compute_loss = lambda model, inputs, *a, **k: (
+        batches.append(copy.deepcopy(dict(inputs))), compute(model, inputs, *a, **k)
+    )[1]
+    trainer.train()
+    assert [len(batch["labels"]) for batch in batches] == [2, 2, 2, 2]
+
+    other = make_trainer(tmp_path, **arguments)
+    assert_bitwise(weights_of(other.model), start)
+    other.model.train()
+    expected = {n: torch.zeros_like(p) for n, p in other.model.named_parameters()}
+    own = None
+    for batch in batches:
+        other.model.zero_grad()
+        other.current_gradient_accumulation_steps = 1
+        other.compute_loss(other.model, dict(batch)).backward()
+        for n, p in other.model.named_parameters():
+            expected[n] += p.grad / 4
+    own = [g / 4 for a in other._learned.values() for g in a.gradients()]
+    for n, gradient in seen["gradients"].items():
+        torch.testing.assert_close(gradient, expected[n], rtol=1e-4, atol=1e-7)
+    assert max(g.abs().max() for g in expected.values()) > 1e-3
+    assert len(own) == len(seen["own"]) == (3 if method == "mlac" else 2)
+    for found, wanted in zip(seen["own"], own, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_every_micro_batch_draws_its_own_adversary(make_trainer, tmp_path) -> None:
+    trainer = make_trainer(tmp_path)
+    keys = [trainer._draw()[2] for _ in range(3)]
+    trainer.state.global_step = 1
+    keys += [trainer._draw()[2] for _ in range(2)]
+    assert len(set(keys)) == 5
+    assert keys[0] == ("blocked", 7, 0, 0, 0)
+    assert keys[4] == ("blocked", 7, 1, 1, 0)
+
+
+# Resuming
+
+
+RESUME = {
+    "max_steps": 6, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "save_steps": 3,
+    "save_strategy": "steps", "adversary_learning_rate": 1e-3,
+}
+
+
+def run(make_trainer, tiny_model, folder, *, resume=None, **arguments):
+    trainer = make_trainer(folder, model=tiny_model(dropout=0.2), **{**RESUME, **arguments})
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_resuming_is_bitwise_the_uninterrupted_run(make_trainer, tiny_model, tmp_path, mode) -> None:
+    whole = run(make_trainer, tiny_model, tmp_path / "whole", meta_gradient=mode)
+    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "cut" / "checkpoint-3")
+    resumed = run(make_trainer, tiny_model, tmp_path / "cut", meta_gradient=mode, resume=True)
+    assert resumed.state.global_step == whole.state.global_step == 6
+    assert_bitwise(weights_of(resumed.model), weights_of(whole.model))
+    assert_bitwise(learned_of(resumed), learned_of(whole))
+    assert_bitwise(moments_of(resumed), moments_of(whole))
+    assert len(learned_of(whole)) == 3 + 3 * 3  # head, bias and rate, each with Adam's step and two moments
+    third = load_file(tmp_path / "whole" / "checkpoint-3" / "model.safetensors")
+    assert not still(weights_of(whole.model), third)  # the second half did train
+
+
+def test_resuming_by_path_and_dropout_matters(make_trainer, tiny_model, tmp_path) -> None:
+    whole = run(make_trainer, tiny_model, tmp_path)
+    resumed = run(make_trainer, tiny_model, tmp_path, resume=str(tmp_path / "checkpoint-3"))
+    assert_bitwise(weights_of(resumed.model), weights_of(whole.model))
+    other = run(make_trainer, tiny_model, tmp_path / "other", seed=8)
+    assert still(weights_of(other.model), weights_of(whole.model)) == set()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut off", "no adversary"])
+def test_a_half_written_checkpoint_is_skipped(make_trainer, tiny_model, tmp_path, damage, caplog) -> None:
+    whole = run(make_trainer, tiny_model, tmp_path / "whole")
+    folder = tmp_path / "cut"
+    shutil.copytree(tmp_path / "whole", folder)
+    last = folder / "checkpoint-6"
+    if damage == "missing":
+        (last / "trainer_state.json").unlink()
+    elif damage == "cut off":
+        text = (last / "trainer_state.json").read_text()
+        (last / "trainer_state.json").write_text(text[: len(text) // 2])
+    else:
+        (last / STATE_FILE).unlink()
+    with caplog.at_level(logging.WARNING, logger="hf_selfdestruct.checkpoints"):
+        resumed = run(make_trainer, tiny_model, folder, resume=True)
+    assert "checkpoint-6" in caplog.text
+    assert_bitwise(weights_of(resumed.model), weights_of(whole.model))
+    assert_bitwise(learned_of(resumed), learned_of(whole))
+    assert_bitwise(moments_of(resumed), moments_of(whole))
+    assert json.loads((last / "trainer_state.json").read_text())["global_step"] == 6
+    assert_bitwise(load_file(last / STATE_FILE), load_file(tmp_path / "whole" / "checkpoint-6" / STATE_FILE))
+
+
+def test_checkpoint_100_is_newer_than_checkpoint_20(make_trainer, tiny_model, tmp_path) -> None:
+    from hf_selfdestruct.checkpoints import last_complete
+
+    run(make_trainer, tiny_model, tmp_path)
+    shutil.copytree(tmp_path / "checkpoint-6", tmp_path / "checkpoint-100")
+    shutil.copytree(tmp_path / "checkpoint-6", tmp_path / "checkpoint-20")
+    assert last_complete(str(tmp_path)) == str(tmp_path / "checkpoint-100")
+
+
+def test_resuming_from_nothing_is_an_error(make_trainer, tmp_path) -> None:
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        make_trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_resuming_from_a_plain_checkpoint_or_with_other_tasks_is_an_error(
+    make_trainer, tiny_model, toy_task, tmp_path
+) -> None:
+    run(make_trainer, tiny_model, tmp_path)
+    folder = tmp_path / "checkpoint-3"
+    with pytest.raises(ValueError, match="blocked tasks and adversaries of the first run"):
+        run(make_trainer, tiny_model, tmp_path, resume=str(folder), blocked_tasks=[toy_task("another")])
+    (folder / STATE_FILE).unlink()
+    with pytest.raises(ValueError, match=f"no {STATE_FILE}.*name an earlier checkpoint"):
+        run(make_trainer, tiny_model, tmp_path, resume=str(folder))
+
+
+def test_checkpoints_hold_the_stock_model(make_trainer, tiny_model, tmp_path) -> None:
+    trainer = run(make_trainer, tiny_model, tmp_path)
+    trainer.save_model()
+    again = type(trainer.model).from_pretrained(tmp_path)
+    assert_bitwise(weights_of(again), weights_of(trainer.model))
+    base = type(trainer.model).from_pretrained(tmp_path / "_base")
+    assert_bitwise(weights_of(base), weights_of(tiny_model(dropout=0.2)))
+
+
+# Precision
+
+
+def test_bf16_is_for_the_outer_step_and_float32_for_the_inner_loop(make_trainer, tmp_path) -> None:
+    trainer = make_trainer(tmp_path, bf16=True, max_steps=2)
+    live, inner = [], []
+    layer = "bert.encoder.layer.0.intermediate.dense"
+    trainer.model.get_submodule(layer).register_forward_hook(lambda m, i, out: live.append(out.dtype))
+    bones = next(iter(trainer._skeletons.values()))
+    bones.get_submodule(layer).register_forward_hook(lambda m, i, out: inner.append(out.dtype))
+    before = weights_of(trainer.model)
+    trainer.train()
+    assert live == [torch.bfloat16] * 2
+    assert inner == [torch.float32] * 2 * (2 * 2 + 1)
+    assert still(before, weights_of(trainer.model)) == set()
+    assert all(value.dtype == torch.float32 for value in weights_of(trainer.model).values())
+    first = trainer.state.log_history[0]
+    full = make_trainer(tmp_path, max_steps=1)
+    full.train()
+    exact = full.state.log_history[0]
+    assert first["desired_loss"] != exact["desired_loss"]
+    assert first["desired_loss"] == pytest.approx(exact["desired_loss"], rel=2e-2)
+    assert first["blocking_loss"] == exact["blocking_loss"]
+    assert first["meta_grad_norm"] == exact["meta_grad_norm"]
+
+
+def test_bf16_weights_take_part_in_the_inner_loop_in_float32(make_trainer, tiny_model, tmp_path) -> None:
+    trainer = make_trainer(tmp_path, model=tiny_model().bfloat16(), learning_rate=1e-2)
+    inner = []
+    next(iter(trainer._skeletons.values())).register_forward_hook(lambda m, i, out: inner.append(out.logits.dtype))
+    before = weights_of(trainer.model)
+    trainer.train()
+    assert inner
+    assert set(inner) == {torch.float32}
+    after = weights_of(trainer.model)
+    assert {value.dtype for value in after.values()} == {torch.bfloat16}
+    assert {n for n in still(before, after) if before[n].dim() > 1} == set()
+
+
+# What is refused, and what is warned of
+
+
+@pytest.mark.parametrize(
+    ("option", "cure"),
+    [
+        ({"activation_checkpointing": True}, "activation_checkpointing=False"),
+        ({"gradient_checkpointing": True}, "activation_checkpointing=False"),
+        ({"torch_compile": True}, "torch_compile=False"),
+        ({"fp16": True}, "bf16=True"),
+        ({"fsdp": "full_shard"}, "without FSDP"),
+        ({"hub_strategy": "every_save"}, "hub_strategy='end'"),
+        ({"ddp_find_unused_parameters": True}, "ddp_find_unused_parameters=False"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_unsupported_options_are_refused_with_the_cure(make_trainer, tmp_path, option, cure, monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # transformers writes here; put back afterwards
+    with pytest.raises(ValueError, match=cure):
+        make_trainer(tmp_path, **option)
+
+
+def test_a_refused_compilation_leaves_nothing_behind(tmp_path, monkeypatch) -> None:
+    """In a notebook, the next cell must not be compiled because of an option refused in this one."""
+    import os
+
+    for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):
+        monkeypatch.setenv(name, "x")
+        monkeypatch.delenv(name)
+    with pytest.raises(ValueError, match="torch_compile"):
+        SelfDestructTrainingArguments(str(tmp_path), torch_compile=True, use_cpu=True)
+    assert "ACCELERATE_DYNAMO_BACKEND" not in os.environ
+
+
+def test_wrong_kinds_of_things_are_refused(make_trainer, tiny_model, toy_task, tmp_path) -> None:
+    with pytest.raises(ValueError, match="blocked_tasks is empty"):
+        make_trainer(tmp_path, blocked_tasks=[])
+    with pytest.raises(TypeError, match="BlockedTask objects, got dict"):
+        make_trainer(tmp_path, blocked_tasks=[{"name": "x"}])
+    with pytest.raises(ValueError, match="different names; got blocked, blocked"):
+        make_trainer(tmp_path, blocked_tasks=[toy_task(), toy_task()])
+    with pytest.raises(TypeError, match="PreTrainedModel, got Linear"):
+        make_trainer(tmp_path, model=torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="AutoModelForSequenceClassification"):
+        make_trainer(tmp_path, model=tiny_model().bert)
+    with pytest.raises(TypeError, match="SelfDestructTrainingArguments, got TrainingArguments"):
+        SelfDestructTrainer(model=tiny_model(), args=TrainingArguments(str(tmp_path)), blocked_tasks=[toy_task()])
+    raw = {
+        role: Dataset.from_dict({"text": [f"{role} {i}" for i in range(10)], "blocked": [0, 1] * 5})
+        for role in ("train", "attack")
+    }
+    with pytest.raises(ValueError, match=r"'blocked', split 'train'.*tokenise"):
+        make_trainer(tmp_path, blocked_tasks=[toy_task(**raw, test=None)])
+
+
+def associated(toy_rows, toy_task, *, independent: bool):
+    rows = toy_rows(80, seed=3)
+    desired, blocked = rows.remove_columns("blocked"), rows.remove_columns("labels")
+    if not independent:
+        blocked = rows.remove_columns("blocked").rename_column("labels", "blocked")
+    return {"train_dataset": desired, "blocked_tasks": [toy_task(train=blocked)]}
+
+
+def test_entangled_labels_are_warned_of(make_trainer, toy_rows, toy_task, tmp_path, caplog) -> None:
+    with caplog.at_level(logging.WARNING, logger="hf_selfdestruct.trainer_checks"):
+        make_trainer(tmp_path, **associated(toy_rows, toy_task, independent=True))
+        assert "determine each other" not in caplog.text
+        make_trainer(tmp_path, **associated(toy_rows, toy_task, independent=False))
+        assert "'blocked' and the desired task nearly determine each other on the 80 rows" in caplog.text
+        assert "U 1.00" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_formatted_datasets_work_as_they_do_for_the_trainer(make_trainer, toy_rows, toy_task, tmp_path, kind) -> None:
+    data = {
+        role: toy_rows(60, seed=10 + i, columns=("blocked",)).with_format(kind)
+        for i, role in enumerate(("train", "attack", "test"))
+    }
+    train = toy_rows(48, seed=1, columns=("labels",)).with_format(kind)
+    formatted = make_trainer(tmp_path, train_dataset=train, blocked_tasks=[toy_task(**data)])
+    plain = make_trainer(tmp_path)
+    formatted.train()
+    plain.train()
+    assert_bitwise(weights_of(formatted.model), weights_of(plain.model))
+
+
+# Errors while training
+
+
+class Poison(TrainerCallback):
+    """Writes a NaN into one weight before the given step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            with torch.no_grad():
+                model.bert.encoder.layer[0].output.dense.weight[0, 0] = math.nan
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("loss", ["head_adjusted_cross_entropy", "uniform_kl", "negative_cross_entropy"])
+def test_a_nan_stops_training_and_names_the_term(make_trainer, tmp_path, mode, loss) -> None:
+    trainer = make_trainer(
+        tmp_path, callbacks=[Poison(2)], save_strategy="steps", save_steps=1, meta_gradient=mode,
+        blocking_loss=loss, max_steps=5,
+    )
+    with pytest.raises(FloatingPointError, match=r"desired_loss is nan at step 2 \(task 'blocked'"):
+        trainer.train()
+    kept = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    assert all(value.isfinite().all() for value in kept.values())
+    resumed = make_trainer(tmp_path, save_strategy="no", meta_gradient=mode, blocking_loss=loss)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("loss", ["head_adjusted_cross_entropy", "uniform_kl", "negative_cross_entropy"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_an_exploding_inner_loop_stops_training_and_names_the_term(
+    make_trainer, tmp_path, mode, loss, optimizer
+) -> None:
+    trainer = make_trainer(
+        tmp_path, adversary_learning_rate=1e30, adversary_learns_rate=False, adversary_optimizer=optimizer,
+        meta_gradient=mode, blocking_loss=loss, inner_steps=3,
+    )
+    with pytest.raises(FloatingPointError, match=r"(blocking_loss|meta_grad_norm) is .* at step 0 .*adversary_learning_rate"):
+        trainer.train()
+
+
+# What an ordinary Trainer user relies on
+
+
+def test_without_blocking_it_is_bitwise_a_plain_trainer(make_trainer, tiny_model, toy_data, tmp_path) -> None:
+    arguments = {
+        "use_cpu": True, "report_to": "none", "disable_tqdm": True, "max_steps": 8, "seed": 7, "learning_rate": 1e-3,
+        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "save_strategy": "no",
+    }
+    ours = make_trainer(tmp_path / "ours", model=tiny_model(dropout=0.2), blocking_weight=0.0, **arguments)
+    own = learned_of(ours)
+    theirs = Trainer(
+        model=tiny_model(dropout=0.2), args=TrainingArguments(str(tmp_path / "theirs"), **arguments),
+        train_dataset=toy_data["train"],
+    )
+    theirs.model_accepts_loss_kwargs = False
+    before = weights_of(ours.model)
+    ours.train()
+    theirs.train()
+    assert_bitwise(weights_of(ours.model), weights_of(theirs.model))
+    assert_bitwise(moments_of(ours), moments_of(theirs))
+    assert still(before, weights_of(ours.model)) == set()
+    assert_bitwise(learned_of(ours), own)
+
+
+def test_evaluation_callbacks_logs_and_the_best_model(make_trainer, tmp_path) -> None:
+    events = []
+
+    class Spy(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+            events.append((state.global_step, metrics["eval_loss"]))
+
+    trainer = make_trainer(
+        tmp_path, callbacks=[Spy()], max_steps=6, eval_strategy="steps", eval_steps=2, save_strategy="steps",
+        save_steps=2, load_best_model_at_end=True, logging_steps=2, learning_rate=0.05,
+        compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
+    )
+    state = torch.random.get_rng_state()
+    trainer.train()
+    assert [step for step, _ in events] == [2, 4, 6]
+    assert not torch.equal(torch.random.get_rng_state(), state)
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in logged] == [2, 4, 6]
+    documented = {"desired_loss", "blocking_loss", "adversary_lr", "meta_grad_norm"}
+    documented |= {f"blocked_accuracy/step_{k}" for k in range(3)}
+    for entry in logged:
+        assert documented <= set(entry)
+        assert "blocked_accuracy/step_3" not in entry
+        assert entry["loss"] == pytest.approx(entry["desired_loss"] + entry["blocking_loss"], rel=1e-4)
+        assert 0 <= entry["blocking_loss"] <= math.log(2)
+        assert all(0 <= entry[f"blocked_accuracy/step_{k}"] <= 1 for k in range(3))
+    evaluated = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert all("eval_accuracy" in entry and "blocking_loss" not in entry for entry in evaluated)
+    best = min(events, key=lambda event: event[1])
+    assert trainer.state.best_global_step == best[0]
+    kept = load_file(tmp_path / f"checkpoint-{best[0]}" / "model.safetensors")
+    assert_bitwise(kept, weights_of(trainer.model))
+    # Evaluation measures the desired loss alone, with no adversary in it.
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(best[1], rel=1e-6)
+
+
+def test_evaluating_in_between_changes_nothing(make_trainer, tiny_model, tmp_path) -> None:
+    with_it = make_trainer(tmp_path, model=tiny_model(dropout=0.2), eval_strategy="steps", eval_steps=1)
+    without = make_trainer(tmp_path, model=tiny_model(dropout=0.2))
+    with_it.train()
+    without.train()
+    assert_bitwise(weights_of(with_it.model), weights_of(without.model))
+    assert_bitwise(learned_of(with_it), learned_of(without))
+
+
+def test_logged_readings_are_means_since_the_last_log(make_trainer, tmp_path) -> None:
+    often, seldom = make_trainer(tmp_path, max_steps=4), make_trainer(tmp_path, max_steps=4, logging_steps=4)
+    often.train()
+    seldom.train()
+    entries = [entry for entry in often.state.log_history if "loss" in entry]
+    for name in ("desired_loss", "blocking_loss", "meta_grad_norm", "adversary_lr", "blocked_accuracy/step_2"):
+        mean = sum(entry[name] for entry in entries) / 4
+        assert seldom.state.log_history[0][name] == pytest.approx(mean, rel=1e-6), name
+
+
+def test_training_twice_over_is_bitwise_the_same(make_trainer, tmp_path) -> None:
+    one, other = make_trainer(tmp_path), make_trainer(tmp_path)
+    one.train()
+    other.train()
+    assert_bitwise(weights_of(one.model), weights_of(other.model))
+    assert_bitwise(learned_of(one), learned_of(other))
+
+
+def test_several_tasks_are_drawn_by_weight(make_trainer, toy_task, tmp_path) -> None:
+    tasks = [toy_task("rare", weight=1.0), toy_task("usual", seed=20, weight=3.0)]
+    trainer = make_trainer(tmp_path, blocked_tasks=tasks, max_steps=8)
+    own = learned_of(trainer)
+    drawn = []
+    for step in range(1000):
+        trainer.state.global_step = step
+        drawn.append(trainer._draw()[0].name)
+    assert drawn.count("usual") / len(drawn) == pytest.approx(0.75, abs=0.05)
+    trainer.state.global_step = 0
+    trainer._micro_step = (-1, 0)
+    assert set(drawn[:8]) == {"rare", "usual"}
+    trainer.train()
+    assert still(own, learned_of(trainer)) == set()  # both tasks' heads and rates
+
+
+# That it works
+
+
+@pytest.fixture(scope="module")
+def knowing_trunk(tiny_model, toy_rows):
+    """A trunk pretrained on both labels at once, as a general model knows more than one task needs."""
+    model = tiny_model(num_labels=4, layers=1)
+    data = toy_rows(400, seed=5)
+    tensors = {n: torch.tensor(data[n][:]) for n in data.column_names}
+    target = 2 * tensors.pop("labels") + tensors.pop("blocked")
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for step in range(150):
+        rows = torch.arange(64) + 64 * step % 320
+        optimizer.zero_grad()
+        model(**{n: v[rows] for n, v in tensors.items()}, labels=target[rows]).loss.backward()
+        optimizer.step()
+    return model.bert.state_dict()
