@@ -60,9 +60,7 @@ class Adversary:
                 "steps must be 0 or more, batch_size 1 or more and learning_rate positive; "
                 f"got {self.steps}, {self.batch_size}, {self.learning_rate}."
             )
-        if self.learning_rate_max is not None and (
-            self.learns_rate or self.learning_rate_max < self.learning_rate
-        ):
+        if self.learning_rate_max is not None and (self.learns_rate or self.learning_rate_max < self.learning_rate):
             raise ValueError(
                 "learning_rate_max must be at least learning_rate, and a drawn rate cannot also be learned; "
                 f"got learning_rate={self.learning_rate}, learning_rate_max={self.learning_rate_max}, "

@@ -156,9 +156,7 @@ def _cell(summary: Summary | None) -> str:
 
 def _desired(report: AttackReport) -> list[list[str]]:
     metrics = sorted({m for role in report.roles() for m in report.desired.get(role, {})})
-    return [
-        [m, *(_number(report.desired.get(role, {}).get(m)) for role in report.roles())] for m in metrics
-    ]
+    return [[m, *(_number(report.desired.get(role, {}).get(m)) for role in report.roles())] for m in metrics]
 
 
 def _number(value: Any) -> str:

@@ -81,9 +81,7 @@ def last_complete(output_dir: str | None) -> str:
         if _is_complete(folder):
             return str(folder)
         logger.warning("skipping %s: it was not written to its end", folder)
-    raise ValueError(
-        f"no complete checkpoint in {output_dir!r}; train without resume_from_checkpoint to start afresh."
-    )
+    raise ValueError(f"no complete checkpoint in {output_dir!r}; train without resume_from_checkpoint to start afresh.")
 
 
 def _is_complete(folder: Path) -> bool:

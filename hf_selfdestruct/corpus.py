@@ -42,9 +42,7 @@ def load_data(config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> Datas
     if data.only:
         found = found.filter(lambda row: bool(row[data.only]))
     if data.max_rows:
-        found = DatasetDict(
-            {s: d.shuffle(seed=0).select(range(min(len(d), data.max_rows))) for s, d in found.items()}
-        )
+        found = DatasetDict({s: d.shuffle(seed=0).select(range(min(len(d), data.max_rows))) for s, d in found.items()})
     for split, rows in found.items():
         if len(rows) == 0:
             raise ValueError(f"{data.path}, split {split!r}: no rows{f' where {data.only}' if data.only else ''}.")

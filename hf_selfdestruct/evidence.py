@@ -57,7 +57,7 @@ def attack_trainer(
     """
     chosen = named_suite(suite) if isinstance(suite, str) else suite
     details = card if isinstance(card, CardDetails) else CardDetails.from_dict(dict(card or {}))
-    folder = Path(trainer.args.output_dir)
+    folder = trainer.folder
     base = str(base or folder / "_base")
     if not Path(base).is_dir() and base == str(folder / "_base"):
         raise ValueError(f"{base} is missing: call train() first, or pass base= the model it started from.")
@@ -135,7 +135,7 @@ def complete_folder(folder: Path, report: AttackReport, details: CardDetails) ->
 
 def _trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTrainer:
     """The same start, data, steps and seed without blocking; trained once and found again."""
-    folder = Path(trainer.args.output_dir, "_undefended")
+    folder = trainer.folder / "_undefended"
     marker = folder / "_recipe.json"
     recipe = json.dumps({**recipe_of(trainer), "seconds": None}, sort_keys=True, default=str)
     if marker.is_file() and marker.read_text(encoding="utf-8") == recipe:
@@ -152,7 +152,7 @@ def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | Non
     args = copy.copy(trainer.args)
     args.blocking_weight = 0.0
     args.output_dir = output_dir or source
-    args.save_strategy = args.eval_strategy = "no"  # type: ignore[assignment]
+    args.save_strategy = args.eval_strategy = "no"
     args.load_best_model_at_end = args.push_to_hub = False
     args.max_steps = trainer.state.global_step or args.max_steps
     model = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True)

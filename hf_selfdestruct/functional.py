@@ -105,9 +105,7 @@ class Adam(InnerOptimizer):
     ) -> tuple[list[Tensor], State]:
         step = state["step"] + 1
         first = [self.beta1 * m + (1 - self.beta1) * g for m, g in zip(state["first"], gradients, strict=True)]
-        second = [
-            self.beta2 * v + (1 - self.beta2) * g * g for v, g in zip(state["second"], gradients, strict=True)
-        ]
+        second = [self.beta2 * v + (1 - self.beta2) * g * g for v, g in zip(state["second"], gradients, strict=True)]
         rate = learning_rate / (1 - self.beta1**step)
         root = (1 - self.beta2**step) ** 0.5
         decay = 1 - learning_rate * self.weight_decay

@@ -111,15 +111,11 @@ class HeadAdjustedCrossEntropy(BlockingLoss):
         if self.normalize:
             logits = logits - logits.mean(dim=0, keepdim=True)
             logits = logits / (logits.pow(2).mean().sqrt() + self.epsilon)
-        adjustment = best_adjustment(
-            logits.detach(), labels, iterations=self.iterations, tolerance=self.tolerance
-        )
+        adjustment = best_adjustment(logits.detach(), labels, iterations=self.iterations, tolerance=self.tolerance)
         return math.log(logits.shape[-1]) - cross_entropy(logits @ adjustment, labels)
 
 
-def best_adjustment(
-    logits: Tensor, labels: Tensor, *, iterations: int = 500, tolerance: float = 1e-5
-) -> Tensor:
+def best_adjustment(logits: Tensor, labels: Tensor, *, iterations: int = 500, tolerance: float = 1e-5) -> Tensor:
     """``argmin_W CE(logits W, labels)`` over matrices with entries in [-1, 1].
 
     The problem is convex with a Lipschitz gradient (constant at most half the largest eigenvalue of

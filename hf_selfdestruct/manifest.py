@@ -114,7 +114,14 @@ def _listed(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))["files"]
         entries = {str(name): dict(facts) for name, facts in listed.items()}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
         raise ValueError(f"{path}: not a manifest: {error}.") from None
     for name in entries:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from .functional import InnerOptimizer, State, Weights
-from .losses import BlockingLoss
 
 Batch = Mapping[str, Tensor]
 
@@ -30,7 +29,7 @@ class Episode:
         moving: Names the adversary trains; the others stay where they are.
         batches: K blocked batches with ``labels``.
         held_out: The blocked batch on which losses are measured; no adversary trains on it.
-        loss: Blocking loss.
+        loss: Blocking loss, ``(logits, labels) -> scalar``.
         step_weights: K+1 weights of the losses at theta_0 .. theta_K.
         optimizer: Inner optimizer.
         learning_rate: Scalar tensor.
@@ -44,7 +43,7 @@ class Episode:
     moving: frozenset[str]
     batches: Sequence[Batch]
     held_out: Batch
-    loss: BlockingLoss
+    loss: Callable[[Tensor, Tensor], Tensor]
     step_weights: Sequence[float]
     optimizer: InnerOptimizer
     learning_rate: Tensor
@@ -94,9 +93,7 @@ class _Trace:
         self.accuracies.append((logits.argmax(dim=-1) == labels).float().mean().item())
         return loss, cross_entropy(logits, labels)
 
-    def result(
-        self, episode: Episode, weights: Weights, head: Weights, learning_rate: Tensor | None
-    ) -> MetaGradient:
+    def result(self, episode: Episode, weights: Weights, head: Weights, learning_rate: Tensor | None) -> MetaGradient:
         total = sum(w * v for w, v in zip(episode.step_weights, self.losses, strict=True))
         values = [value.item() for value in self.losses]
         return MetaGradient(torch.as_tensor(total), weights, head, learning_rate, values, self.accuracies)
@@ -200,6 +197,4 @@ def _inner_step(
 def _gradients(loss: Tensor, inputs: Sequence[Tensor], *, keep: bool = False) -> list[Tensor]:
     if not inputs:
         return []
-    return list(
-        torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True, materialize_grads=True)
-    )
+    return list(torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True, materialize_grads=True))

@@ -75,6 +75,11 @@ class BlockedTask:
             _check_range(self, split, labels)
         _check_overlap(self)
 
+    @property
+    def classes(self) -> int:
+        """Number of classes, given or counted."""
+        return self.num_labels or 0
+
     def splits(self) -> dict[str, Dataset]:
         """The splits that exist, by role: ``train``, ``attack`` (or its stand-in) and ``test``."""
         attack = self.attack if self.attack is not None else self.validation
@@ -116,8 +121,7 @@ class BlockedTask:
         kept = [c for c in data.column_names if c in columns and c not in ("label", "labels", self.label_column)]
         chosen = data.select_columns(kept)[[int(row) for row in rows]]
         return [
-            {**{c: chosen[c][i] for c in kept}, "labels": int(self._labels[split][row])}
-            for i, row in enumerate(rows)
+            {**{c: chosen[c][i] for c in kept}, "labels": int(self._labels[split][row])} for i, row in enumerate(rows)
         ]
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
@@ -199,13 +203,13 @@ def _count_labels(task: BlockedTask) -> int:
 
 def _check_range(task: BlockedTask, split: str, labels: np.ndarray) -> None:
     where = f"blocked task {task.name!r}, split {split!r}, column {task.label_column!r}"
-    if (task.num_labels or 0) < 2:
+    if task.classes < 2:
         raise ValueError(f"{where}: num_labels is {task.num_labels}; a task has at least 2 classes.")
-    wrong = np.flatnonzero((labels < 0) | (labels >= task.num_labels))
+    wrong = np.flatnonzero((labels < 0) | (labels >= task.classes))
     if len(wrong):
         raise ValueError(
-            f"{where}, row {wrong[0]}: label {labels[wrong[0]]} is outside 0..{task.num_labels - 1} "
-            f"(num_labels={task.num_labels})."
+            f"{where}, row {wrong[0]}: label {labels[wrong[0]]} is outside 0..{task.classes - 1} "
+            f"(num_labels={task.classes})."
         )
 
 

@@ -20,8 +20,8 @@ from .losses import BlockingLoss, blocking_loss
 from .meta_gradient import MODES, Episode
 from .meta_step import meta_loss, step_weights
 from .tasks import BlockedTask, draw_rows, seed_of
-from .training_args import SelfDestructTrainingArguments
 from .trainer_checks import check_adversaries, check_launch, check_tasks, warn_of_association
+from .training_args import SelfDestructTrainingArguments
 
 if TYPE_CHECKING:
     from .report import AttackReport
@@ -112,11 +112,11 @@ class SelfDestructTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """The desired loss, plus the blocking loss while the model is in training mode."""
-        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if not model.training or self.args.blocking_weight == 0:
             return found
         desired, outputs = found if return_outputs else (found, None)
-        total = self._add_blocking(desired, self.accelerator.unwrap_model(model))
+        total = self._add_blocking(desired, self._plain_model())
         return (total, outputs) if return_outputs else total
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **named: Any) -> Any:
@@ -129,11 +129,16 @@ class SelfDestructTrainer(Trainer):
         if resume_from_checkpoint:
             self._seconds = checkpoints.load_learned(self._learned, Path(resume_from_checkpoint))
         elif self.args.should_save and self.args.blocking_weight:
-            self.model.save_pretrained(Path(self.args.output_dir, "_base"))
+            self._plain_model().save_pretrained(self.folder / "_base")
         self._started = time.perf_counter()
         result = super().train(resume_from_checkpoint, *arguments, **named)
         self._seconds, self._started = self.seconds(), None
         return result
+
+    @property
+    def folder(self) -> Path:
+        """Where the hardened model goes: ``args.output_dir``."""
+        return Path(self.args.output_dir or ".")
 
     def seconds(self) -> float:
         """Seconds trained so far, those before an interruption included."""
@@ -168,7 +173,7 @@ class SelfDestructTrainer(Trainer):
         """
         from .hub import push
 
-        repo_id = self.args.hub_model_id or Path(self.args.output_dir).resolve().name
+        repo_id = self.args.hub_model_id or self.folder.resolve().name
         named.setdefault("token", self.args.hub_token)
         named.setdefault("private", self.args.hub_private_repo)
         return push(self.args.output_dir, repo_id, message=commit_message or "Publish hardened model", **named)
@@ -186,6 +191,9 @@ class SelfDestructTrainer(Trainer):
         if self.args.should_save:
             checkpoints.save_learned(self._learned, folder, seconds=self.seconds())
         super()._save_checkpoint(model, trial)
+
+    def _plain_model(self) -> PreTrainedModel:
+        return self.accelerator.unwrap_model(self.model)
 
     def _add_blocking(self, desired: Tensor, model: PreTrainedModel) -> Tensor:
         task, number, key = self._draw()
@@ -254,13 +262,16 @@ class SelfDestructTrainer(Trainer):
             held_out=self._batch(
                 task, draw_rows(task.held_out_rows(), self.args.blocking_batch_size, "held-out", *key)
             ),
-            loss=lambda z, y: sum((loss(z, y) for loss in self.blocking_losses), z.new_zeros(())),
+            loss=self._blocking_loss,
             step_weights=step_weights(self.args.step_weights or "", adversary.steps),
             optimizer=adversary.optimizer,
             learning_rate=torch.tensor(rate, device=self.args.device),
             learns_rate=adversary.learns_rate,
             wanted=frozenset(n for n, p in model.named_parameters() if p.requires_grad),
         )
+
+    def _blocking_loss(self, answers: Tensor, labels: Tensor) -> Tensor:
+        return torch.stack([loss(answers, labels) for loss in self.blocking_losses]).sum()
 
     def _batch(self, task: BlockedTask, rows: Any) -> dict[str, Tensor]:
         return self._prepare_inputs(self.data_collator(task.features("train", rows, self._columns)))
@@ -269,7 +280,7 @@ class SelfDestructTrainer(Trainer):
         # Fused attention kernels have no second derivative; the skeleton is apart from the live model,
         # whose kernel stays as it is.
         attention = "eager" if self.args.meta_gradient == "unrolled" else None
-        return heads.skeleton(model, task.num_labels or 0, attention=attention)
+        return heads.skeleton(model, task.classes, attention=attention)
 
     def _start_learning(self) -> dict[tuple[str, int], LearnedAdversary]:
         learned = {}

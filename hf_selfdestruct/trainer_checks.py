@@ -49,7 +49,7 @@ def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:
         raise ValueError(f"blocked tasks must have different names; got {', '.join(names)}.")
 
 
-def check_adversaries(adversaries: Sequence[Adversary], tasks: Sequence[BlockedTask], num_labels: int) -> None:
+def check_adversaries(adversaries: Sequence[Adversary], tasks: Sequence[BlockedTask], num_labels: int | None) -> None:
     """Refuse an adversary that cannot run on these tasks."""
     for adversary in adversaries:
         for task in tasks:
@@ -87,5 +87,8 @@ def warn_of_association(tasks: Sequence[BlockedTask], desired: Any) -> None:
                 "blocked task %r and the desired task nearly determine each other on the %d rows they share "
                 "(Theil's U %.2f of the blocked label given the desired one, %.2f the other way): blocking it "
                 "will cost the desired task.",
-                task.name, len(pairs), blocked_given_desired, desired_given_blocked,
+                task.name,
+                len(pairs),
+                blocked_given_desired,
+                desired_given_blocked,
             )

@@ -37,7 +37,8 @@ class SelfDestructTrainingArguments(TrainingArguments):
 
     method: str = field(default="mlac", metadata={"help": "Preset that fills what is not given: mlac or ac."})
     meta_gradient: str | None = field(
-        default=None, metadata={"help": "How to differentiate through the adversary: unrolled or first_order."}
+        default=None,
+        metadata={"help": "How to differentiate through the adversary: unrolled or first_order."},
     )
     inner_steps: int | None = field(
         default=None, metadata={"help": "K, the optimizer steps of the adversary in each outer step."}
@@ -55,9 +56,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
     step_weights: str | None = field(
         default=None, metadata={"help": "Weights of the K+1 blocking losses: uniform, last or exponential."}
     )
-    adversary_optimizer: str | None = field(
-        default=None, metadata={"help": "Optimizer of the adversary: adam or sgd."}
-    )
+    adversary_optimizer: str | None = field(default=None, metadata={"help": "Optimizer of the adversary: adam or sgd."})
     adversary_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the adversary; where it starts if it is learned."}
     )
@@ -71,14 +70,11 @@ class SelfDestructTrainingArguments(TrainingArguments):
     adversary_head: str | None = field(
         default=None, metadata={"help": "Head the adversary starts from: learned, random or keep."}
     )
-    adversary_trainable: str | None = field(
-        default=None, metadata={"help": "What the adversary trains: all or head."}
-    )
-    adversary_batch_size: int | None = field(
-        default=None, metadata={"help": "Blocked examples in one inner step."}
-    )
+    adversary_trainable: str | None = field(default=None, metadata={"help": "What the adversary trains: all or head."})
+    adversary_batch_size: int | None = field(default=None, metadata={"help": "Blocked examples in one inner step."})
     adversary_head_learning_rate: float | None = field(
-        default=None, metadata={"help": "Adam rate at which the learned head (and 10x, the log rate) improve."}
+        default=None,
+        metadata={"help": "Adam rate at which the learned head (and 10x, the log rate) improve."},
     )
 
     ddp_find_unused_parameters: bool | None = field(

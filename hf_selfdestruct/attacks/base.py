@@ -57,9 +57,7 @@ class AttackData:
     collate: Collate
 
     @classmethod
-    def of(
-        cls, task: BlockedTask, columns: Sequence[str], collate: Collate, *, limit: int | None = None
-    ) -> AttackData:
+    def of(cls, task: BlockedTask, columns: Sequence[str], collate: Collate, *, limit: int | None = None) -> AttackData:
         """The attacker's view of a blocked task.
 
         Args:
@@ -86,7 +84,7 @@ class AttackData:
         everything = np.arange(len(task.splits()["test"]))
         return cls(
             task=task.name,
-            num_labels=task.num_labels or 0,
+            num_labels=task.classes,
             train=split_of("attack", task.attacker_rows(), None),
             selection=split_of("attack", task.selection_rows(), limit),
             test=split_of("test", everything, limit),
@@ -166,9 +164,7 @@ class Attack(ABC):
         """Settings to search, the likeliest first; all models get the same."""
 
     @abstractmethod
-    def run(
-        self, target: Target, data: AttackData, *, examples: int, seed: int, settings: dict[str, Any]
-    ) -> Outcome:
+    def run(self, target: Target, data: AttackData, *, examples: int, seed: int, settings: dict[str, Any]) -> Outcome:
         """Attack once.
 
         Args:

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, get_scheduler
 
 from ..report import Scores
@@ -54,7 +54,7 @@ class FullFineTuning(Attack):
     def run(  # noqa: D102
         self, target: Target, data: AttackData, *, examples: int, seed: int, settings: dict[str, Any]
     ) -> Outcome:
-        model = target.load(data.num_labels, seed).to(_device())
+        model = _placed(target.load(data.num_labels, seed))
         few = data.train.take(data.few(examples, seed))
         steps, size = settings["steps"], settings["batch_size"]
         optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], fused=True)
@@ -117,9 +117,7 @@ class HeadOnly(Attack):
         best: tuple[Scores, Any, int] | None = None
         for layer, strength in product(layers, self.regularisation):
             probe = _fit(features["train"][few, layer], labels, strength)
-            found = scores(
-                data.selection.labels, _spread(probe, features["selection"][:, layer], data.num_labels)
-            )
+            found = scores(data.selection.labels, _spread(probe, features["selection"][:, layer], data.num_labels))
             if best is None or found.accuracy > best[0].accuracy:
                 best = found, probe, layer
         if best is None:
@@ -132,7 +130,7 @@ class HeadOnly(Attack):
         # Frozen features do not depend on the seed, except where the weights themselves do.
         key = (target, data.task, id(data), seed if target.random else 0)
         if key not in self._cache:
-            model = target.load(data.num_labels, seed).to(_device()).eval()
+            model = _placed(target.load(data.num_labels, seed)).eval()
             self._cache[key] = {
                 name: in_batches(split, data.collate, lambda batch: _pooled(model, batch))
                 for name, split in (("train", data.train), ("selection", data.selection), ("test", data.test))
@@ -186,6 +184,11 @@ def _epochs(count: int, size: int, steps: int, seed: int) -> list[np.ndarray]:
     needed = -(-steps * size // count)
     stream = np.concatenate([generator.permutation(count) for _ in range(needed)])
     return [stream[i * size : (i + 1) * size] for i in range(steps)]
+
+
+def _placed(model: PreTrainedModel) -> PreTrainedModel:
+    nn.Module.to(model, _device())
+    return model
 
 
 def _device() -> torch.device:

@@ -60,9 +60,7 @@ class Ledger:
         )
 
     def _study(self, name: str) -> optuna.Study:
-        return optuna.create_study(
-            study_name=name, storage=self._storage, direction="maximize", load_if_exists=True
-        )
+        return optuna.create_study(study_name=name, storage=self._storage, direction="maximize", load_if_exists=True)
 
 
 def search(
@@ -91,7 +89,6 @@ def search(
     Returns:
         All runs, those with the chosen settings marked.
     """
-
     space = attack.space()
 
     def one(settings: dict[str, Any], seed: int) -> AttackRun:

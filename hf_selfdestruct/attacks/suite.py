@@ -120,9 +120,7 @@ class AttackSuite:
         )
         return dataclasses.replace(report, checks=doubts(report))
 
-    def _study(
-        self, task: BlockedTask, attack: Attack, examples: int, target: Target, model: dict[str, Any]
-    ) -> str:
+    def _study(self, task: BlockedTask, attack: Attack, examples: int, target: Target, model: dict[str, Any]) -> str:
         """A name that changes with the data, the model and the suite's rules."""
         content = [task.fingerprints(), model, target.folder if target.random else "", self.limit]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -132,7 +130,7 @@ class AttackSuite:
 def _facts(task: BlockedTask, data: AttackData) -> dict[str, Any]:
     labels = data.test.labels
     return {
-        "num_labels": task.num_labels,
+        "num_labels": task.classes,
         "majority": float(np.bincount(labels).max() / len(labels)),
         "rows": {name: len(getattr(data, name).labels) for name in ("train", "selection", "test")},
         "fingerprints": task.fingerprints(),

@@ -111,9 +111,7 @@ def biographies(split: str, count: int, *, seed: int = 0) -> list[Biography]:
     return people
 
 
-def splits(
-    train: int = 2400, validation: int = 1200, *, test: int = 1200, seed: int = 0
-) -> dict[str, list[Biography]]:
+def splits(train: int = 2400, validation: int = 1200, *, test: int = 1200, seed: int = 0) -> dict[str, list[Biography]]:
     """Write all three splits.
 
     Args:

@@ -1,0 +1,306 @@
+"""Blocked tasks: what is refused, who may see which rows, and drawing by counting."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import combinations
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
+
+from hf_selfdestruct.tasks import BlockedTask, content_hashes, draw_rows, seed_of
+
+SPLITS = ("train", "attack", "test")
+
+
+def with_label(data: Dataset, row: int, label: object) -> Dataset:
+    """The same rows with one blocked label replaced (and all as its kind, where they must be alike)."""
+    labels = [type(label)(value) if isinstance(label, str | float) else value for value in data["blocked"][:]]
+    if isinstance(label, bool):
+        labels = [bool(value) for value in labels]
+    labels[row] = label
+    return data.remove_columns("blocked").add_column("blocked", labels)
+
+
+def with_tokens(data: Dataset, row: int, tokens: list[int]) -> Dataset:
+    rows = data["input_ids"][:]
+    rows[row] = tokens
+    return data.remove_columns("input_ids").add_column("input_ids", rows)
+
+
+@pytest.fixture
+def split_rows(toy_rows):
+    """The rows of each split of ``toy_task()``."""
+    return {role: toy_rows(60, seed=10 + i, columns=("blocked",)) for i, role in enumerate(SPLITS)}
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_missing_column_is_named(toy_task, split_rows, split) -> None:
+    message = rf"'gender', split '{split}': no column 'blocked'; the columns are input_ids, attention_mask"
+    with pytest.raises(ValueError, match=message):
+        toy_task("gender", **{split: split_rows[split].remove_columns("blocked")})
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(("label", "shown", "row"), [("1", "'", 0), (1.5, ".0", 0), (True, "True|False", 0)])
+def test_labels_that_are_no_integers_are_named(toy_task, split_rows, split, label, shown, row) -> None:
+    message = rf"'gender', split '{split}', column 'blocked', row {row}: label .*({shown}).* is not an integer"
+    with pytest.raises(ValueError, match=message):
+        toy_task("gender", **{split: with_label(split_rows[split], 5, label)})
+
+
+def test_a_missing_label_is_named_with_its_row(toy_task, split_rows) -> None:
+    message = r"'gender', split 'attack', column 'blocked', row 7: label None is not an integer"
+    with pytest.raises(ValueError, match=message):
+        toy_task("gender", attack=with_label(split_rows["attack"], 7, None))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("label", [2, -1])
+def test_labels_outside_the_range_are_named_with_their_row(toy_task, split_rows, split, label) -> None:
+    message = rf"'gender', split '{split}', column 'blocked', row 33: label {label} is outside 0\.\.1 .*num_labels=2"
+    with pytest.raises(ValueError, match=message):
+        toy_task("gender", **{split: with_label(split_rows[split], 33, label)})
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("count", [0, 1])
+def test_an_empty_split_is_named(toy_task, split_rows, split, count) -> None:
+    with pytest.raises(ValueError, match=rf"'gender', split '{split}': {count} rows; at least 2"):
+        toy_task("gender", **{split: split_rows[split].select(range(count))})
+
+
+@pytest.mark.parametrize(("one", "other"), combinations(SPLITS, 2))
+def test_an_overlap_between_any_two_splits_is_named_with_both_rows(toy_task, split_rows, one, other) -> None:
+    leaked = with_tokens(split_rows[other], 8, split_rows[one]["input_ids"][3])
+    message = rf"'gender': row 8 of split '{other}' is also row 3 of split '{one}'"
+    with pytest.raises(ValueError, match=message):
+        toy_task("gender", **{other: leaked})
+
+
+def test_an_overlap_is_found_whatever_the_label_and_the_other_columns(toy_task, split_rows) -> None:
+    leaked = with_tokens(split_rows["test"], 8, split_rows["train"]["input_ids"][3])
+    leaked = with_label(leaked, 8, 1 - split_rows["train"]["blocked"][3])
+    leaked = leaked.add_column("note", [f"row {i}" for i in range(len(leaked))])
+    with pytest.raises(ValueError, match="is also row 3 of split 'train'"):
+        toy_task(test=leaked)
+
+
+def test_repeats_within_a_split_are_allowed(toy_task, split_rows) -> None:
+    repeated = split_rows["train"].select([*range(60), 0, 1])
+    assert len(toy_task(train=repeated).train) == 62
+
+
+def test_overlap_is_found_between_differently_formatted_datasets(toy_task, split_rows) -> None:
+    leaked = with_tokens(split_rows["test"], 8, split_rows["train"]["input_ids"][3])
+    with pytest.raises(ValueError, match="splits must not share rows"):
+        toy_task(train=split_rows["train"].with_format("numpy"), test=leaked)
+
+
+def test_long_formatted_rows_that_differ_in_the_middle_are_no_overlap(toy_task) -> None:
+    """numpy prints long arrays with an ellipsis: content must be hashed whole."""
+    def rows(offset: int) -> Dataset:
+        base = [[7] * 2000 for _ in range(4)]
+        for i, row in enumerate(base):
+            row[1000] = offset + i
+        return Dataset.from_dict({"input_ids": base, "blocked": [0, 1, 0, 1]}).with_format("numpy")
+
+    task = toy_task(train=rows(0), attack=rows(10), test=rows(20))
+    assert len(set(content_hashes(task.train, "blocked"))) == 4
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_something_else_than_a_dataset_is_refused(toy_task, split_rows, split) -> None:
+    wrong = {
+        "DatasetDict": DatasetDict(split_rows),
+        "dict": {"input_ids": [[1]], "blocked": [1]},
+        "list": [{"input_ids": [1], "blocked": 1}],
+        "IterableDataset": split_rows[split].to_iterable_dataset(),
+    }
+    assert isinstance(wrong["IterableDataset"], IterableDataset)
+    for kind, data in wrong.items():
+        with pytest.raises(ValueError, match=rf"'gender', split '{split}': expected a map-style .* got {kind}"):
+            toy_task("gender", **{split: data})
+
+
+@pytest.mark.parametrize("weight", [0, -1.0, float("nan")])
+def test_a_weight_must_be_positive(toy_task, weight) -> None:
+    with pytest.raises(ValueError, match=f"'gender': weight must be positive, got {weight}"):
+        toy_task("gender", weight=weight)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "../x", "ä", "a\n"])
+def test_a_name_must_be_plain(toy_task, name) -> None:
+    with pytest.raises(ValueError, match="use letters, digits"):
+        toy_task(name)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_task_has_two_classes_at_least(toy_task, number) -> None:
+    with pytest.raises(ValueError, match=rf"num_labels is {number}; a task has at least 2"):
+        toy_task(num_labels=number)
+
+
+def test_a_single_class_in_the_data_is_refused(toy_task, split_rows) -> None:
+    zeros = split_rows["train"].remove_columns("blocked").add_column("blocked", [0] * 60)
+    with pytest.raises(ValueError, match="num_labels is 1"):
+        toy_task(train=zeros, num_labels=None)
+
+
+# Labels and their number
+
+
+def test_number_of_labels_comes_from_the_feature_else_from_the_data(toy_task, split_rows) -> None:
+    assert toy_task(num_labels=None).num_labels == 2
+    assert toy_task(num_labels=5).num_labels == 5
+    three = with_label(split_rows["train"], 0, 2)
+    assert toy_task(train=three, num_labels=None).num_labels == 3
+    named = split_rows["train"].cast_column("blocked", ClassLabel(names=["a", "b", "c", "d"]))
+    assert toy_task(train=named, num_labels=None).num_labels == 4
+
+
+def test_labels_are_those_of_the_rows(toy_task, split_rows) -> None:
+    task = toy_task()
+    for split in SPLITS:
+        assert task.labels(split).tolist() == split_rows[split]["blocked"][:]
+        assert task.labels(split).dtype == np.int64
+
+
+# Who may see what
+
+
+def test_validation_stands_in_for_attack_and_attack_goes_first(toy_task, toy_rows, split_rows) -> None:
+    other = toy_rows(30, seed=77, columns=("blocked",))
+    alone = toy_task(attack=None, validation=other)
+    assert set(alone.splits()) == set(SPLITS)
+    assert alone.splits()["attack"] is other
+    assert len(alone.attacker_rows()) + len(alone.selection_rows()) == 30
+    both = toy_task(validation=other)
+    assert both.splits()["attack"] is both.attack
+    assert set(toy_task(attack=None, test=None).splits()) == {"train"}
+    leaked = with_tokens(other, 0, split_rows["train"]["input_ids"][0])
+    with pytest.raises(ValueError, match="splits must not share rows"):
+        toy_task(attack=None, validation=leaked)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 10, 60, 101])
+def test_partitions_are_disjoint_and_cover_everything_in_the_promised_shares(toy_task, rows) -> None:
+    task = toy_task(rows=rows)
+    for large, small, share in (
+        (task.adversary_rows(), task.held_out_rows(), 0.2),
+        (task.attacker_rows(), task.selection_rows(), 0.3),
+    ):
+        assert sorted([*large, *small]) == list(range(rows))
+        assert len(small) == max(1, round(share * rows))
+        assert len(large) > 0
+
+
+def test_partitions_are_scattered_and_fixed_across_objects_and_processes(toy_task) -> None:
+    one, other = toy_task(rows=100), toy_task(rows=100, seed=50)
+    assert one.held_out_rows().tolist() == other.held_out_rows().tolist()
+    assert one.held_out_rows().tolist() != list(range(80, 100))
+    assert one.held_out_rows().tolist() != list(range(20))
+    assert one.selection_rows().tolist() != toy_task("another", rows=100).selection_rows().tolist()
+    assert one.held_out_rows().tolist() != one.selection_rows()[:20].tolist()
+    # Frozen: a published report stays reproducible only while the partition stays what it was.
+    script = (
+        "from hf_selfdestruct.tasks import _partition; "
+        "print(*_partition('blocked/train', 100, 0.2)[1], *_partition('blocked/attack', 100, 0.3)[1])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "3"}
+    )
+    assert found.stdout.split() == [str(row) for row in (*one.held_out_rows(), *one.selection_rows())]
+
+
+# Batches by counting
+
+
+def test_drawing_is_decided_by_the_key_alone() -> None:
+    rows = np.arange(100, 200)
+    once = draw_rows(rows, 16, "inner", 0, "gender", 7, 3, 0, 0)
+    np.random.default_rng(0)
+    assert once.tolist() == draw_rows(rows, 16, "inner", 0, "gender", 7, 3, 0, 0).tolist()
+    keys = [("inner", k, task, seed, step, micro, rank)
+            for k in (0, 1) for task in ("gender", "age") for seed in (7, 8) for step in (3, 4)
+            for micro in (0, 1) for rank in (0, 1)]
+    assert len({tuple(draw_rows(rows, 16, *key)) for key in keys}) == len(keys)
+
+
+@pytest.mark.parametrize("size", [1, 7, 30, 31])
+def test_drawn_rows_never_repeat_and_never_leave_the_given_ones(size) -> None:
+    rows = np.array([3 * i + 1 for i in range(30)])
+    seen = set()
+    for step in range(60):
+        drawn = draw_rows(rows, size, step).tolist()
+        assert len(drawn) == len(set(drawn)) == min(size, 30)
+        assert set(drawn) <= set(rows.tolist())
+        seen.update(drawn)
+    assert len(seen) > 20  # all get their turn
+
+
+def test_drawing_leaves_the_global_generators_alone() -> None:
+    import torch
+
+    before, old = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    draw_rows(np.arange(10), 3, "x")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert (np.random.get_state()[1] == old).all()
+
+
+def test_seeds_are_63_bits_and_the_same_everywhere() -> None:
+    assert all(0 <= seed_of("gender", i) < 2**63 for i in range(100))
+    script = "from hf_selfdestruct.tasks import seed_of; print(seed_of('gender', 7, 0), seed_of('gender', 70))"
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "5"}
+    )
+    assert found.stdout.split() == [str(seed_of("gender", 7, 0)), str(seed_of("gender", 70))]
+    assert seed_of("gender", 7, 0) != seed_of("gender", 70)
+
+
+# Features and fingerprints
+
+
+def test_features_are_what_a_collator_takes(toy_task, split_rows) -> None:
+    extra = split_rows["train"].add_column("text", ["x"] * 60).add_column("label", [9] * 60)
+    task = toy_task(train=extra)
+    rows = [5, 3, 5]
+    found = task.features("train", rows, ["input_ids", "attention_mask", "labels", "label", "token_type_ids"])
+    assert [set(feature) for feature in found] == [{"input_ids", "attention_mask", "labels"}] * 3
+    for feature, row in zip(found, rows, strict=True):
+        assert feature["input_ids"] == split_rows["train"]["input_ids"][row]
+        assert feature["labels"] == split_rows["train"]["blocked"][row]
+        assert type(feature["labels"]) is int
+
+
+def test_a_label_column_named_labels_is_taken_for_what_it_is(toy_task, split_rows) -> None:
+    renamed = {role: data.rename_column("blocked", "labels") for role, data in split_rows.items()}
+    task = toy_task(**renamed, label_column="labels")
+    found = task.features("test", [2], ["input_ids", "labels"])
+    assert found == [{"input_ids": split_rows["test"]["input_ids"][2], "labels": split_rows["test"]["blocked"][2]}]
+
+
+def test_fingerprints_notice_every_label_token_and_order(toy_task, split_rows) -> None:
+    plain = toy_task().fingerprints()
+    assert {split: print_["rows"] for split, print_ in plain.items()} == dict.fromkeys(SPLITS, 60)
+    assert toy_task("other").fingerprints() == plain
+    row = split_rows["attack"]["input_ids"][9]
+    changes = {
+        "label": with_label(split_rows["attack"], 9, 1 - split_rows["attack"]["blocked"][9]),
+        "token": with_tokens(split_rows["attack"], 9, [*row[:-1], 59 - row[-1]]),
+        "order": split_rows["attack"].select([1, 0, *range(2, 60)]),
+    }
+    for kind, changed in changes.items():
+        found = toy_task(attack=changed).fingerprints()
+        assert found["attack"]["sha256"] != plain["attack"]["sha256"], kind
+        assert {s: found[s] for s in ("train", "test")} == {s: plain[s] for s in ("train", "test")}
+
+
+def test_the_docstring_example_works(split_rows) -> None:
+    task = BlockedTask("gender", **split_rows, label_column="blocked")
+    assert task.num_labels == 2

@@ -1,0 +1,173 @@
+"""Arguments are checked when made, come from the command line, and presets fill only what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from transformers import HfArgumentParser
+
+from hf_selfdestruct import presets, training_args
+from hf_selfdestruct.training_args import SelfDestructTrainingArguments
+
+
+@pytest.fixture
+def make_args(tmp_path):
+    return lambda **fields: SelfDestructTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **fields)
+
+
+CHOICES = {
+    "method": training_args.METHODS,
+    "meta_gradient": training_args.META_GRADIENTS,
+    "blocking_loss": training_args.BLOCKING_LOSSES,
+    "step_weights": training_args.STEP_WEIGHTS,
+    "adversary_optimizer": training_args.INNER_OPTIMIZERS,
+    "adversary_head": training_args.HEADS,
+    "adversary_trainable": training_args.TRAINABLE,
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_misspelt_choice_lists_the_right_ones(make_args, name) -> None:
+    for value in CHOICES[name]:
+        assert getattr(make_args(**{name: value}), name) == value
+    with pytest.raises(ValueError, match=f"{name} must be one of {', '.join(CHOICES[name])}; got 'sgdd'"):
+        make_args(**{name: "sgdd"})
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [
+        ("inner_steps", (-1, 1.5, True), (0, 16)),
+        ("adversary_batch_size", (0, -2, 2.5), (1, 8)),
+        ("blocking_batch_size", (1, 0, 7.5), (2, 64)),
+    ],
+)
+def test_counts(make_args, name, wrong, right) -> None:
+    for value in wrong:
+        with pytest.raises(ValueError, match=f"{name} must be a whole number of at least"):
+            make_args(**{name: value})
+    for value in right:
+        assert getattr(make_args(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    "name", ["adversary_learning_rate", "adversary_learning_rate_max", "adversary_head_learning_rate"]
+)
+def test_rates(make_args, name) -> None:
+    for value in (0.0, -1e-3, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"{name} must be a positive number; got"):
+            make_args(**{name: value})
+    assert getattr(make_args(**{name: 1e-3}), name) == 1e-3
+
+
+@pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan")])
+def test_blocking_weight(make_args, value) -> None:
+    with pytest.raises(ValueError, match="blocking_weight must be zero or more"):
+        make_args(blocking_weight=value)
+    assert make_args(blocking_weight=0.0).blocking_weight == 0
+
+
+def test_drawn_and_learned_rates_exclude_each_other(make_args) -> None:
+    with pytest.raises(ValueError, match="exclude each other: give one of them"):
+        make_args(adversary_learning_rate_max=1e-2, adversary_learns_rate=True)
+    with pytest.raises(ValueError, match=r"adversary_learning_rate_max \(0.001\) is below adversary_learning_rate"):
+        make_args(adversary_learning_rate=1e-2, adversary_learning_rate_max=1e-3)
+    assert make_args(adversary_learning_rate=1e-3, adversary_learning_rate_max=1e-3).adversary_learns_rate is None
+
+
+@pytest.mark.parametrize(
+    ("option", "cure"),
+    [
+        ({"activation_checkpointing": True}, "activation_checkpointing=False"),
+        ({"fp16": True}, "bf16=True"),
+        ({"fsdp": "full_shard"}, "without FSDP"),
+        ({"ddp_find_unused_parameters": True}, "ddp_find_unused_parameters=False"),
+        ({"hub_strategy": "checkpoint"}, "call trainer.push_to_hub"),
+        ({"hub_strategy": "all_checkpoints"}, "hub_strategy='end'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_options_the_meta_gradient_does_not_survive(make_args, option, cure) -> None:
+    with pytest.raises(ValueError, match=cure):
+        make_args(**option)
+
+
+def test_changed_defaults_of_the_base_class(make_args) -> None:
+    args = make_args()
+    assert args.ddp_find_unused_parameters is False
+    assert args.ddp_broadcast_buffers is False
+    assert str(getattr(args.hub_strategy, "value", args.hub_strategy)) == "end"
+    assert args.blocking_weight == 1.0
+
+
+def test_from_the_command_line(tmp_path) -> None:
+    wanted = {
+        "method": "ac", "meta_gradient": "first_order", "inner_steps": 4, "blocking_loss": "uniform_kl",
+        "blocking_weight": 0.5, "blocking_batch_size": 12, "step_weights": "last", "adversary_optimizer": "sgd",
+        "adversary_learning_rate": 1e-4, "adversary_learning_rate_max": 1e-2, "adversary_learns_rate": False,
+        "adversary_head": "random", "adversary_trainable": "head", "adversary_batch_size": 3,
+        "adversary_head_learning_rate": 0.02,
+    }
+    inherited = {field.name for field in dataclasses.fields(SelfDestructTrainingArguments.__mro__[1])}
+    own = {field.name for field in dataclasses.fields(SelfDestructTrainingArguments)} - inherited
+    assert set(wanted) == own
+    words = [word for name, value in wanted.items() for word in (f"--{name}", str(value))]
+    parser = HfArgumentParser(SelfDestructTrainingArguments)
+    base = ["--output_dir", str(tmp_path), "--use_cpu", "True", "--report_to", "none"]
+    (args,) = parser.parse_args_into_dataclasses([*base, "--learning_rate", "3e-5", *words])
+    for name, value in wanted.items():
+        assert getattr(args, name) == value, name
+        assert type(getattr(args, name)) is type(value), name
+    assert args.learning_rate == 3e-5
+    (args,) = parser.parse_args_into_dataclasses(base)
+    assert all(getattr(args, name) is None for name in presets.MLAC)
+    assert args.method == "mlac"
+    with pytest.raises(ValueError, match="unsupported|not used by the HfArgumentParser"):
+        parser.parse_args_into_dataclasses([*base, "--inner_step_count", "4"])
+
+
+def test_every_own_field_has_a_help_text() -> None:
+    for field in dataclasses.fields(SelfDestructTrainingArguments):
+        if field.name in SelfDestructTrainingArguments.__annotations__:
+            assert len(field.metadata["help"]) > 20, field.name
+
+
+def test_methods_are_the_presets() -> None:
+    assert set(training_args.METHODS) == set(presets.PRESETS)
+
+
+@pytest.mark.parametrize("method", presets.PRESETS)
+def test_every_preset_is_accepted_and_leaves_nothing_open(make_args, method) -> None:
+    args = make_args(**presets.PRESETS[method], method=method)
+    filled = make_args(method=method)
+    presets.fill(filled)
+    open_ = {field.name for field in dataclasses.fields(args) if getattr(make_args(), field.name) is None}
+    assert set(presets.PRESETS[method]) <= open_
+    for name, value in presets.PRESETS[method].items():
+        assert getattr(filled, name) == value == getattr(args, name)
+        assert getattr(filled, name) is not None
+
+
+@pytest.mark.parametrize("method", presets.PRESETS)
+def test_presets_fill_only_what_is_missing(make_args, method) -> None:
+    given = {
+        "meta_gradient": "first_order", "inner_steps": 0, "adversary_learns_rate": False, "step_weights": "last",
+        "adversary_learning_rate": 0.5,
+    }
+    args = make_args(method=method, **given)
+    before = {f.name: getattr(args, f.name) for f in dataclasses.fields(args)}
+    presets.fill(args)
+    for name, value in given.items():
+        assert getattr(args, name) == value
+    changed = {name for name, value in before.items() if getattr(args, name) != value}
+    assert changed == set(presets.PRESETS[method]) - set(given)
+
+
+def test_a_drawn_rate_turns_the_learned_one_off(make_args) -> None:
+    args = make_args(adversary_learning_rate_max=1e-2)
+    presets.fill(args)
+    assert args.adversary_learns_rate is False
+    args = make_args()
+    presets.fill(args)
+    assert args.adversary_learns_rate is True
