@@ -7,7 +7,6 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -292,13 +291,9 @@ def _checked(raw: Any, kind: Any, where: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ValueError(f"{where}: expected an object, got {type(raw).__name__}.")
     known = {f.name: f for f in dataclasses.fields(kind)}
-    _refuse(raw.keys() - known.keys(), f"{where}: unknown fields")
     required = {n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING}
-    _refuse(required - raw.keys(), f"{where}: missing fields")
+    for what, names in (("unknown", raw.keys() - known.keys()), ("missing", required - raw.keys())):
+        if names:
+            raise ValueError(f"{where}: {what} fields: {', '.join(sorted(names))}.")
     defaults = {"schema_version": SCHEMA_VERSION, "checks": [], "desired": {}, "recipe": {}, "versions": {}}
     return {**({k: v for k, v in defaults.items() if k in known}), **raw}
-
-
-def _refuse(names: Iterable[str], what: str) -> None:
-    if names := sorted(names):
-        raise ValueError(f"{what}: {', '.join(names)}.")
