@@ -103,7 +103,7 @@ class AdversaryCallback(TrainerCallback):
         trainer = self._trainer
         if trainer.args.blocking_weight == 0:
             return
-        for adversary in trainer._learned.values():
+        for adversary in trainer.simulation.learned.values():
             for gradient in adversary.gradients():
                 gradient.copy_(trainer.accelerator.reduce(gradient, reduction="mean"))
             adversary.step()

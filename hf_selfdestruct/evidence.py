@@ -75,7 +75,7 @@ def attack_trainer(
     report = chosen.run(
         targets,
         trainer.blocked_tasks,
-        columns=trainer._columns,
+        columns=trainer.input_columns,
         collate=trainer.data_collator,
         storage=storage or f"sqlite:///{folder / '_attacks.db'}",
         progress=not trainer.args.disable_tqdm,

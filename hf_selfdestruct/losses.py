@@ -134,9 +134,11 @@ def best_adjustment(logits: Tensor, labels: Tensor, *, iterations: int = 500, to
     z = logits.detach()
     count, classes = z.shape
     target = one_hot(labels, classes).to(z.dtype)
+    current = ahead = torch.zeros(classes, classes, dtype=z.dtype, device=z.device)
+    if not z.isfinite().all():  # no map helps; the loss comes out non-finite and training stops there
+        return current
     lipschitz = 0.5 * torch.linalg.matrix_norm(z, ord=2) ** 2 / count
     step = 1.0 / lipschitz.clamp(min=1e-12)
-    current = ahead = torch.zeros(classes, classes, dtype=z.dtype, device=z.device)
     momentum = 1.0
     for _ in range(iterations):
         gradient = z.T @ ((z @ ahead).softmax(dim=-1) - target) / count

@@ -163,7 +163,8 @@ def content_hashes(data: Dataset, label_column: str) -> list[str]:
     """SHA-256 of each row's content: the model inputs where present, else all but the label."""
     columns = [c for c in CONTENT_COLUMNS if c in data.column_names]
     columns = columns or [c for c in data.column_names if c != label_column]
-    cells = [data[c][:] for c in columns]
+    plain = data.with_format(None)
+    cells = [plain[c][:] for c in columns]
     return [hashlib.sha256(repr(row).encode()).hexdigest() for row in zip(*cells, strict=True)]
 
 
@@ -187,13 +188,14 @@ def _checked_labels(task: str, split: str, data: Any, column: str) -> np.ndarray
     if len(data) < 2:
         raise ValueError(f"{where}: {len(data)} rows; at least 2 are needed.")
     check_columns(data.column_names, column, where)
-    for row, label in enumerate(data[column]):
+    labels = data.with_format(None)[column][:]
+    for row, label in enumerate(labels):
         if isinstance(label, bool) or not isinstance(label, int | np.integer):
             raise ValueError(
                 f"{where}, column {column!r}, row {row}: label {label!r} is not an integer; "
                 f"use dataset.class_encode_column({column!r})."
             )
-    return np.asarray(data[column][:], dtype=np.int64)
+    return np.asarray(labels, dtype=np.int64)
 
 
 def _count_labels(task: BlockedTask) -> int:

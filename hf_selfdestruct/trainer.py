@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerState
 
-from . import checkpoints, heads, presets
-from .adversary import Adversary, LearnedAdversary
-from .functional import inner_optimizer, logits
+from . import checkpoints, presets
+from .adversary import Adversary
+from .functional import inner_optimizer
 from .losses import BlockingLoss, blocking_loss
-from .meta_gradient import MODES, Episode
-from .meta_step import meta_loss, step_weights
-from .tasks import BlockedTask, draw_rows, seed_of
+from .meta_gradient import MODES
+from .meta_step import meta_loss
+from .simulation import Simulation
+from .tasks import BlockedTask
 from .trainer_checks import check_adversaries, check_launch, check_tasks, warn_of_association
 from .training_args import SelfDestructTrainingArguments
 
@@ -92,14 +92,20 @@ class SelfDestructTrainer(Trainer):
         self.blocked_tasks = list(blocked_tasks)
         self.adversaries = list(adversaries or [_configured(args)])
         self.blocking_losses = list(blocking_losses or [blocking_loss(args.blocking_loss or "")])
-        self._columns = self._input_columns(model)
-        check_tasks(self.blocked_tasks, self._columns)
+        self.input_columns = list(inspect.signature(type(model).forward).parameters)
+        check_tasks(self.blocked_tasks, self.input_columns)
         check_adversaries(self.adversaries, self.blocked_tasks, model.config.num_labels)
         warn_of_association(self.blocked_tasks, self.train_dataset)
-        self._skeletons = {task.name: self._skeleton(model, task) for task in self.blocked_tasks}
-        self._learned = self._start_learning()
+        self.simulation = Simulation(
+            model,
+            args,
+            tasks=self.blocked_tasks,
+            adversaries=self.adversaries,
+            losses=self.blocking_losses,
+            collate=lambda rows: self._prepare_inputs(self.data_collator(rows)),
+            columns=self.input_columns,
+        )
         self._readings: dict[str, list[float]] = {}
-        self._micro_step = (-1, 0)
         self._seconds = 0.0
         self._started: float | None = None
         self.add_callback(checkpoints.AdversaryCallback(self))
@@ -127,7 +133,7 @@ class SelfDestructTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoints.last_complete(self.args.output_dir)
         if resume_from_checkpoint:
-            self._seconds = checkpoints.load_learned(self._learned, Path(resume_from_checkpoint))
+            self._seconds = checkpoints.load_learned(self.simulation.learned, Path(resume_from_checkpoint))
         elif self.args.should_save and self.args.blocking_weight:
             self._plain_model().save_pretrained(self.folder / "_base")
         self._started = time.perf_counter()
@@ -146,7 +152,7 @@ class SelfDestructTrainer(Trainer):
 
     def take_up(self, checkpoint: str | Path) -> None:
         """Take up the state of a run that ended in ``checkpoint``, whose weights the model already has."""
-        self._seconds = checkpoints.load_learned(self._learned, Path(checkpoint))
+        self._seconds = checkpoints.load_learned(self.simulation.learned, Path(checkpoint))
         self.state = TrainerState.load_from_json(str(Path(checkpoint, checkpoints.LAST_FILE)))
 
     def attack(self, suite: str = "default", **options: Any) -> AttackReport:
@@ -176,7 +182,7 @@ class SelfDestructTrainer(Trainer):
         repo_id = self.args.hub_model_id or self.folder.resolve().name
         named.setdefault("token", self.args.hub_token)
         named.setdefault("private", self.args.hub_private_repo)
-        return push(self.args.output_dir, repo_id, message=commit_message or "Publish hardened model", **named)
+        return push(self.folder, repo_id, message=commit_message or "Publish hardened model", **named)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the adversary's mean readings since the last log to the training log."""
@@ -189,114 +195,27 @@ class SelfDestructTrainer(Trainer):
         # Before the Trainer's own files: `trainer_state.json`, written last, marks a checkpoint complete.
         folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
         if self.args.should_save:
-            checkpoints.save_learned(self._learned, folder, seconds=self.seconds())
+            checkpoints.save_learned(self.simulation.learned, folder, seconds=self.seconds())
         super()._save_checkpoint(model, trial)
 
     def _plain_model(self) -> PreTrainedModel:
         return self.accelerator.unwrap_model(self.model)
 
     def _add_blocking(self, desired: Tensor, model: PreTrainedModel) -> Tensor:
-        task, number, key = self._draw()
-        adversary, learned = self.adversaries[number], self._learned[task.name, number]
-        rate = learned.learning_rate if adversary.learns_rate else adversary.draw_rate(*key)
-        episode = self._episode(model, task, adversary, learned, rate, key)
-        gradient = MODES[self.args.meta_gradient or ""](episode)
+        draw = self.simulation.draw(self.state.global_step)
+        gradient = MODES[self.args.meta_gradient or ""](self.simulation.episode(model, draw))
         parameters = dict(model.named_parameters())
         step = meta_loss(desired, parameters, gradient, blocking_weight=self.args.blocking_weight)
-        terms = {**step.terms, "adversary_lr": rate}
-        for name, value in terms.items():
+        for name, value in {**step.terms, "adversary_lr": draw.rate}.items():
             if not math.isfinite(value):
                 raise FloatingPointError(
-                    f"{name} is {value} at step {self.state.global_step} (task {task.name!r}, adversary "
-                    f"{adversary.config()}, rate {rate:.2e}); training stops and the last checkpoint is intact. "
-                    "Lower adversary_learning_rate, inner_steps or learning_rate."
+                    f"{name} is {value} at step {self.state.global_step} (task {draw.task.name!r}, adversary "
+                    f"{self.adversaries[draw.number].config()}, rate {draw.rate:.2e}); training stops and the last "
+                    "checkpoint is intact. Lower adversary_learning_rate, inner_steps or learning_rate."
                 )
             self._readings.setdefault(name, []).append(value)
-        share = 1 / self.current_gradient_accumulation_steps
-        own = gradient.head if adversary.head == "learned" else {}
-        learned.accumulate(own, gradient.learning_rate, share=share)
+        self.simulation.learn(draw, gradient, share=1 / self.current_gradient_accumulation_steps)
         return step.total
-
-    def _draw(self) -> tuple[BlockedTask, int, tuple[Any, ...]]:
-        """The task and the adversary of this micro-step, and the key all its draws depend on."""
-        step, micro = self._micro_step
-        micro = micro + 1 if step == self.state.global_step else 0
-        self._micro_step = (self.state.global_step, micro)
-        key = (self.args.seed, self.state.global_step, micro, self.args.process_index)
-        generator = torch.Generator().manual_seed(seed_of("task", *key))
-        weights = torch.tensor([task.weight for task in self.blocked_tasks])
-        task = self.blocked_tasks[int(torch.multinomial(weights, 1, generator=generator))]
-        number = int(torch.randint(len(self.adversaries), (), generator=generator))
-        return task, number, (task.name, *key)
-
-    def _episode(
-        self,
-        model: PreTrainedModel,
-        task: BlockedTask,
-        adversary: Adversary,
-        learned: LearnedAdversary,
-        rate: float,
-        key: tuple[Any, ...],
-    ) -> Episode:
-        bones = self._skeletons[task.name]
-        own = set() if adversary.head == "keep" else set(heads.head_names(bones))
-        published = {n: _full(p.detach()) for n, p in model.named_parameters() if n not in own}
-        if own:  # the live head is for the desired task and takes no part
-            published = {n: p for n, p in published.items() if n.startswith(heads.trunk_prefix(model))}
-        head = {n: v.to(self.args.device) for n, v in learned.head.items()} if own else {}
-        if own and adversary.head == "random":
-            head = heads.draw_head(bones, seed_of("head", *key), device=self.args.device)
-        buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
-        moving = {*head} if adversary.trainable == "head" and head else {*published, *head}
-        if adversary.trainable == "head" and not head:
-            moving = set(heads.head_names(model))
-        return Episode(
-            forward=lambda weights, batch: logits(bones, {**buffers, **weights}, batch),
-            published=published,
-            head=head,
-            moving=frozenset(moving),
-            batches=[
-                self._batch(task, draw_rows(task.adversary_rows(), adversary.batch_size, "inner", k, *key))
-                for k in range(adversary.steps)
-            ],
-            held_out=self._batch(
-                task, draw_rows(task.held_out_rows(), self.args.blocking_batch_size, "held-out", *key)
-            ),
-            loss=self._blocking_loss,
-            step_weights=step_weights(self.args.step_weights or "", adversary.steps),
-            optimizer=adversary.optimizer,
-            learning_rate=torch.tensor(rate, device=self.args.device),
-            learns_rate=adversary.learns_rate,
-            wanted=frozenset(n for n, p in model.named_parameters() if p.requires_grad),
-        )
-
-    def _blocking_loss(self, answers: Tensor, labels: Tensor) -> Tensor:
-        return torch.stack([loss(answers, labels) for loss in self.blocking_losses]).sum()
-
-    def _batch(self, task: BlockedTask, rows: Any) -> dict[str, Tensor]:
-        return self._prepare_inputs(self.data_collator(task.features("train", rows, self._columns)))
-
-    def _skeleton(self, model: PreTrainedModel, task: BlockedTask) -> PreTrainedModel:
-        # Fused attention kernels have no second derivative; the skeleton is apart from the live model,
-        # whose kernel stays as it is.
-        attention = "eager" if self.args.meta_gradient == "unrolled" else None
-        return heads.skeleton(model, task.classes, attention=attention)
-
-    def _start_learning(self) -> dict[tuple[str, int], LearnedAdversary]:
-        learned = {}
-        for task in self.blocked_tasks:
-            for number, adversary in enumerate(self.adversaries):
-                seed = seed_of("learned head", self.args.seed, task.name, number)
-                head = heads.draw_head(self._skeletons[task.name], seed, device=self.args.device)
-                learned[task.name, number] = LearnedAdversary(
-                    adversary,
-                    head if adversary.head == "learned" else {},
-                    learning_rate=self.args.adversary_head_learning_rate or 0.0,
-                )
-        return learned
-
-    def _input_columns(self, model: PreTrainedModel) -> list[str]:
-        return list(inspect.signature(type(model).forward).parameters)
 
 
 def _configured(args: SelfDestructTrainingArguments) -> Adversary:
@@ -310,8 +229,3 @@ def _configured(args: SelfDestructTrainingArguments) -> Adversary:
         head=args.adversary_head or "",
         trainable=args.adversary_trainable or "",
     )
-
-
-def _full(value: Tensor) -> Tensor:
-    """Half-precision weights take part in the inner loop in float32; others as they are."""
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

@@ -50,8 +50,11 @@ def tiny_config(
     """A config of one of ``ARCHITECTURES``, with every kind of dropout it has set to ``dropout``."""
     common = {"vocab_size": VOCABULARY, "num_labels": num_labels, "pad_token_id": 0}
     usual = {
-        "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": 2,
-        "intermediate_size": 2 * hidden, "max_position_embeddings": 16,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "intermediate_size": 2 * hidden,
+        "max_position_embeddings": 16,
     }
     drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     ends = {"bos_token_id": 1, "eos_token_id": 2}
@@ -62,20 +65,41 @@ def tiny_config(
             return RobertaConfig(**common, **usual, **drop, **ends)
         case "distilbert":
             return DistilBertConfig(
-                **common, dim=hidden, n_layers=layers, n_heads=2, hidden_dim=2 * hidden,
-                max_position_embeddings=16, dropout=dropout, attention_dropout=dropout,
+                **common,
+                dim=hidden,
+                n_layers=layers,
+                n_heads=2,
+                hidden_dim=2 * hidden,
+                max_position_embeddings=16,
+                dropout=dropout,
+                attention_dropout=dropout,
                 seq_classif_dropout=dropout,
             )
         case "modernbert":
             return ModernBertConfig(
-                **common, **usual, **ends, cls_token_id=1, sep_token_id=2, local_attention=4,
-                global_attn_every_n_layers=2, attention_dropout=dropout, embedding_dropout=dropout,
-                mlp_dropout=dropout, classifier_dropout=dropout,
+                **common,
+                **usual,
+                **ends,
+                cls_token_id=1,
+                sep_token_id=2,
+                local_attention=4,
+                global_attn_every_n_layers=2,
+                attention_dropout=dropout,
+                embedding_dropout=dropout,
+                mlp_dropout=dropout,
+                classifier_dropout=dropout,
             )
         case "gpt2":
             return GPT2Config(
-                **common, **ends, n_embd=hidden, n_layer=layers, n_head=2, n_positions=16,
-                resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+                **common,
+                **ends,
+                n_embd=hidden,
+                n_layer=layers,
+                n_head=2,
+                n_positions=16,
+                resid_pdrop=dropout,
+                embd_pdrop=dropout,
+                attn_pdrop=dropout,
             )
         case "llama":
             return LlamaConfig(**common, **usual, **ends, num_key_value_heads=2, attention_dropout=dropout)
@@ -123,8 +147,7 @@ def toy_batch(rows: int = 6, *, seed: int = 0, label: str = "blocked") -> dict[s
 def toy_task(name: str = "blocked", *, rows: int = 60, seed: int = 10, **fields: Any) -> BlockedTask:
     """A blocked task on toy rows, with all three splits."""
     splits = {
-        role: toy_rows(rows, seed=seed + i, columns=("blocked",))
-        for i, role in enumerate(("train", "attack", "test"))
+        role: toy_rows(rows, seed=seed + i, columns=("blocked",)) for i, role in enumerate(("train", "attack", "test"))
     }
     return BlockedTask(**{"name": name, **splits, "label_column": "blocked", "num_labels": 2, **fields})
 
@@ -182,23 +205,40 @@ def make_trainer(toy_data: dict[str, Dataset]) -> Callable[..., SelfDestructTrai
     ``SelfDestructTrainingArguments``. By default: tiny BERT, batches of 4, 2 inner steps, 3 steps.
     """
     to_trainer = (
-        "train_dataset", "eval_dataset", "blocked_tasks", "adversaries", "blocking_losses", "callbacks",
-        "compute_metrics", "data_collator",
+        "train_dataset",
+        "eval_dataset",
+        "blocked_tasks",
+        "adversaries",
+        "blocking_losses",
+        "callbacks",
+        "compute_metrics",
+        "data_collator",
     )
 
     def make(folder: Path, *, model: PreTrainedModel | None = None, **arguments: Any) -> SelfDestructTrainer:
         given = {name: arguments.pop(name) for name in to_trainer if name in arguments}
         defaults = {
-            "use_cpu": True, "report_to": "none", "disable_tqdm": True, "logging_steps": 1, "max_steps": 3,
-            "save_strategy": "no", "per_device_train_batch_size": 4, "learning_rate": 1e-3, "seed": 7,
-            "inner_steps": 2, "blocking_batch_size": 8, "adversary_batch_size": 4,
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "logging_steps": 1,
+            "max_steps": 3,
+            "save_strategy": "no",
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-3,
+            "seed": 7,
+            "inner_steps": 2,
+            "blocking_batch_size": 8,
+            "adversary_batch_size": 4,
         }
         return SelfDestructTrainer(
             model=tiny_model() if model is None else model,
             args=SelfDestructTrainingArguments(str(folder), **{**defaults, **arguments}),
             **{
-                "train_dataset": toy_data["train"], "eval_dataset": toy_data["validation"],
-                "blocked_tasks": [toy_task()], **given,
+                "train_dataset": toy_data["train"],
+                "eval_dataset": toy_data["validation"],
+                "blocked_tasks": [toy_task()],
+                **given,
             },
         )
 

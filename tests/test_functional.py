@@ -18,9 +18,7 @@ def start(seed: int = 0) -> list[Tensor]:
 
 def objective(values: list[Tensor], step: int) -> Tensor:
     """A different non-quadratic function in every step, with gradients of very different sizes."""
-    return sum(
-        (10.0 ** (i - 1)) * ((v - 0.3 * step).sin() + 0.1 * (v * v)).sum() for i, v in enumerate(values)
-    )
+    return sum((10.0 ** (i - 1)) * ((v - 0.3 * step).sin() + 0.1 * (v * v)).sum() for i, v in enumerate(values))
 
 
 @pytest.mark.parametrize(
@@ -91,13 +89,12 @@ def test_three_steps_are_differentiable_in_weights_and_rate(optimizer: InnerOpti
 def test_zero_gradients_move_nothing_and_have_finite_second_derivatives(optimizer: InnerOptimizer) -> None:
     values = [v.requires_grad_() for v in start()]
     rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
-    current, state = list(values), optimizer.init(values)
+    current, state, zero = list(values), optimizer.init(values), torch.zeros(4, dtype=torch.float64)
     for _ in range(3):
-        # Of the first tensor only one row is used; its other rows get a gradient that is exactly zero.
-        loss = current[0][0].pow(3).sum() + current[1].sum() * 0
-        gradients = torch.autograd.grad(
-            loss, current, create_graph=True, allow_unused=True, materialize_grads=True
-        )
+        # Only one row of the first tensor is used. The second one's gradient is 0 and depends on its values,
+        # so that a derivative of the square root at 0 would reach them.
+        loss = current[0][0].pow(3).sum() + (current[1] * zero).pow(2).sum()
+        gradients = torch.autograd.grad(loss, current, create_graph=True, allow_unused=True, materialize_grads=True)
         current, state = optimizer.update(current, gradients, state, rate)
     assert torch.equal(current[0][1:], values[0][1:])
     assert torch.equal(current[1], values[1])

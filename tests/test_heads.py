@@ -15,9 +15,7 @@ def everything(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("attention", [None, "eager", "sdpa"])
-def test_a_skeleton_with_the_live_weights_is_the_live_model(
-    tiny_model, toy_batch, architecture, attention
-) -> None:
+def test_a_skeleton_with_the_live_weights_is_the_live_model(tiny_model, toy_batch, architecture, attention) -> None:
     model = tiny_model(architecture, num_labels=3, dropout=0.3)
     if attention is not None:
         model.set_attn_implementation(attention)
@@ -46,9 +44,7 @@ def test_another_kernel_leaves_the_live_one_alone_and_gives_the_same_logits(
     assert all(m.config._attn_implementation == "sdpa" for m in model.modules() if hasattr(m, "config"))
     batch = toy_batch(7)
     inputs = {n: v for n, v in batch.items() if n != "labels"}
-    torch.testing.assert_close(
-        logits(bones, everything(model), batch), model(**inputs).logits, rtol=1e-4, atol=1e-6
-    )
+    torch.testing.assert_close(logits(bones, everything(model), batch), model(**inputs).logits, rtol=1e-4, atol=1e-6)
 
 
 def test_a_skeleton_weighs_nothing_and_has_its_own_number_of_labels(tiny_model, toy_batch, architecture) -> None:

@@ -75,7 +75,7 @@ def test_an_empty_split_is_named(toy_task, split_rows, split, count) -> None:
         toy_task("gender", **{split: split_rows[split].select(range(count))})
 
 
-@pytest.mark.parametrize(("one", "other"), combinations(SPLITS, 2))
+@pytest.mark.parametrize(("one", "other"), list(combinations(SPLITS, 2)))
 def test_an_overlap_between_any_two_splits_is_named_with_both_rows(toy_task, split_rows, one, other) -> None:
     leaked = with_tokens(split_rows[other], 8, split_rows[one]["input_ids"][3])
     message = rf"'gender': row 8 of split '{other}' is also row 3 of split '{one}'"
@@ -104,6 +104,7 @@ def test_overlap_is_found_between_differently_formatted_datasets(toy_task, split
 
 def test_long_formatted_rows_that_differ_in_the_middle_are_no_overlap(toy_task) -> None:
     """numpy prints long arrays with an ellipsis: content must be hashed whole."""
+
     def rows(offset: int) -> Dataset:
         base = [[7] * 2000 for _ in range(4)]
         for i, row in enumerate(base):
@@ -226,9 +227,15 @@ def test_drawing_is_decided_by_the_key_alone() -> None:
     once = draw_rows(rows, 16, "inner", 0, "gender", 7, 3, 0, 0)
     np.random.default_rng(0)
     assert once.tolist() == draw_rows(rows, 16, "inner", 0, "gender", 7, 3, 0, 0).tolist()
-    keys = [("inner", k, task, seed, step, micro, rank)
-            for k in (0, 1) for task in ("gender", "age") for seed in (7, 8) for step in (3, 4)
-            for micro in (0, 1) for rank in (0, 1)]
+    keys = [
+        ("inner", k, task, seed, step, micro, rank)
+        for k in (0, 1)
+        for task in ("gender", "age")
+        for seed in (7, 8)
+        for step in (3, 4)
+        for micro in (0, 1)
+        for rank in (0, 1)
+    ]
     assert len({tuple(draw_rows(rows, 16, *key)) for key in keys}) == len(keys)
 
 

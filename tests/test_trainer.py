@@ -8,7 +8,6 @@ import logging
 import math
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -23,6 +22,7 @@ from hf_selfdestruct.adversary import Adversary
 from hf_selfdestruct.checkpoints import STATE_FILE
 from hf_selfdestruct.functional import SGD
 from hf_selfdestruct.losses import UniformKL
+from hf_selfdestruct.simulation import Draw
 from hf_selfdestruct.trainer import SelfDestructTrainer
 from hf_selfdestruct.training_args import SelfDestructTrainingArguments
 
@@ -36,7 +36,7 @@ def weights_of(model) -> dict[str, torch.Tensor]:
 def learned_of(trainer) -> dict[str, torch.Tensor]:
     return {
         f"{key}/{n}": value.detach().clone()
-        for key, adversary in trainer._learned.items()
+        for key, adversary in trainer.simulation.learned.items()
         for n, value in adversary.state_dict().items()
     }
 
@@ -82,7 +82,7 @@ def test_the_blocking_loss_moves_the_trunk_and_leaves_the_desired_head_alone(mak
 
     def gradients(weight: float):
         trainer.args.blocking_weight = weight
-        trainer._micro_step = (-1, 0)
+        trainer.simulation._last = (-1, 0)
         trainer.model.zero_grad()
         trainer.compute_loss(trainer.model, inputs).backward()
         return {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
@@ -113,22 +113,25 @@ def test_adversarial_censoring_trains_its_head_without_inner_steps(make_trainer,
 
 def test_the_learned_adversary_takes_the_opposite_side(make_trainer, tmp_path) -> None:
     trainer = make_trainer(
-        tmp_path, inner_steps=0, learning_rate=0.0, max_steps=60, adversary_head_learning_rate=0.05,
-        blocking_batch_size=12, model=None,
+        tmp_path,
+        inner_steps=0,
+        learning_rate=0.0,
+        max_steps=60,
+        adversary_head_learning_rate=0.05,
+        blocking_batch_size=12,
+        model=None,
     )
     before = weights_of(trainer.model)
     trainer.train()
     assert still(before, weights_of(trainer.model)) == set(before)
     # Against a model that holds still, the head alone gets better at the blocked task.
     losses = [entry["blocking_loss"] for entry in trainer.state.log_history if "blocking_loss" in entry]
-    heads_ = [learned.head for learned in trainer._learned.values()]
-    fresh = heads.draw_head(next(iter(trainer._skeletons.values())), 0)
+    heads_ = [learned.head for learned in trainer.simulation.learned.values()]
+    fresh = heads.draw_head(next(iter(trainer.simulation.skeletons.values())), 0)
     assert set(heads_[0]) == set(fresh)
     task = trainer.blocked_tasks[0]
-    batch = trainer._batch(task, np.arange(len(task.train)))
-    episode = trainer._episode(
-        trainer.model, task, trainer.adversaries[0], trainer._learned[task.name, 0], 1e-3, ("x",)
-    )
+    batch = trainer.data_collator(task.features("train", range(len(task.train)), trainer.input_columns))
+    episode = trainer.simulation.episode(trainer.model, Draw(task, 0, ("x",), 1e-3))
 
     def entropy(head) -> float:
         z = episode.forward({**episode.published, **head}, batch)
@@ -141,9 +144,7 @@ def test_the_learned_adversary_takes_the_opposite_side(make_trainer, tmp_path) -
 @pytest.mark.parametrize("mode", MODES)
 def test_every_architecture_trains(make_trainer, tiny_model, tmp_path, architecture, mode) -> None:
     model = tiny_model(architecture, num_labels=3)
-    trainer = make_trainer(
-        tmp_path, model=model, max_steps=2, meta_gradient=mode, blocking_losses=[UniformKL()]
-    )
+    trainer = make_trainer(tmp_path, model=model, max_steps=2, meta_gradient=mode, blocking_losses=[UniformKL()])
     kernel = model.config._attn_implementation
     before, own = weights_of(model), learned_of(trainer)
     trainer.train()
@@ -154,7 +155,9 @@ def test_every_architecture_trains(make_trainer, tiny_model, tmp_path, architect
     assert any(n.startswith(trunk) for n in before)
     assert still(own, learned_of(trainer)) == set()
     losses = [
-        entry[name] for entry in trainer.state.log_history if "loss" in entry
+        entry[name]
+        for entry in trainer.state.log_history
+        if "loss" in entry
         for name in ("loss", "desired_loss", "blocking_loss", "meta_grad_norm")
     ]
     assert len(losses) == 8
@@ -230,9 +233,7 @@ def test_every_kind_of_adversary_blocks(make_trainer, tmp_path, mode, fields) ->
 def test_an_inner_loop_over_the_head_alone_leaves_the_trunk_still(make_trainer, tmp_path) -> None:
     trainer = make_trainer(tmp_path, adversary_trainable="head")
     task = trainer.blocked_tasks[0]
-    episode = trainer._episode(
-        trainer.model, task, trainer.adversaries[0], trainer._learned[task.name, 0], 1e-3, ("x",)
-    )
+    episode = trainer.simulation.episode(trainer.model, Draw(task, 0, ("x",), 1e-3))
     assert episode.moving == {"classifier.weight", "classifier.bias"}
     assert not any("classifier" in n for n in episode.published)
 
@@ -242,13 +243,11 @@ def test_a_random_head_is_another_one_in_every_step(make_trainer, tmp_path) -> N
     task = trainer.blocked_tasks[0]
 
     def head(*key):
-        return trainer._episode(
-            trainer.model, task, trainer.adversaries[0], trainer._learned[task.name, 0], 1e-3, key
-        ).head["classifier.weight"]
+        return trainer.simulation.episode(trainer.model, Draw(task, 0, key, 1e-3)).head["classifier.weight"]
 
     assert torch.equal(head("a", 0), head("a", 0))
     assert not torch.equal(head("a", 0), head("a", 1))
-    assert all(not learned.head for learned in trainer._learned.values())
+    assert all(not learned.head for learned in trainer.simulation.learned.values())
 
 
 def test_the_adversary_never_sees_the_held_out_rows(make_trainer, tmp_path) -> None:
@@ -257,9 +256,7 @@ def test_the_adversary_never_sees_the_held_out_rows(make_trainer, tmp_path) -> N
     rows = {tuple(row): i for i, row in enumerate(task.train["input_ids"][:])}
     inner, held_out = set(), set()
     for step in range(40):
-        episode = trainer._episode(
-            trainer.model, task, trainer.adversaries[0], trainer._learned[task.name, 0], 1e-3, (step,)
-        )
+        episode = trainer.simulation.episode(trainer.model, Draw(task, 0, (step,), 1e-3))
         assert [len(batch["labels"]) for batch in episode.batches] == [4, 4]
         for seen, batches in ((inner, episode.batches), (held_out, [episode.held_out])):
             for batch in batches:
@@ -276,9 +273,7 @@ def test_adversaries_and_losses_given_as_objects_are_used(make_trainer, tmp_path
         Adversary(optimizer=SGD(momentum=0.9), learning_rate=1e-2, steps=1, head="random"),
         Adversary(learning_rate=1e-3, steps=3, learns_rate=True),
     ]
-    trainer = make_trainer(
-        tmp_path, adversaries=adversaries, blocking_losses=[UniformKL(), UniformKL()], max_steps=8
-    )
+    trainer = make_trainer(tmp_path, adversaries=adversaries, blocking_losses=[UniformKL(), UniformKL()], max_steps=8)
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert {sum("blocked_accuracy" in n for n in entry) for entry in logged} == {2, 4}
@@ -297,11 +292,16 @@ def test_accumulation_averages_whole_micro_batches(make_trainer, tmp_path, metho
     class Spy(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
             seen["gradients"] = {n: p.grad.clone() for n, p in model.named_parameters()}
-            seen["own"] = [g.clone() for a in trainer._learned.values() for g in a.gradients()]
+            seen["own"] = [g.clone() for a in trainer.simulation.learned.values() for g in a.gradients()]
 
     arguments = {
-        "method": method, "gradient_accumulation_steps": 4, "per_device_train_batch_size": 2, "max_steps": 1,
-        "max_grad_norm": 0.0, "learning_rate": 0.0, "adversary_head_learning_rate": 1e-12,
+        "method": method,
+        "gradient_accumulation_steps": 4,
+        "per_device_train_batch_size": 2,
+        "max_steps": 1,
+        "max_grad_norm": 0.0,
+        "learning_rate": 0.0,
+        "adversary_head_learning_rate": 1e-12,
     }
     trainer = make_trainer(tmp_path, callbacks=[Spy()], **arguments)
     # The spy looks before the adversary's own step empties its gradients.
@@ -311,7 +311,8 @@ def test_accumulation_averages_whole_micro_batches(make_trainer, tmp_path, metho
     batches = []
     compute = trainer.compute_loss
     trainer.compute_loss = lambda model, inputs, *a, **k: (
-        batches.append(copy.deepcopy(dict(inputs))), compute(model, inputs, *a, **k)
+        batches.append(copy.deepcopy(dict(inputs))),
+        compute(model, inputs, *a, **k),
     )[1]
     trainer.train()
     assert [len(batch["labels"]) for batch in batches] == [2, 2, 2, 2]
@@ -327,7 +328,7 @@ def test_accumulation_averages_whole_micro_batches(make_trainer, tmp_path, metho
         other.compute_loss(other.model, dict(batch)).backward()
         for n, p in other.model.named_parameters():
             expected[n] += p.grad / 4
-    own = [g / 4 for a in other._learned.values() for g in a.gradients()]
+    own = [g / 4 for a in other.simulation.learned.values() for g in a.gradients()]
     for n, gradient in seen["gradients"].items():
         torch.testing.assert_close(gradient, expected[n], rtol=1e-4, atol=1e-7)
     assert max(g.abs().max() for g in expected.values()) > 1e-3
@@ -338,9 +339,9 @@ def test_accumulation_averages_whole_micro_batches(make_trainer, tmp_path, metho
 
 def test_every_micro_batch_draws_its_own_adversary(make_trainer, tmp_path) -> None:
     trainer = make_trainer(tmp_path)
-    keys = [trainer._draw()[2] for _ in range(3)]
+    keys = [trainer.simulation.draw(trainer.state.global_step).key for _ in range(3)]
     trainer.state.global_step = 1
-    keys += [trainer._draw()[2] for _ in range(2)]
+    keys += [trainer.simulation.draw(trainer.state.global_step).key for _ in range(2)]
     assert len(set(keys)) == 5
     assert keys[0] == ("blocked", 7, 0, 0, 0)
     assert keys[4] == ("blocked", 7, 1, 1, 0)
@@ -350,8 +351,12 @@ def test_every_micro_batch_draws_its_own_adversary(make_trainer, tmp_path) -> No
 
 
 RESUME = {
-    "max_steps": 6, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "save_steps": 3,
-    "save_strategy": "steps", "adversary_learning_rate": 1e-3,
+    "max_steps": 6,
+    "gradient_accumulation_steps": 2,
+    "per_device_train_batch_size": 2,
+    "save_steps": 3,
+    "save_strategy": "steps",
+    "adversary_learning_rate": 1e-3,
 }
 
 
@@ -452,7 +457,7 @@ def test_bf16_is_for_the_outer_step_and_float32_for_the_inner_loop(make_trainer,
     live, inner = [], []
     layer = "bert.encoder.layer.0.intermediate.dense"
     trainer.model.get_submodule(layer).register_forward_hook(lambda m, i, out: live.append(out.dtype))
-    bones = next(iter(trainer._skeletons.values()))
+    bones = next(iter(trainer.simulation.skeletons.values()))
     bones.get_submodule(layer).register_forward_hook(lambda m, i, out: inner.append(out.dtype))
     before = weights_of(trainer.model)
     trainer.train()
@@ -473,7 +478,9 @@ def test_bf16_is_for_the_outer_step_and_float32_for_the_inner_loop(make_trainer,
 def test_bf16_weights_take_part_in_the_inner_loop_in_float32(make_trainer, tiny_model, tmp_path) -> None:
     trainer = make_trainer(tmp_path, model=tiny_model().bfloat16(), learning_rate=1e-2)
     inner = []
-    next(iter(trainer._skeletons.values())).register_forward_hook(lambda m, i, out: inner.append(out.logits.dtype))
+    next(iter(trainer.simulation.skeletons.values())).register_forward_hook(
+        lambda m, i, out: inner.append(out.logits.dtype)
+    )
     before = weights_of(trainer.model)
     trainer.train()
     assert inner
@@ -588,8 +595,13 @@ class Poison(TrainerCallback):
 @pytest.mark.parametrize("loss", ["head_adjusted_cross_entropy", "uniform_kl", "negative_cross_entropy"])
 def test_a_nan_stops_training_and_names_the_term(make_trainer, tmp_path, mode, loss) -> None:
     trainer = make_trainer(
-        tmp_path, callbacks=[Poison(2)], save_strategy="steps", save_steps=1, meta_gradient=mode,
-        blocking_loss=loss, max_steps=5,
+        tmp_path,
+        callbacks=[Poison(2)],
+        save_strategy="steps",
+        save_steps=1,
+        meta_gradient=mode,
+        blocking_loss=loss,
+        max_steps=5,
     )
     with pytest.raises(FloatingPointError, match=r"desired_loss is nan at step 2 \(task 'blocked'"):
         trainer.train()
@@ -607,10 +619,17 @@ def test_an_exploding_inner_loop_stops_training_and_names_the_term(
     make_trainer, tmp_path, mode, loss, optimizer
 ) -> None:
     trainer = make_trainer(
-        tmp_path, adversary_learning_rate=1e30, adversary_learns_rate=False, adversary_optimizer=optimizer,
-        meta_gradient=mode, blocking_loss=loss, inner_steps=3,
+        tmp_path,
+        adversary_learning_rate=1e30,
+        adversary_learns_rate=False,
+        adversary_optimizer=optimizer,
+        meta_gradient=mode,
+        blocking_loss=loss,
+        inner_steps=3,
     )
-    with pytest.raises(FloatingPointError, match=r"(blocking_loss|meta_grad_norm) is .* at step 0 .*adversary_learning_rate"):
+    with pytest.raises(
+        FloatingPointError, match=r"(blocking_loss|meta_grad_norm) is .* at step 0 .*adversary_learning_rate"
+    ):
         trainer.train()
 
 
@@ -619,8 +638,15 @@ def test_an_exploding_inner_loop_stops_training_and_names_the_term(
 
 def test_without_blocking_it_is_bitwise_a_plain_trainer(make_trainer, tiny_model, toy_data, tmp_path) -> None:
     arguments = {
-        "use_cpu": True, "report_to": "none", "disable_tqdm": True, "max_steps": 8, "seed": 7, "learning_rate": 1e-3,
-        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "save_strategy": "no",
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "max_steps": 8,
+        "seed": 7,
+        "learning_rate": 1e-3,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "no",
     }
     ours = make_trainer(tmp_path / "ours", model=tiny_model(dropout=0.2), blocking_weight=0.0, **arguments)
     before, own = weights_of(ours.model), learned_of(ours)
@@ -628,7 +654,8 @@ def test_without_blocking_it_is_bitwise_a_plain_trainer(make_trainer, tiny_model
     assert still(before, weights_of(ours.model)) == set()
     assert_bitwise(learned_of(ours), own)
     theirs = Trainer(
-        model=tiny_model(dropout=0.2), args=TrainingArguments(str(tmp_path / "theirs"), **arguments),
+        model=tiny_model(dropout=0.2),
+        args=TrainingArguments(str(tmp_path / "theirs"), **arguments),
         train_dataset=toy_data["train"],
     )
     theirs.model_accepts_loss_kwargs = False
@@ -645,8 +672,16 @@ def test_evaluation_callbacks_logs_and_the_best_model(make_trainer, tmp_path) ->
             events.append((state.global_step, metrics["eval_loss"]))
 
     trainer = make_trainer(
-        tmp_path, callbacks=[Spy()], max_steps=6, eval_strategy="steps", eval_steps=2, save_strategy="steps",
-        save_steps=2, load_best_model_at_end=True, logging_steps=2, learning_rate=0.05,
+        tmp_path,
+        callbacks=[Spy()],
+        max_steps=6,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+        logging_steps=2,
+        learning_rate=0.05,
         compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
     )
     state = torch.random.get_rng_state()
@@ -699,10 +734,10 @@ def test_several_tasks_are_drawn_by_weight(make_trainer, toy_task, tmp_path) -> 
     drawn = []
     for step in range(1000):
         trainer.state.global_step = step
-        drawn.append(trainer._draw()[0].name)
+        drawn.append(trainer.simulation.draw(step).task.name)
     assert drawn.count("usual") / len(drawn) == pytest.approx(0.75, abs=0.05)
     trainer.state.global_step = 0
-    trainer._micro_step = (-1, 0)
+    trainer.simulation._last = (-1, 0)
     assert set(drawn[:12]) == {"rare", "usual"}
     trainer.train()
     assert still(own, learned_of(trainer)) == set()  # both tasks' heads and rates
@@ -757,9 +792,20 @@ def test_blocking_blocks_and_keeps_the_desired_task(
         model.bert.load_state_dict(knowing_trunk)
         assert read_blocked_label(model, task) > 0.98
         trainer = make_trainer(
-            tmp_path, model=model, blocked_tasks=[task], blocking_weight=weight, max_steps=80, logging_steps=40,
-            per_device_train_batch_size=16, learning_rate=5e-3, blocking_batch_size=48, adversary_batch_size=16,
-            adversary_learning_rate=3e-3, adversary_head_learning_rate=1e-2, meta_gradient=mode, seed=0,
+            tmp_path,
+            model=model,
+            blocked_tasks=[task],
+            blocking_weight=weight,
+            max_steps=80,
+            logging_steps=40,
+            per_device_train_batch_size=16,
+            learning_rate=5e-3,
+            blocking_batch_size=48,
+            adversary_batch_size=16,
+            adversary_learning_rate=3e-3,
+            adversary_head_learning_rate=1e-2,
+            meta_gradient=mode,
+            seed=0,
             compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
             **rows,
         )

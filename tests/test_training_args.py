@@ -103,10 +103,20 @@ def test_changed_defaults_of_the_base_class(make_args) -> None:
 
 def test_from_the_command_line(tmp_path) -> None:
     wanted = {
-        "method": "ac", "meta_gradient": "first_order", "inner_steps": 4, "blocking_loss": "uniform_kl",
-        "blocking_weight": 0.5, "blocking_batch_size": 12, "step_weights": "last", "adversary_optimizer": "sgd",
-        "adversary_learning_rate": 1e-4, "adversary_learning_rate_max": 1e-2, "adversary_learns_rate": False,
-        "adversary_head": "random", "adversary_trainable": "head", "adversary_batch_size": 3,
+        "method": "ac",
+        "meta_gradient": "first_order",
+        "inner_steps": 4,
+        "blocking_loss": "uniform_kl",
+        "blocking_weight": 0.5,
+        "blocking_batch_size": 12,
+        "step_weights": "last",
+        "adversary_optimizer": "sgd",
+        "adversary_learning_rate": 1e-4,
+        "adversary_learning_rate_max": 1e-2,
+        "adversary_learns_rate": False,
+        "adversary_head": "random",
+        "adversary_trainable": "head",
+        "adversary_batch_size": 3,
         "adversary_head_learning_rate": 0.02,
     }
     inherited = {field.name for field in dataclasses.fields(SelfDestructTrainingArguments.__mro__[1])}
@@ -123,7 +133,7 @@ def test_from_the_command_line(tmp_path) -> None:
     (args,) = parser.parse_args_into_dataclasses(base)
     assert all(getattr(args, name) is None for name in presets.MLAC)
     assert args.method == "mlac"
-    with pytest.raises(ValueError, match="unsupported|not used by the HfArgumentParser"):
+    with pytest.raises(ValueError, match="inner_step_count"):
         parser.parse_args_into_dataclasses([*base, "--inner_step_count", "4"])
 
 
@@ -152,7 +162,10 @@ def test_every_preset_is_accepted_and_leaves_nothing_open(make_args, method) -> 
 @pytest.mark.parametrize("method", presets.PRESETS)
 def test_presets_fill_only_what_is_missing(make_args, method) -> None:
     given = {
-        "meta_gradient": "first_order", "inner_steps": 0, "adversary_learns_rate": False, "step_weights": "last",
+        "meta_gradient": "first_order",
+        "inner_steps": 0,
+        "adversary_learns_rate": False,
+        "step_weights": "last",
         "adversary_learning_rate": 0.5,
     }
     args = make_args(method=method, **given)

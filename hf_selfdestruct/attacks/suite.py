@@ -147,7 +147,7 @@ SMOKE = AttackSuite(
     1,
     (
         Entry(HeadOnly(), (20, 100, None)),
-        Entry(FullFineTuning(learning_rates=(5e-5, 3e-4), steps=(50,), checkpoints=2), (400,)),
+        Entry(FullFineTuning(learning_rates=(5e-5, 3e-4), steps=(40,), checkpoints=1), (400,)),
     ),
     limit=400,
 )
@@ -157,7 +157,7 @@ DEFAULT = AttackSuite(
     (
         Entry(HeadOnly(), (20, 50, 100, 200, 400, None)),
         Entry(HeadOnly(every_layer=True), (20, 50, 100, 200, 400, None)),
-        Entry(FullFineTuning(learning_rates=(5e-5, 1e-4, 3e-4), steps=(120,), checkpoints=3), (100, None)),
+        Entry(FullFineTuning(learning_rates=(5e-5, 2e-4), steps=(100,), checkpoints=2), (100, None)),
     ),
 )
 SUITES = {suite.name: suite for suite in (SMOKE, DEFAULT)}

@@ -1,0 +1,69 @@
+"""Harden a sentence encoder in Python, step by step, on biographies that the package makes itself.
+
+Needs: pip install 'hf-selfdestruct[demo]'. Minutes on a CPU.
+"""
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+
+from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
+from hf_selfdestruct.demo.grammar import GENDERS, PROFESSIONS, splits
+from hf_selfdestruct.demo.recipe import minilm
+
+# 1. The data: `label` is the desired task, `gender` the blocked one.
+bios = DatasetDict(
+    {
+        split: Dataset.from_dict(
+            {
+                "text": [b.text for b in rows],
+                "label": [PROFESSIONS.index(b.profession) for b in rows],
+                "gender": [GENDERS.index(b.gender) for b in rows],
+            }
+        )
+        for split, rows in splits().items()
+    }
+)
+
+# 2. Model and tokenizer, as for any Trainer.
+tokenizer = AutoTokenizer.from_pretrained(minilm())
+model = AutoModelForSequenceClassification.from_pretrained(minilm(), num_labels=len(PROFESSIONS))
+bios = bios.map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=64), batched=True)
+
+# 3. The blocked task: who may use which rows.
+gender = BlockedTask(
+    "gender",
+    train=bios["train"],  # the simulated adversary
+    attack=bios["validation"],  # the real attacker, afterwards
+    test=bios["test"],  # the report
+    label_column="gender",
+    num_labels=2,
+)
+
+# 4. The Trainer, with the two class names changed and `blocked_tasks` added.
+args = SelfDestructTrainingArguments(
+    "hardened-grammar",
+    method="mlac",
+    meta_gradient="first_order",
+    inner_steps=4,
+    blocking_weight=0.3,
+    max_steps=30,
+    per_device_train_batch_size=24,
+    learning_rate=1e-4,
+    logging_steps=5,
+)
+trainer = SelfDestructTrainer(
+    model,
+    args,
+    train_dataset=bios["train"],
+    eval_dataset=bios["validation"],
+    blocked_tasks=[gender],
+    processing_class=tokenizer,
+    data_collator=DataCollatorWithPadding(tokenizer),
+    compute_metrics=lambda p: {"accuracy": float((np.argmax(p.predictions, -1) == p.label_ids).mean())},
+)
+trainer.train()
+
+# 5. The judge: trains the undefended sibling, attacks all of them, writes report, plots and card.
+report = trainer.attack("smoke", card={"title": "MiniLM, gender blocked"})
+report.save("hardened-grammar-report.json")

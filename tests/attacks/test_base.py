@@ -1,0 +1,245 @@
+"""Models under attack are loaded as published; data are drawn alike for all of them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from hf_selfdestruct.attacks import AttackData, Split, Target
+from hf_selfdestruct.attacks.base import in_batches, scores
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def equal(one, other):
+    return {name for name in one if torch.equal(one[name], other[name])}
+
+
+def edit_weights(folder, change):
+    weights = load_file(f"{folder}/model.safetensors")
+    change(weights)
+    save_file(weights, f"{folder}/model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    return str(shutil.copytree(folder, tmp_path / "copy"))
+
+
+# Loading
+
+
+def test_trunk_is_the_published_one_and_the_head_is_new(folder, target):
+    saved = load_file(f"{folder}/model.safetensors")
+    model = target.load(3, seed=1)
+    assert model.config.num_labels == 3
+    for name, value in model.state_dict().items():
+        if name.startswith("bert.") and name in saved:
+            assert torch.equal(value, saved[name]), name
+    assert {n for n in saved if n.startswith("bert.")} == {n for n, _ in model.named_parameters() if n.startswith("bert.")}
+    assert model.classifier.weight.shape == (3, 32)
+    assert model.classifier.weight.std() > 0
+
+
+def test_head_depends_on_the_seed_alone(target, folder):
+    torch.manual_seed(1)
+    one = state(target.load(2, seed=5))
+    torch.manual_seed(2)
+    again, other = state(target.load(2, seed=5)), state(Target("undefended", folder).load(2, seed=6))
+    assert equal(one, again) == set(one)
+    assert set(one) - equal(one, other) == {"classifier.weight"}
+
+
+def test_head_is_the_same_for_every_model(target, save_model, tmp_path):
+    """Trained models, and scratch, start from the same head at the same seed."""
+    other = Target("base", save_model(tmp_path, seed=9)).load(2, seed=3)
+    scratch = Target("scratch", target.folder, random=True).load(2, seed=3)
+    mine = target.load(2, seed=3)
+    assert torch.equal(mine.classifier.weight, other.classifier.weight)
+    assert torch.equal(mine.classifier.weight, scratch.classifier.weight)
+    assert not torch.equal(mine.bert.embeddings.word_embeddings.weight, other.bert.embeddings.word_embeddings.weight)
+
+
+def test_scratch_has_nothing_of_the_published_weights(folder, target):
+    scratch = Target("scratch", folder, random=True)
+    one, other, again = (state(scratch.load(2, seed=s)) for s in (0, 1, 0))
+    trained = state(target.load(2, seed=0))
+    matrices = {n for n in one if one[n].ndim > 1 and "LayerNorm" not in n and "_ids" not in n}
+    assert len(matrices) > 8
+    assert not matrices & equal(one, other)
+    assert not (matrices - {"classifier.weight"}) & equal(one, trained)
+    assert equal(one, again) == set(one)
+
+
+def test_loading_leaves_the_global_generator_alone(target):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    target.load(2, seed=0)
+    Target("scratch", target.folder, random=True).load(2, seed=0)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_missing_trunk_weights_are_refused(copied):
+    """Weights that a folder lacks must not be filled in at random and attacked as if published."""
+    edit_weights(copied, lambda w: w.pop("bert.encoder.layer.0.attention.self.query.weight"))
+    with pytest.raises(ValueError, match=r"missing.*query\.weight"):
+        Target("hardened", copied).load(2, seed=0)
+
+
+def test_weights_the_attack_does_not_need_may_be_missing(folder, copied):
+    """A bare trunk without the desired task's head is as good."""
+    AutoModel.from_pretrained(folder).save_pretrained(copied)
+    bare, full = (Target("base", f).load(2, seed=0) for f in (copied, folder))
+    assert equal(state(bare), state(full)) == set(state(full))
+
+
+def test_pickled_weights_are_refused(copied, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(copied)
+    torch.save(model.state_dict(), f"{copied}/pytorch_model.bin")
+    (tmp_path / "copy" / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        Target("hardened", copied).load(2, seed=0)
+
+
+def test_code_in_a_folder_is_never_run(copied, tmp_path):
+    path = tmp_path / "copy" / "config.json"
+    config = json.loads(path.read_text())
+    config["auto_map"] = {"AutoConfig": "trap.Config", "AutoModel": "trap.Model"}
+    path.write_text(json.dumps(config))
+    (tmp_path / "copy" / "trap.py").write_text(f"open({str(tmp_path / 'trapped')!r}, 'w')\n")
+    Target("hardened", copied).load(2, seed=0)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_identity_changes_with_a_weight(copied):
+    target = Target("hardened", copied)
+    before = target.identity()
+    assert before["name"] == "copy"
+    assert len(before["sha256"]) == 64
+    assert target.identity() == before
+    edit_weights(copied, lambda w: w["bert.encoder.layer.0.output.dense.bias"][:1].add_(1e-3))
+    assert target.identity()["sha256"] != before["sha256"]
+
+
+# Data
+
+
+def test_splits_are_the_tasks_own(task_of, collate):
+    task = task_of(rows=100)
+    data = AttackData.of(task, ("input_ids", "attention_mask"), collate)
+    assert [len(s.labels) for s in (data.train, data.selection, data.test)] == [70, 30, 100]
+    for split, rows, source in ((data.train, task.attacker_rows(), task.attack), (data.test, range(100), task.test)):
+        assert [r["input_ids"] for r in split.features] == [source[int(i)]["input_ids"] for i in rows]
+        assert split.labels.tolist() == [source[int(i)]["label"] for i in rows]
+        assert set(split.features[0]) == {"input_ids", "attention_mask", "labels"}
+    seen = [tuple(r["input_ids"]) for s in (data.train, data.selection, data.test) for r in s.features]
+    assert len(seen) == len({*seen})
+
+
+def test_limit_cuts_selection_and_test_alone(task_of, collate):
+    task = task_of(rows=100)
+    whole, cut = (AttackData.of(task, ("input_ids",), collate, limit=n) for n in (None, 12))
+    assert [len(s.labels) for s in (cut.train, cut.selection, cut.test)] == [70, 12, 12]
+    for name in ("selection", "test"):
+        all_rows = [r["input_ids"] for r in getattr(whole, name).features]
+        places = [all_rows.index(r["input_ids"]) for r in getattr(cut, name).features]
+        assert places == sorted(places)
+        assert places != list(range(12)), "the first rows of a shuffle, not of the split"
+    again = AttackData.of(task, ("input_ids",), collate, limit=12)
+    assert [r["input_ids"] for r in again.test.features] == [r["input_ids"] for r in cut.test.features]
+
+
+@pytest.mark.parametrize("missing", ["attack", "test"])
+def test_task_without_a_needed_split_is_refused(task_of, collate, missing):
+    task = task_of(rows=20)
+    object.__setattr__(task, missing, None)
+    with pytest.raises(ValueError, match=f"'toy' has no '{missing}' split"):
+        AttackData.of(task, ("input_ids",), collate)
+
+
+def test_few_examples_are_nested_and_seeded(data_of):
+    data, same = data_of(rows=100), data_of(rows=100)
+    for seed in range(3):
+        assert data.few(20, seed) == data.few(50, seed)[:20] == same.few(20, seed)
+        assert sorted(data.few(70, seed)) == sorted(data.few(1000, seed)) == list(range(70))
+    assert data.few(20, 0) != data.few(20, 1)
+    assert data.few(20, 0) != data_of(rows=100, name="other").few(20, 0)
+
+
+def test_taken_rows_keep_their_labels(readable):
+    taken = readable.train.take([3, 1, 3])
+    assert [r["labels"] for r in taken.features] == taken.labels.tolist()
+    assert taken.features == [readable.train.features[i] for i in (3, 1, 3)]
+
+
+# Scores
+
+
+def test_batches_keep_the_row_order(target, readable, collate):
+    """Twin: one row at a time, unpadded."""
+    model = target.load(2, seed=0).eval()
+
+    def call(batch):
+        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+    rows = Split(readable.test.features[:40], readable.test.labels[:40])
+    assert len({len(r["input_ids"]) for r in rows.features}) > 3, "lengths should differ"
+    with torch.no_grad():
+        twin = np.concatenate([call(collate([row])).numpy() for row in rows.features])
+    for size in (1, 7, 64):
+        np.testing.assert_allclose(in_batches(rows, collate, call, size=size), twin, atol=1e-5)
+
+
+def test_batches_leave_the_rows_as_they_were(readable, collate):
+    before = [dict(r) for r in readable.test.features]
+
+    def spoil(rows):
+        batch = collate(rows)
+        for row in rows:
+            row.clear()
+        return batch
+
+    in_batches(readable.test, spoil, lambda batch: batch["labels"])
+    assert readable.test.features == before
+
+
+def auc_by_hand(positive, negative):
+    """Share of pairs ranked rightly, ties half."""
+    return np.mean([(p > n) + 0.5 * (p == n) for p in positive for n in negative])
+
+
+def test_accuracy_and_auc_by_hand():
+    labels = np.array([0, 0, 1, 2, 2])
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.3, 0.4, 0.3], [0.1, 0.2, 0.7], [0.5, 0.3, 0.2]])
+    found = scores(labels, probabilities)
+    assert found.accuracy == pytest.approx(3 / 5)
+    aucs = [auc_by_hand(probabilities[labels == c, c], probabilities[labels != c, c]) for c in range(3)]
+    assert found.auc == pytest.approx(np.mean(aucs))
+
+
+def test_flipped_labels_have_a_low_auc():
+    labels = np.array([0, 1] * 10)
+    right = np.stack([1 - labels, labels], axis=1) * 0.8 + 0.1
+    assert scores(labels, right) == type(scores(labels, right))(1.0, 1.0)
+    flipped = scores(labels, right[:, ::-1])
+    assert (flipped.accuracy, flipped.auc) == (0.0, 0.0)
+
+
+def test_class_absent_from_the_test_rows_has_no_auc():
+    found = scores(np.array([0, 0, 0]), np.full((3, 2), 0.5))
+    assert (found.accuracy, found.auc) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_outputs_that_are_no_numbers_are_a_failure(bad):
+    probabilities = np.full((3, 2), 0.5)
+    probabilities[1, 0] = bad
+    with pytest.raises(FloatingPointError, match="not finite"):
+        scores(np.array([0, 1, 0]), probabilities)

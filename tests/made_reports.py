@@ -1,0 +1,100 @@
+"""Reports made by hand for the tests of the judge: every number is chosen here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hf_selfdestruct.report import AttackReport, AttackRun, Scores
+
+ROLES = ("base", "undefended", "hardened", "scratch")
+# Test accuracy by role, attack and examples at seeds 0, 1 and 2. On the hardened model the selection
+# split prefers the head (0.62 against 0.61), though full fine-tuning reaches more on test.
+ACCURACY = {
+    "base": {"head only": {20: (0.80, 0.82, 0.84), 100: (0.90, 0.91, 0.92)}, "full fine-tuning": {100: (0.93,) * 3}},
+    "undefended": {"head only": {20: (0.78, 0.80, 0.82), 100: (0.88,) * 3}, "full fine-tuning": {100: (0.92,) * 3}},
+    "hardened": {
+        "head only": {20: (0.52, 0.55, 0.58), 100: (0.60, 0.61, 0.62)},
+        "full fine-tuning": {100: (0.62, 0.63, 0.64)},
+    },
+    "scratch": {
+        "head only": {20: (0.55, 0.56, 0.57), 100: (0.58, 0.59, 0.60)},
+        "full fine-tuning": {100: (0.61, 0.62, 0.63)},
+    },
+}
+SELECTION = {("hardened", "head only", 100): 0.62, ("hardened", "full fine-tuning", 100): 0.61}
+
+
+def made_run(**fields: Any) -> AttackRun:
+    """A run; ``accuracy``, ``auc`` and ``chose_by`` stand for its scores, ``failed=True`` for having none."""
+    accuracy, auc = fields.pop("accuracy", 0.6), fields.pop("auc", 0.61)
+    chose_by = fields.pop("chose_by", accuracy)
+    failed = fields.pop("failed", False)
+    usual = {
+        "task": "gender", "attack": "head only", "role": "hardened", "examples": 20, "seed": 0, "settings": {},
+        "chosen": True, "status": "failed" if failed else "ok", "steps": 0, "seconds": 1.5,
+        "selection": None if failed else Scores(chose_by, auc), "test": None if failed else Scores(accuracy, auc),
+        "error": "FloatingPointError: loss is nan at step 3" if failed else "",
+    }  # fmt: skip
+    return AttackRun(**{**usual, **fields})
+
+
+def made_runs(role: str, accuracy: dict[str, dict[int, tuple[float, ...]]]) -> list[AttackRun]:
+    """Chosen runs, and for full fine-tuning one more at a rate that was tried and not chosen."""
+    runs = []
+    for attack, budgets in accuracy.items():
+        tuned = attack == "full fine-tuning"
+        settings = {"learning_rate": 1e-4} if tuned else {"features": "mean-pooled"}
+        for examples, values in budgets.items():
+            common = {"role": role, "attack": attack, "examples": examples, "steps": 40 if tuned else 0}
+            for seed, value in enumerate(values):
+                chose_by = SELECTION.get((role, attack, examples), value)
+                runs.append(made_run(**common, seed=seed, settings=settings, accuracy=value, chose_by=chose_by))
+            if tuned:
+                for rate in (1e-5, 1e-3):
+                    lost = {"settings": {"learning_rate": rate}, "chosen": False, "accuracy": 0.5}
+                    runs.append(made_run(**common, **lost))
+    return runs
+
+
+def made_report(*, roles: tuple[str, ...] = ROLES, extra: tuple[AttackRun, ...] = (), **fields: Any) -> AttackReport:
+    """A healthy report of one blocked task on which no check fires."""
+    splits = {s: {"rows": 200, "sha256": c * 64} for s, c in (("train", "a"), ("attack", "b"), ("test", "c"))}
+    usual: dict[str, Any] = {
+        "suite": {"name": "smoke", "version": 1, "seeds": 3, "limit": 400},
+        "tasks": {
+            "gender": {
+                "num_labels": 2, "majority": 0.53, "rows": {"train": 140, "selection": 60, "test": 200},
+                "fingerprints": splits,
+            }
+        },
+        "models": {r: {"name": f"{r}-model", "sha256": "" if r == "scratch" else r[0] * 64} for r in roles},
+        "runs": (*(run for role in roles for run in made_runs(role, ACCURACY[role])), *extra),
+        "desired": {
+            "dataset": "the desired task's test split",
+            "hardened": {"accuracy": 0.8125, "loss": 0.51}, "undefended": {"accuracy": 0.84, "loss": 0.49},
+        },
+        "recipe": {"method": "mlac", "seed": 0, "adversaries": {"0": {"steps": 4, "optimizer": "adam"}}},
+        "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
+    }  # fmt: skip
+    return AttackReport(**{**usual, **fields})
+
+
+def made_folder(folder: Path) -> Path:
+    """A complete hardened folder of a tiny model, beside what a trainer leaves behind and never publishes."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from hf_selfdestruct.card import CardDetails
+    from hf_selfdestruct.evidence import complete_folder
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertForSequenceClassification(BertConfig(vocab_size=60, **sizes)).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    for private in ("training_args.bin", "checkpoint-2/model.safetensors", "_private/model.safetensors", "_attacks.db"):
+        (folder / private).parent.mkdir(exist_ok=True)
+        (folder / private).write_bytes(b"private")
+    complete_folder(folder, made_report(), CardDetails(title="Tiny", license="mit"))
+    return folder

@@ -1,0 +1,351 @@
+"""The command line: exit codes, one clear line per mistake, and the whole job from end to end."""
+
+import json
+import re
+import shutil
+import sqlite3
+import time
+
+import datasets
+import pytest
+import transformers
+from made_reports import made_folder, made_report
+from safetensors.torch import load_file, save_file
+from toy_project import make_project, run_cli
+
+from hf_selfdestruct.cli import main
+from hf_selfdestruct.manifest import problems
+from hf_selfdestruct.report import AttackReport
+
+COMMANDS = ("demo", "harden", "attack", "report", "card", "push", "verify")
+
+
+@pytest.fixture(autouse=True)
+def loudness():
+    """Commands run in this process silence the libraries; other tests want to hear them."""
+    verbosity, bars = transformers.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    yield
+    transformers.logging.set_verbosity(verbosity)
+    transformers.logging.enable_progress_bar()
+    if not bars:
+        datasets.enable_progress_bars()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return make_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return made_folder(tmp_path_factory.mktemp("hardened"))
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "hardened")
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command in this process; returns its one line on standard error, after checking exit code 2."""
+
+    def run(*words, code=2):
+        capsys.readouterr()
+        assert main([*map(str, words)]) == code
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("hf-selfdestruct: error: ")
+        return lines[0]
+
+    return run
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_is_instant_and_complete(command, tmp_path):
+    words = [command, "--help"] if command else ["--help"]
+    code = "import sys\nfrom hf_selfdestruct.cli import main\ntry:\n  main(sys.argv[1:])\nfinally:\n  sys.stderr.write("
+    code += "','.join(sorted({'torch', 'transformers', 'numpy'} & {*sys.modules})))"
+    start = time.perf_counter()
+    done = run_cli(*words, home=tmp_path, code=code)
+    seconds = time.perf_counter() - start
+    assert done.returncode == 0
+    assert done.stderr == "", "a heavy library was loaded"
+    assert seconds < 2
+    assert "usage: hf-selfdestruct" in done.stdout
+    for name in COMMANDS if command is None else ():
+        assert re.search(rf"^ +{name} +\S", done.stdout, flags=re.MULTILINE), f"{name} is not explained"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), "COMMAND"),
+        (("hardn",), "hardn"),
+        (("harden",), "CONFIG.yaml"),
+        (("attack", "m"), "--config"),
+        (("report", "r.json", "--plot", "x"), "--plot"),
+        (("verify", "x", "--deep"), "--deep"),
+        (("push", "x"), "REPO_ID"),
+    ],
+)
+def test_misused_arguments_exit_with_2(words, named, tmp_path):
+    done = run_cli(*words, home=tmp_path)
+    assert done.returncode == 2
+    assert named in done.stderr.splitlines()[-1]
+    assert done.stderr.count("error:") == 1
+    assert done.stdout == ""
+
+
+# Report, card, verify
+
+
+def test_report_shows_the_table_and_draws_plots(tmp_path):
+    made_report().save(tmp_path / "report.json")
+    done = run_cli("report", "report.json", "--plots", "plots", home=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert made_report().table() in done.stdout
+    assert done.stdout.splitlines()[-1] == "plots/score_against_examples_gender.png"
+    assert (tmp_path / "plots" / "score_against_examples_gender.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [(None, "no report at"), ("{", "not a report"), ("[" * 100_000, "not a report"), ('{"x": 1}', "unknown fields: x")],
+)
+def test_wrong_report_is_one_line(tmp_path, content, named):
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    done = run_cli("report", "report.json", home=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("hf-selfdestruct: error: ")
+    assert named in line
+    assert "report.json" in line
+
+
+def test_verify_passes_and_says_what_it_does_not_prove(folder):
+    done = run_cli("verify", folder, home=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "not forgery" in done.stdout
+
+
+def test_verify_fails_and_names_the_file(folder, capsys):
+    (folder / "tokenizer.json").write_text("[]")
+    assert main(["verify", str(folder)]) == 1
+    assert "tokenizer.json: changed" in capsys.readouterr().out
+
+
+def test_verify_of_something_else_is_one_line(tmp_path, refused):
+    assert "manifest.json" in refused("verify", tmp_path)
+    assert "manifest.json" in refused("verify", tmp_path / "nowhere")
+    assert "no report at" in refused("card", tmp_path)
+
+
+def test_card_follows_the_users_words(folder, capsys):
+    path = folder / "selfdestruct" / "card.json"
+    path.write_text(path.read_text().replace('"contact": ""', '"contact": "security@example.org"'))
+    assert main(["card", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "README.md")
+    assert "security@example.org" in (folder / "README.md").read_text()
+    assert problems(folder) == []
+    path.write_text(path.read_text().replace("contact", "kontact"))
+    assert main(["card", str(folder)]) == 2
+    assert "kontact" in capsys.readouterr().err
+
+
+def weights_changed(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights[sorted(weights)[0]].view(-1)[0] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def report_changed(folder):
+    path = folder / "selfdestruct" / "report.json"
+    path.write_text(path.read_text().replace('"accuracy": 0.5,', '"accuracy": 0.25,', 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [(weights_changed, "model.safetensors"), (report_changed, "selfdestruct/report.json")]
+)
+def test_card_does_not_cover_up_changed_evidence(folder, capsys, change, name):
+    """A new card must not come with a new manifest that declares edited weights or results genuine."""
+    change(folder)
+    before = (folder / "selfdestruct" / "manifest.json").read_bytes()
+    assert main(["card", str(folder)]) in (1, 2)
+    captured = capsys.readouterr()
+    assert name in captured.err + captured.out
+    assert (folder / "selfdestruct" / "manifest.json").read_bytes() == before
+    assert main(["verify", str(folder)]) == 1
+
+
+# Wrong configurations
+
+
+@pytest.fixture
+def variant(project, tmp_path):
+    """Writes the project's configuration with some text replaced."""
+
+    def write(*changes):
+        text = project.read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / "variant.yaml"
+        path.write_text(text.replace("/hardened\n", "/refused\n"))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("model:", "modell:", "'model'"),
+        ("  text_column:", "  text_colum:", "'text_column'"),
+        ("  max_steps:", "  max_stepz:", "'max_steps'"),
+        ("suite: smoke", "suite: thorough", "thorough"),
+        ("method: mlac", "method: magic", "magic"),
+        ("license: mit", "licence: mit", "licence"),
+        ("  learning_rate: 1e-3", "  learning_rate: fast", "learning_rate"),
+        ("label_column: origin", "label_column: orgin", "orgin"),
+        ("label_column: job", "label_column: jb", "jb"),
+        ("text_column: text", "text_column: txt", "txt"),
+        ("/data\n", "/nowhere\n", "nowhere"),
+        ("- name: origin", "- name: the origin", "the origin"),
+        ("max_length: 16", "max_length: many", "max_length"),
+        ("blocked_tasks:", "blocked_tasks: [", "YAML"),
+        ("/model\n", "/no-model\n", "no-model"),
+    ],
+)
+def test_wrong_configuration_is_one_line(variant, refused, old, new, named):
+    assert named in refused("harden", variant((old, new)))
+
+
+def test_wrong_overrides_are_one_line(project, refused):
+    assert "max_steps" in refused("harden", project, "--max_step", "3")
+    assert "--name value" in refused("harden", project, "--max_steps")
+    assert "max_steps" in refused("harden", project, "--max_steps", "three")
+    assert "huge" in refused("harden", project, "--suite", "huge")
+    assert "no configuration" in refused("harden", project.with_name("other.yaml"))
+
+
+def test_attack_refuses_what_it_cannot_use(project, refused, tmp_path):
+    options = ("--config", project, "--output", tmp_path / "report.json")
+    assert "no-model" in refused("attack", tmp_path / "no-model", *options)
+    assert "huge" in refused("attack", tmp_path, *options, "--suite", "huge")
+    model = project.parent / "model"
+    assert "nonsense" in refused("attack", model, *options, "--storage", "nonsense")
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_pickled_weights_are_never_loaded(project, capsys, tmp_path):
+    """A folder whose only weights are pickled is refused, and the pickle is not run."""
+    folder = shutil.copytree(project.parent / "model", tmp_path / "pickled")
+    (folder / "model.safetensors").unlink()
+    trap = b"cos\nsystem\n(S'touch " + str(tmp_path / "trap").encode() + b"'\ntR."
+    (folder / "pytorch_model.bin").write_bytes(trap)
+    attack = ["attack", folder, "--config", project, "--output", tmp_path / "report.json"]
+    for words in (attack, ["harden", project, "--model", folder, "--output_dir", tmp_path / "out"]):
+        assert main([*map(str, words)]) == 2
+        assert "model.safetensors" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "trap").exists()
+
+
+# The whole job
+
+
+def without_durations(value):
+    if isinstance(value, dict):
+        return {k: without_durations(v) for k, v in value.items() if k != "seconds"}
+    return [without_durations(v) for v in value] if isinstance(value, list) else value
+
+
+def report_of(path):
+    return without_durations(json.loads(path.read_text()))
+
+
+@pytest.fixture(scope="module")
+def hardened(project):
+    done = run_cli("harden", project, "--max_steps", 2, home=project.parent)
+    assert done.returncode == 0, done.stderr
+    return project.parent / "hardened", done.stdout
+
+
+@pytest.mark.slow
+def test_harden_prints_the_table_and_completes_the_folder(hardened):
+    folder, shown = hardened
+    report = AttackReport.load(folder / "selfdestruct" / "report.json")
+    assert report.table().partition("desired task")[0] in shown
+    assert "desired task on the desired task's test split: undefended" in shown
+    assert tuple(report.roles()) == ("base", "undefended", "hardened", "scratch")
+    assert {run.status for run in report.runs} == {"ok"}
+    assert report.recipe["outer_steps"] == 2
+    assert set(report.desired) == {"dataset", "hardened", "undefended"}
+    expected = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    evidence = {"card.json", "manifest.json", "report.json", "score_against_examples_origin.png"}
+    assert expected <= {p.name for p in folder.iterdir()}
+    assert evidence == {p.name for p in (folder / "selfdestruct").iterdir()}
+    stamp = json.loads((folder / "config.json").read_text())["hf_selfdestruct"]
+    assert stamp["blocked_tasks"] == ["origin"]
+    assert problems(folder) == []
+    assert main(["verify", str(folder)]) == 0
+
+
+@pytest.mark.slow
+def test_hardened_folder_is_stock(hardened, tmp_path):
+    """It loads, by name of its labels, where importing this package is an error."""
+    folder, _ = hardened
+    code = (
+        "import sys; sys.modules['hf_selfdestruct'] = None\n"
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n"
+        "model, info = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], output_loading_info=True)\n"
+        "print(sum(len(v) for v in info.values()), type(model).__name__, sorted(model.config.label2id))\n"
+        "batch = AutoTokenizer.from_pretrained(sys.argv[1])('nurse north word1', return_tensors='pt')\n"
+        "print(batch['input_ids'].tolist(), model.eval()(**batch).logits.shape)\n"
+    )
+    done = run_cli(folder, home=tmp_path, code=code)
+    assert done.returncode == 0, done.stderr
+    facts = done.stdout.splitlines()
+    assert facts[0] == "0 BertForSequenceClassification ['cook', 'nurse']"
+    assert facts[1] == "[[2, 4, 6, 9, 3]] torch.Size([1, 2])"
+
+
+def trials(folder):
+    with sqlite3.connect(folder / "_attacks.db") as database:
+        return database.execute("select count(*) from trials").fetchone()[0]
+
+
+@pytest.mark.slow
+def test_harden_again_repeats_nothing(hardened, project):
+    folder, _ = hardened
+    kept = ("checkpoint-2/model.safetensors", "_undefended/model.safetensors", "_base/model.safetensors")
+    before, count = report_of(folder / "selfdestruct" / "report.json"), trials(folder)
+    times = {name: (folder / name).stat().st_mtime_ns for name in kept}
+    runs = AttackReport.load(folder / "selfdestruct" / "report.json").runs
+    assert count == len(runs)
+    assert main(["harden", str(project), "--max_steps", "2"]) == 0
+    assert report_of(folder / "selfdestruct" / "report.json") == before
+    assert AttackReport.load(folder / "selfdestruct" / "report.json").runs == runs
+    assert trials(folder) == count
+    assert {name: (folder / name).stat().st_mtime_ns for name in kept} == times
+    assert problems(folder) == []
+
+
+@pytest.mark.slow
+def test_attack_finds_what_harden_reported(hardened, project, tmp_path):
+    """The same model, data and suite in the hands of somebody else give the same numbers."""
+    folder, _ = hardened
+    output = tmp_path / "report.json"
+    assert main(["attack", str(folder), "--config", str(project), "--output", str(output)]) == 0
+    mine, theirs = report_of(output), report_of(folder / "selfdestruct" / "report.json")
+    assert set(mine["models"]) == {"base", "hardened", "scratch"}
+    for role in ("hardened", "base", "scratch"):
+        found = [r for r in mine["runs"] if r["role"] == role]
+        assert len(found) == 13
+        assert found == [r for r in theirs["runs"] if r["role"] == role], role
+    assert mine["desired"]["hardened"]["accuracy"] == theirs["desired"]["hardened"]["accuracy"]
+    assert mine["tasks"] == theirs["tasks"]

@@ -1,0 +1,104 @@
+"""One outer step: step weights, the total's value, and what one backward leaves in ``.grad``."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from hf_selfdestruct.meta_gradient import MetaGradient
+from hf_selfdestruct.meta_step import meta_loss, step_weights
+from hf_selfdestruct.training_args import STEP_WEIGHTS
+
+
+@pytest.mark.parametrize("kind", STEP_WEIGHTS)
+@pytest.mark.parametrize("steps", [0, 1, 4, 16])
+def test_step_weights_sum_to_one(kind, steps) -> None:
+    found = step_weights(kind, steps)
+    assert len(found) == steps + 1
+    assert sum(found) == pytest.approx(1, rel=1e-12)
+    assert all(weight >= 0 for weight in found)
+
+
+def test_shapes_of_step_weights() -> None:
+    assert step_weights("uniform", 3) == [0.25] * 4
+    assert step_weights("last", 3) == [0, 0, 0, 1]
+    exponential = step_weights("exponential", 5)
+    for earlier, later in pairwise(exponential):
+        assert later / earlier == pytest.approx(math.exp(1 / 16))
+    with pytest.raises(KeyError):
+        step_weights("first", 3)
+
+
+def draw(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+
+    def tensor(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    parameters = {"a": tensor(3, 2).requires_grad_(), "b": tensor(4).requires_grad_(), "c": tensor(1).requires_grad_()}
+    gradient = MetaGradient(
+        tensor(()).abs(), {"a": tensor(3, 2), "b": tensor(4)}, {}, None, [0.1, 0.2, 0.3], [0.5, 0.75, 1.0]
+    )
+    desired = sum((p**3).sum() for p in parameters.values())
+    own = torch.autograd.grad(desired, list(parameters.values()), retain_graph=True)
+    return parameters, gradient, desired, dict(zip(parameters, own, strict=True))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
+def test_one_backward_gives_both_gradients_exactly(weight) -> None:
+    parameters, gradient, desired, own = draw()
+    step = meta_loss(desired, parameters, gradient, blocking_weight=weight)
+    assert step.total.shape == ()
+    assert step.total.item() == pytest.approx((desired + weight * gradient.loss).item(), rel=1e-12)
+    step.total.backward()
+    for name, parameter in parameters.items():
+        expected = own[name] + weight * gradient.weights.get(name, torch.zeros_like(own[name]))
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-14, atol=1e-14)
+    assert torch.equal(parameters["c"].grad, own["c"])
+
+
+def test_scaling_the_total_scales_both_gradients() -> None:
+    parameters, gradient, desired, own = draw()
+    (meta_loss(desired, parameters, gradient, blocking_weight=2.0).total / 4).backward()
+    expected = (own["a"] + 2 * gradient.weights["a"]) / 4
+    torch.testing.assert_close(parameters["a"].grad, expected, rtol=1e-14, atol=1e-14)
+
+
+def test_readings() -> None:
+    parameters, gradient, desired, _ = draw()
+    norm = torch.cat([g.reshape(-1) for g in gradient.weights.values()]).norm().item()
+    assert meta_loss(desired, parameters, gradient, blocking_weight=3.0).terms == {
+        "desired_loss": desired.item(),
+        "blocking_loss": gradient.loss.item(),
+        "meta_grad_norm": pytest.approx(norm, rel=1e-12),
+        "blocked_accuracy/step_0": 0.5,
+        "blocked_accuracy/step_1": 0.75,
+        "blocked_accuracy/step_2": 1.0,
+    }
+
+
+def test_a_model_with_a_frozen_trunk_has_no_meta_gradient() -> None:
+    parameters, gradient, desired, _ = draw()
+    empty = MetaGradient(gradient.loss, {}, {}, None, [0.1], [0.5])
+    assert meta_loss(desired, parameters, empty, blocking_weight=1.0).terms["meta_grad_norm"] == 0
+
+
+def test_the_total_keeps_its_value_beside_large_meta_gradients() -> None:
+    """In float32 a large linear term must cancel without a trace."""
+    parameters, gradient, desired, _ = draw(torch.float32)
+    large = MetaGradient(gradient.loss, {n: 1e6 * g for n, g in gradient.weights.items()}, {}, None, [0.1], [0.5])
+    total = meta_loss(desired, parameters, large, blocking_weight=1.0).total
+    assert total.item() == pytest.approx((desired + gradient.loss).item(), rel=1e-6)
+
+
+def test_half_precision_parameters_take_single_precision_gradients() -> None:
+    parameters = {"a": torch.ones(3, dtype=torch.bfloat16, requires_grad=True)}
+    gradient = MetaGradient(torch.tensor(0.5), {"a": torch.tensor([1.0, -2.0, 0.5])}, {}, None, [0.5], [0.5])
+    desired = parameters["a"].sum()
+    step = meta_loss(desired, parameters, gradient, blocking_weight=2.0)
+    assert step.total.item() == pytest.approx(4.0)
+    step.total.backward()
+    assert parameters["a"].grad.tolist() == [3.0, -3.0, 2.0]

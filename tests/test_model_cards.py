@@ -1,0 +1,37 @@
+"""Committed cards are what their reports render, and the README's table is what the report says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_selfdestruct.card import CardDetails, render
+from hf_selfdestruct.manifest import published_files
+from hf_selfdestruct.report import AttackReport
+
+ROOT = Path(__file__).parents[1]
+CARDS = sorted(p.parent for p in (ROOT / "model_cards").glob("*/README.md"))
+
+
+def test_there_are_cards():
+    assert CARDS
+
+
+@pytest.mark.parametrize("folder", CARDS, ids=lambda p: p.name)
+def test_card_is_what_its_report_renders(folder):
+    report = AttackReport.load(folder / "selfdestruct" / "report.json")
+    details = CardDetails.from_dict(json.loads((folder / "selfdestruct" / "card.json").read_text()))
+    plots = [name for name in published_files(folder) if name.endswith(".png")]
+    assert plots
+    assert (folder / "README.md").read_text() == render(report, details, plots=plots)
+
+
+def test_readme_leads_with_the_wikibios_result():
+    report = AttackReport.load(ROOT / "model_cards" / "wikibios-gender" / "selfdestruct" / "report.json")
+    readme = (ROOT / "README.md").read_text()
+    for examples in report.budgets("gender"):
+        cells = [report.strongest("gender", examples, role) for role in report.roles()]
+        row = " | ".join(f"{s.mean:.3f} ± {s.deviation:.3f}" for s in cells)
+        assert f"| {examples} | {row} |" in readme
+    for role in ("undefended", "hardened"):
+        assert f"{report.desired[role]['accuracy']:.3f}" in readme
