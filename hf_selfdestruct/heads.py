@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 
@@ -74,24 +74,17 @@ def draw_head(bones: PreTrainedModel, seed: int, *, device: torch.device | str =
         Parameter name to tensor, without gradient.
     """
     prefix = trunk_prefix(bones)
-    head: dict[str, Tensor] = {}
+    real = copy.deepcopy(bones)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for child_name, child in bones.named_children():
-            if f"{child_name}." != prefix and next(child.parameters(), None) is not None:
-                head.update(_initialised(bones, child_name, child))
-    missing = set(head_names(bones)) - set(head)
-    if missing:
+        for name, child in real.named_children():
+            if f"{name}." != prefix:
+                child.to_empty(device="cpu").apply(bones._init_weights)  # children first, as from_config does
+        real._init_weights(real)  # some models set their head's scale from the outside
+    head = {name: value.detach() for name, value in real.named_parameters() if not name.startswith(prefix)}
+    if unmade := [name for name, value in head.items() if value.is_meta]:
         raise ValueError(
-            f"{type(bones).__name__} keeps head parameters outside its child modules ({', '.join(sorted(missing))}); "
+            f"{type(bones).__name__} keeps head parameters outside its child modules ({', '.join(unmade)}); "
             "such a head cannot be rebuilt."
         )
     return {name: value.to(device) for name, value in head.items()}
-
-
-def _initialised(bones: PreTrainedModel, name: str, child: nn.Module) -> dict[str, Tensor]:
-    """A CPU copy of one head module, initialised as its architecture does."""
-    real = copy.deepcopy(child).to_empty(device="cpu")
-    for module in real.modules():
-        bones._init_weights(module)
-    return {f"{name}.{key}": value.detach().clone() for key, value in real.named_parameters()}

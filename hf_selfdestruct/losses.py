@@ -93,7 +93,7 @@ class HeadAdjustedCrossEntropy(BlockingLoss):
             that the loss cannot be fooled by shrinking or shifting them. ``False`` is the paper's form.
         iterations: Most steps of the solver.
         tolerance: The solver stops when no entry of W moves by more than this.
-        epsilon: Added to the root mean square; below it, logits count as constant.
+        epsilon: Root mean square below which logits count as constant.
 
     Example:
         >>> flipped = torch.tensor([[-9.0, 9.0], [9.0, -9.0]])
@@ -110,7 +110,8 @@ class HeadAdjustedCrossEntropy(BlockingLoss):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
         if self.normalize:
             logits = logits - logits.mean(dim=0, keepdim=True)
-            logits = logits / (logits.pow(2).mean().sqrt() + self.epsilon)
+            # Under the root, epsilon keeps the gradient finite where the logits are constant: blocked.
+            logits = logits / (logits.pow(2).mean() + self.epsilon**2).sqrt()
         adjustment = best_adjustment(logits.detach(), labels, iterations=self.iterations, tolerance=self.tolerance)
         return math.log(logits.shape[-1]) - cross_entropy(logits @ adjustment, labels)
 
@@ -120,7 +121,8 @@ def best_adjustment(logits: Tensor, labels: Tensor, *, iterations: int = 500, to
 
     The problem is convex with a Lipschitz gradient (constant at most half the largest eigenvalue of
     ``z'z / n``, since the softmax Hessian is at most 1/2), so accelerated projected gradient with
-    restarts converges to the optimum from anywhere.
+    restarts converges to the optimum; logits of unit scale take far fewer steps than large ones, for which
+    ``iterations`` may have to be raised (at scale 10 and C = 10, 500 steps end 6e-3 above the optimum).
 
     Args:
         logits: Shape ``(batch, classes)``.

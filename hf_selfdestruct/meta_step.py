@@ -65,8 +65,8 @@ def meta_loss(
     for name, value in gradient.weights.items():
         live = parameters[name]
         linear = linear + torch.dot(live.reshape(-1).to(value.dtype), value.reshape(-1).to(live.device))
-    blocking = gradient.loss.to(desired.device) + linear - linear.detach()
-    norms = torch._foreach_norm(list(gradient.weights.values()))
+    blocking = gradient.loss.to(desired.device) + (linear - linear.detach())  # in this order: exactly the loss
+    norms = torch._foreach_norm(list(gradient.weights.values())) if gradient.weights else []
     terms = {
         "desired_loss": desired.item(),
         "blocking_loss": gradient.loss.item(),

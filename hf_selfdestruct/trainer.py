@@ -66,6 +66,7 @@ class SelfDestructTrainer(Trainer):
     """
 
     args: SelfDestructTrainingArguments
+    current_gradient_accumulation_steps = 1  # Trainer sets it only while training
 
     def __init__(
         self,

@@ -16,9 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RUNTIME = {canonicalize_name(r.name): r for r in map(Requirement, PROJECT["dependencies"])}
 EXTRAS = {
-    canonicalize_name(r.name): r
-    for extra in PROJECT["optional-dependencies"].values()
-    for r in map(Requirement, extra)
+    canonicalize_name(r.name): r for extra in PROJECT["optional-dependencies"].values() for r in map(Requirement, extra)
 }
 
 # Names that setup.cfg and pyproject.toml give to the same thing.

@@ -42,7 +42,9 @@ def test_trunk_is_the_published_one_and_the_head_is_new(folder, target):
     for name, value in model.state_dict().items():
         if name.startswith("bert.") and name in saved:
             assert torch.equal(value, saved[name]), name
-    assert {n for n in saved if n.startswith("bert.")} == {n for n, _ in model.named_parameters() if n.startswith("bert.")}
+    assert {n for n in saved if n.startswith("bert.")} == {
+        n for n, _ in model.named_parameters() if n.startswith("bert.")
+    }
     assert model.classifier.weight.shape == (3, 32)
     assert model.classifier.weight.std() > 0
 

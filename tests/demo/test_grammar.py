@@ -62,7 +62,9 @@ def gender_accuracy(data: Data, count: int, draws: int) -> float:
 
 def test_default_sizes(data: Data) -> None:
     assert {name: len(people) for name, people in data.items()} == {
-        "train": 2400, "validation": 1200, "test": 1200,
+        "train": 2400,
+        "validation": 1200,
+        "test": 1200,
     }
     assert len(PROFESSIONS) >= 12
     assert len(grammar_words.ROLES) >= 40
