@@ -22,7 +22,7 @@ from .report import AttackReport
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
-TIMINGS = ("runtime", "samples_per_second", "steps_per_second")
+TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,9 @@ def attack_trainer(
     storage: str | None = None,
 ) -> AttackReport:
     """Save a trainer's model, attack it beside its references, and write the evidence into its folder.
+
+    Under several processes the first one attacks while the others wait; ``args.ddp_timeout`` (seconds)
+    must allow for that.
 
     Args:
         trainer: A trainer whose training has ended.
@@ -72,25 +75,25 @@ def attack_trainer(
         Target("hardened", str(folder)),
         Target("scratch", base, random=True),
     ]
-    report = chosen.run(
-        targets,
-        trainer.blocked_tasks,
-        columns=trainer.input_columns,
-        collate=trainer.data_collator,
-        storage=storage or f"sqlite:///{folder / '_attacks.db'}",
-        progress=not trainer.args.disable_tqdm,
-    )
-    report = dataclasses.replace(
-        report,
-        desired={
-            "dataset": "the evaluation split" if desired_dataset is None else "the desired task's test split",
-            "hardened": _quality(trainer, desired_dataset),
-            "undefended": _quality(sibling, desired_dataset),
-        },
-        recipe=recipe_of(trainer),
-    )
-    complete_folder(folder, report, details)
-    return report
+    desired = {
+        "dataset": "the evaluation split" if desired_dataset is None else "the desired task's test split",
+        "hardened": _quality(trainer, desired_dataset),
+        "undefended": _quality(sibling, desired_dataset),
+    }
+    # Training and evaluation take every process; the judge takes one, and the others wait for its report.
+    if trainer.is_world_process_zero():
+        report = chosen.run(
+            targets,
+            trainer.blocked_tasks,
+            columns=trainer.input_columns,
+            collate=trainer.data_collator,
+            storage=storage or f"sqlite:///{folder / '_attacks.db'}",
+            progress=not trainer.args.disable_tqdm,
+        )
+        report = dataclasses.replace(report, desired=desired, recipe=recipe_of(trainer))
+        complete_folder(folder, report, details)
+    trainer.accelerator.wait_for_everyone()
+    return AttackReport.load(folder / manifest.REPORT)
 
 
 def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
@@ -144,7 +147,8 @@ def _trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTra
     sibling = _sibling(trainer, base, output_dir=str(folder))
     sibling.train()
     sibling.save_model()
-    marker.write_text(recipe, encoding="utf-8")
+    if sibling.is_world_process_zero():
+        marker.write_text(recipe, encoding="utf-8")
     return sibling
 
 

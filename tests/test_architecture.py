@@ -18,7 +18,7 @@ LEVELS = (
     ("functional", "training_args", "heads", "attacks.base"),
     ("adversary", "losses", "meta_gradient", "attacks.finetune", "attacks.search", "attacks.checks"),
     ("presets", "meta_step", "plots", "card", "attacks.suite", "checkpoints", "trainer_checks"),
-    ("manifest", "attacks"),
+    ("manifest", "attacks", "simulation"),
     ("hub", "evidence"),
     ("trainer",),
     ("config",),

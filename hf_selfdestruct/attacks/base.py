@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class AttackData:
         selection: The rest of it.
         test: The ``test`` split; read once per chosen run.
         collate: Makes a batch of tensors, with ``labels``, from rows.
+        memory: What attacks keep from one run to the next, such as encoded features.
     """
 
     task: str
@@ -55,6 +56,7 @@ class AttackData:
     selection: Split
     test: Split
     collate: Collate
+    memory: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, task: BlockedTask, columns: Sequence[str], collate: Collate, *, limit: int | None = None) -> AttackData:
@@ -122,21 +124,22 @@ class Target:
             torch.manual_seed(seed)
             model = AutoModelForSequenceClassification.from_config(config)
         if not self.random:
-            trunk = AutoModel.from_pretrained(self.folder, use_safetensors=True, trust_remote_code=False)
-            missing = model.base_model.load_state_dict(trunk.state_dict(), strict=False).missing_keys
-            if missing:
+            trunk, info = AutoModel.from_pretrained(
+                self.folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+            model.base_model.load_state_dict(trunk.state_dict(), strict=False)
+            # What the folder lacks, from_pretrained fills with random weights: that is not the published model.
+            if missing := sorted({*info["missing_keys"]} & model.base_model.state_dict().keys()):
                 raise ValueError(f"{self.folder}: weights missing from the trunk: {', '.join(missing[:3])}.")
         return model
 
     def identity(self) -> dict[str, Any]:
-        """Name and SHA-256 of the weights, for the report."""
-        digest = hashlib.sha256()
-        if self.random:
-            return {"name": "random weights of the same architecture", "sha256": ""}
-        files = sorted(Path(self.folder).glob("*.safetensors"))
-        for file in files:
-            digest.update(file.read_bytes())
-        return {"name": Path(self.folder).name, "sha256": digest.hexdigest() if files else ""}
+        """Name and SHA-256 of the weights (of the configuration, for random ones), for the report."""
+        pattern = "config.json" if self.random else "*.safetensors"
+        files = sorted(Path(self.folder).glob(pattern))
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
+        name = "random weights of the same architecture" if self.random else Path(self.folder).name
+        return {"name": name, "sha256": digest}
 
 
 @dataclass(frozen=True)

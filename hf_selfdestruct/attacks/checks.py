@@ -19,7 +19,12 @@ def doubts(report: AttackReport) -> tuple[str, ...]:
     Returns:
         One sentence per doubt; empty when no check fires.
     """
-    found = [check for task in report.tasks for rule in RULES for check in rule(report, task)]
+    found: list[str] = []
+    for task in report.tasks:
+        if report.budgets(task):
+            found += [check for rule in RULES for check in rule(report, task)]
+        else:
+            found.append(f"{task}: no attack was run on it.")
     return tuple(found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, get_scheduler
 
 from ..report import Scores
+from ..tasks import seed_of
 from .base import Attack, AttackData, Outcome, Split, Target, in_batches, scores
 
 
@@ -46,41 +47,45 @@ class FullFineTuning(Attack):
     name = "full fine-tuning"
 
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
-        return [
-            {"learning_rate": rate, "steps": steps, "batch_size": self.batch_size, "schedule": self.schedule}
-            for steps, rate in product(self.steps, self.learning_rates)
-        ]
+        same = {"batch_size": self.batch_size, "checkpoints": self.checkpoints, "schedule": self.schedule}
+        points = product(self.steps, self.learning_rates)
+        return [{"learning_rate": rate, "steps": steps, **same} for steps, rate in points]
 
     def run(  # noqa: D102
         self, target: Target, data: AttackData, *, examples: int, seed: int, settings: dict[str, Any]
     ) -> Outcome:
-        model = _placed(target.load(data.num_labels, seed))
         few = data.train.take(data.few(examples, seed))
-        steps, size = settings["steps"], settings["batch_size"]
-        optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], fused=True)
-        schedule = get_scheduler(settings["schedule"], optimizer, steps // 10, steps)
-        looks = {round(steps * (i + 1) / self.checkpoints) for i in range(self.checkpoints)}
-        best: tuple[Scores, dict[str, Tensor]] | None = None
-        order = _epochs(len(few.labels), size, steps, seed)
-        for step in range(1, steps + 1):
-            model.train()
-            rows = order[step - 1]
-            loss = model(**_batch(data, few.take(rows.tolist()))).loss
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"loss is {loss.item()} at step {step}")
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            if step in looks:
-                found = scores(data.selection.labels, _probabilities(model, data, data.selection))
-                if best is None or found.accuracy > best[0].accuracy:
-                    best = found, {name: value.clone() for name, value in model.state_dict().items()}
-        if best is None:
-            raise ValueError(f"no checkpoint was looked at in {steps} steps; use at least one.")
-        model.load_state_dict(best[1])
-        return Outcome(best[0], scores(data.test.labels, _probabilities(model, data, data.test)), steps)
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed_of("full fine-tuning", seed))  # dropout: the same run gives the same scores
+            return _train(_placed(target.load(data.num_labels, seed)), few, data, seed, settings)
+
+
+def _train(model: PreTrainedModel, few: Split, data: AttackData, seed: int, settings: dict[str, Any]) -> Outcome:
+    """Train, keep the checkpoint that the selection split prefers, score it on test."""
+    steps = settings["steps"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], fused=True)
+    schedule = get_scheduler(settings["schedule"], optimizer, steps // 10, steps)
+    looks = {round(steps * (i + 1) / settings["checkpoints"]) for i in range(settings["checkpoints"])}
+    best: tuple[Scores, dict[str, Tensor]] | None = None
+    for step, rows in enumerate(_epochs(len(few.labels), settings["batch_size"], steps, seed), start=1):
+        model.train()
+        loss = model(**_batch(data, few.take(rows.tolist()))).loss
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step in looks:
+            found = scores(data.selection.labels, _probabilities(model, data, data.selection))
+            if best is None or found.accuracy > best[0].accuracy:
+                best = found, {name: value.clone() for name, value in model.state_dict().items()}
+    if best is None:
+        raise ValueError(f"no checkpoint was looked at in {steps} steps; use at least one.")
+    model.load_state_dict(best[1])
+    return Outcome(best[0], scores(data.test.labels, _probabilities(model, data, data.test)), steps)
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,6 @@ class HeadOnly(Attack):
 
     regularisation: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0)
     every_layer: bool = False
-    _cache: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -105,7 +109,8 @@ class HeadOnly(Attack):
         return "layer probe" if self.every_layer else "head only"
 
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
-        return [{"features": "mean-pooled", "layers": "all" if self.every_layer else "last"}]
+        layers = "all" if self.every_layer else "last"
+        return [{"features": "mean-pooled", "layers": layers, "regularisation": list(self.regularisation)}]
 
     def run(  # noqa: D102
         self, target: Target, data: AttackData, *, examples: int, seed: int, settings: dict[str, Any]
@@ -128,14 +133,14 @@ class HeadOnly(Attack):
 
     def _features(self, target: Target, data: AttackData, seed: int) -> dict[str, np.ndarray]:
         # Frozen features do not depend on the seed, except where the weights themselves do.
-        key = (target, data.task, id(data), seed if target.random else 0)
-        if key not in self._cache:
+        key = ("features", target, target.identity()["sha256"], seed if target.random else 0)
+        if key not in data.memory:
             model = _placed(target.load(data.num_labels, seed)).eval()
-            self._cache[key] = {
+            data.memory[key] = {
                 name: in_batches(split, data.collate, lambda batch: _pooled(model, batch))
                 for name, split in (("train", data.train), ("selection", data.selection), ("test", data.test))
             }
-        return self._cache[key]
+        return data.memory[key]
 
 
 def _pooled(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:

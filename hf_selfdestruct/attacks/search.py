@@ -10,12 +10,11 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import optuna
 import torch
-from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from ..report import AttackRun, Scores
@@ -43,16 +42,10 @@ class Ledger:
                 return AttackRun(**raw)
         return None
 
-    def record(self, study: str, key: str, run: AttackRun, space: Sequence[dict[str, Any]]) -> None:
-        """Put a run on record, as a trial in the search space it was drawn from."""
-        choices = {name: list(dict.fromkeys(point[name] for point in space)) for name in run.settings}
+    def record(self, study: str, key: str, run: AttackRun) -> None:
+        """Put a run on record; its settings are an attribute, so that suites with other spaces can share it."""
         self._study(study).add_trial(
             create_trial(
-                params={**run.settings, "seed": run.seed},
-                distributions={
-                    **{name: CategoricalDistribution(values) for name, values in choices.items()},
-                    "seed": IntDistribution(0, 2**31),
-                },
                 value=run.selection.accuracy if run.selection else None,
                 state=TrialState.COMPLETE if run.selection else TrialState.FAIL,
                 user_attrs={"key": key, "run": json.dumps(dataclasses.asdict(run))},
@@ -89,18 +82,17 @@ def search(
     Returns:
         All runs, those with the chosen settings marked.
     """
-    space = attack.space()
 
     def one(settings: dict[str, Any], seed: int) -> AttackRun:
         key = hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).hexdigest()[:16]
         run = ledger.recall(study, key)
         if run is None:
             run = _run(attack, target, data, examples=examples, seed=seed, settings=settings)
-            ledger.record(study, key, run, space)
+            ledger.record(study, key, run)
         done(run)
         return run
 
-    tried = [one(settings, 0) for settings in space]
+    tried = [one(settings, 0) for settings in attack.space()]
     best = max(tried, key=lambda run: run.selection.accuracy if run.selection else -1.0)
     repeated = [one(best.settings, seed) for seed in range(1, seeds)]
     return [dataclasses.replace(r, chosen=r.settings == best.settings) for r in (*tried, *repeated)]

@@ -1,0 +1,33 @@
+"""An attack whose results are given, that counts its calls and can fail or be killed."""
+
+from __future__ import annotations
+
+import torch
+
+from hf_selfdestruct.attacks import Attack, Outcome
+from hf_selfdestruct.report import Scores
+
+Crash = torch.OutOfMemoryError
+
+
+class Counting(Attack):
+    """Reaches, for each setting, the selection score given for it, or raises the error given for it."""
+
+    def __init__(self, space, *, test=None, dies_at=None, name="counting"):
+        self.given, self.test, self.dies_at, self.name = space, test or {}, dies_at, name
+        self.calls = []
+
+    def space(self):
+        return [{"choice": choice} for choice in self.given]
+
+    def run(self, target, data, *, examples, seed, settings):
+        if len(self.calls) == self.dies_at:
+            raise KeyboardInterrupt
+        choice = settings["choice"]
+        self.calls.append((choice, seed, examples, target.role))
+        reached = self.given[choice]
+        if isinstance(reached, Exception):
+            raise reached
+        reached += seed / 100
+        test = self.test.get(choice, reached / 2)
+        return Outcome(Scores(reached, reached), Scores(test, test), steps=7)

@@ -1,0 +1,135 @@
+"""Each doubt is raised by a report made for it, and by no other."""
+
+import dataclasses
+import re
+
+import pytest
+from made_reports import made_report, made_run
+
+from hf_selfdestruct.attacks.checks import MARGIN, RULES, doubts
+from hf_selfdestruct.report import Scores
+
+
+def changed(change, **fields):
+    """The healthy report with some runs changed."""
+    report = made_report(**fields)
+    return dataclasses.replace(report, runs=tuple(change(run) for run in report.runs))
+
+
+def scored(role, accuracy):
+    """All runs of a role reach ``accuracy``."""
+
+    def change(run):
+        if run.role != role:
+            return run
+        return dataclasses.replace(
+            run, selection=Scores(accuracy, run.selection.auc), test=Scores(accuracy, run.test.auc)
+        )
+
+    return change
+
+
+def with_auc(role, auc):
+    def change(run):
+        return dataclasses.replace(run, test=Scores(run.test.accuracy, auc)) if run.role == role else run
+
+    return change
+
+
+def choosing(rate):
+    """Full fine-tuning of the hardened model tried 1e-5, 1e-4 and 1e-3 and chose ``rate``."""
+
+    def change(run):
+        if run.role != "hardened" or run.attack != "full fine-tuning":
+            return run
+        if run.settings["learning_rate"] == rate:
+            return dataclasses.replace(run, settings={"learning_rate": 1e-4})
+        if run.settings["learning_rate"] == 1e-4:
+            return dataclasses.replace(run, settings={"learning_rate": rate})
+        return run
+
+    return change
+
+
+CHANCE = made_report().tasks["gender"]["majority"]
+SICK = {
+    "base not broken": (changed(scored("base", CHANCE + 0.02)), "base model reaches only 0.550.*too weak"),
+    "undefended not broken": (changed(scored("undefended", 0.4)), "undefended model reaches only 0.400.*too weak"),
+    "starved scratch": (changed(scored("scratch", CHANCE + 0.02)), "scratch is at 0.550.*too few"),
+    "flipped labels": (changed(with_auc("hardened", 0.3)), "AUC 0.300.*undo"),
+    "two seeds": (
+        made_report(runs=tuple(r for r in made_report().runs if r.seed < 2)),
+        "rest on 2 seeds; at least 3",
+    ),
+    "failed run": (made_report(extra=(made_run(failed=True, chosen=False),)), "1 runs failed .*head only.*nan"),
+    "lowest rate": (changed(choosing(1e-5)), "learning rate 1e-05.*edge"),
+    "highest rate": (changed(choosing(1e-3)), "learning rate 0.001.*edge"),
+}
+
+
+def test_healthy_report_raises_no_doubt():
+    assert doubts(made_report()) == ()
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_doubt_is_raised_by_its_report(name):
+    report, words = SICK[name]
+    found = doubts(report)
+    assert found
+    assert all(re.search(words, doubt) for doubt in found), found
+    assert all(doubt.startswith("gender: ") for doubt in found)
+
+
+def test_every_rule_has_its_report():
+    raised = {rule.__name__ for rule in RULES for report, _ in SICK.values() if list(rule(report, "gender"))}
+    assert raised == {rule.__name__ for rule in RULES}
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (scored("base", CHANCE + MARGIN + 0.01), "weak_attack"),
+        (scored("scratch", CHANCE + MARGIN + 0.01), "starved_scratch"),
+        (with_auc("hardened", 0.48), "flipped_labels"),
+        (with_auc("base", 0.1), "flipped_labels"),
+    ],
+)
+def test_margin_is_kept(change, rule):
+    (found,) = [r for r in RULES if r.__name__ == rule]
+    assert list(found(changed(change), "gender")) == []
+
+
+def test_weakness_at_few_examples_is_no_doubt():
+    """Only the largest budget tells whether the suite can break anything."""
+
+    def change(run):
+        return scored(run.role, 0.4)(run) if run.examples == 20 else run
+
+    assert doubts(changed(change)) == ()
+
+
+def test_roles_that_were_not_attacked_raise_no_doubt():
+    assert doubts(made_report(roles=("hardened",))) == ()
+
+
+def test_each_task_is_doubted_for_itself():
+    second = tuple(dataclasses.replace(scored("scratch", 0.5)(r), task="age") for r in made_report().runs)
+    facts = made_report().tasks["gender"]
+    (doubt,) = doubts(made_report(extra=second, tasks={"gender": facts, "age": facts}))
+    assert doubt.startswith("age: ")
+
+
+def test_task_without_runs_is_doubted_and_not_a_crash():
+    facts = made_report().tasks["gender"]
+    found = doubts(made_report(tasks={"gender": facts, "age": facts}))
+    assert found
+    assert all(doubt.startswith("age: ") for doubt in found)
+
+
+def test_wholly_failed_attack_is_doubted():
+    runs = tuple(made_run(failed=True, role=role, seed=s) for role in ("base", "hardened", "scratch") for s in range(3))
+    assert any("9 runs failed" in doubt for doubt in doubts(made_report(runs=runs)))
+
+
+def test_reports_own_checks_are_not_looked_at():
+    assert doubts(made_report(checks=("an old doubt",))) == ()

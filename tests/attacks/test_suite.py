@@ -1,0 +1,249 @@
+"""Suites: the same fixed list of runs on every model, all of them in the report."""
+
+import dataclasses
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from ledger_attacks import Counting
+from transformers import BertConfig
+
+from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning, HeadOnly, Target, named_suite
+from hf_selfdestruct.attacks.suite import SUITES
+from hf_selfdestruct.report import AttackReport
+
+COLUMNS = ("input_ids", "attention_mask")
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return f"sqlite:///{tmp_path / 'attacks.db'}"
+
+
+@pytest.fixture
+def targets(folder):
+    return [Target("base", folder), Target("hardened", folder), Target("scratch", folder, random=True)]
+
+
+@pytest.fixture
+def attacked(collate):
+    """Runs a suite on toy tasks."""
+
+    def run(suite, targets, tasks, **options):
+        return suite.run(targets, tasks, columns=COLUMNS, collate=collate, **{"progress": False, **options})
+
+    return run
+
+
+def suite_of(*attacks, examples=(10, None), **fields):
+    entries = tuple(Entry(attack, examples) for attack in attacks)
+    return AttackSuite("mine", 1, entries, **{"seeds": 2, **fields})
+
+
+def timeless(report):
+    return dataclasses.replace(report, runs=tuple(dataclasses.replace(r, seconds=0.0) for r in report.runs))
+
+
+def test_every_planned_run_is_in_the_report_once(targets, task_of, attacked):
+    """Equal budgets for all models, and nothing beside the plan."""
+    tasks = [task_of(rows=40, name="one"), task_of("random", rows=60, name="two")]
+    attacks = [Counting({"a": 0.5, "b": 0.7}, name="first"), Counting({"c": 0.6}, name="second")]
+    suite = suite_of(*attacks, seeds=3)
+    report = attacked(suite, targets, tasks)
+    found = Counter((r.task, r.role, r.attack, r.examples) for r in report.runs)
+    for task, available in (("one", 28), ("two", 42)):
+        plan = suite.plan(available)
+        assert [(a.name, n, runs) for a, n, runs in plan] == [
+            ("first", 10, 4), ("first", available, 4), ("second", 10, 3), ("second", available, 3)
+        ]  # fmt: skip
+        for role in ("base", "hardened", "scratch"):
+            for attack, examples, runs in plan:
+                assert found.pop((task, role, attack.name, examples)) == runs
+    assert not found
+    assert len(report.runs) == sum(len(attack.calls) for attack in attacks)
+
+
+def test_plan_cuts_budgets_to_what_there_is():
+    suite = suite_of(HeadOnly(), examples=(20, 100, 400, None))
+    assert [n for _, n, _ in suite.plan(105)] == [20, 100, 105]
+    assert [n for _, n, _ in suite.plan(15)] == [15]
+    assert [n for _, n, _ in suite.plan(1000)] == [20, 100, 400, 1000]
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_plan_of_a_shipped_suite_counts_its_runs(name):
+    suite = named_suite(name)
+    assert suite.seeds >= 3
+    for attack, _, runs in suite.plan(10**6):
+        assert runs == len(attack.space()) + suite.seeds - 1
+
+
+def test_unknown_suite_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"smoke.*'huge'"):
+        named_suite("huge")
+
+
+def test_facts_of_the_task_are_right(targets, task_of, attacked):
+    task = task_of("three", rows=90, name="kinds")
+    report = attacked(suite_of(Counting({"a": 0.5}), limit=20), targets, [task])
+    facts = report.tasks["kinds"]
+    labels = AttackReport.from_json(report.to_json()).tasks["kinds"]
+    assert facts == labels
+    assert facts["num_labels"] == 3
+    assert facts["rows"] == {"train": 63, "selection": 20, "test": 20}
+    assert facts["fingerprints"] == task.fingerprints()
+    assert report.suite == {"name": "mine", "version": 1, "seeds": 2, "limit": 20}
+    assert report.models == {t.role: t.identity() for t in targets}
+    whole = attacked(suite_of(Counting({"a": 0.5})), targets, [task]).tasks["kinds"]
+    assert whole["majority"] == np.bincount(task.test["label"][:]).max() / 90
+
+
+def test_rerun_on_the_same_storage_runs_nothing(targets, task_of, attacked, storage):
+    task = task_of(rows=40)
+    reports = [attacked(suite_of(Counting({"a": 0.5, "b": 0.6})), targets, [task], storage=storage)]
+    again = Counting({"a": 0.5, "b": 0.6})
+    reports.append(attacked(suite_of(again), targets, [task], storage=storage))
+    assert again.calls == []
+    assert reports[0] == reports[1]
+
+
+@pytest.mark.parametrize("dies_at", [1, 8, 16])
+def test_killed_suite_goes_on_and_reports_the_same(targets, task_of, attacked, storage, dies_at):
+    task, space = task_of(rows=40), {"a": 0.5, "b": 0.6}
+    uninterrupted = attacked(suite_of(Counting(space)), targets, [task])
+    with pytest.raises(KeyboardInterrupt):
+        attacked(suite_of(Counting(space, dies_at=dies_at)), targets, [task], storage=storage)
+    rest = Counting(space)
+    assert timeless(attacked(suite_of(rest), targets, [task], storage=storage)) == timeless(uninterrupted)
+    assert len(rest.calls) == len(uninterrupted.runs) - dies_at
+
+
+class Dying(FullFineTuning):
+    """Real fine-tuning that is killed at its third run."""
+
+    def run(self, *arguments, **options):
+        """As :meth:`FullFineTuning.run`."""
+        object.__setattr__(self, "runs", getattr(self, "runs", 0) + 1)
+        if self.runs == 3:
+            raise KeyboardInterrupt
+        return super().run(*arguments, **options)
+
+
+def test_killed_real_attack_reports_the_same(targets, task_of, attacked, storage):
+    """With dropout: what is run after the kill must not depend on what ran before in the process."""
+    fields = {"learning_rates": (1e-3, 5e-3), "steps": (4,), "checkpoints": 1}
+    task = task_of(rows=60)
+    torch.manual_seed(0)
+    uninterrupted = attacked(suite_of(FullFineTuning(**fields), examples=(20,)), targets, [task])
+    with pytest.raises(KeyboardInterrupt):
+        attacked(suite_of(Dying(**fields), examples=(20,)), targets, [task], storage=storage)
+    resumed = attacked(suite_of(FullFineTuning(**fields), examples=(20,)), targets, [task], storage=storage)
+    assert timeless(resumed) == timeless(uninterrupted)
+
+
+def test_changed_data_model_or_rules_are_run_anew(targets, task_of, attacked, storage, save_model, tmp_path):
+    def calls(*, targets=targets, task=None, **fields):
+        attack = Counting({"a": 0.5})
+        attacked(suite_of(attack, examples=(10,), **fields), targets, [task or task_of(rows=40)], storage=storage)
+        return Counter(call[-1] for call in attack.calls)
+
+    everything = {"base": 2, "hardened": 2, "scratch": 2}
+    assert calls() == everything
+    assert calls() == {}
+    assert calls(task=task_of("random", rows=40)) == everything
+    assert calls(limit=5) == everything
+    other = Target("hardened", save_model(tmp_path / "other", seed=5))
+    assert calls(targets=[targets[0], other, targets[2]]) == {"hardened": 2}, "the references are shared"
+
+
+def test_scratch_of_another_architecture_is_run_anew(folder, task_of, attacked, storage, tmp_path):
+    """The folder is the same, but what stands in it is another model now."""
+    copied = shutil.copytree(folder, tmp_path / "model")
+
+    def calls():
+        attack = Counting({"a": 0.5})
+        scratch = Target("scratch", str(copied), random=True)
+        attacked(suite_of(attack, examples=(10,)), [scratch], [task_of(rows=40)], storage=storage)
+        return len(attack.calls)
+
+    assert (calls(), calls()) == (2, 0)
+    config = BertConfig.from_pretrained(copied)
+    config.num_hidden_layers = 2
+    config.save_pretrained(copied)
+    assert calls() == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (HeadOnly(regularisation=(1e-7,)), HeadOnly(regularisation=(1.0,))),
+        (
+            FullFineTuning(learning_rates=(5e-3,), steps=(12,), checkpoints=1),
+            FullFineTuning(learning_rates=(5e-3,), steps=(12,), checkpoints=12),
+        ),
+    ],
+    ids=["regularisation", "checkpoints"],
+)
+def test_another_attack_of_the_same_name_is_not_taken_for_this_one(
+    save_model, task_of, attacked, storage, tmp_path, one, other
+):
+    """What changes an attack's result changes its place on record."""
+    targets = [Target("hardened", save_model(tmp_path / "model", dropout=0.0))]
+    task = task_of("random", rows=100)
+    before = attacked(suite_of(one, examples=(20,), seeds=3), targets, [task], storage=storage)
+    alone = attacked(suite_of(other, examples=(20,), seeds=3), targets, [task])
+    assert timeless(before).runs != timeless(alone).runs, "the two attacks should differ"
+    after = attacked(suite_of(other, examples=(20,), seeds=3), targets, [task], storage=storage)
+    assert timeless(after) == timeless(alone)
+
+
+def test_two_suites_share_a_storage(targets, task_of, attacked, storage):
+    """As `harden --suite smoke` and then `--suite default` in the same folder: other rates, the same budget."""
+    task = task_of(rows=40)
+    smoke = suite_of(FullFineTuning(learning_rates=(1e-4, 1e-3), steps=(2,), checkpoints=1), examples=(None,))
+    wider = suite_of(FullFineTuning(learning_rates=(1e-4, 1e-3, 1e-2), steps=(2,), checkpoints=1), examples=(None,))
+    attacked(smoke, targets[:1], [task], storage=storage)
+    found = attacked(wider, targets[:1], [task], storage=storage)
+    assert len(found.runs) == 4
+
+
+def test_diverged_runs_are_reported_and_never_counted(targets, task_of, attacked):
+    attack = Counting({"good": 0.5, "bad": FloatingPointError("loss is nan at step 3")})
+    report = attacked(suite_of(attack, examples=(10,)), targets, [task_of(rows=40)])
+    failed = [r for r in report.runs if r.status == "failed"]
+    assert len(failed) == 3
+    assert not any(r.chosen for r in failed)
+    assert {s.seeds for s in report.summaries("toy")} == {2}
+    assert any("3 runs failed" in check for check in report.checks)
+
+
+def test_wholly_diverged_attack_counts_for_nothing(targets, task_of, attacked):
+    report = attacked(suite_of(Counting({"bad": FloatingPointError("x")}), examples=(10,)), targets, [task_of(rows=40)])
+    assert report.summaries("toy") == []
+    assert report.strongest("toy", 10, "hardened") is None
+    assert "not measured" in report.table()
+
+
+def test_report_of_a_real_suite_is_a_report(targets, task_of, attacked):
+    suite = suite_of(
+        HeadOnly(), HeadOnly(every_layer=True), FullFineTuning(learning_rates=(3e-3,), steps=(30,)), examples=(None,)
+    )
+    report = attacked(suite, targets, [task_of(rows=150)])
+    assert AttackReport.from_json(report.to_json()) == report
+    for role in ("base", "hardened", "scratch"):
+        assert report.strongest("toy", 105, role).mean > 0.75
+    # Base and hardened are the same folder here, so whatever differed would be the judge's doing.
+    by_role = {role: [s for s in report.summaries("toy") if s.role == role] for role in ("base", "hardened")}
+    assert [dataclasses.replace(s, role="") for s in by_role["base"]] == [
+        dataclasses.replace(s, role="") for s in by_role["hardened"]
+    ]
+
+
+def test_suite_without_entries_is_refused_or_empty(targets, task_of, attacked):
+    try:
+        report = attacked(AttackSuite("none", 1, ()), targets, [task_of(rows=40)])
+    except ValueError:
+        return
+    assert report.runs == ()

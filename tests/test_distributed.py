@@ -1,0 +1,74 @@
+"""Two real processes: ranks stay bitwise in sync, and one of them attacks."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import hashlib, json, sys
+from pathlib import Path
+import torch
+from datasets import Dataset
+from transformers import BertConfig, BertForSequenceClassification
+from hf_selfdestruct import AttackSuite, BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
+from hf_selfdestruct.attacks import Entry, HeadOnly
+
+def rows(count, seed):
+    ids = torch.randint(5, 60, (count, 8), generator=torch.Generator().manual_seed(seed))
+    return Dataset.from_dict({
+        "input_ids": ids.tolist(), "attention_mask": torch.ones_like(ids).tolist(),
+        "label": (ids[:, 0] % 3).tolist(), "blocked": (ids[:, 1] % 2).tolist(),
+    })
+
+torch.manual_seed(0)
+sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=60)
+model = BertForSequenceClassification(BertConfig(num_labels=3, **sizes))
+args = SelfDestructTrainingArguments(
+    sys.argv[1], meta_gradient=sys.argv[2], inner_steps=2, max_steps=3, gradient_accumulation_steps=2,
+    per_device_train_batch_size=4, use_cpu=True, disable_tqdm=True, learning_rate=1e-3, save_strategy="no",
+)
+task = BlockedTask("b", train=rows(120, 1), attack=rows(60, 2), test=rows(60, 3), label_column="blocked")
+trainer = SelfDestructTrainer(
+    model, args, train_dataset=rows(96, 4), eval_dataset=rows(20, 5), blocked_tasks=[task]
+)
+start = {n: p.detach().clone() for n, p in model.named_parameters()}
+trainer.train()
+tensors = [*model.parameters(), *next(iter(trainer.simulation.learned.values())).state_dict().values()]
+digest = hashlib.sha256(b"".join(t.detach().contiguous().numpy().tobytes() for t in tensors)).hexdigest()
+report = trainer.attack(AttackSuite("tiny", 1, (Entry(HeadOnly(), (20,)),), seeds=1))
+Path(sys.argv[1], f"rank{args.process_index}.json").write_text(json.dumps({
+    "world": args.world_size, "digest": digest, "runs": len(report.runs),
+    "still": [n for n, p in model.named_parameters() if torch.equal(p, start[n])],
+    "key": str(trainer.simulation.draw(0).key),
+}))
+"""
+
+
+@pytest.mark.parametrize("meta_gradient", ["unrolled", "first_order"])
+def test_two_processes_stay_in_sync(tmp_path, meta_gradient):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [*command, str(script), str(tmp_path / "out"), meta_gradient],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / "out" / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first["world"] == second["world"] == 2
+    assert first["digest"] == second["digest"]  # weights, learned head, learned rate and its moments
+    assert first["still"] == []
+    assert first["runs"] == second["runs"] == 4
+    assert first["key"] != second["key"]  # each rank simulates its own adversary

@@ -1,0 +1,134 @@
+"""Publishing, with the real client in a process of its own against a Hub on loopback."""
+
+import shutil
+import socket
+
+import pytest
+from loopback_hub import LoopbackHub
+from made_reports import made_folder
+from toy_project import run_cli
+
+from hf_selfdestruct.manifest import MANIFEST, published_files
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return made_folder(tmp_path_factory.mktemp("hardened"))
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "hardened")
+
+
+@pytest.fixture
+def hub():
+    with LoopbackHub() as running:
+        yield running
+
+
+@pytest.fixture
+def push(folder, tmp_path):
+    """``hf-selfdestruct push`` with the settings that the client reads when it is imported."""
+
+    def run(url, *, token="hf_x", repo="tester/hardened", options=()):
+        variables = {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        if token:
+            variables["HF_TOKEN"] = token
+        done = run_cli("push", folder, repo, *options, home=tmp_path, **variables)
+        assert (token or "hf_x") not in done.stdout + done.stderr, "the token was shown"
+        return done
+
+    return run
+
+
+def one_line(done, code):
+    """The error line of a command that failed."""
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("hf-selfdestruct: error: ")]
+    assert len(lines) == 1, done.stderr
+    assert lines[0] == done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+def test_folder_arrives_complete_in_one_commit(hub, push, folder):
+    done = push(hub.url)
+    assert done.returncode == 0, done.stderr
+    (commit,) = hub.commits
+    assert commit["repo"] == "tester/hardened"
+    assert set(commit["paths"]) == {*published_files(folder), MANIFEST}
+    arrived = hub.repos["tester/hardened"]
+    assert set(arrived) == set(commit["paths"])
+    for name, content in arrived.items():
+        assert content == (folder / name).read_bytes(), name
+    assert "/tester/hardened/commit/" in done.stdout
+
+
+def test_nothing_private_or_pickled_is_sent(hub, push, folder):
+    assert (folder / "training_args.bin").is_file()
+    assert (folder / "checkpoint-2" / "model.safetensors").is_file()
+    assert push(hub.url).returncode == 0
+    names = hub.repos["tester/hardened"]
+    assert not [
+        n for n in names if n.endswith((".bin", ".pt", ".pkl", ".db", ".py")) or n.startswith(("_", "checkpoint"))
+    ]
+    assert not [n for n, content in names.items() if content == b"private"]
+
+
+def test_pushing_again_is_safe(hub, push):
+    first, second = push(hub.url), push(hub.url)
+    assert (first.returncode, second.returncode) == (0, 0), second.stderr
+    uploads = [r for r in hub.requests if r.startswith("PUT")]
+    assert len(uploads) == len({*uploads}), "equal files were sent twice"
+    assert len(hub.repos["tester/hardened"]) == len(hub.commits[0]["paths"])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "README.md", "selfdestruct/report.json"])
+def test_changed_file_is_refused_before_any_request(hub, push, folder, name):
+    with (folder / name).open("ab") as file:
+        file.write(b" ")
+    line = one_line(push(hub.url), 2)
+    assert f"{name}: changed" in line
+    assert hub.requests == []
+
+
+def test_folder_without_evidence_is_refused_before_any_request(hub, push, folder):
+    (folder / MANIFEST).unlink()
+    assert "manifest.json" in one_line(push(hub.url), 2)
+    assert hub.requests == []
+
+
+def test_no_network_is_one_line(push):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    line = one_line(push(f"http://127.0.0.1:{port}"), 1)
+    assert "could not be reached" in line
+    assert "push again" in line
+
+
+def test_no_token_is_one_line_that_says_what_to_set(hub, push):
+    line = one_line(push(hub.url, token=None), 1)
+    assert "token" in line
+    assert "HF_TOKEN" in line
+    assert hub.commits == []
+
+
+@pytest.mark.parametrize("token", ["hf_wrong", "hf_x"])
+def test_no_right_is_one_line(hub, push, token):
+    hub.refuse = 0 if token == "hf_wrong" else 403
+    line = one_line(push(hub.url, token=token), 1)
+    assert "tester/hardened" in line
+    assert ("401" if token == "hf_wrong" else "403") in line
+    assert hub.commits == []
+
+
+def test_hub_that_breaks_down_is_one_line(hub, push):
+    hub.refuse = 400
+    assert "400" in one_line(push(hub.url), 1)
+
+
+def test_wrong_name_is_one_line(hub, push):
+    one_line(push(hub.url, repo="a/b/c"), 2)
+    assert hub.commits == []
