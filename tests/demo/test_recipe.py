@@ -1,0 +1,33 @@
+"""The demo's job, short of running it: data, model and configuration."""
+
+import pytest
+
+from hf_selfdestruct.corpus import load_data
+from hf_selfdestruct.demo import recipe
+from hf_selfdestruct.demo.grammar import GENDERS, PROFESSIONS
+from hf_selfdestruct.recipe import blocked_tasks
+
+
+def test_the_demo_is_ready_to_train(tmp_path):
+    from transformers import AutoTokenizer
+
+    config = recipe.demo_config(tmp_path)
+    assert config.training["output_dir"] == str(tmp_path)
+    data = load_data(config, AutoTokenizer.from_pretrained(config.model))
+    assert {split: len(rows) for split, rows in data.items()} == {"train": 2400, "validation": 1200, "test": 1200}
+    assert data["train"].features["label"].names == sorted(PROFESSIONS)
+    assert data["train"].features["gender"].names == sorted(GENDERS)
+    (task,) = blocked_tasks(config, data)  # refuses overlaps, wrong labels and empty splits
+    assert task.classes == 2
+
+
+def test_weights_that_are_not_the_genuine_ones_are_refused(monkeypatch):
+    monkeypatch.setattr(recipe, "SHA256", "0" * 64)
+    with pytest.raises(ValueError, match=r"sha256 53aa51172d14.*refused"):
+        recipe.minilm()
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setattr(recipe, "PACKAGE", "no_such_package_anywhere")
+    with pytest.raises(ValueError, match=r"pip install 'hf-selfdestruct\[demo\]'"):
+        recipe.minilm()
