@@ -20,7 +20,7 @@ from .meta_gradient import MODES
 from .meta_step import meta_loss
 from .simulation import Simulation
 from .tasks import BlockedTask
-from .trainer_checks import check_adversaries, check_launch, check_tasks, warn_of_association
+from .trainer_checks import check_adversaries, check_desired, check_launch, check_tasks, warn_of_association
 from .training_args import SelfDestructTrainingArguments
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class SelfDestructTrainer(Trainer):
         self.adversaries = list(adversaries or [_configured(args)])
         self.blocking_losses = list(blocking_losses or [blocking_loss(args.blocking_loss or "")])
         self.input_columns = list(inspect.signature(type(model).forward).parameters)
+        check_desired({"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}, model)
         check_tasks(self.blocked_tasks, self.input_columns)
         check_adversaries(self.adversaries, self.blocked_tasks, model.config.num_labels)
         warn_of_association(self.blocked_tasks, self.train_dataset)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from sklearn.metrics import homogeneity_completeness_v_measure
+from transformers import PreTrainedModel
 
 from .adversary import Adversary
 from .tasks import BlockedTask, content_hashes
@@ -47,6 +49,31 @@ def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:
     names = [task.name for task in tasks]
     if len({*names}) < len(names):
         raise ValueError(f"blocked tasks must have different names; got {', '.join(names)}.")
+
+
+def check_desired(datasets: Mapping[str, Any], model: PreTrainedModel) -> None:
+    """Refuse an empty desired dataset, and integer labels that the model's head has no place for."""
+    count = model.config.num_labels or 0
+    for name, data in datasets.items():
+        if not isinstance(data, Dataset):
+            continue
+        if len(data) == 0:
+            raise ValueError(f"{name} is empty: give it at least one row.")
+        label = next((c for c in ("labels", "label") if c in data.column_names), None)
+        if label is None or count < 2 or model.config.problem_type == "multi_label_classification":
+            continue
+        labels = np.asarray(data.with_format(None)[label][:])
+        if labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"{name}, column {label!r}, row 0: label {labels[0]!r} is not an integer; "
+                f"use dataset.class_encode_column({label!r})."
+            )
+        wrong = np.flatnonzero((labels < 0) | (labels >= count))
+        if len(wrong):
+            raise ValueError(
+                f"{name}, column {label!r}, row {wrong[0]}: label {labels[wrong[0]]} is outside 0..{count - 1}; "
+                "load the model with num_labels= the desired task's number of classes."
+            )
 
 
 def check_adversaries(adversaries: Sequence[Adversary], tasks: Sequence[BlockedTask], num_labels: int | None) -> None:

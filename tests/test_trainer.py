@@ -817,3 +817,18 @@ def test_blocking_blocks_and_keeps_the_desired_task(
     assert hardened[0] < 0.7
     assert undefended[1] > 0.97
     assert hardened[1] > 0.97
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, 3] * 4, r"train_dataset, column 'label', row 2: label 3 is outside 0\.\.1; .*num_labels="),
+        ([0, -1, 2] * 4, r"train_dataset, column 'label', row 1: label -1 is outside"),
+        (["a", "b", "c"] * 4, r"train_dataset, column 'label', row 0: label .*a.*class_encode_column"),
+        ([], r"train_dataset is empty"),
+    ],
+)
+def test_desired_labels_are_checked_before_training(make_trainer, tmp_path, labels, message) -> None:
+    rows = {"input_ids": [[5, 6, 7]] * len(labels), "attention_mask": [[1, 1, 1]] * len(labels), "label": labels}
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, train_dataset=Dataset.from_dict(rows))
