@@ -13,10 +13,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .report import AttackReport, Summary
+from .schema import checked, parse_json
 
 NOT_MEASURED = "not measured"
 NOT_STATED = "not stated"
 NOISE = 0.03
+# Markdown shows these as the characters they name and reads no structure in them.
+ENTITIES = str.maketrans({character: f"&#{ord(character)};" for character in "&<>|[]`\\#"})
 
 
 @dataclass(frozen=True)
@@ -54,19 +57,10 @@ class CardDetails:
         Raises:
             ValueError: An unknown field or a wrong type; the message names it.
         """
-        if not isinstance(raw, dict):
-            raise ValueError(f"{where}: expected an object, got {type(raw).__name__}.")
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        if unknown := sorted(raw.keys() - known.keys()):
-            raise ValueError(f"{where}: unknown fields {', '.join(unknown)}; known are {', '.join(known)}.")
-        values: dict[str, Any] = {}
-        for name, value in raw.items():
-            if isinstance(known[name].default, tuple):
-                value = (value,) if isinstance(value, str) else tuple(value)
-            if not all(isinstance(v, str) for v in (value if isinstance(value, tuple) else (value,))):
-                raise ValueError(f"{where}: {name} must be text, got {value!r}.")
-            values[name] = value
-        return cls(**values)
+        if isinstance(raw, dict):  # one data set or language may stand without a list
+            raw = {k: [v] if k in ("datasets", "language") and isinstance(v, str) else v for k, v in raw.items()}
+        details: CardDetails = checked(cls, raw, where)
+        return details
 
 
 def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] = ()) -> str:
@@ -79,7 +73,14 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
 
     Returns:
         Markdown with a YAML head.
+
+    Raises:
+        ValueError: The report has no blocked tasks or no hardened model: there is nothing to make a card of.
     """
+    if not report.tasks:
+        raise ValueError("the report has no blocked tasks: there is nothing to make a card of.")
+    if "hardened" not in report.models:
+        raise ValueError("the report has no hardened model: there is nothing to make a card of.")
     environment = Environment(
         loader=PackageLoader("hf_selfdestruct"),
         undefined=StrictUndefined,
@@ -88,7 +89,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         finalize=_plain,
         keep_trailing_newline=True,
     )
-    title = details.title or report.models["hardened"]["name"]
+    title = details.title or report.models["hardened"].get("name", "Hardened model")
     body = environment.get_template("card.md.jinja").render(
         report=report,
         details=details,
@@ -98,6 +99,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         rows={task: _rows(report, task) for task in report.tasks},
         desired=_desired(report),
         plots=list(plots),
+        most_examples=max((run.examples for run in report.runs), default=NOT_STATED),
         recipe=_flat(report.recipe),
         seconds=sum(run.seconds for run in report.runs),
         NOT_STATED=NOT_STATED,
@@ -130,7 +132,7 @@ def headlines(report: AttackReport, task: str) -> list[str]:
 def _rows(report: AttackReport, task: str) -> list[list[str]]:
     """Every attack, those that reached most on the hardened model first."""
     cells = {(s.attack, s.examples, s.role): s for s in report.summaries(task)}
-    keys = {(attack, examples) for attack, examples, _ in cells}
+    keys = {(run.attack, run.examples) for run in report.runs if run.task == task}
 
     def reached(key: tuple[str, int]) -> float:
         found = cells.get((*key, "hardened"))
@@ -142,7 +144,7 @@ def _rows(report: AttackReport, task: str) -> list[list[str]]:
         runs = [r for r in report.runs if (r.task, r.attack, r.examples) == (task, attack, examples)]
         tried = len({json.dumps(r.settings, sort_keys=True) for r in runs})
         steps = max((r.steps for r in runs), default=0)
-        budget = f"{tried} settings, {steps} steps" if steps else f"{tried} setting, convex"
+        budget = f"{tried} setting{'s' * (tried > 1)}, " + (f"{steps} steps" if steps else "convex")
         scores = [_cell(cells.get((attack, examples, role))) for role in report.roles()]
         rows.append([attack, str(examples), budget, *scores, f"{found.auc:.3f}" if found else NOT_MEASURED])
     return rows
@@ -199,29 +201,36 @@ def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Values never become markup or break a table."""
-    if not isinstance(value, str):
+    """A value as one line of text: it never becomes markup, breaks a table or starts a heading."""
+    if isinstance(value, int | float):
         return value
-    return value.replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
+    return " ".join(str(value).split()).translate(ENTITIES)
 
 
-def render_folder(folder: str | Path) -> Path:
-    """Render ``folder/README.md`` from ``folder/selfdestruct/report.json`` and ``card.json``.
+def card_of(folder: str | Path) -> str:
+    """The card of ``folder/selfdestruct``: its ``report.json``, ``card.json`` and plots, rendered.
 
     Raises:
-        ValueError: The folder holds no readable report.
+        ValueError: The folder holds no readable report, or a broken ``card.json``.
     """
-    folder = Path(folder)
-    evidence = folder / "selfdestruct"
+    evidence = Path(folder, "selfdestruct")
     report = AttackReport.load(evidence / "report.json")
     path = evidence / "card.json"
     details = CardDetails()
     if path.is_file():
         try:
-            details = CardDetails.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not JSON: {error}.") from None
-    plots = [f"selfdestruct/{p.name}" for p in sorted(evidence.glob("*.png"))]
-    card = folder / "README.md"
-    card.write_text(render(report, details, plots=plots), encoding="utf-8")
+            details = CardDetails.from_dict(parse_json(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return render(report, details, plots=[f"selfdestruct/{p.name}" for p in sorted(evidence.glob("*.png"))])
+
+
+def render_folder(folder: str | Path) -> Path:
+    """Write ``folder/README.md``, the card of ``folder/selfdestruct``.
+
+    Raises:
+        ValueError: The folder holds no readable report, or a broken ``card.json``.
+    """
+    card = Path(folder, "README.md")
+    card.write_bytes(card_of(folder).encode())
     return card

@@ -87,11 +87,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _quiet() -> None:
-    """Only our own progress: not one bar per file read, nor a warning that a new head is new."""
+    """Only progress of training and attacks: not one bar per file, nor a warning that a new head is new."""
     import datasets
     import transformers
 
     datasets.disable_progress_bars()
+    # What cannot be read becomes our one line on standard error; datasets would log it beside that.
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
@@ -107,12 +109,17 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _harden(arguments: argparse.Namespace) -> int:
     _quiet()
+    from accelerate import PartialState
+
     from .config import load_config, training_arguments
     from .recipe import harden
 
     config = load_config(arguments.config, arguments.overrides)
-    _show(harden(config).table())
-    _show(f"hardened folder with report, card and plots: {training_arguments(config).output_dir}\n")
+    report = harden(config)
+    # Under `accelerate launch` every process comes here.
+    if PartialState().is_main_process:
+        _show(report.table())
+        _show(f"hardened folder with report, card and plots: {training_arguments(config).output_dir}\n")
     return 0
 
 
@@ -149,11 +156,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _card(arguments: argparse.Namespace) -> int:
-    from .card import render_folder
-    from .manifest import write_manifest
+    from .manifest import renew_card
 
-    _show(f"{render_folder(arguments.folder)}\n")
-    write_manifest(arguments.folder)
+    _show(f"{renew_card(arguments.folder)}\n")
     return 0
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -17,6 +20,7 @@ from .card import CardDetails
 from .training_args import SelfDestructTrainingArguments
 
 SPLITS = ("train", "validation", "test")
+IN_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "keys and values"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class DataConfig:
             paper does with its biographies.
         splits: Names of the splits, where they are not ``train``, ``validation`` and ``test``.
         max_rows: Most rows of each split, the first ones of a fixed shuffle; all by default.
+
+    Raises:
+        ValueError: A value is of another kind or out of range.
     """
 
     path: str
@@ -45,6 +52,17 @@ class DataConfig:
     splits: dict[str, str] = field(default_factory=dict)
     max_rows: int | None = None
 
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _check_kinds(self)
+        for name in ("max_length", "max_rows"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}.")
+        check_names(self.splits, SPLITS, "splits")
+        for split, name in self.splits.items():
+            if not isinstance(name, str):
+                raise ValueError(f"splits: {split} must be text; got {name!r}.")
+
 
 @dataclass(frozen=True)
 class TaskConfig:
@@ -53,6 +71,12 @@ class TaskConfig:
     name: str
     label_column: str
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _check_kinds(self)
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"weight must be positive and finite; got {self.weight!r}.")
 
 
 @dataclass(frozen=True)
@@ -66,6 +90,9 @@ class HardenConfig:
         training: Fields of ``SelfDestructTrainingArguments``.
         suite: Suite to attack with.
         card: Fields of ``CardDetails``.
+
+    Raises:
+        ValueError: A value is wrong, also within ``training`` and ``card``.
     """
 
     model: str
@@ -74,6 +101,13 @@ class HardenConfig:
     training: dict[str, Any] = field(default_factory=dict)
     suite: str = "default"
     card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check every value, also those that others will read."""
+        _check_kinds(self)
+        named_suite(self.suite)
+        CardDetails.from_dict(self.card)
+        training_arguments(self)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig:
@@ -94,28 +128,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no configuration at {path}.")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    top = _fields(raw, HardenConfig, str(path))
-    _apply(top, overrides)
-    data = DataConfig(**_fields(top["data"], DataConfig, f"{path}: data"))
-    check_names(data.splits, SPLITS, f"{path}: data: splits")
+    top = _fields(_parsed(path.read_bytes(), str(path)), HardenConfig, str(path))
+    _apply(top, overrides, str(path))
     tasks = top["blocked_tasks"]
     if not isinstance(tasks, list) or not tasks:
         raise ValueError(f"{path}: blocked_tasks must be a list with at least one task, got {tasks!r}.")
-    top["blocked_tasks"] = tuple(
-        TaskConfig(**_fields(task, TaskConfig, f"{path}: blocked_tasks[{i}]")) for i, task in enumerate(tasks)
-    )
-    config = HardenConfig(**{**top, "data": data})
-    training_arguments(config)
-    named_suite(config.suite)
-    CardDetails.from_dict(config.card, f"{path}: card")
-    return config
+    top["data"] = _made(DataConfig, top["data"], f"{path}: data")
+    top["blocked_tasks"] = tuple(_made(TaskConfig, task, f"{path}: blocked_tasks[{i}]") for i, task in enumerate(tasks))
+    return _made(HardenConfig, top, str(path))
 
 
-def training_arguments(config: HardenConfig, **defaults: Any) -> SelfDestructTrainingArguments:
+def training_arguments(config: HardenConfig) -> SelfDestructTrainingArguments:
     """The training arguments of a configuration.
 
     Raises:
@@ -123,15 +146,18 @@ def training_arguments(config: HardenConfig, **defaults: Any) -> SelfDestructTra
     """
     known = [f.name for f in dataclasses.fields(SelfDestructTrainingArguments) if f.init]
     check_names(config.training, known, "training")
-    given = {**defaults, **config.training}
-    # YAML reads 1e-4 as text; the parser of the command line turns every value into its field's type.
-    words = [word for k, v in given.items() for word in (f"--{k}", str(v)) if v is not None]
+    # transformers takes silenced warnings for a wish to see no progress either.
+    given = {"disable_tqdm": False, **{k: v for k, v in config.training.items() if v is not None}}
+    hints = get_type_hints(SelfDestructTrainingArguments)
+    ready = {k: v for k, v in given.items() if type(v) in _kinds(hints[k])}
+    # YAML reads 1e-4 as text; the parser of the command line turns such values into their field's type.
+    rest = {k: f"--{k}={v}" for k, v in given.items() if k not in ready}
     parser = HfArgumentParser(SelfDestructTrainingArguments, exit_on_error=False)  # type: ignore[arg-type]
     try:
-        (args,) = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
-    except (SystemExit, TypeError) as error:
+        read = parser.parse_args([*rest.values()])
+        return SelfDestructTrainingArguments(**ready, **{k: getattr(read, k) for k in rest})
+    except (argparse.ArgumentError, ImportError, TypeError, ValueError) as error:
         raise ValueError(f"training: {error}") from None
-    return args
 
 
 def check_names(given: Mapping[str, Any] | Sequence[str], known: Sequence[str], where: str) -> None:
@@ -142,30 +168,67 @@ def check_names(given: Mapping[str, Any] | Sequence[str], known: Sequence[str], 
             raise ValueError(f"{where}: unknown key {name!r}; did you mean {near!r}?")
 
 
-def _fields(raw: Any, kind: Any, where: str) -> dict[str, Any]:
+def _parsed(text: str | bytes, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _mapping(raw: Any, where: str) -> dict[Any, Any]:
+    """Keys and values; a key without a value is as good as none."""
     if not isinstance(raw, dict):
         raise ValueError(f"{where}: expected keys and values, got {raw!r}.")
-    fields = dataclasses.fields(kind)
-    check_names(raw, [f.name for f in fields], where)
+    return {k: v for k, v in raw.items() if v is not None}
+
+
+def _fields(raw: Any, kind: Any, where: str) -> dict[str, Any]:
+    """Keys and values for a dataclass: none unknown, none missing."""
+    given, fields = _mapping(raw, where), dataclasses.fields(kind)
+    check_names(given, [f.name for f in fields], where)
     for f in fields:
-        if f.default is f.default_factory is dataclasses.MISSING and raw.get(f.name) is None:
+        if f.default is f.default_factory is dataclasses.MISSING and f.name not in given:
             raise ValueError(f"{where}: {f.name!r} is missing.")
-    return dict(raw)
+    return given
 
 
-def _apply(top: dict[str, Any], overrides: Sequence[str]) -> None:
+def _made(kind: Any, raw: Any, where: str) -> Any:
+    """A dataclass made from keys and values; what it refuses is told with its place."""
+    fields = _fields(raw, kind, where)
+    try:
+        return kind(**fields)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _kinds(hint: Any) -> list[type]:
+    """The types that an annotation such as ``dict[str, str] | None`` admits."""
+    hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return [get_origin(one) or one for one in hints]
+
+
+def _check_kinds(config: Any) -> None:
+    """Refuse a value of another type than its field's; true is no number, but a whole number is a number."""
+    for name, hint in get_type_hints(type(config)).items():
+        value, kinds = getattr(config, name), _kinds(hint)
+        if type(value) not in kinds and not (type(value) is int and float in kinds):
+            wanted = " or ".join(IN_WORDS.get(kind, kind.__name__) for kind in kinds if kind is not type(None))
+            raise ValueError(f"{name} must be {wanted}; got {value!r}.")
+
+
+def _apply(top: dict[str, Any], overrides: Sequence[str], where: str) -> None:
     """Put ``--name value`` words where they belong: ``--model``, ``--suite``, ``--data.NAME``, else training."""
     words = [part for word in overrides for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
         raise ValueError(f"options must come as --name value; got {' '.join(overrides)}.")
     training, data = (f.name for f in dataclasses.fields(SelfDestructTrainingArguments) if f.init), DataConfig
     known = ["model", "suite", *(f"data.{f.name}" for f in dataclasses.fields(data)), *training]
-    top["training"] = dict(top.get("training") or {})
-    top["data"] = dict(top["data"]) if isinstance(top["data"], dict) else top["data"]
+    top["training"] = _mapping(top.get("training", {}), f"{where}: training")
+    top["data"] = _mapping(top["data"], f"{where}: data")
     for name, value in zip(words[::2], words[1::2], strict=True):
         key = name.removeprefix("--").replace("-", "_")
         check_names([key], known, "command line")
         if key.startswith("data."):
-            top["data"][key.removeprefix("data.")] = yaml.safe_load(value)
+            top["data"][key.removeprefix("data.")] = _parsed(value, f"command line: {name}")
         else:
             (top if key in ("model", "suite") else top["training"])[key] = value

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, DatasetDict, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
 from .config import SPLITS, DataConfig, HardenConfig
@@ -31,7 +33,8 @@ def load_data(config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> Datas
         ``train``, ``validation`` and ``test`` with the model's inputs, ``label`` and the blocked columns.
 
     Raises:
-        ValueError: A missing folder, split or column, an empty split, or a label seen in only some splits.
+        ValueError: A missing folder, split, column or text, an unreadable file, an empty split, or a label
+            seen in only some splits.
     """
     data = config.data
     found = _read(data)
@@ -40,7 +43,10 @@ def load_data(config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> Datas
         for column in (data.text_column, data.label_column, *blocked, *([data.only] if data.only else [])):
             check_columns(found[split].column_names, column, f"{data.path}, split {split!r}")
     if data.only:
+        # Text such as "false" is true to Python: it would silently keep every row.
+        _check_values(found, data.only, data.path, lambda value: value in (0, 1), "true or false")
         found = found.filter(lambda row: bool(row[data.only]))
+    _check_values(found, data.text_column, data.path, lambda value: isinstance(value, str), "text")
     if data.max_rows:
         found = DatasetDict({s: d.shuffle(seed=0).select(range(min(len(d), data.max_rows))) for s, d in found.items()})
     for split, rows in found.items():
@@ -73,20 +79,28 @@ def neutral(text: str) -> str:
     return re.sub(rf"\b(?:{'|'.join(PRONOUNS)})\b", swap, text, flags=re.IGNORECASE)
 
 
+def reason(error: BaseException) -> str:
+    """The first line that an error has to say, or its name."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def _read(data: DataConfig) -> DatasetDict:
     names = {split: data.splits.get(split, split) for split in SPLITS}
     folder = Path(data.path)
     if folder.is_dir():
-        files = {split: _file(folder, name) for split, name in names.items()}
-        kind = {"jsonl": "json"}.get(kinds := files["train"].suffix[1:], kinds)
-        return load_dataset(kind, data_files={split: str(file) for split, file in files.items()})
+        return DatasetDict({split: _load(_file(folder, name)) for split, name in names.items()})
     if folder.is_absolute() or data.path.startswith(".") or data.path.count("/") > 1:
         raise ValueError(f"data: path: no folder {data.path!r}.")
     try:
         found = load_dataset(data.path)
+    except DatasetGenerationError as error:
+        raise ValueError(
+            f"data: path: {data.path!r} on the Hub cannot be read ({reason(error.__cause__ or error)})."
+        ) from None
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"data: path: {data.path!r} is neither a folder here nor on the Hub ({reason}).") from None
+        raise ValueError(
+            f"data: path: {data.path!r} is neither a folder here nor on the Hub ({reason(error)})."
+        ) from None
     for split, name in names.items():
         check_columns(list(found), name, f"{data.path}: {split} split")
     return DatasetDict({split: found[name] for split, name in names.items()})
@@ -99,20 +113,42 @@ def _file(folder: Path, name: str) -> Path:
     raise ValueError(f"data: {folder} holds no {name}.parquet, {name}.jsonl, {name}.json or {name}.csv.")
 
 
+def _load(file: Path) -> Dataset:
+    kind = {".jsonl": "json"}.get(file.suffix, file.suffix[1:])
+    try:
+        return load_dataset(kind, data_files=str(file), split="train")
+    except (DatasetGenerationError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"data: {file} cannot be read ({reason(error.__cause__ or error)}).") from None
+
+
+def _check_values(found: DatasetDict, column: str, where: str, fits: Callable[[Any], bool], wanted: str) -> None:
+    for split, rows in found.items():
+        for row, value in enumerate(rows[column][:]):
+            if not fits(value):
+                raise ValueError(
+                    f"{where}, split {split!r}, column {column!r}, row {row}: must be {wanted}, got {value!r}."
+                )
+
+
 def _encode(found: DatasetDict, column: str, where: str) -> DatasetDict:
     """Labels as integers, numbered by their sorted names in ``train``."""
-    if isinstance(found["train"].features[column], ClassLabel):
+    known = found["train"].features[column]
+    if isinstance(known, ClassLabel):
+        for split, rows in found.items():
+            if rows.features[column] != known:
+                raise ValueError(f"{where}, split {split!r}, column {column!r}: other label names than in train.")
         return found
     values = {split: set(rows[column][:]) for split, rows in found.items()}
+    names = [str(value) for value in sorted(values["train"] - {None})]
     for split, seen in values.items():
         if None in seen:
             row = found[split][column][:].index(None)
             raise ValueError(f"{where}, split {split!r}, column {column!r}, row {row}: the label is missing.")
-        if unknown := sorted(map(str, seen - values["train"])):
+        # As text, for a label that is a number in one file may be text in another.
+        if unknown := sorted({*map(str, seen)} - {*names}):
             raise ValueError(
                 f"{where}, split {split!r}, column {column!r}: label {unknown[0]!r} does not occur in train."
             )
-    names = [str(value) for value in sorted(values["train"])]
     label = ClassLabel(names=names)
     return found.map(
         lambda rows: {column: [label.str2int(str(value)) for value in rows[column]]},

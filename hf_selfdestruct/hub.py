@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
 
 from .manifest import MANIFEST, problems, published_files
+
+LOG_IN = "run `hf auth login`, or set HF_TOKEN, and push again"
 
 
 def push(
@@ -52,14 +54,14 @@ def push(
             revision=revision,
         )
     except LocalTokenNotFoundError:
-        raise ConnectionError("no Hub token: run `hf auth login`, or set HF_TOKEN, and push again.") from None
+        raise ConnectionError(f"no Hub token: {LOG_IN}.") from None
     except HfHubHTTPError as error:
         code = error.response.status_code if error.response is not None else "no status"
-        raise ConnectionError(
-            f"the Hub refused {repo_id!r} ({code}): check the name and that the token may write there, and push "
-            "again; nothing is half-published."
-        ) from None
-    except OSError as error:  # includes every failure to connect
+        advice = "check the name and that the token may write there, and push again"
+        if code == 401:
+            advice = f"there is no token, or not one that it knows: {LOG_IN}"
+        raise ConnectionError(f"the Hub refused {repo_id!r} ({code}): {advice}; nothing is half-published.") from None
+    except (HTTPError, OSError) as error:  # the client's own failures to connect are no OSError
         raise ConnectionError(
             f"the Hub could not be reached ({type(error).__name__}): check the network and push again; "
             "nothing is half-published."

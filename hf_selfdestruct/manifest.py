@@ -9,16 +9,22 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .card import CardDetails, render
+from .card import card_of
 from .report import AttackReport
+from .schema import checked, parse_json
 
 MANIFEST = "selfdestruct/manifest.json"
 REPORT = "selfdestruct/report.json"
+# Exact names, because `tokenizer*` would also match code and pickles.
 PUBLISHED = (
-    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*",
-    "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model", "preprocessor_config.json",
-    "chat_template.jinja", "README.md", "selfdestruct/report.json", "selfdestruct/card.json", "selfdestruct/*.png",
+    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
+    "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "spiece.model",
+    "spm.model", "sentencepiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm",
+    "special_tokens_map.json", "added_tokens.json", "preprocessor_config.json", "chat_template.jinja", "README.md",
+    "selfdestruct/report.json", "selfdestruct/card.json", "selfdestruct/*.png",
 )  # fmt: skip
+SUSPECT = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.py")
+LEFT_BY_TRAINER = "training_args.bin"  # never published
 
 
 def published_files(folder: str | Path) -> list[str]:
@@ -81,6 +87,28 @@ def problems(folder: str | Path) -> list[str]:
         ValueError: The folder has no readable manifest, or one that names a path outside the folder.
     """
     folder = Path(folder)
+    return _changes(folder) or _disagreements(folder)
+
+
+def renew_card(folder: str | Path) -> Path:
+    """Render ``README.md`` again, after an edit of ``selfdestruct/card.json``, and list both in the manifest.
+
+    Raises:
+        ValueError: The folder holds no readable evidence, or another file has changed: a new manifest
+            would declare the change genuine.
+    """
+    folder = Path(folder)
+    text = card_of(folder)
+    if changes := [c for c in _changes(folder) if not c.startswith(("README.md: ", "selfdestruct/card.json: "))]:
+        raise ValueError(f"{folder}: no new card beside changed evidence: {'; '.join(changes)}.")
+    card = folder / "README.md"
+    card.write_bytes(text.encode())
+    write_manifest(folder)
+    return card
+
+
+def _changes(folder: Path) -> list[str]:
+    """Files that are not as the manifest lists them, and files that it should not stand beside."""
     listed = _listed(folder)
     found = []
     for name, facts in sorted(listed.items()):
@@ -89,22 +117,31 @@ def problems(folder: str | Path) -> list[str]:
         elif file_hash(folder / name) != facts.get("sha256"):
             found.append(f"{name}: changed since the manifest was written")
     found += [f"{name}: not in the manifest" for name in published_files(folder) if name not in listed]
-    return found or _disagreements(folder)
+    suspects = sorted({p.name for pattern in SUSPECT for p in folder.glob(pattern)} - {LEFT_BY_TRAINER})
+    return found + [f"{name}: can run code or hide weights, and is no part of a hardened model" for name in suspects]
 
 
 def _disagreements(folder: Path) -> list[str]:
     """The config must carry the report's hash, and the card be what the report renders."""
+    # A file may have been removed together with its entry in the manifest.
+    if missing := [name for name in (REPORT, "README.md", "config.json") if not (folder / name).is_file()]:
+        return [f"{name}: missing" for name in missing]
     found = []
-    stamp = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("hf_selfdestruct", {})
-    if stamp.get("report_sha256") != file_hash(folder / REPORT):
-        found.append("config.json: carries the hash of another report")
-    report = AttackReport.load(folder / REPORT)
-    card = folder / "selfdestruct" / "card.json"
-    details = CardDetails.from_dict(json.loads(card.read_text(encoding="utf-8"))) if card.is_file() else CardDetails()
-    plots = [name for name in published_files(folder) if name.endswith(".png")]
-    if (folder / "README.md").read_text(encoding="utf-8") != render(report, details, plots=plots):
-        found.append("README.md: is not what selfdestruct/report.json and card.json render")
+    if _stamped_hash(folder) != file_hash(folder / REPORT):
+        found.append(f"config.json: does not carry the hash of {REPORT}")
+    if (folder / "README.md").read_bytes() != card_of(folder).encode():
+        found.append(f"README.md: is not what {REPORT} and card.json render")
     return found
+
+
+def _stamped_hash(folder: Path) -> Any:
+    """The report's hash in ``config.json``; ``None`` where there is none."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))  # which may hold infinities
+    except (ValueError, RecursionError):
+        return None
+    stamp = config.get("hf_selfdestruct") if isinstance(config, dict) else None
+    return stamp.get("report_sha256") if isinstance(stamp, dict) else None
 
 
 def _listed(folder: Path) -> dict[str, dict[str, Any]]:
@@ -112,17 +149,10 @@ def _listed(folder: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: it is not a hardened folder, or was never attacked.")
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["files"]
-        entries = {str(name): dict(facts) for name, facts in listed.items()}
-    except (
-        json.JSONDecodeError,
-        UnicodeDecodeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as error:
-        raise ValueError(f"{path}: not a manifest: {error}.") from None
+        content = checked(dict[str, Any], parse_json(path.read_text(encoding="utf-8")), "manifest")
+        entries: dict[str, dict[str, Any]] = checked(dict[str, dict[str, Any]], content.get("files"), "files")
+    except ValueError as error:
+        raise ValueError(f"{path}: not a manifest: {error}") from None
     for name in entries:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
             raise ValueError(f"{path}: names {name!r}, a path outside the folder; refused.")

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
+from sqlalchemy.exc import SQLAlchemyError
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -20,8 +22,9 @@ from transformers import (
 from . import checkpoints
 from .attacks import Split, Target, named_suite
 from .attacks.base import Collate, in_batches
+from .attacks.search import Ledger
 from .config import HardenConfig, training_arguments
-from .corpus import load_data
+from .corpus import load_data, reason
 from .report import AttackReport
 from .tasks import BlockedTask
 from .trainer import SelfDestructTrainer
@@ -119,12 +122,20 @@ def attack(
 
     Returns:
         The report.
+
+    Raises:
+        ValueError: A model or the storage cannot be used; all are looked at before the first attack.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    data = load_data(config, tokenizer)
     folders = {"base": base or config.model, "undefended": undefended, "hardened": model}
     targets = [Target(role, folder) for role, folder in folders.items() if folder]
+    for target in targets:
+        _check_target(target)
+    _check_storage(storage)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    data = load_data(config, tokenizer)
     collate = DataCollatorWithPadding(tokenizer)
+    count = data["test"].features["label"].num_classes
+    desired = {t.role: _accuracy(t, count, data["test"], collate) for t in targets if t.role != "base"}
     report = named_suite(config.suite).run(
         [*targets, Target("scratch", model, random=True)],
         blocked_tasks(config, data),
@@ -133,9 +144,25 @@ def attack(
         storage=storage,
         progress=progress,
     )
-    count = data["test"].features["label"].num_classes
-    desired = {t.role: _accuracy(t, count, data["test"], collate) for t in targets if t.role != "base"}
     return replace(report, desired={"dataset": "the desired task's test split", **desired})
+
+
+def _check_target(target: Target) -> None:
+    """Refuse a model that could not be attacked, from its small files alone."""
+    where, folder = f"{target.role} model {target.folder}", Path(target.folder)
+    try:
+        AutoConfig.from_pretrained(target.folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{where}: cannot be loaded ({reason(error)}).") from None
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{where}: no model.safetensors; weights in other formats are never loaded.")
+
+
+def _check_storage(storage: str | None) -> None:
+    try:
+        Ledger(storage)
+    except (ImportError, SQLAlchemyError) as error:
+        raise ValueError(f"storage {storage!r} cannot be opened ({reason(error)}).") from None
 
 
 def _accuracy(target: Target, count: int, rows: Dataset, collate: Collate) -> dict[str, float]:

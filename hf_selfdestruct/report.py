@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import statistics
 from dataclasses import dataclass, field
 from io import StringIO
@@ -15,9 +16,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .schema import checked, parse_json
+
 SCHEMA_VERSION = 1
 ROLES = ("base", "undefended", "hardened", "scratch")
 MOST_BYTES = 64 * 1024 * 1024
+# Types of what stands in the free-form objects, where it does.
+SUITE = {"name": str, "version": int, "seeds": int, "limit": int | None}
+TASK = {"majority": float, "num_labels": int, "rows": dict[str, int], "fingerprints": dict[str, dict[str, Any]]}
+FINGERPRINT = {"rows": int, "sha256": str}
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,8 @@ class AttackReport:
 
     Attributes:
         suite: Name and version of the suite, its seeds.
-        tasks: Blocked task name to ``num_labels``, ``majority`` (rate of the commonest test label) and
-            ``fingerprints`` of its splits.
+        tasks: Blocked task name (letters, digits, ``_`` and ``-``) to ``num_labels``, ``majority`` (rate of the
+            commonest test label), ``rows`` and ``fingerprints`` of its splits.
         models: Role to ``{"name", "sha256"}`` of the model attacked.
         runs: Every run.
         desired: Role to desired-task metrics, and ``"dataset"``: where they were measured.
@@ -103,13 +110,18 @@ class AttackReport:
 
     suite: dict[str, Any]
     tasks: dict[str, dict[str, Any]]
-    models: dict[str, dict[str, Any]]
+    models: dict[str, dict[str, str]]
     runs: tuple[AttackRun, ...]
     desired: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     checks: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        for name in self.tasks:  # names become files' names
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(f"tasks: {name!r} is no name of letters, digits, '_' and '-'.")
 
     def roles(self) -> list[str]:
         """Roles that were attacked, in the order of the tables."""
@@ -134,13 +146,16 @@ class AttackReport:
 
     def table(self, *, width: int = 110) -> str:
         """The result as text: strongest attack first, then every attack, then desired quality and doubts."""
-        console = Console(file=StringIO(), width=width, force_terminal=False, highlight=False)
+        console = Console(
+            file=StringIO(), width=width, force_terminal=False, highlight=False, markup=False, emoji=False
+        )
         for task in self.tasks:
             console.print(self._task_table(task))
         console.print(self._desired_line())
         for doubt in self.checks:
             console.print(f"check: {doubt}")
-        return console.file.getvalue()  # type: ignore[attr-defined]
+        # Names and doubts may be a stranger's: what steers a terminal is left out.
+        return "".join(c for c in console.file.getvalue() if c == "\n" or c.isprintable())  # type: ignore[attr-defined]
 
     def _task_table(self, task: str) -> Table:
         facts = self.tasks[task]
@@ -192,8 +207,8 @@ class AttackReport:
             ValueError: Not a report, or one of another schema version; the message names the field.
         """
         try:
-            raw = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+            raw = parse_json(text)
+        except ValueError as error:
             raise ValueError(f"not a report: {error}") from None
         return _report_from(raw)
 
@@ -211,7 +226,7 @@ class AttackReport:
             raise ValueError(f"{path} has {path.stat().st_size} bytes; a report has at most {MOST_BYTES}.")
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
 
@@ -239,61 +254,47 @@ def _cell(summary: Summary | None) -> str:
 
 
 def _report_from(raw: Any) -> AttackReport:
-    fields = _checked(raw, AttackReport, "report")
-    if fields["schema_version"] != SCHEMA_VERSION:
-        raise ValueError(
-            f"report has schema_version {fields['schema_version']!r}; this version reads {SCHEMA_VERSION}."
-        )
-    for name in ("suite", "tasks", "models", "desired", "recipe", "versions"):
-        if not isinstance(fields[name], dict):
-            raise ValueError(f"report: {name} must be an object, got {type(fields[name]).__name__}.")
-    if not isinstance(fields["runs"], list):
-        raise ValueError(f"report: runs must be a list, got {type(fields['runs']).__name__}.")
-    runs = tuple(_run_from(run, f"runs[{i}]") for i, run in enumerate(fields["runs"]))
-    checks = tuple(str(check) for check in fields["checks"])
-    report = AttackReport(**{**fields, "runs": runs, "checks": checks})
-    _check_sections(report)
+    # The version first: what another version holds is no mistake of its writer.
+    if isinstance(raw, dict) and (version := raw.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
+        raise ValueError(f"report has schema_version {version!r}; this version reads {SCHEMA_VERSION}.")
+    report: AttackReport = checked(AttackReport, raw, "report")
+    _check_facts(report.suite, SUITE, "report.suite", required=("name", "version"))
+    for name, facts in report.tasks.items():
+        _check_task(facts, f"report.tasks[{name!r}]")
+    for role, metrics in report.desired.items():
+        checked(str if role == "dataset" else dict[str, float], metrics, f"report.desired[{role!r}]")
+    for i, run in enumerate(report.runs):
+        _check_run(run, f"report.runs[{i}]")
+    if unknown := {run.task for run in report.runs} - report.tasks.keys():
+        raise ValueError(f"report: runs of tasks that it does not list: {', '.join(sorted(unknown))}.")
     return report
 
 
-def _check_sections(report: AttackReport) -> None:
-    for key in ("name", "version"):
-        if key not in report.suite:
-            raise ValueError(f"report: suite has no {key!r}.")
-    for name, facts in report.tasks.items():
-        if not (isinstance(facts, dict) and isinstance(facts.get("majority"), int | float)):
-            raise ValueError(f"report: tasks[{name!r}] has no numeric 'majority'.")
-    unknown = {run.task for run in report.runs} - {*report.tasks}
-    if unknown:
-        raise ValueError(f"report: runs of tasks that it does not list: {', '.join(sorted(unknown))}.")
+def _check_facts(facts: dict[str, Any], kinds: dict[str, Any], where: str, required: tuple[str, ...] = ()) -> None:
+    for name, kind in kinds.items():
+        if name in facts:
+            checked(kind, facts[name], f"{where}.{name}")
+        elif name in required:
+            raise ValueError(f"{where} has no {name!r}.")
 
 
-def _run_from(raw: Any, where: str) -> AttackRun:
-    fields = _checked(raw, AttackRun, where)
-    if fields["status"] not in ("ok", "failed"):
-        raise ValueError(f"{where}: status must be 'ok' or 'failed', got {fields['status']!r}.")
-    if fields["role"] not in ROLES:
-        raise ValueError(f"{where}: role must be one of {', '.join(ROLES)}, got {fields['role']!r}.")
-    for split in ("selection", "test"):
-        scores = fields[split]
-        if (scores is None) == (fields["status"] == "ok"):
-            raise ValueError(f"{where}: a run that is {fields['status']!r} cannot have {split} {scores!r}.")
-        if scores is not None:
-            found = Scores(**_checked(scores, Scores, f"{where}.{split}"))
-            if not all(isinstance(v, int | float) and 0 <= v <= 1 for v in dataclasses.astuple(found)):
-                raise ValueError(f"{where}.{split}: scores must lie in [0, 1], got {scores}.")
-            fields[split] = found
-    return AttackRun(**fields)
+def _check_task(facts: dict[str, Any], where: str) -> None:
+    _check_facts(facts, TASK, where, required=("majority",))
+    for split, found in facts.get("fingerprints", {}).items():
+        _check_facts(found, FINGERPRINT, f"{where}.fingerprints[{split!r}]")
+    if not 0 <= facts["majority"] <= 1:
+        raise ValueError(f"{where}.majority must lie in [0, 1], got {facts['majority']}.")
 
 
-def _checked(raw: Any, kind: Any, where: str) -> dict[str, Any]:
-    """A copy of an object with exactly the fields of a dataclass (defaults may be missing)."""
-    if not isinstance(raw, dict):
-        raise ValueError(f"{where}: expected an object, got {type(raw).__name__}.")
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    required = {n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING}
-    for what, names in (("unknown", raw.keys() - known.keys()), ("missing", required - raw.keys())):
-        if names:
-            raise ValueError(f"{where}: {what} fields: {', '.join(sorted(names))}.")
-    defaults = {"schema_version": SCHEMA_VERSION, "checks": [], "desired": {}, "recipe": {}, "versions": {}}
-    return {**({k: v for k, v in defaults.items() if k in known}), **raw}
+def _check_run(run: AttackRun, where: str) -> None:
+    if run.status not in ("ok", "failed"):
+        raise ValueError(f"{where}: status must be 'ok' or 'failed', got {run.status!r}.")
+    if run.role not in ROLES:
+        raise ValueError(f"{where}: role must be one of {', '.join(ROLES)}, got {run.role!r}.")
+    if run.examples < 1 or min(run.seed, run.steps, run.seconds) < 0:
+        raise ValueError(f"{where}: examples must be at least 1; seed, steps and seconds at least 0.")
+    for split, scores in (("selection", run.selection), ("test", run.test)):
+        if (scores is None) == (run.status == "ok"):
+            raise ValueError(f"{where}: a run that is {run.status!r} cannot have {split} {scores!r}.")
+        if scores and not all(0 <= score <= 1 for score in dataclasses.astuple(scores)):
+            raise ValueError(f"{where}.{split}: scores must lie in [0, 1], got {scores}.")

@@ -88,7 +88,7 @@ def test_higher_scores_are_higher_lines(tmp_path):
 def test_nothing_is_written_outside_the_folder(tmp_path):
     """A task's name in somebody's report is no path."""
     (tmp_path / "plots" / "score_against_examples_").mkdir(parents=True)
-    report = made_report(tasks={"/../../evil": FACTS}, runs=(made_run(task="/../../evil"),))
     with contextlib.suppress(ValueError):
+        report = made_report(tasks={"/../../evil": FACTS}, runs=(made_run(task="/../../evil"),))
         save_plots(report, tmp_path / "plots")
     assert not list(tmp_path.glob("*.png"))

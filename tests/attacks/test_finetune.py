@@ -17,7 +17,9 @@ SETTINGS = {"learning_rate": 3e-3, "steps": 60, "batch_size": 16, "schedule": "l
 
 def full(target, data, *, examples=140, seed=0, checkpoints=2, **settings):
     attack = FullFineTuning(checkpoints=checkpoints)
-    return attack.run(target, data, examples=examples, seed=seed, settings={**SETTINGS, "checkpoints": checkpoints, **settings})
+    return attack.run(
+        target, data, examples=examples, seed=seed, settings={**SETTINGS, "checkpoints": checkpoints, **settings}
+    )
 
 
 def probe(target, data, *, examples=140, seed=0, **fields):

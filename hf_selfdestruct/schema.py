@@ -1,0 +1,94 @@
+"""JSON from strangers: parsed, and held to the types that annotations promise."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import reprlib
+import types
+from typing import Any, get_args, get_origin, get_type_hints
+
+# What a reader of the message calls the types of JSON.
+NAMES = {dict: "an object", tuple: "a list", str: "text", int: "a whole number", float: "a number", bool: "a boolean"}
+LARGEST = 2**63
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON as the standard has it: without NaN and infinities, and nested no deeper than can be read.
+
+    Raises:
+        ValueError: The text is not such JSON.
+    """
+    try:
+        return json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_whole_number)
+    except RecursionError:
+        raise ValueError("nested too deeply.") from None
+
+
+def checked(kind: Any, raw: Any, where: str) -> Any:
+    """A parsed JSON value as a value of an annotated type.
+
+    Args:
+        kind: A dataclass, ``X | None``, ``tuple[X, ...]``, ``dict[str, X]``, ``Any`` or a plain type.
+        raw: The value.
+        where: Its place, for the message.
+
+    Returns:
+        The value; objects become dataclasses, and lists tuples, where the type says so.
+
+    Raises:
+        ValueError: The value, or one inside it, has another type; the message names its place.
+    """
+    if kind is Any:
+        return raw
+    if dataclasses.is_dataclass(kind):
+        return _object(kind, raw, where)
+    outer, inner = get_origin(kind) or kind, get_args(kind)
+    if outer is types.UnionType:
+        return None if raw is None else checked(inner[0], raw, where)
+    if outer is tuple:
+        values = _plain(list | tuple, raw, where, NAMES[tuple])
+        return tuple(checked(inner[0], value, f"{where}[{i}]") for i, value in enumerate(values))
+    if outer is dict and inner:
+        values = _plain(dict, raw, where, NAMES[dict])
+        return {name: checked(inner[1], value, f"{where}[{name!r}]") for name, value in values.items()}
+    return _plain(int | float if kind is float else kind, raw, where, NAMES[kind])
+
+
+def _object(kind: Any, raw: Any, where: str) -> Any:
+    """A dataclass from an object with its fields; those with defaults may be missing."""
+    raw = _plain(dict, raw, where, NAMES[dict])
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
+    if unknown := raw.keys() - fields.keys():
+        names = ", ".join(sorted(map(str, unknown)))
+        raise ValueError(f"{where}: unknown fields: {names}; known are {', '.join(fields)}.")
+    if missing := required - raw.keys():
+        raise ValueError(f"{where}: missing fields: {', '.join(sorted(missing))}.")
+    hints = _hints(kind)
+    return kind(**{name: checked(hints[name], value, f"{where}.{name}") for name, value in raw.items()})
+
+
+_hints = functools.cache(get_type_hints)
+
+
+def _plain(kind: Any, raw: Any, where: str, name: str) -> Any:
+    # To Python a boolean is a whole number; to a report it is not.
+    if not isinstance(raw, kind) or (isinstance(raw, bool) and kind is not bool):
+        raise ValueError(f"{where}: expected {name}, got {reprlib.repr(raw)}.")
+    return raw
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number.")
+    return value
+
+
+def _whole_number(text: str) -> int:
+    if abs(_number(text)) >= LARGEST:
+        raise ValueError(f"{reprlib.repr(text)} is too large a number.")
+    return int(text)
