@@ -66,7 +66,7 @@ def meta_loss(
         live = parameters[name]
         linear = linear + torch.dot(live.reshape(-1).to(value.dtype), value.reshape(-1).to(live.device))
     blocking = gradient.loss.to(desired.device) + (linear - linear.detach())  # in this order: exactly the loss
-    norms = torch._foreach_norm(list(gradient.weights.values())) if gradient.weights else []
+    norms = list(torch._foreach_norm(list(gradient.weights.values()))) if gradient.weights else []
     terms = {
         "desired_loss": desired.item(),
         "blocking_loss": gradient.loss.item(),

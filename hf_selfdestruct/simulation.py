@@ -80,7 +80,7 @@ class Simulation:
         """What the next micro-step of this global step simulates."""
         micro = self._last[1] + 1 if self._last[0] == global_step else 0
         self._last = (global_step, micro)
-        key = (self._args.seed, global_step, micro, self._args.process_index)
+        key: tuple[Any, ...] = (self._args.seed, global_step, micro, self._args.process_index)
         generator = torch.Generator().manual_seed(seed_of("task", *key))
         weights = torch.tensor([task.weight for task in self._tasks])
         task = self._tasks[int(torch.multinomial(weights, 1, generator=generator))]
