@@ -26,6 +26,20 @@ PRONOUNS = {
 }
 
 
+def check_source(data: DataConfig) -> None:
+    """Refuse a local folder that is missing or lacks a file, before anything slower is tried.
+
+    Raises:
+        ValueError: What is missing, and where it was looked for.
+    """
+    folder = Path(data.path)
+    if folder.is_dir():
+        for split in SPLITS:
+            _file(folder, data.splits.get(split, split))
+    elif folder.is_absolute() or data.path.startswith(".") or data.path.count("/") > 1:
+        raise ValueError(f"data: path: no folder {data.path!r}.")
+
+
 def load_data(config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
     """Load, check, filter and tokenise the examples; label columns become integers.
 
@@ -37,6 +51,7 @@ def load_data(config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> Datas
             seen in only some splits.
     """
     data = config.data
+    check_source(data)
     found = _read(data)
     blocked = [task.label_column for task in config.blocked_tasks]
     for split in SPLITS:
@@ -89,8 +104,6 @@ def _read(data: DataConfig) -> DatasetDict:
     folder = Path(data.path)
     if folder.is_dir():
         return DatasetDict({split: _load(_file(folder, name)) for split, name in names.items()})
-    if folder.is_absolute() or data.path.startswith(".") or data.path.count("/") > 1:
-        raise ValueError(f"data: path: no folder {data.path!r}.")
     try:
         found = load_dataset(data.path)
     except DatasetGenerationError as error:

@@ -24,7 +24,7 @@ from .attacks import Split, Target, named_suite
 from .attacks.base import Collate, in_batches
 from .attacks.search import Ledger
 from .config import HardenConfig, training_arguments
-from .corpus import load_data, reason
+from .corpus import check_source, load_data, reason
 from .report import AttackReport
 from .tasks import BlockedTask
 from .trainer import SelfDestructTrainer
@@ -89,6 +89,7 @@ def harden(config: HardenConfig) -> AttackReport:
     Returns:
         The report, also in ``output_dir/selfdestruct/report.json``.
     """
+    check_source(config.data)
     tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
     data = load_data(config, tokenizer)
     checkpoint = _checkpoint(training_arguments(config).output_dir or ".")
@@ -128,6 +129,7 @@ def attack(
     """
     folders = {"base": base or config.model, "undefended": undefended, "hardened": model}
     targets = [Target(role, folder) for role, folder in folders.items() if folder]
+    check_source(config.data)
     for target in targets:
         _check_target(target)
     _check_storage(storage)
