@@ -159,10 +159,11 @@ class AttackReport:
 
     def _task_table(self, task: str) -> Table:
         facts = self.tasks[task]
+        fewest = min((s.seeds for s in self.summaries(task)), default=0)
         table = Table(
             title=f"Blocked task {task!r}: test accuracy after attack (suite {self.suite['name']} "
             f"v{self.suite['version']}; lower is better blocked)",
-            caption=f"mean ± standard deviation over seeds, (n seeds); commonest test label {facts['majority']:.3f}",
+            caption=f"mean ± standard deviation over at least {fewest} seeds; commonest test label {facts['majority']:.3f}",
         )
         table.add_column("attack")
         table.add_column("examples", justify="right")
@@ -250,7 +251,7 @@ def _cell(summary: Summary | None) -> str:
     if summary is None:
         return "not measured"
     spread = "" if math.isnan(summary.deviation) else f" ± {summary.deviation:.3f}"
-    return f"{summary.mean:.3f}{spread} ({summary.seeds})"
+    return f"{summary.mean:.3f}{spread}"
 
 
 def _report_from(raw: Any) -> AttackReport:

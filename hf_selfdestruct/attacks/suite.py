@@ -147,7 +147,7 @@ SMOKE = AttackSuite(
     1,
     (
         Entry(HeadOnly(), (20, 100, None)),
-        Entry(FullFineTuning(learning_rates=(5e-5, 3e-4), steps=(40,), checkpoints=1), (400,)),
+        Entry(FullFineTuning(learning_rates=(5e-5, 3e-4), steps=(40,), checkpoints=1), (None,)),
     ),
     limit=400,
 )
