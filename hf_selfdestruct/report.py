@@ -166,9 +166,8 @@ class AttackReport:
             caption=f"mean ± standard deviation over at least {fewest} seeds; commonest test label {facts['majority']:.3f}",
         )
         table.add_column("attack")
-        table.add_column("examples", justify="right")
-        for role in self.roles():
-            table.add_column(role, justify="right")
+        for name in ("examples", *self.roles()):
+            table.add_column(name, justify="right")
         for examples in self.budgets(task):
             cells = [_cell(self.strongest(task, examples, role)) for role in self.roles()]
             table.add_row("strongest", str(examples), *cells, style="bold")
