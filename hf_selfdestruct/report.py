@@ -163,7 +163,7 @@ class AttackReport:
         table = Table(
             title=f"Blocked task {task!r}: test accuracy after attack (suite {self.suite['name']} "
             f"v{self.suite['version']}; lower is better blocked)",
-            caption=f"mean ± standard deviation over at least {fewest} seeds; commonest test label {facts['majority']:.3f}",
+            caption=f"mean ± standard deviation over {fewest} seeds or more; commonest label {facts['majority']:.3f}",
         )
         table.add_column("attack")
         for name in ("examples", *self.roles()):
