@@ -12,10 +12,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .report import AttackReport, Summary
+from .report import NOT_MEASURED, AttackReport, cell
 from .schema import checked, parse_json
 
-NOT_MEASURED = "not measured"
 NOT_STATED = "not stated"
 NOISE = 0.03
 # Markdown shows these as the characters they name and reads no structure in them.
@@ -116,10 +115,10 @@ def headlines(report: AttackReport, task: str) -> list[str]:
         hardened, scratch = best.get("hardened"), best.get("scratch")
         if hardened is None:
             continue
-        parts = [f"{role} {_cell(best[role])}" for role in report.roles() if role != "hardened"]
+        parts = [f"{role} {cell(best[role])}" for role in report.roles() if role != "hardened"]
         line = (
             f"**{task}, {examples} examples:** the strongest attack found ({hardened.attack}) reaches "
-            f"**{_cell(hardened)}** on this model; {', '.join(parts)}."
+            f"**{cell(hardened)}** on this model; {', '.join(parts)}."
         )
         if scratch and hardened.mean > scratch.mean + NOISE:
             line += f" It is **not blocked** at this budget: {hardened.mean - scratch.mean:+.3f} above scratch."
@@ -145,15 +144,9 @@ def _rows(report: AttackReport, task: str) -> list[list[str]]:
         tried = len({json.dumps(r.settings, sort_keys=True) for r in runs})
         steps = max((r.steps for r in runs), default=0)
         budget = f"{tried} setting{'s' * (tried > 1)}, " + (f"{steps} steps" if steps else "convex")
-        scores = [_cell(cells.get((attack, examples, role))) for role in report.roles()]
+        scores = [cell(cells.get((attack, examples, role))) for role in report.roles()]
         rows.append([attack, str(examples), budget, *scores, f"{found.auc:.3f}" if found else NOT_MEASURED])
     return rows
-
-
-def _cell(summary: Summary | None) -> str:
-    if summary is None:
-        return NOT_MEASURED
-    return f"{summary.mean:.3f} ± {summary.deviation:.3f}" if summary.seeds > 1 else f"{summary.mean:.3f}"
 
 
 def _desired(report: AttackReport) -> list[list[str]]:

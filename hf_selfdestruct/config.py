@@ -144,8 +144,7 @@ def training_arguments(config: HardenConfig) -> SelfDestructTrainingArguments:
     Raises:
         ValueError: An unknown argument, with the nearest known one, or a wrong value.
     """
-    known = [f.name for f in dataclasses.fields(SelfDestructTrainingArguments) if f.init]
-    check_names(config.training, known, "training")
+    check_names(config.training, _training_names(), "training")
     # transformers takes silenced warnings for a wish to see no progress either.
     given = {"disable_tqdm": False, **{k: v for k, v in config.training.items() if v is not None}}
     hints = get_type_hints(SelfDestructTrainingArguments)
@@ -166,6 +165,10 @@ def check_names(given: Mapping[str, Any] | Sequence[str], known: Sequence[str], 
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
             raise ValueError(f"{where}: unknown key {name!r}; did you mean {near!r}?")
+
+
+def _training_names() -> list[str]:
+    return [f.name for f in dataclasses.fields(SelfDestructTrainingArguments) if f.init]
 
 
 def _parsed(text: str | bytes, where: str) -> Any:
@@ -221,8 +224,7 @@ def _apply(top: dict[str, Any], overrides: Sequence[str], where: str) -> None:
     words = [part for word in overrides for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
         raise ValueError(f"options must come as --name value; got {' '.join(overrides)}.")
-    training, data = (f.name for f in dataclasses.fields(SelfDestructTrainingArguments) if f.init), DataConfig
-    known = ["model", "suite", *(f"data.{f.name}" for f in dataclasses.fields(data)), *training]
+    known = ["model", "suite", *(f"data.{f.name}" for f in dataclasses.fields(DataConfig)), *_training_names()]
     top["training"] = _mapping(top.get("training", {}), f"{where}: training")
     top["data"] = _mapping(top["data"], f"{where}: data")
     for name, value in zip(words[::2], words[1::2], strict=True):

@@ -15,7 +15,9 @@ from transformers import AutoModelForSequenceClassification
 
 from . import __version__, manifest
 from .attacks import AttackSuite, Target, named_suite
+from .attacks.base import check_attackable
 from .card import CardDetails, render_folder
+from .files import file_hash
 from .plots import save_plots
 from .report import AttackReport
 
@@ -65,13 +67,12 @@ def attack_trainer(
     if not Path(base).is_dir() and base == str(folder / "_base"):
         raise ValueError(f"{base} is missing: call train() first, or pass base= the model it started from.")
     for task in trainer.blocked_tasks:
-        if missing := {"attack", "test"} - task.splits().keys():
-            raise ValueError(f"blocked task {task.name!r}: no {sorted(missing)[0]!r} split to attack with.")
+        check_attackable(task)
     trainer.save_model()
     sibling = _trained_sibling(trainer, base) if undefended is None else _sibling(trainer, str(undefended))
     targets = [
         Target("base", base),
-        Target("undefended", str(sibling.args.output_dir if undefended is None else undefended)),
+        Target("undefended", str(sibling.folder)),
         Target("hardened", str(folder)),
         Target("scratch", base, random=True),
     ]
@@ -129,7 +130,7 @@ def complete_folder(folder: Path, report: AttackReport, details: CardDetails) ->
         "version": __version__,
         "method": report.recipe.get("method", "not stated"),
         "blocked_tasks": list(report.tasks),
-        "report_sha256": manifest.file_hash(evidence / "report.json"),
+        "report_sha256": file_hash(evidence / "report.json"),
     }
     manifest.stamp_config(folder, stamp)
     render_folder(folder)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
-import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .card import card_of
+from .files import file_hash, write_whole
 from .report import AttackReport
 from .schema import checked, parse_json
 
@@ -37,12 +36,6 @@ def published_files(folder: str | Path) -> list[str]:
     return sorted(found)
 
 
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_manifest(folder: str | Path) -> Path:
     """Hash every published file into ``selfdestruct/manifest.json``; written last, whole or not at all."""
     folder = Path(folder)
@@ -58,9 +51,7 @@ def write_manifest(folder: str | Path) -> Path:
         "hf_selfdestruct": importlib.metadata.version("hf-selfdestruct"),
     }
     path = folder / MANIFEST
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
     return path
 
 
@@ -69,9 +60,7 @@ def stamp_config(folder: str | Path, stamp: dict[str, Any]) -> None:
     path = Path(folder, "config.json")
     config = json.loads(path.read_text(encoding="utf-8"))
     config["hf_selfdestruct"] = stamp
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def problems(folder: str | Path) -> list[str]:

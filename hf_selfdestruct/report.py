@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
 import statistics
 from dataclasses import dataclass, field
@@ -16,10 +15,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .files import write_whole
 from .schema import checked, parse_json
 
 SCHEMA_VERSION = 1
 ROLES = ("base", "undefended", "hardened", "scratch")
+NOT_MEASURED = "not measured"
 MOST_BYTES = 64 * 1024 * 1024
 # Types of what stands in the free-form objects, where it does.
 SUITE = {"name": str, "version": int, "seeds": int, "limit": int | None}
@@ -104,7 +105,7 @@ class AttackReport:
     Example:
         ```python
         report = AttackReport.load("hardened/selfdestruct/report.json")
-        print(report.table())
+        text = report.table()
         ```
     """
 
@@ -169,12 +170,12 @@ class AttackReport:
         for name in ("examples", *self.roles()):
             table.add_column(name, justify="right")
         for examples in self.budgets(task):
-            cells = [_cell(self.strongest(task, examples, role)) for role in self.roles()]
+            cells = [cell(self.strongest(task, examples, role)) for role in self.roles()]
             table.add_row("strongest", str(examples), *cells, style="bold")
         table.add_section()
         summaries = {(s.attack, s.examples, s.role): s for s in self.summaries(task)}
         for attack, examples in sorted({(s[0], s[1]) for s in summaries}):
-            cells = [_cell(summaries.get((attack, examples, role))) for role in self.roles()]
+            cells = [cell(summaries.get((attack, examples, role))) for role in self.roles()]
             table.add_row(attack, str(examples), *cells)
         return table
 
@@ -185,7 +186,7 @@ class AttackReport:
             if role in self.desired
         ]
         where = f" on {self.desired['dataset']}" if "dataset" in self.desired else ""
-        return f"desired task{where}: " + ("; ".join(shown) or "not measured")
+        return f"desired task{where}: " + ("; ".join(shown) or NOT_MEASURED)
 
     def to_json(self) -> str:
         """The report as JSON, keys sorted, so that equal reports are equal texts."""
@@ -195,9 +196,7 @@ class AttackReport:
         """Write the JSON; a reader never sees half a file."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(self.to_json(), encoding="utf-8")
-        os.replace(part, path)
+        write_whole(path, self.to_json())
 
     @classmethod
     def from_json(cls, text: str) -> AttackReport:
@@ -246,9 +245,10 @@ def _summarise(runs: list[AttackRun]) -> Summary:
     )
 
 
-def _cell(summary: Summary | None) -> str:
+def cell(summary: Summary | None) -> str:
+    """A summary in a table: mean and standard deviation, the latter where there are several seeds."""
     if summary is None:
-        return "not measured"
+        return NOT_MEASURED
     spread = "" if math.isnan(summary.deviation) else f" ± {summary.deviation:.3f}"
     return f"{summary.mean:.3f}{spread}"
 

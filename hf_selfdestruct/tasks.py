@@ -7,6 +7,7 @@ selects on the rest of it; ``test`` is read once, for the report.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,7 @@ class BlockedTask:
     num_labels: int | None = None
     weight: float = 1.0
     _labels: dict[str, np.ndarray] = field(init=False, repr=False, default_factory=dict)
+    _contents: dict[str, list[str]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check every split once, before anything is trained."""
@@ -73,6 +75,8 @@ class BlockedTask:
             object.__setattr__(self, "num_labels", _count_labels(self))
         for split, labels in self._labels.items():
             _check_range(self, split, labels)
+        for split, data in self.splits().items():
+            self._contents[split] = content_hashes(data, self.label_column)
         _check_overlap(self)
 
     @property
@@ -89,6 +93,10 @@ class BlockedTask:
     def labels(self, split: str) -> np.ndarray:
         """Integer labels of a split, shape ``(rows,)``."""
         return self._labels[split]
+
+    def contents(self, split: str) -> list[str]:
+        """SHA-256 of each row's content, see :func:`content_hashes`."""
+        return self._contents[split]
 
     def adversary_rows(self) -> np.ndarray:
         """Row numbers of ``train`` that the simulated adversary trains on (four fifths)."""
@@ -129,7 +137,7 @@ class BlockedTask:
         prints = {}
         for split, data in self.splits().items():
             digest = hashlib.sha256()
-            for row, label in zip(content_hashes(data, self.label_column), self._labels[split], strict=True):
+            for row, label in zip(self._contents[split], self._labels[split], strict=True):
                 digest.update(f"{row}:{label};".encode())
             prints[split] = {"rows": len(data), "sha256": digest.hexdigest()}
         return prints
@@ -174,11 +182,15 @@ def check_columns(columns: Sequence[str], wanted: str, where: str) -> None:
         raise ValueError(f"{where}: no column {wanted!r}; the columns are {', '.join(columns)}.")
 
 
+@functools.lru_cache(maxsize=64)  # asked for every batch
 def _partition(name: str, count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """Split ``range(count)`` once and for all into a large and a small part."""
     order = np.random.default_rng(seed_of(name)).permutation(count)
     small = max(1, round(count * fraction))
-    return np.sort(order[small:]), np.sort(order[:small])
+    parts = np.sort(order[small:]), np.sort(order[:small])
+    for part in parts:
+        part.flags.writeable = False
+    return parts
 
 
 def _checked_labels(task: str, split: str, data: Any, column: str) -> np.ndarray:
@@ -218,8 +230,8 @@ def _check_range(task: BlockedTask, split: str, labels: np.ndarray) -> None:
 def _check_overlap(task: BlockedTask) -> None:
     """No row of one split may stand in another: a leak makes every later number worthless."""
     seen: dict[str, tuple[str, int]] = {}
-    for split, data in task.splits().items():
-        hashes = content_hashes(data, task.label_column)
+    for split in task.splits():
+        hashes = task.contents(split)
         for row, content in enumerate(hashes):
             if content in seen:
                 other, where = seen[content]

@@ -61,7 +61,7 @@ class SelfDestructTrainer(Trainer):
             blocked_tasks=[gender], processing_class=tokenizer,
         )
         trainer.train()
-        print(trainer.attack("smoke").table())
+        report = trainer.attack("smoke")
         ```
     """
 

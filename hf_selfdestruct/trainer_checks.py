@@ -99,9 +99,9 @@ def warn_of_association(tasks: Sequence[BlockedTask], desired: Any) -> None:
     if label is None:
         return
     some = desired.select(range(min(len(desired), MOST_ROWS)))
-    known = dict(zip(content_hashes(some, label), some[label], strict=True))
+    known = dict(zip(content_hashes(some, label), some.with_format(None)[label], strict=True))
     for task in tasks:
-        rows = zip(content_hashes(task.train, task.label_column), task.labels("train"), strict=True)
+        rows = zip(task.contents("train"), task.labels("train"), strict=True)
         pairs = [(known[row], int(blocked)) for row, blocked in islice(rows, MOST_ROWS) if row in known]
         if len(pairs) < FEWEST_SHARED_ROWS:
             continue

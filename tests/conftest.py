@@ -10,6 +10,7 @@ stand one *desired* word (id 4 or 5, label ``id % 2``) and one *blocked* word (i
 from __future__ import annotations
 
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from made_reports import made_folder
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -150,6 +152,18 @@ def toy_task(name: str = "blocked", *, rows: int = 60, seed: int = 10, **fields:
         role: toy_rows(rows, seed=seed + i, columns=("blocked",)) for i, role in enumerate(("train", "attack", "test"))
     }
     return BlockedTask(**{"name": name, **splits, "label_column": "blocked", "num_labels": 2, **fields})
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete hardened folder; to be read only."""
+    return made_folder(tmp_path_factory.mktemp("hardened"))
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return shutil.copytree(original, tmp_path / "hardened")
 
 
 @pytest.fixture(scope="session", params=ARCHITECTURES)

@@ -13,7 +13,7 @@ import hf_selfdestruct
 NAME = "hf_selfdestruct"
 ROOT = Path(__file__).resolve().parents[1] / NAME
 LEVELS = (
-    ("demo", "demo.grammar_words", "schema"),
+    ("demo", "demo.grammar_words", "schema", "files"),
     ("tasks", "report", "demo.grammar"),
     ("functional", "training_args", "heads", "attacks.base"),
     ("adversary", "losses", "meta_gradient", "attacks.finetune", "attacks.search", "attacks.checks"),

@@ -9,7 +9,7 @@ import time
 import datasets
 import pytest
 import transformers
-from made_reports import made_folder, made_report
+from made_reports import made_report
 from safetensors.torch import load_file, save_file
 from toy_project import make_project, run_cli
 
@@ -34,16 +34,6 @@ def loudness():
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     return make_project(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return made_folder(tmp_path_factory.mktemp("hardened"))
-
-
-@pytest.fixture
-def folder(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "hardened")
 
 
 @pytest.fixture

@@ -1,24 +1,12 @@
 """Publishing, with the real client in a process of its own against a Hub on loopback."""
 
-import shutil
 import socket
 
 import pytest
 from loopback_hub import LoopbackHub
-from made_reports import made_folder
 from toy_project import run_cli
 
 from hf_selfdestruct.manifest import MANIFEST, published_files
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return made_folder(tmp_path_factory.mktemp("hardened"))
-
-
-@pytest.fixture
-def folder(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "hardened")
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import shutil
 
 import pytest
-from made_reports import made_folder
 
 from hf_selfdestruct.manifest import MANIFEST, problems, published_files, stamp_config, write_manifest
 
@@ -18,16 +16,6 @@ PUBLISHED = {
     "selfdestruct/score_against_examples_gender.png",
     "tokenizer.json",
 }
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return made_folder(tmp_path_factory.mktemp("hardened"))
-
-
-@pytest.fixture
-def folder(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "hardened")
 
 
 def edit(path, old, new):

@@ -5,7 +5,6 @@ Nothing of the defence is imported here: models are loaded from disk as anybody 
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
+from ..files import file_hash
 from ..report import Scores
 from ..tasks import BlockedTask, seed_of
 
@@ -71,11 +71,7 @@ class AttackData:
         Raises:
             ValueError: The task has no rows for the attacker or none to test on.
         """
-        for split in ("attack", "test"):
-            if split not in task.splits():
-                raise ValueError(
-                    f"blocked task {task.name!r} has no {split!r} split; give BlockedTask(..., {split}=...)."
-                )
+        check_attackable(task)
 
         def split_of(name: str, rows: np.ndarray, most: int | None) -> Split:
             if most is not None and len(rows) > most:
@@ -97,6 +93,13 @@ class AttackData:
         """Numbers of the ``examples`` training rows drawn by ``seed``: the same for every model attacked."""
         order = np.random.default_rng(seed_of(self.task, "few-shot", seed)).permutation(len(self.train.labels))
         return order[:examples].tolist()
+
+
+def check_attackable(task: BlockedTask) -> None:
+    """Refuse a task without rows for the attacker, or without any to test on."""
+    for split in ("attack", "test"):
+        if split not in task.splits():
+            raise ValueError(f"blocked task {task.name!r} has no {split!r} split; give BlockedTask(..., {split}=...).")
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class Target:
         """Name and SHA-256 of the weights (of the configuration, for random ones), for the report."""
         pattern = "config.json" if self.random else "*.safetensors"
         files = sorted(Path(self.folder).glob(pattern))
-        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest() if files else ""
+        digest = file_hash(*files) if files else ""
         name = "random weights of the same architecture" if self.random else Path(self.folder).name
         return {"name": name, "sha256": digest}
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import HardenConfig, load_config
-from ..manifest import file_hash
+from ..files import file_hash
 from ..recipe import harden
 from ..report import AttackReport
 from .grammar import splits

@@ -1,0 +1,24 @@
+"""Files: hashed, and written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def file_hash(*paths: str | Path) -> str:
+    """SHA-256 of the contents of files, one after the other; none is held in memory."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with Path(path).open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a text file; a reader, or a kill half-way, never meets half of it."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
