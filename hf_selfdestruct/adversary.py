@@ -1,160 +1,204 @@
-"""The adversary: a distribution over fine-tuning recipes that improves while training runs."""
+"""The adversary: a distribution over fine-tuning recipes, from which each outer step draws one."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from peft import LoraConfig
 
-from .functional import Adam, InnerOptimizer
+from .inner_optimizer import InnerOptimizer
+from .inner_optimizers import Adam
 from .tasks import seed_of
+from .training_args import HEADS, TRAINABLE
 
-RATE_BOUNDS = (1e-6, 1e-2)  # the reference code of MLAC clamps its learned rate to these
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``, drawn log-uniformly; whole numbers where both ends are.
+
+    Raises:
+        ValueError: Not ``0 < low <= high``.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        """Check the ends."""
+        if not 0 < self.low <= self.high < math.inf:
+            raise ValueError(f"a Range needs 0 < low <= high; got {self.low}, {self.high}.")
+
+    def draw(self, share: float) -> float:
+        """The number below which ``share`` of all draws lie."""
+        found = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        return min(max(round(found) if whole else found, self.low), self.high)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A whole number that grows by 1 every ``every`` outer steps, from ``first`` to ``last``.
+
+    The reference code of MLAC lets K grow so, every 100 steps.
+
+    Raises:
+        ValueError: Not ``0 <= first <= last``, or ``every`` below 1.
+    """
+
+    first: int
+    last: int
+    every: int = 100
+
+    def __post_init__(self) -> None:
+        """Check the ends."""
+        if not 0 <= self.first <= self.last or self.every < 1:
+            raise ValueError(
+                f"a Schedule needs 0 <= first <= last and every >= 1; got {self.first}, {self.last}, {self.every}."
+            )
+
+    def at(self, outer_step: int) -> int:
+        """The number at an outer step, counted from 0."""
+        return min(self.first + outer_step // self.every, self.last)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One fine-tuning recipe, drawn from an :class:`Adversary`: the same fields, each a plain value."""
+
+    optimizer: InnerOptimizer
+    learning_rate: float
+    learns_rate: bool
+    steps: int
+    batch_size: int
+    examples: int | None
+    head: str
+    trainable: str | LoraConfig
+    prelude: int
+    dropout: bool
+
+    def config(self) -> dict[str, Any]:
+        """The recipe as plain values."""
+        return {item.name: _plain(getattr(self, item.name)) for item in dataclasses.fields(self)}
 
 
 @dataclass(frozen=True)
 class Adversary:
     """How the simulated fine-tuning goes about it.
 
+    Each field is a value, a tuple of values to draw from, a :class:`Range` (numbers) or a :class:`Schedule`
+    (``steps``, ``prelude``).
+
     Args:
         optimizer: Pure inner optimizer.
         learning_rate: Rate of the inner steps; the starting point where it is learned.
-        learning_rate_max: Where given, the rate is drawn log-uniformly from ``learning_rate`` to this.
         learns_rate: Whether the rate is learned, so as to minimise the blocked task's loss.
         steps: K, the number of inner steps (0: the model as published, seen through the head alone).
         batch_size: Blocked examples in one inner step.
+        examples: Most blocked examples the adversary has, drawn anew each time; all by default.
         head: ``"learned"`` (kept and improved from one outer step to the next), ``"random"`` (drawn
             anew each time) or ``"keep"`` (the published head; needs the desired task's label space).
-        trainable: ``"all"`` weights or only the ``"head"``.
+        trainable: ``"all"`` weights, only the ``"head"``, ``"last_n"`` (the last n layers and what follows
+            them), ``"lora"``, or a ``peft.LoraConfig`` of your own: new adapters on the published weights.
+        prelude: Benign steps before, on the desired task's training rows and with its head
+            (heal-then-attack); they come on top of ``steps``.
+        dropout: Whether the inner steps run with dropout. Learning curves of real attacks have it; it is
+            replayed exactly wherever a step is computed again.
+        weight: Relative chance of being drawn, among several adversaries.
 
     Raises:
         ValueError: A field is out of range.
 
     Example:
         ```python
-        Adversary(optimizer=SGD(momentum=0.9), learning_rate=1e-3, steps=8, head="random")
+        Adversary(optimizer=(SGD(momentum=0.9), AdamW()), learning_rate=Range(1e-5, 1e-3), steps=8, head="random")
         ```
     """
 
-    optimizer: InnerOptimizer = field(default_factory=Adam)
-    learning_rate: float = 3e-4
-    learning_rate_max: float | None = None
+    optimizer: InnerOptimizer | tuple[InnerOptimizer, ...] = field(default_factory=Adam)
+    learning_rate: float | tuple[float, ...] | Range = 3e-4
     learns_rate: bool = False
-    steps: int = 16
-    batch_size: int = 16
-    head: str = "learned"
-    trainable: str = "all"
+    steps: int | tuple[int, ...] | Range | Schedule = 16
+    batch_size: int | tuple[int, ...] | Range = 16
+    examples: int | tuple[int, ...] | Range | None = None
+    head: str | tuple[str, ...] = "learned"
+    trainable: str | LoraConfig | tuple[str | LoraConfig, ...] = "all"
+    prelude: int | tuple[int, ...] | Range | Schedule = 0
+    dropout: bool = False
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the fields against each other."""
-        if self.head not in ("learned", "random", "keep"):
-            raise ValueError(f"head must be 'learned', 'random' or 'keep'; got {self.head!r}.")
-        if self.trainable not in ("all", "head"):
-            raise ValueError(f"trainable must be 'all' or 'head'; got {self.trainable!r}.")
-        if self.steps < 0 or self.batch_size < 1 or not self.learning_rate > 0:
-            raise ValueError(
-                "steps must be 0 or more, batch_size 1 or more and learning_rate positive; "
-                f"got {self.steps}, {self.batch_size}, {self.learning_rate}."
-            )
-        if self.learning_rate_max is not None and (self.learns_rate or self.learning_rate_max < self.learning_rate):
-            raise ValueError(
-                "learning_rate_max must be at least learning_rate, and a drawn rate cannot also be learned; "
-                f"got learning_rate={self.learning_rate}, learning_rate_max={self.learning_rate_max}, "
-                f"learns_rate={self.learns_rate}."
-            )
+        """Check every value that can be drawn."""
+        if empty := [item.name for item in dataclasses.fields(self) if not self.options(item.name)]:
+            raise ValueError(f"{empty[0]}: nothing to draw from.")
+        for name, least in (("steps", 0), ("prelude", 0), ("batch_size", 1), ("examples", 1)):
+            for value in self.options(name):
+                if (value is not None or name != "examples") and (type(value) is not int or value < least):
+                    raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+        for value in (*self.options("learning_rate"), self.weight):
+            if not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise ValueError(f"learning_rate and weight must be positive numbers; got {value!r}.")
+        for value in self.options("head"):
+            if value not in HEADS:
+                raise ValueError(f"head must be one of {', '.join(HEADS)}; got {value!r}.")
+        for value in self.options("trainable"):
+            if not isinstance(value, LoraConfig) and not TRAINABLE.fullmatch(str(value)):
+                raise ValueError(f"trainable must be all, head, last_n, lora or a peft.LoraConfig; got {value!r}.")
+        for value in self.options("optimizer"):
+            if not isinstance(value, InnerOptimizer):
+                raise ValueError(f"optimizer must be an InnerOptimizer, such as Adam(); got {value!r}.")
+        if self.learns_rate and not isinstance(self.learning_rate, int | float):
+            raise ValueError(f"a learned rate starts from one number; got learning_rate={self.learning_rate!r}.")
 
-    def draw_rate(self, *key: Any) -> float:
-        """The rate for one outer step, drawn from ``key`` where a range is given."""
-        if self.learning_rate_max is None:
-            return self.learning_rate
-        generator = torch.Generator().manual_seed(seed_of("rate", *key))
-        share = torch.rand((), generator=generator, dtype=torch.float64).item()
-        low, high = math.log(self.learning_rate), math.log(self.learning_rate_max)
-        return math.exp(low + share * (high - low))
+    def options(self, name: str) -> tuple[Any, ...]:
+        """The values a field can take: all of a set, the ends of a range or schedule."""
+        value = getattr(self, name)
+        if isinstance(value, Range):
+            return value.low, value.high
+        if isinstance(value, Schedule):
+            return value.first, value.last
+        return value if isinstance(value, tuple) else (value,)
+
+    def draw(self, outer_step: int, *key: Any) -> Recipe:
+        """One recipe, drawn from ``key``."""
+        found = {}
+        for item in dataclasses.fields(Recipe):
+            value = getattr(self, item.name)
+            if isinstance(value, Schedule):
+                value = value.at(outer_step)
+            elif isinstance(value, Range):
+                value = value.draw(_share(item.name, *key))
+            elif isinstance(value, tuple):
+                value = value[int(_share(item.name, *key) * len(value))]
+            found[item.name] = value
+        return Recipe(**found)
 
     def config(self) -> dict[str, Any]:
-        """The recipe as plain values, for the report."""
-        return {
-            "optimizer": f"{type(self.optimizer).__name__}{vars(self.optimizer)}",
-            **{name: getattr(self, name) for name in self.__dataclass_fields__ if name != "optimizer"},
-        }
+        """The recipe as plain values, for the report; what is at its default is left out."""
+        return dict(self._stated())
+
+    def _stated(self) -> Iterator[tuple[str, Any]]:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            shown = ("optimizer", "learning_rate", "steps", "batch_size", "head", "trainable")
+            if item.name in shown or value != item.default:
+                yield item.name, _plain(value)
 
 
-class LearnedAdversary:
-    """What an adversary learns about one task: its head and the logarithm of its rate.
-
-    It takes the opposite side: it minimises the blocked task's loss at the fast weights, by its own
-    Adam, while the model raises it.
-
-    Args:
-        adversary: The recipe.
-        head: Starting head (empty where the head is not learned).
-        learning_rate: Adam rate for the head; the log rate moves ten times as fast.
-    """
-
-    def __init__(self, adversary: Adversary, head: Mapping[str, Tensor], *, learning_rate: float) -> None:
-        self.head = {name: value.detach().clone() for name, value in head.items()}
-        device = next(iter(self.head.values())).device if self.head else "cpu"
-        self.log_rate = torch.tensor(math.log(adversary.learning_rate), dtype=torch.float32, device=device)
-        groups: list[dict[str, Any]] = []
-        if self.head:
-            groups.append({"params": list(self.head.values()), "lr": learning_rate})
-        if adversary.learns_rate:
-            groups.append({"params": [self.log_rate], "lr": 10 * learning_rate})
-        self._optimizer = torch.optim.Adam(groups) if groups else None
-
-    @property
-    def learning_rate(self) -> float:
-        """The current learned rate."""
-        return math.exp(self.log_rate.item())
-
-    def accumulate(self, head: Mapping[str, Tensor], rate: Tensor | None, *, share: float) -> None:
-        """Add ``share`` of the gradients of the blocked task's loss, for the head and for the rate itself."""
-        for name, gradient in head.items():
-            _add_gradient(self.head[name], share * gradient)
-        if rate is not None:
-            _add_gradient(self.log_rate, share * rate * self.learning_rate)  # d/d log r = r d/dr
-
-    def gradients(self) -> list[Tensor]:
-        """The accumulated gradients, to be averaged over processes in place."""
-        return [v.grad for v in (*self.head.values(), self.log_rate) if v.grad is not None]
-
-    def step(self) -> None:
-        """One Adam step from the accumulated gradients, which are then forgotten."""
-        if self._optimizer is None:
-            return
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self.log_rate.clamp_(*(math.log(bound) for bound in RATE_BOUNDS))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything needed to go on exactly, as a flat dictionary of tensors."""
-        state = {f"head.{name}": value.detach() for name, value in self.head.items()}
-        state["log_rate"] = self.log_rate.detach()
-        for name, value in self._learned().items():
-            for key, moment in (self._optimizer.state[value] if self._optimizer else {}).items():
-                state[f"adam.{key}.{name}"] = moment
-        return state
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        for name, value in self._learned().items():
-            value.data.copy_(state[name])
-            moments = {
-                key.split(".", 2)[1]: moment.clone()
-                for key, moment in state.items()
-                if key.startswith("adam.") and key.split(".", 2)[2] == name
-            }
-            if moments and self._optimizer:
-                self._optimizer.state[value] = moments
-
-    def _learned(self) -> dict[str, Tensor]:
-        return {**{f"head.{name}": value for name, value in self.head.items()}, "log_rate": self.log_rate}
+def _share(*key: Any) -> float:
+    generator = torch.Generator().manual_seed(seed_of("adversary", *key))
+    return torch.rand((), generator=generator, dtype=torch.float64).item()
 
 
-def _add_gradient(value: Tensor, gradient: Tensor) -> None:
-    value.grad = gradient.detach().clone() if value.grad is None else value.grad + gradient.detach()
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, LoraConfig):
+        names = value.target_modules or "default"
+        shown = ", ".join(sorted(names)) if isinstance(names, set | list) else names  # a set has no order of its own
+        return f"LoRA(r={value.r}, alpha={value.lora_alpha}, targets={shown})"
+    return repr(value) if dataclasses.is_dataclass(value) else value

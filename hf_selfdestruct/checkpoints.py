@@ -12,36 +12,36 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from .adversary import LearnedAdversary
+from .learned import LearnedAdversary
 
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
 STATE_FILE = "selfdestruct_state.safetensors"
-SECONDS = "seconds"
+EXTRA = "run."
 LAST_FILE = "trainer_state.json"  # the Trainer writes it after everything else
 
 logger = logging.getLogger(__name__)
 Learned = Mapping[tuple[str, int], LearnedAdversary]
 
 
-def save_learned(learned: Learned, folder: Path, *, seconds: float) -> None:
-    """Write the state of every learned adversary, and the seconds trained so far, into a checkpoint folder."""
+def save_learned(learned: Learned, folder: Path, *, extra: Mapping[str, float]) -> None:
+    """Write the state of every learned adversary, and some numbers of the run, into a checkpoint folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{task}/{number}/{key}": value.detach().cpu().contiguous().clone()
         for (task, number), adversary in learned.items()
         for key, value in adversary.state_dict().items()
     }
-    tensors[SECONDS] = torch.tensor(seconds, dtype=torch.float64)
+    tensors |= {EXTRA + name: torch.tensor(value, dtype=torch.float64) for name, value in extra.items()}
     save_file(tensors, folder / STATE_FILE)
 
 
-def load_learned(learned: Learned, folder: Path) -> float:
+def load_learned(learned: Learned, folder: Path) -> dict[str, float]:
     """Restore what :func:`save_learned` wrote.
 
     Returns:
-        The seconds trained before.
+        The numbers of the run.
 
     Raises:
         ValueError: The folder holds no such state, or that of other tasks or adversaries.
@@ -53,7 +53,7 @@ def load_learned(learned: Learned, folder: Path) -> float:
             "SelfDestructTrainer or was cut off while being written; name an earlier checkpoint."
         )
     tensors = load_file(path)
-    seconds = tensors.pop(SECONDS).item()
+    extra = {n.removeprefix(EXTRA): tensors.pop(n).item() for n in [*tensors] if n.startswith(EXTRA)}
     found = {tuple(name.split("/", 2)[:2]) for name in tensors}
     expected = {(task, str(number)) for task, number in learned}
     if found != expected:
@@ -66,7 +66,7 @@ def load_learned(learned: Learned, folder: Path) -> float:
         adversary.load_state_dict(
             {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
         )
-    return seconds
+    return extra
 
 
 def last_complete(output_dir: str | None) -> str:
@@ -92,8 +92,8 @@ def _is_complete(folder: Path) -> bool:
     return (folder / STATE_FILE).is_file()
 
 
-class AdversaryCallback(TrainerCallback):
-    """Lets the learned adversaries step whenever the model does."""
+class OuterStepCallback(TrainerCallback):
+    """Lets the learned adversaries step whenever the model does, and the guard read every evaluation."""
 
     def __init__(self, trainer: SelfDestructTrainer) -> None:
         self._trainer = trainer
@@ -107,3 +107,19 @@ class AdversaryCallback(TrainerCallback):
             for gradient in adversary.gradients():
                 gradient.copy_(trainer.accelerator.reduce(gradient, reduction="mean"))
             adversary.step()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Hand the desired validation quality to the guard, once per step: a resumed run evaluates again."""
+        guard, step = self._trainer.guard, state.global_step
+        if guard is None or not self._trainer.is_in_train or step <= self._trainer.guarded_step:
+            return
+        name = str(args.metric_for_best_model or "loss")
+        name = name if name.startswith("eval_") else f"eval_{name}"
+        if name not in (metrics or {}):
+            raise ValueError(
+                f"max_desired_drop guards {name!r}, which the evaluation does not give "
+                f"({', '.join(metrics or {})}); set metric_for_best_model to one of them."
+            )
+        self._trainer.guarded_step = step
+        if message := guard.update(float(metrics[name])):
+            logger.warning("step %d: %s", step, message)

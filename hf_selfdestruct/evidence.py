@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification
 
 from . import __version__, manifest
 from .attacks import AttackSuite, Target, named_suite
@@ -87,7 +86,7 @@ def attack_trainer(
             targets,
             trainer.blocked_tasks,
             columns=trainer.input_columns,
-            collate=trainer.data_collator,
+            collate=trainer.blocked_collator,
             storage=storage or f"sqlite:///{folder / '_attacks.db'}",
             progress=not trainer.args.disable_tqdm,
         )
@@ -100,14 +99,19 @@ def attack_trainer(
 def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
     """How a trainer hardens, as plain values for the report."""
     args = trainer.args
+    keeping = {str(i): loss.config() for i, loss in enumerate(trainer.keeping_losses)}
     return {
         "method": args.method,
         "meta_gradient": args.meta_gradient,
+        **({"hvp": args.hvp} if args.meta_gradient == "exact" else {}),
         "adversaries": {str(i): adversary.config() for i, adversary in enumerate(trainer.adversaries)},
         "blocking_losses": {str(i): loss.config() for i, loss in enumerate(trainer.blocking_losses)},
         "blocking_weight": args.blocking_weight,
         "blocking_batch_size": args.blocking_batch_size,
+        "blocking_every": args.blocking_every,
         "step_weights": args.step_weights,
+        **({"keeping_weight": args.keeping_weight, "keeping_losses": keeping} if keeping else {}),
+        **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),
         "outer_steps": trainer.state.global_step,
         "outer_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "learning_rate": args.learning_rate,
@@ -158,9 +162,10 @@ def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | Non
     args.blocking_weight = 0.0
     args.output_dir = output_dir or source
     args.save_strategy = args.eval_strategy = "no"
-    args.load_best_model_at_end = args.push_to_hub = False
+    args.load_best_model_at_end = args.push_to_hub = args.eval_on_start = False
+    args.max_desired_drop = None
     args.max_steps = trainer.state.global_step or args.max_steps
-    model = AutoModelForSequenceClassification.from_pretrained(source, use_safetensors=True)
+    model = type(trainer.accelerator.unwrap_model(trainer.model)).from_pretrained(source, use_safetensors=True)
     return type(trainer)(
         model,
         args,
@@ -173,6 +178,8 @@ def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | Non
         blocked_tasks=trainer.blocked_tasks,
         adversaries=trainer.adversaries,
         blocking_losses=trainer.blocking_losses,
+        keeping_losses=trainer.keeping_losses,
+        keep_dataset=trainer.keep_dataset,
     )
 
 

@@ -1,128 +1,86 @@
-"""Fast weights: forwards with given weights, and pure, differentiable optimizer updates.
-
-Nothing here changes a tensor in place. An update maps (weights, gradients, state, learning rate) to
-(weights, state), so autograd can walk through any number of them.
-"""
+"""Fast weights: flat vectors of weights, functional forwards, and calls with replayed randomness."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Weights = dict[str, Tensor]
-State = dict[str, Any]
 
 
-def logits(module: nn.Module, weights: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits of ``module`` run with ``weights`` (parameters and buffers by name).
+class Layout:
+    """How named weights lie in one flat vector.
+
+    One vector instead of a dictionary makes an optimizer's update a handful of kernels, whatever the number of
+    parameters, and its transpose too.
+
+    Args:
+        weights: Weights by name; only names, shapes and their order are kept.
+
+    Example:
+        >>> layout = Layout({"a": torch.zeros(2, 3), "b": torch.zeros(4)})
+        >>> layout.split(torch.arange(10.0))["b"]
+        tensor([6., 7., 8., 9.])
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.shapes = {name: value.shape for name, value in weights.items()}
+        self._sizes = [value.numel() for value in weights.values()]
+
+    def flatten(self, weights: Mapping[str, Tensor], *, like: Tensor) -> Tensor:
+        """The named weights as one new vector, of the kind of ``like`` where there are none."""
+        parts = [weights[name].detach().reshape(-1) for name in self.shapes]
+        return torch.cat(parts) if parts else like.new_zeros(0)
+
+    def split(self, flat: Tensor) -> Weights:
+        """Views of a vector, by name; differentiable."""
+        parts = flat.split(self._sizes)
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+
+def call(module: nn.Module, weights: Mapping[str, Tensor], inputs: Mapping[str, Any], *, twice: bool = False) -> Any:
+    """Outputs of ``module`` run with ``weights``.
 
     Args:
         module: A skeleton; its own weights are never read.
-        weights: Every parameter and buffer the forward touches.
-        batch: Model inputs; ``labels`` is left out, so no loss is computed twice.
+        weights: Every parameter and buffer that the forward touches, by the module's names.
+        inputs: Keyword arguments of its forward.
+        twice: Whether the result must be twice differentiable: fused attention kernels are not, so torch's
+            attention is then composed of plain operations.
 
     Returns:
-        Tensor of shape ``(batch, classes)``.
+        What the module returns.
     """
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    return functional_call(module, dict(weights), kwargs=inputs).logits
+    with sdpa_kernel([SDPBackend.MATH]) if twice else nullcontext():
+        return functional_call(module, dict(weights), kwargs=dict(inputs))
 
 
-class InnerOptimizer(ABC):
-    """A pure optimizer: ``init`` makes its state, ``update`` makes new weights and a new state."""
+@contextmanager
+def seeded(seed: int | None, devices: Iterable[torch.device] = ()) -> Iterator[None]:
+    """Random numbers from ``seed`` inside, the global generators as they were afterwards; ``None``: nothing.
 
-    @abstractmethod
-    def init(self, values: Sequence[Tensor]) -> State:
-        """State before the first step."""
-
-    @abstractmethod
-    def update(
-        self, values: Sequence[Tensor], gradients: Sequence[Tensor], state: State, learning_rate: Tensor
-    ) -> tuple[list[Tensor], State]:
-        """One step.
-
-        Args:
-            values: Weights.
-            gradients: Gradients, aligned with ``values``.
-            state: What ``init`` or the last ``update`` returned.
-            learning_rate: Scalar tensor; may require a gradient.
-
-        Returns:
-            New weights and new state.
-        """
-
-
-@dataclass(frozen=True)
-class SGD(InnerOptimizer):
-    """``w <- w - lr * (g + weight_decay * w)``, with heavy-ball ``momentum`` as in ``torch.optim.SGD``."""
-
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-
-    def init(self, values: Sequence[Tensor]) -> State:  # noqa: D102
-        return {"velocity": None}
-
-    def update(  # noqa: D102
-        self, values: Sequence[Tensor], gradients: Sequence[Tensor], state: State, learning_rate: Tensor
-    ) -> tuple[list[Tensor], State]:
-        if self.weight_decay:
-            gradients = [g + self.weight_decay * w for g, w in zip(gradients, values, strict=True)]
-        velocity = state["velocity"]
-        if self.momentum:
-            # As in torch, the first velocity is the first gradient itself.
-            previous = velocity or [torch.zeros_like(g) for g in gradients]
-            velocity = [self.momentum * v + g for v, g in zip(previous, gradients, strict=True)]
-            gradients = velocity
-        moved = [w - learning_rate * g for w, g in zip(values, gradients, strict=True)]
-        return moved, {"velocity": velocity}
-
-
-@dataclass(frozen=True)
-class Adam(InnerOptimizer):
-    """Adam (1412.6980) with decoupled ``weight_decay`` (AdamW, 1711.05101) when it is not zero.
-
-    ``epsilon`` stands outside the square root as in torch. The derivative of the square root at 0 is
-    defined as 0: a weight that got no gradient neither moves nor feels anything.
+    Two evaluations of the same dropout, as finite differences and recomputation need them, draw the same masks.
     """
-
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-6
-    weight_decay: float = 0.0
-
-    def init(self, values: Sequence[Tensor]) -> State:  # noqa: D102
-        zeros = [torch.zeros_like(v) for v in values]
-        return {"step": 0, "first": zeros, "second": list(zeros)}
-
-    def update(  # noqa: D102
-        self, values: Sequence[Tensor], gradients: Sequence[Tensor], state: State, learning_rate: Tensor
-    ) -> tuple[list[Tensor], State]:
-        step = state["step"] + 1
-        first = [self.beta1 * m + (1 - self.beta1) * g for m, g in zip(state["first"], gradients, strict=True)]
-        second = [self.beta2 * v + (1 - self.beta2) * g * g for v, g in zip(state["second"], gradients, strict=True)]
-        rate = learning_rate / (1 - self.beta1**step)
-        root = (1 - self.beta2**step) ** 0.5
-        decay = 1 - learning_rate * self.weight_decay
-        sqrt = _safe_sqrt if torch.is_grad_enabled() else torch.sqrt  # without a graph plain is faster
-        moved = [
-            decay * w - rate * m / (sqrt(v) / root + self.epsilon)
-            for w, m, v in zip(values, first, second, strict=True)
-        ]
-        return moved, {"step": step, "first": first, "second": second}
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[d for d in devices if d.type == "cuda"]):
+        torch.manual_seed(seed)
+        yield
 
 
-def inner_optimizer(name: str) -> InnerOptimizer:
-    """The inner optimizer behind a configuration string: ``adam`` or ``sgd``."""
-    return {"adam": Adam(), "sgd": SGD()}[name]
-
-
-def _safe_sqrt(value: Tensor) -> Tensor:
-    """Square root whose derivative at 0 is 0; the inner ``where`` keeps 1/0 out of the backward."""
-    positive = value > 0
-    return torch.where(positive, torch.where(positive, value, 1.0).sqrt(), 0.0)
+@contextmanager
+def dropout(module: nn.Module, *, on: bool) -> Iterator[None]:
+    """Dropout inside, evaluation mode afterwards; normalisation keeps to its running statistics."""
+    for child in module.modules():
+        child.training = on and not isinstance(child, nn.modules.batchnorm._BatchNorm)
+    try:
+        yield
+    finally:
+        module.eval()

@@ -1,52 +1,70 @@
 """Task heads, found from the model's own class and never by a layer's name.
 
-A model is a trunk (its ``base_model``) and a head (every other parameter). A *skeleton* is the same
-architecture with another number of labels and no weights of its own: all of them are supplied at
-call time, so it shares nothing with the live model (no training flags, no autocast wrapper, no
-hooks) and weighs nothing.
+A model is a trunk (its ``base_model``) and a head (every other parameter). A *skeleton* is the architecture
+with a head for another task and no weights of its own: all of them are supplied at call time, so it shares
+nothing with the live model (no training flags, no autocast wrapper, no hooks) and weighs nothing.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+AUTO_CLASSES = {
+    "input_ids": AutoModelForSequenceClassification,
+    "pixel_values": AutoModelForImageClassification,
+    "input_values": AutoModelForAudioClassification,
+    "input_features": AutoModelForAudioClassification,
+}
 
 
 def trunk_prefix(model: PreTrainedModel) -> str:
-    """Prefix of the trunk's parameter names, such as ``"bert."``.
-
-    Raises:
-        ValueError: The model has no trunk distinct from itself, or no head.
-    """
-    prefix = f"{model.base_model_prefix}."
-    names = [name for name, _ in model.named_parameters()]
-    if not any(n.startswith(prefix) for n in names) or all(n.startswith(prefix) for n in names):
-        raise ValueError(
-            f"{type(model).__name__} is not a trunk with a task head; "
-            "load it with AutoModelForSequenceClassification.from_pretrained(..., num_labels=...)."
-        )
-    return prefix
+    """Prefix of the trunk's parameter names, such as ``"bert."``; empty for a bare trunk."""
+    return "" if model.base_model is model else f"{model.base_model_prefix}."
 
 
 def head_names(model: PreTrainedModel) -> list[str]:
-    """Names of the head's parameters, in the model's order."""
+    """Names of the head's parameters, in the model's order; none for a bare trunk."""
     prefix = trunk_prefix(model)
     return [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
 
 
-def skeleton(model: PreTrainedModel, num_labels: int, *, attention: str | None = None) -> PreTrainedModel:
+def has_task_head(model: PreTrainedModel) -> bool:
+    """Whether the model's class has a head whose size is the number of labels (unlike a trunk or an LM)."""
+    shapes = [{n: p.shape for n, p in _built(type(model), model, labels).named_parameters()} for labels in (2, 3)]
+    return shapes[0] != shapes[1]
+
+
+def skeleton(
+    model: PreTrainedModel, num_labels: int, *, twice: bool = False, auto_class: Any = None
+) -> PreTrainedModel:
     """The model's architecture with ``num_labels`` outputs and weights on the ``meta`` device.
 
     Args:
-        model: A model with a task head.
+        model: A model; with a head for a classification task its class is kept, else (a bare trunk, a language
+            model) the class is the one that transformers has for classifying such inputs.
         num_labels: Classes of the task the new head is for.
-        attention: Attention implementation, such as ``"eager"``; the model's own by default.
+        twice: Whether it must be twice differentiable (see :func:`functional.call`): then its attention is torch's,
+            or plain operations where a model has no such attention; by default it is the live model's.
+        auto_class: The ``AutoModelFor...`` class whose head is wanted, instead.
 
     Returns:
         A model in evaluation mode, to be called through ``torch.func.functional_call``.
+
+    Raises:
+        ValueError: There is no such class for this architecture.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -55,36 +73,113 @@ def skeleton(model: PreTrainedModel, num_labels: int, *, attention: str | None =
         >>> skeleton(model, 2).classifier.weight.shape
         torch.Size([2, 8])
     """
-    config = copy.deepcopy(model.config)
-    config.num_labels = num_labels
-    with torch.device("meta"):
-        built = type(model)._from_config(config, attn_implementation=attention or config._attn_implementation)
-    return built.eval()
+    if auto_class is None and has_task_head(model):
+        return _built(type(model), model, num_labels, twice)
+    auto_class = auto_class or AUTO_CLASSES.get(model.main_input_name)
+    kind = auto_class and auto_class._model_mapping.get(type(model.config), None)
+    if kind is None:
+        raise ValueError(
+            f"{type(model).__name__} has no head for a classification task, and transformers has none to put on "
+            f"it; give BlockedTask(..., model_class=) an AutoModelFor... class with {type(model.config).__name__}."
+        )
+    return _built(kind[0] if isinstance(kind, tuple) else kind, model, num_labels, twice)
 
 
-def draw_head(bones: PreTrainedModel, seed: int, *, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Fresh head weights from the architecture's own initialisation.
+def live_skeleton(model: PreTrainedModel, *, twice: bool = False) -> PreTrainedModel:
+    """The live model's own class and head, without weights."""
+    return _built(type(model), model, model.config.num_labels or 0, twice)
+
+
+def names_between(module: PreTrainedModel, model: PreTrainedModel, *, keep_head: bool = False) -> dict[str, str]:
+    """Which of a skeleton's parameters and buffers are the live model's: skeleton's name to live name.
 
     Args:
-        bones: A skeleton.
+        module: A skeleton, with adapters or without.
+        model: The live model.
+        keep_head: Whether the published head is one of them.
+
+    Returns:
+        The trunk's names (as far as the live trunk has them in this shape) and, if kept, the head's.
+    """
+    live = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+    ours, theirs = trunk_prefix(module), trunk_prefix(model)
+    found = {}
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        plain = name.replace(".base_layer.", ".")  # PEFT wraps the layers it adapts
+        outer = theirs + plain.removeprefix(ours) if plain.startswith(ours) else plain if keep_head else ""
+        if outer in live and (live[outer].shape == value.shape):
+            found[name] = outer
+    return found
+
+
+def draw(module: PreTrainedModel, names: Iterable[str], seed: int, *, device: torch.device | str = "cpu") -> dict:
+    """Fresh weights from the architecture's own initialisation (adapters: from PEFT's).
+
+    Args:
+        module: A skeleton.
+        names: Names of the parameters wanted, such as a head's.
         seed: Seed of the draw; the global generator is left as it was.
         device: Where the tensors are wanted.
 
     Returns:
         Parameter name to tensor, without gradient.
     """
-    prefix = trunk_prefix(bones)
-    real = copy.deepcopy(bones)
+    wanted = list(names)
+    real = copy.deepcopy(module)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for name, child in real.named_children():
-            if f"{name}." != prefix:
-                child.to_empty(device="cpu").apply(bones._init_weights)  # children first, as from_config does
-        real._init_weights(real)  # some models set their head's scale from the outside
-    head = {name: value.detach() for name, value in real.named_parameters() if not name.startswith(prefix)}
-    if unmade := [name for name, value in head.items() if value.is_meta]:
-        raise ValueError(
-            f"{type(bones).__name__} keeps head parameters outside its child modules ({', '.join(unmade)}); "
-            "such a head cannot be rebuilt."
-        )
-    return {name: value.to(device) for name, value in head.items()}
+        owners = _owners(real, wanted)
+        for child in owners.values():
+            child.to_empty(device="cpu", recurse=False)
+            for value in child.parameters(recurse=False):
+                value.data.fill_(math.nan)  # to tell what nobody initialises
+        # Children first, as from_config does: some modules set a child's scale from the outside.
+        for name, child in reversed([*real.named_modules()]):
+            if not name or any(f"{owner}.".startswith(f"{name}.") for owner in owners):
+                module._init_weights(child)
+        _reset_adapters(real)
+    drawn: dict[str, Tensor] = {n: p.detach() for n, p in real.named_parameters()}
+    if unmade := [n for n in wanted if drawn[n].isnan().any()]:
+        raise ValueError(f"{type(module).__name__} does not say how to initialise {', '.join(unmade)}.")
+    return {n: drawn[n].to(device) for n in wanted}
+
+
+def last_layers(module: PreTrainedModel, count: int) -> list[str]:
+    """Names of the parameters of the last ``count`` layers and of everything after them.
+
+    The layers are those of the module list that holds the most parameters.
+
+    Raises:
+        ValueError: There are fewer layers, or none.
+    """
+    lists = {n: m for n, m in module.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in lists.items()}
+    name = max(sizes, key=lambda n: sizes[n], default="")
+    layers = len(lists[name]) if name else 0
+    if layers < count:
+        raise ValueError(f"trainable='last_{count}': {type(module).__name__} has {layers} layers.")
+    names = [n for n, _ in module.named_parameters()]
+    first = next(i for i, n in enumerate(names) if n.startswith(f"{name}.{layers - count}."))
+    return names[first:]
+
+
+def _built(kind: Any, model: PreTrainedModel, num_labels: int, twice: bool = False) -> PreTrainedModel:
+    config = copy.deepcopy(model.config)
+    config.num_labels = num_labels
+    attention = config._attn_implementation
+    if twice:
+        attention = "sdpa" if kind._supports_sdpa else "eager"
+    with torch.device("meta"):
+        return kind._from_config(config, attn_implementation=attention).eval()
+
+
+def _owners(module: nn.Module, names: list[str]) -> dict[str, nn.Module]:
+    """The modules that hold the named parameters themselves, by name, once each, in order."""
+    return {owner: module.get_submodule(owner) for owner in (name.rpartition(".")[0] for name in names)}
+
+
+def _reset_adapters(module: nn.Module) -> None:
+    for child in module.modules():
+        if isinstance(child, LoraLayer):
+            for adapter in (*child.lora_A, *child.lora_embedding_A):
+                child.reset_lora_parameters(adapter, True)

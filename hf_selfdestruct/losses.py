@@ -1,98 +1,148 @@
 """Blocking losses: what hardening minimises on a held-out blocked batch, at every inner step.
 
-Every loss maps logits ``(batch, classes)`` and labels ``(batch,)`` to a scalar to *minimise*, whose
-least value 0 means "this step of the adversary is blocked".
+A loss maps a :class:`View` of the adversary's model to a scalar to *minimise*. Where it says "flip-proof", a
+model that keeps the information but permutes its answers gains nothing.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax, one_hot
+from torch.nn.functional import cross_entropy, one_hot, softplus
 
+from .blocking import IGNORED as IGNORED
+from .blocking import BlockingLoss, View
+from .head_adjustment import best_adjustment, best_scale
+from .probes import GradientNorm, RepresentationProbe
 
-class BlockingLoss(ABC):
-    """A scalar to minimise so that an adversary's logits say nothing about the blocked labels."""
-
-    citation: str = ""
-
-    @abstractmethod
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss.
-
-        Args:
-            logits: Shape ``(batch, classes)``, of the adversary on rows it has not trained on.
-            labels: Shape ``(batch,)``, integers.
-
-        Returns:
-            Scalar tensor, 0 at best.
-        """
-
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Same as :meth:`forward`."""
-        return self.forward(logits, labels)
-
-    def config(self) -> dict[str, Any]:
-        """Name and arguments, for the report."""
-        return {"name": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+_MLAC = "Henderson, Mitchell et al. 2023, Self-Destructing Models, arXiv:2211.14946"
+_SOPHON = "Deng et al. 2024, SOPHON, arXiv:2404.12699"
 
 
 @dataclass(frozen=True)
 class UniformKL(BlockingLoss):
-    r"""Kullback-Leibler divergence from the uniform distribution, ``KL(U || p)``, averaged over rows.
-
-    ``-log C - (1/C) sum_c log p_c``. In [0, inf); 0 only where every class gets the same probability.
-    It never looks at the labels, so flipping them gains nothing.
+    """``KL(U || p) = -log C - mean_c log p_c`` from the uniform distribution. In [0, inf), flip-proof: label-free.
 
     Example:
         >>> UniformKL()(torch.zeros(3, 2), torch.tensor([0, 1, 1])).item()
         0.0
     """
 
-    citation = "Deng et al. 2024, SOPHON, arXiv:2404.12699"
+    citation = _SOPHON
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
-        return -log_softmax(logits, dim=-1).mean() - math.log(logits.shape[-1])
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        logits, _ = view.counted()
+        return -logits.log_softmax(-1).mean() - math.log(logits.shape[-1])
 
 
 @dataclass(frozen=True)
 class NegativeCrossEntropy(BlockingLoss):
-    """``log C - min(CE, log C)``: the plain adversarial loss, clamped at chance level.
+    """``log C - min(CE, log C)``: the plain adversarial loss, clamped at chance level. In [0, log C].
 
-    In [0, log C]. Kept to reproduce others' methods: a clamp stops it from diverging, but a model
-    that flips labels still scores 0 while it knows everything.
+    Kept to reproduce others' methods: the clamp stops it from diverging, but a model that flips labels scores 0.
 
     Example:
         >>> NegativeCrossEntropy()(torch.tensor([[-9.0, 9.0]]), torch.tensor([0])).item()
         0.0
     """
 
-    citation = "Henderson, Mitchell et al. 2023, Self-Destructing Models, arXiv:2211.14946"
+    citation = _MLAC
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
-        chance = math.log(logits.shape[-1])
-        return chance - cross_entropy(logits, labels).clamp(max=chance)
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        logits, labels = view.counted()
+        return _below_chance(logits, labels)
+
+
+@dataclass(frozen=True)
+class CrossEntropy(BlockingLoss):
+    """``CE`` with a plus sign, in [0, inf): with step weights (1, -1), Booster's drop ``h(theta_0) - h(theta_1)``."""
+
+    citation = "Huang et al. 2024, Booster, arXiv:2409.01586"
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        return cross_entropy(*view.counted())
+
+
+@dataclass(frozen=True)
+class InverseCrossEntropy(BlockingLoss):
+    """``-log(1 - p_y)``, as in the paper (its code computes ``CE(-logits)``). In [0, inf).
+
+    For two classes it is the cross-entropy of the other label, so that it rewards flipping labels.
+    """
+
+    citation = _SOPHON
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        logits, labels = view.counted()
+        is_label = one_hot(labels, logits.shape[-1]).bool()
+        others = logits.masked_fill(is_label, -math.inf).logsumexp(-1)
+        return softplus(logits[is_label] - others).mean()  # log(e^all / e^others), exact when p_y is 0 or 1
+
+
+@dataclass(frozen=True)
+class Entropy(BlockingLoss):
+    """``log C`` minus the mean entropy of the predictions. In [0, log C], flip-proof: label-free."""
+
+    citation = "Tamirisa et al. 2024, TAR, arXiv:2408.00761"
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        logits, _ = view.counted()
+        logp = logits.log_softmax(-1)
+        return math.log(logits.shape[-1]) + (logp.exp() * logp).sum(-1).mean()
+
+
+@dataclass(frozen=True)
+class DenialOfService(BlockingLoss):
+    """Mean squared output, 0 where the model only ever predicts zero. In [0, inf), flip-proof: label-free."""
+
+    citation = _SOPHON
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        return view.counted()[0].square().mean()
+
+
+@dataclass(frozen=True)
+class Collapse(BlockingLoss):
+    """``-log p_target`` at every counted position of general rows: the model collapses when tampered with. In [0, inf).
+
+    Args:
+        target: The class or token that is predicted everywhere.
+    """
+
+    target: int = 0
+    citation = "Yi et al. 2025, CTRAP, arXiv:2505.16559"
+    on_general = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(self.target >= 0, "target", "0 or more")
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        logits, _ = view.counted()
+        self._check(self.target < logits.shape[-1], "target", f"in 0..{logits.shape[-1] - 1}")
+        return -logits.log_softmax(-1)[:, self.target].mean()
 
 
 @dataclass(frozen=True)
 class HeadAdjustedCrossEntropy(BlockingLoss):
     """Cross-entropy left after the attacker's best linear recalibration of the logits.
 
-    ``log C - min_W CE(z W, y)`` over C x C matrices W with entries in [-1, 1], no bias. In [0, log C]:
-    W = 0 is feasible, so the adjusted cross-entropy never exceeds log C, and 0 says that no linear
-    map of the logits beats chance; flipped labels are found out. W* is fitted and scored on the same
-    rows, so the envelope theorem gives the exact gradient with W* held constant.
+    ``log C - min_W CE(z W, y)`` over C x C matrices W with entries in [-1, 1], no bias. In [0, log C], flip-proof:
+    W = 0 is feasible, so the adjusted cross-entropy never exceeds log C, and 0 says that no linear map of the
+    logits beats chance. W* is fitted and scored on the same rows, so the envelope theorem gives the gradient with
+    W* held constant.
 
     Args:
-        normalize: Centre the logits over the batch and bring them to unit root mean square first, so
-            that the loss cannot be fooled by shrinking or shifting them. ``False`` is the paper's form.
+        normalize: Centre the logits over the batch and bring them to unit root mean square first, so that the loss
+            cannot be fooled by shrinking or shifting them. ``False`` is the paper's form.
+        split: Fit W* on every other row and score it on the rest, for batches that are not much larger than C * C,
+            where W* fits noise and the loss cannot fall. The gradient then goes through W* too. A map fitted to
+            few rows is too sure of itself, so one factor in [0, 1] is fitted to the rows that score: a map worse
+            than chance counts as chance, but one that knows something is not lost in its exaggeration.
         iterations: Most steps of the solver.
-        tolerance: The solver stops when no entry of W moves by more than this.
+        tolerance: The solver stops when the cross-entropy is at most this far above its minimum.
         epsilon: Root mean square below which logits count as constant.
 
     Example:
@@ -102,64 +152,57 @@ class HeadAdjustedCrossEntropy(BlockingLoss):
     """
 
     normalize: bool = True
-    iterations: int = 500
-    tolerance: float = 1e-5
+    split: bool = False
+    iterations: int = 100
+    tolerance: float = 1e-6
     epsilon: float = 1e-4
-    citation = "Henderson, Mitchell et al. 2023, Self-Destructing Models, arXiv:2211.14946"
+    citation = _MLAC
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("iterations", "tolerance", "epsilon"):
+            self._check(getattr(self, name) > 0, name, "above 0")
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        logits, labels = view.counted()
         if self.normalize:
             logits = logits - logits.mean(dim=0, keepdim=True)
             # Under the root, epsilon keeps the gradient finite where the logits are constant: blocked.
-            logits = logits / (logits.pow(2).mean() + self.epsilon**2).sqrt()
-        adjustment = best_adjustment(logits.detach(), labels, iterations=self.iterations, tolerance=self.tolerance)
-        return math.log(logits.shape[-1]) - cross_entropy(logits @ adjustment, labels)
+            logits = logits / (logits.square().mean() + self.epsilon**2).sqrt()
+        if not self.split:
+            return _below_chance(logits @ self._adjustment(logits.detach(), labels), labels)
+        fit = view.half()
+        if fit.all():
+            raise ValueError("HeadAdjustedCrossEntropy(split=True) needs a row to fit and another to score on")
+        adjusted, labels = logits[~fit] @ self._adjustment(logits[fit], labels[fit]), labels[~fit]
+        return _below_chance(best_scale(adjusted, labels) * adjusted, labels)
+
+    def _adjustment(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return best_adjustment(logits, labels, tolerance=self.tolerance, iterations=self.iterations)
 
 
-def best_adjustment(logits: Tensor, labels: Tensor, *, iterations: int = 500, tolerance: float = 1e-5) -> Tensor:
-    """``argmin_W CE(logits W, labels)`` over matrices with entries in [-1, 1].
+def _below_chance(logits: Tensor, labels: Tensor) -> Tensor:
+    """``log C - min(CE, log C)``: how far the cross-entropy is below chance."""
+    chance = math.log(logits.shape[-1])
+    return chance - cross_entropy(logits, labels).clamp(max=chance)
 
-    The problem is convex with a Lipschitz gradient (constant at most half the largest eigenvalue of
-    ``z'z / n``, since the softmax Hessian is at most 1/2), so accelerated projected gradient with
-    restarts converges to the optimum; logits of unit scale take far fewer steps than large ones, for which
-    ``iterations`` may have to be raised (at scale 10 and C = 10, 500 steps end 6e-3 above the optimum).
 
-    Args:
-        logits: Shape ``(batch, classes)``.
-        labels: Shape ``(batch,)``.
-        iterations: Most steps.
-        tolerance: Stop when no entry moves by more than this.
-
-    Returns:
-        Shape ``(classes, classes)``, without gradient.
-    """
-    z = logits.detach()
-    count, classes = z.shape
-    target = one_hot(labels, classes).to(z.dtype)
-    current = ahead = torch.zeros(classes, classes, dtype=z.dtype, device=z.device)
-    if not z.isfinite().all():  # no map helps; the loss comes out non-finite and training stops there
-        return current
-    lipschitz = 0.5 * torch.linalg.matrix_norm(z, ord=2) ** 2 / count
-    step = 1.0 / lipschitz.clamp(min=1e-12)
-    momentum = 1.0
-    for _ in range(iterations):
-        gradient = z.T @ ((z @ ahead).softmax(dim=-1) - target) / count
-        following = (ahead - step * gradient).clamp(-1.0, 1.0)
-        move = following - current
-        if ((ahead - following) * move).sum() > 0:  # going uphill: forget the momentum
-            momentum = 1.0
-        grown = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-        ahead = following + (momentum - 1) / grown * move
-        current, momentum = following, grown
-        if move.abs().max() < tolerance:
-            break
-    return current
+BLOCKING_LOSSES: dict[str, type[BlockingLoss]] = {
+    "head_adjusted_cross_entropy": HeadAdjustedCrossEntropy,
+    "uniform_kl": UniformKL,
+    "negative_cross_entropy": NegativeCrossEntropy,
+    "cross_entropy": CrossEntropy,
+    "inverse_cross_entropy": InverseCrossEntropy,
+    "entropy": Entropy,
+    "denial_of_service": DenialOfService,
+    "collapse": Collapse,
+    "gradient_norm": GradientNorm,
+    "representation_probe": RepresentationProbe,
+}
 
 
 def blocking_loss(name: str) -> BlockingLoss:
-    """The blocking loss behind a configuration string."""
-    return {
-        "head_adjusted_cross_entropy": HeadAdjustedCrossEntropy(),
-        "uniform_kl": UniformKL(),
-        "negative_cross_entropy": NegativeCrossEntropy(),
-    }[name]
+    """The blocking loss behind a configuration string, one of :data:`BLOCKING_LOSSES`, with its default arguments."""
+    if name not in BLOCKING_LOSSES:
+        raise ValueError(f"no blocking loss is called {name!r}; there are {', '.join(BLOCKING_LOSSES)}")
+    return BLOCKING_LOSSES[name]()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .meta_gradient import MetaGradient
+from .episode import MetaGradient
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,27 @@ class MetaLoss:
     terms: dict[str, float]
 
 
-def step_weights(kind: str, steps: int) -> list[float]:
-    """Weights of the K+1 blocking losses; they sum to 1.
+def step_shares(kind: str, steps: int, every: int = 1) -> list[float | None]:
+    """Weights of the K+1 blocking losses; those above 0 sum to 1.
 
     Args:
-        kind: ``uniform``, ``last`` (theta_K alone) or ``exponential`` (``exp((k - K) / 16)``, TAR's rate).
+        kind: ``uniform``, ``last`` (theta_K alone), ``exponential`` (``exp((k - K) / 16)``, TAR's rate) or ``drop``
+            (+1 at theta_0, -1 at theta_K: what the adversary has gained, Booster).
         steps: K.
+        every: Measure at every so many steps and at theta_K only.
 
     Returns:
-        K+1 numbers.
+        K+1 numbers; ``None`` where nothing is measured.
     """
+    if kind == "drop":
+        return [1.0, *[None] * (steps - 1), -1.0][: steps + 1]
+    measured = [k for k in range(steps + 1) if (steps - k) % every == 0]
     raw = {
-        "uniform": [1.0] * (steps + 1),
-        "last": [0.0] * steps + [1.0],
-        "exponential": [math.exp((k - steps) / 16) for k in range(steps + 1)],
+        "uniform": dict.fromkeys(measured, 1.0),
+        "last": {k: float(k == steps) for k in measured},
+        "exponential": {k: math.exp((k - steps) / 16) for k in measured},
     }[kind]
-    return [value / sum(raw) for value in raw]
+    return [raw[k] / sum(raw.values()) if k in raw else None for k in range(steps + 1)]
 
 
 def meta_loss(
@@ -65,12 +70,13 @@ def meta_loss(
     for name, value in gradient.weights.items():
         live = parameters[name]
         linear = linear + torch.dot(live.reshape(-1).to(value.dtype), value.reshape(-1).to(live.device))
-    blocking = gradient.loss.to(desired.device) + (linear - linear.detach())  # in this order: exactly the loss
+    blocking = gradient.loss + (linear - linear.detach())  # in this order: exactly the loss
     norms = list(torch._foreach_norm(list(gradient.weights.values()))) if gradient.weights else []
     terms = {
-        "desired_loss": desired.item(),
-        "blocking_loss": gradient.loss.item(),
+        "blocking_loss": gradient.loss,
         "meta_grad_norm": torch.stack(norms).norm().item() if norms else 0.0,
-        **{f"blocked_accuracy/step_{k}": value for k, value in enumerate(gradient.accuracies)},
+        **{f"blocked_accuracy/step_{k}": value for k, value in gradient.accuracies.items()},
     }
+    if gradient.hvp_error is not None:
+        terms["hvp_error"] = gradient.hvp_error
     return MetaLoss(desired + blocking_weight * blocking, terms)

@@ -1,4 +1,8 @@
-"""Presets: a method's name stands for arguments, each with its source."""
+"""Presets: a method's name stands for arguments, each with its source.
+
+What a paper's own code does differently from the words of the paper, and what has no counterpart here, is said
+beside the value. "ours" marks a choice that no source makes.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ from typing import Any
 from .training_args import SelfDestructTrainingArguments
 
 MLAC: dict[str, Any] = {
-    "meta_gradient": "unrolled",  # 2211.14946: second order through K steps
+    "meta_gradient": "exact",  # 2211.14946: second order through K steps
     "inner_steps": 16,  # the reference code's experiments and its best plotted run
     "blocking_loss": "head_adjusted_cross_entropy",  # its best plotted run uses the head adjustment alone
+    "blocking_every": 1,  # after every inner step
     "step_weights": "uniform",  # mean over theta_0 .. theta_K
     "adversary_optimizer": "adam",
     "adversary_learning_rate": 3e-4,  # start of the learned rate in the reference code
@@ -20,25 +25,97 @@ MLAC: dict[str, Any] = {
     "adversary_head_learning_rate": 1e-3,  # ours; 1e-4 there, over 50,000 steps
 }
 
-# Adversarial censoring: the paper's baseline, which sees the model as published (K = 0). The reference
+# Adversarial censoring: the MLAC paper's baseline, which sees the model as published (K = 0). The reference
 # code censors against an untrained random head; here the head is trained, a stronger baseline.
 AC: dict[str, Any] = {
     **MLAC,
-    "meta_gradient": "first_order",  # with no inner step both ways are the same
+    "meta_gradient": "first_order",  # with no inner step all ways are the same
     "inner_steps": 0,
     "blocking_loss": "negative_cross_entropy",
     "adversary_learns_rate": False,
 }
 
-PRESETS: dict[str, dict[str, Any]] = {"mlac": MLAC, "ac": AC}
+# SOPHON, 2404.12699. Its two loops (one blocking, one keeping step in turn, each with its own Adam) are one sum
+# here. The paper samples strategies; its code has one, and so has the preset.
+SOPHON: dict[str, Any] = {
+    **MLAC,
+    "meta_gradient": "first_order",  # MAML(first_order=True) in its code
+    "inner_steps": 50,
+    "blocking_loss": "uniform_kl",  # "KLU"; its inverse cross-entropy rewards a label flip when C = 2
+    "adversary_optimizer": "sgd",
+    "adversary_learning_rate": 1e-4,  # fast_lr
+    "adversary_learns_rate": False,
+    "adversary_head": "random",  # the last layer is drawn anew at the start of each round
+    "adversary_batch_size": 130,  # a batch of 150 is split into 130 to adapt on and 20 to score
+}
+
+# TAR, 2408.00761. Its first stage (random mapping) and its switch between retained and blocked data in mid-course
+# are left out; adversary_prelude= is the latter's nearest kin. blocking_weight=4 is its scale of the gradient.
+TAR: dict[str, Any] = {
+    **MLAC,
+    "meta_gradient": "first_order",  # gradients at theta_k, summed
+    "inner_steps": 64,
+    "blocking_loss": "entropy",
+    "blocking_every": 4,  # "subsample"
+    "step_weights": "exponential",  # exp((k - K) / 16)
+    "adversary_optimizer": "adamw",
+    "adversary_learning_rate": 2e-6,  # drawn from 2e-6, 2e-5, 4e-5
+    "adversary_learning_rate_max": 4e-5,
+    "adversary_learns_rate": False,
+    "adversary_head": "random",  # ours: a language model has no other head
+    "adversary_batch_size": 4,  # per device
+}
+
+# Booster, 2409.01586: minimise h(theta) - h(theta - a g / |g|), h the harmful loss, g its gradient; first order.
+# There h is taken on the adversary's own batch, here on rows it has not trained on.
+BOOSTER: dict[str, Any] = {
+    **MLAC,
+    "meta_gradient": "first_order",
+    "inner_steps": 1,
+    "blocking_loss": "cross_entropy",
+    "step_weights": "drop",
+    "adversary_optimizer": "normalized_sgd",
+    "adversary_learning_rate": 0.1,  # alpha
+    "adversary_learns_rate": False,
+}
+
+# CTRAP, 2505.16559: after one harmful step, general text should collapse onto one fixed answer.
+CTRAP: dict[str, Any] = {
+    **MLAC,
+    "meta_gradient": "first_order",
+    "inner_steps": 1,
+    "blocking_loss": "collapse",
+    "step_weights": "last",
+    "adversary_optimizer": "sgd",
+    "adversary_learning_rate": 0.1,  # ours
+    "adversary_learns_rate": False,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "mlac": MLAC,
+    "ac": AC,
+    "sophon": SOPHON,
+    "tar": TAR,
+    "booster": BOOSTER,
+    "ctrap": CTRAP,
+}
 
 
 def fill(args: SelfDestructTrainingArguments) -> None:
     """Fill in place, from the preset ``args.method``, every argument that was left at ``None``.
 
-    A drawn rate (``adversary_learning_rate_max``) turns the preset's learned rate off.
+    A fixed rate (``adversary_learning_rate`` alone) turns a preset's range off, a drawn one
+    (``adversary_learning_rate_max``) its learned rate, and a learned one its range.
     """
+    given = {name: getattr(args, name) for name in PRESETS["mlac"] | PRESETS["tar"]}
+    ranged = given["adversary_learning_rate_max"] is not None
     for name, value in PRESETS[args.method].items():
-        if getattr(args, name) is None:
-            drawn = name == "adversary_learns_rate" and args.adversary_learning_rate_max is not None
-            setattr(args, name, False if drawn else value)
+        if given[name] is not None:
+            continue
+        if name == "adversary_learns_rate" and ranged:
+            value = False
+        if name == "adversary_learning_rate_max" and (
+            given["adversary_learning_rate"] is not None or given["adversary_learns_rate"]
+        ):
+            value = None
+        setattr(args, name, value)

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from . import heads
-from .adversary import Adversary, LearnedAdversary
-from .functional import logits
+from .adversary import Adversary
+from .episode import MetaGradient
+from .functional import Weights
+from .learned import LearnedAdversary
 from .losses import BlockingLoss
-from .meta_gradient import Batch, Episode, MetaGradient
-from .meta_step import step_weights
-from .tasks import BlockedTask, draw_rows, seed_of
+from .meta_gradient import method
+from .scene import Batch, Draw, Rows, Scene
+from .skeletons import ADAPTER, OWN, Skeleton, can_compact
+from .tasks import BlockedTask, seed_of
 from .training_args import SelfDestructTrainingArguments
 
 
-@dataclass(frozen=True)
-class Draw:
-    """What one micro-step simulates.
-
-    Attributes:
-        task: The blocked task.
-        number: Which adversary.
-        key: What every further draw of this micro-step depends on.
-        rate: The adversary's learning rate.
-    """
-
-    task: BlockedTask
-    number: int
-    key: tuple[Any, ...]
-    rate: float
-
-
+@dataclass
 class Simulation:
-    """Draws a task and an adversary for each micro-step, sets the episode up and lets the adversary learn.
+    """Draws a task and an adversary for each micro-step, finds the meta-gradient, and lets the adversary learn.
 
     Args:
         model: The model at the start; only its architecture is used.
@@ -47,100 +33,114 @@ class Simulation:
         tasks: Blocked tasks.
         adversaries: Adversaries to draw from.
         losses: Blocking losses to add up.
-        collate: Makes a batch on the right device from rows.
-        columns: Columns the model accepts.
+        collate: Makes a batch of blocked rows, on the right device.
+        columns: Columns a blocked task's model accepts.
+        benign: The desired task's training rows, for preludes.
+        general: Rows for losses that are measured on general data.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        args: SelfDestructTrainingArguments,
-        *,
-        tasks: Sequence[BlockedTask],
-        adversaries: Sequence[Adversary],
-        losses: Sequence[BlockingLoss],
-        collate: Callable[[list[dict[str, Any]]], Batch],
-        columns: Sequence[str],
-    ) -> None:
-        self._args, self._tasks, self._losses = args, tasks, losses
-        self._collate, self._columns = collate, columns
-        self.adversaries = adversaries
-        # Fused attention kernels have no second derivative. A skeleton is apart from the live model,
-        # whose kernel stays as it is.
-        attention = "eager" if args.meta_gradient == "unrolled" else None
-        self.skeletons = {t.name: heads.skeleton(model, t.classes, attention=attention) for t in tasks}
+    model: PreTrainedModel
+    args: SelfDestructTrainingArguments
+    tasks: Sequence[BlockedTask]
+    adversaries: Sequence[Adversary]
+    losses: Sequence[BlockingLoss]
+    collate: Callable[[list[dict[str, Any]]], Batch]
+    columns: Sequence[str]
+    benign: Rows
+    general: Rows
+    learned: dict[tuple[str, int], LearnedAdversary] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Build every skeleton that can be needed, so that what cannot be built is refused now."""
+        # Fused attention kernels have no second derivative. A skeleton is apart from the live model, whose kernel
+        # stays as it is.
+        twice = self.args.meta_gradient == "unrolled" or any(loss.second_order for loss in self.losses)
+        twice = twice or (self.args.meta_gradient == "exact" and self.args.hvp == "double_backward")
+        self._twice = twice
+        self._way = method(self.args.meta_gradient or "", **self._options())
+        self._last = (-1, 0)
+        built = {t.name: heads.skeleton(self.model, t.classes, auto_class=t.model_class) for t in self.tasks}
+        benign = heads.live_skeleton(self.model, twice=twice)
+        self._rows = all(can_compact(module) for module in (benign, *built.values()))
+        self._benign = Skeleton(benign, self.model, keep_head=True, rows=self._rows, twice=twice)
+        self._skeletons = {
+            (task.name, number): {
+                (head, i): self._skeleton(task, head == "keep", trainable)
+                for head in adversary.options("head")
+                for i, trainable in enumerate(adversary.options("trainable"))
+            }
+            for task in self.tasks
+            for number, adversary in enumerate(self.adversaries)
+        }
         self.learned = {
             (task.name, number): self._newcomer(task, number, adversary)
-            for task in tasks
-            for number, adversary in enumerate(adversaries)
+            for task in self.tasks
+            for number, adversary in enumerate(self.adversaries)
         }
-        self._last = (-1, 0)
 
     def draw(self, global_step: int) -> Draw:
         """What the next micro-step of this global step simulates."""
         micro = self._last[1] + 1 if self._last[0] == global_step else 0
         self._last = (global_step, micro)
-        key: tuple[Any, ...] = (self._args.seed, global_step, micro, self._args.process_index)
+        key: tuple[Any, ...] = (self.args.seed, global_step, micro, self.args.process_index)
         generator = torch.Generator().manual_seed(seed_of("task", *key))
-        weights = torch.tensor([task.weight for task in self._tasks])
-        task = self._tasks[int(torch.multinomial(weights, 1, generator=generator))]
-        number = int(torch.randint(len(self.adversaries), (), generator=generator))
-        adversary, key = self.adversaries[number], (task.name, *key)
-        learned = self.learned[task.name, number]
-        return Draw(task, number, key, learned.learning_rate if adversary.learns_rate else adversary.draw_rate(*key))
+        task = self.tasks[int(torch.multinomial(torch.tensor([t.weight for t in self.tasks]), 1, generator=generator))]
+        chances = torch.tensor([a.weight for a in self.adversaries])
+        number = int(torch.multinomial(chances, 1, generator=generator))
+        key = (task.name, *key)
+        recipe = self.adversaries[number].draw(global_step, *key)
+        if recipe.learns_rate:
+            recipe = replace(recipe, learning_rate=self.learned[task.name, number].learning_rate)
+        return Draw(task, number, recipe, key)
 
-    def episode(self, model: PreTrainedModel, draw: Draw) -> Episode:
-        """The fine-tuning that a draw stands for, starting from the live model's weights."""
-        adversary, bones = self.adversaries[draw.number], self.skeletons[draw.task.name]
-        head = self._head(adversary, draw, bones)
-        # The live head is for the desired task; it takes part only where the adversary keeps it.
-        trunk = heads.trunk_prefix(model) if head else ""
-        published = {n: _full(p.detach()) for n, p in model.named_parameters() if n.startswith(trunk)}
-        buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
-        trained = head or heads.head_names(model)
-        return Episode(
-            forward=lambda weights, batch: logits(bones, {**buffers, **weights}, batch),
-            published=published,
-            head=head,
-            moving=frozenset(trained if adversary.trainable == "head" else [*published, *head]),
-            batches=[
-                self._batch(draw, draw.task.adversary_rows(), adversary.batch_size, "inner", k)
-                for k in range(adversary.steps)
-            ],
-            held_out=self._batch(draw, draw.task.held_out_rows(), self._args.blocking_batch_size, "held-out"),
-            loss=self._loss,
-            step_weights=step_weights(self._args.step_weights or "", adversary.steps),
-            optimizer=adversary.optimizer,
-            learning_rate=torch.tensor(draw.rate, device=self._args.device),
-            learns_rate=adversary.learns_rate,
-            wanted=frozenset(n for n, p in model.named_parameters() if p.requires_grad),
-        )
+    def meta_gradient(self, model: PreTrainedModel, draw: Draw) -> MetaGradient:
+        """The meta-gradient of what a draw stands for, starting from the live model's weights, by its names."""
+        scene = Scene(self, model, draw)
+        found = self._way(scene.episode())
+        return replace(found, weights=scene.whole(found.weights))
 
     def learn(self, draw: Draw, gradient: MetaGradient, *, share: float) -> None:
         """Hand the adversary its own gradients, to step by when the model does."""
-        own = gradient.head if self.adversaries[draw.number].head == "learned" else {}
-        self.learned[draw.task.name, draw.number].accumulate(own, gradient.learning_rate, share=share)
+        self.learned[draw.task.name, draw.number].accumulate(
+            {n: g for n, g in _inner(gradient.own).items() if ADAPTER not in n}, gradient.learning_rate, share=share
+        )
+
+    def skeleton(self, draw: Draw) -> Skeleton:
+        """The skeleton of a draw's adversary."""
+        places = self.adversaries[draw.number].options("trainable")
+        at = next(i for i, option in enumerate(places) if option == draw.recipe.trainable)
+        return self._skeletons[draw.task.name, draw.number][draw.recipe.head, at]
+
+    @property
+    def benign_skeleton(self) -> Skeleton:
+        """The live model's own skeleton, head included."""
+        return self._benign
+
+    def _options(self) -> dict[str, Any]:
+        if self.args.meta_gradient != "exact":
+            return {}
+        return {"hvp": self.args.hvp, "trajectory": self.args.trajectory}
+
+    def _skeleton(self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig) -> Skeleton:
+        module = heads.skeleton(self.model, task.classes, twice=self._twice, auto_class=task.model_class)
+        lora = LoraConfig() if trainable == "lora" else trainable if isinstance(trainable, LoraConfig) else None
+        return Skeleton(module, self.model, keep_head=keep_head, lora=lora, rows=self._rows, twice=self._twice)
 
     def _newcomer(self, task: BlockedTask, number: int, adversary: Adversary) -> LearnedAdversary:
-        head = {}
-        if adversary.head == "learned":
-            seed = seed_of("learned head", self._args.seed, task.name, number)
-            head = heads.draw_head(self.skeletons[task.name], seed, device=self._args.device)
-        return LearnedAdversary(adversary, head, learning_rate=self._args.adversary_head_learning_rate or 0.0)
-
-    def _head(self, adversary: Adversary, draw: Draw, bones: PreTrainedModel) -> dict[str, Tensor]:
-        if adversary.head == "random":
-            return heads.draw_head(bones, seed_of("head", *draw.key), device=self._args.device)
-        return self.learned[draw.task.name, draw.number].head
-
-    def _batch(self, draw: Draw, rows: np.ndarray, size: int, *use: Any) -> Batch:
-        chosen = draw_rows(rows, size, *use, *draw.key)
-        return self._collate(draw.task.features("train", chosen.tolist(), self._columns))
-
-    def _loss(self, answers: Tensor, labels: Tensor) -> Tensor:
-        return torch.stack([loss(answers, labels) for loss in self._losses]).sum()
+        head: Weights = {}
+        if "learned" in adversary.options("head"):
+            skeleton = self._skeletons[task.name, number]["learned", 0]
+            seed = seed_of("learned head", self.args.seed, task.name, number)
+            drawn = skeleton.draw(seed, device=self.args.device)
+            head = {n: value for n, value in drawn.items() if ADAPTER not in n}
+        rate = adversary.options("learning_rate")[0]
+        return LearnedAdversary(
+            head,
+            rate=rate,
+            learns_rate=adversary.learns_rate,
+            learning_rate=self.args.adversary_head_learning_rate or 0.0,
+        )
 
 
-def _full(value: Tensor) -> Tensor:
-    """Half-precision weights take part in the inner loop in float32; others as they are."""
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+def _inner(own: Weights) -> Weights:
+    return {n.removeprefix(OWN): g for n, g in own.items()}

@@ -40,6 +40,8 @@ class BlockedTask:
         num_labels: Number of classes; by default that of the column's ``ClassLabel``, else the
             largest label in ``train`` plus one.
         weight: Relative chance of being drawn in an outer step when there are several tasks.
+        model_class: The ``AutoModelFor...`` class whose head the task needs, where it cannot be told from the
+            model being hardened (a bare trunk or a language model gets the class for classifying its inputs).
 
     Raises:
         ValueError: A column is missing, a label is not an integer in range, a split is empty or two
@@ -60,6 +62,7 @@ class BlockedTask:
     label_column: str = "label"
     num_labels: int | None = None
     weight: float = 1.0
+    model_class: Any = None
     _labels: dict[str, np.ndarray] = field(init=False, repr=False, default_factory=dict)
     _contents: dict[str, list[str]] = field(init=False, repr=False, default_factory=dict)
 

@@ -9,18 +9,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerState
 
 from . import checkpoints, presets
 from .adversary import Adversary
-from .functional import inner_optimizer
+from .keeper import Keeper
+from .keeping import KeepingLoss, keeping_loss
 from .losses import BlockingLoss, blocking_loss
-from .meta_gradient import MODES
 from .meta_step import meta_loss
+from .scene import Draw, Rows
 from .simulation import Simulation
 from .tasks import BlockedTask
-from .trainer_checks import check_adversaries, check_desired, check_launch, check_tasks, warn_of_association
+from .trainer_checks import (
+    check_adversaries,
+    check_desired,
+    check_launch,
+    check_losses,
+    check_tasks,
+    has_loss,
+    warn_of_association,
+)
+from .trainer_parts import blocked_collator, configured_adversary, guard_of
 from .training_args import SelfDestructTrainingArguments
 
 if TYPE_CHECKING:
@@ -46,6 +57,9 @@ class SelfDestructTrainer(Trainer):
         blocked_tasks: The tasks to block; one is drawn by weight in each outer step.
         adversaries: Adversaries to draw from; by default the one that ``args`` describes.
         blocking_losses: Losses to add up; by default the one ``args`` names.
+        keeping_losses: Distances to the original model to add up, on the desired batch and on ``keep_dataset``;
+            by default the one ``args`` names, or none. A bare trunk (``AutoModel``) has no other loss.
+        keep_dataset: Unlabelled rows on which the model's general use is kept.
         **named: As for ``Trainer``.
 
     Raises:
@@ -76,6 +90,8 @@ class SelfDestructTrainer(Trainer):
         blocked_tasks: Sequence[BlockedTask] = (),
         adversaries: Sequence[Adversary] | None = None,
         blocking_losses: Sequence[BlockingLoss] | None = None,
+        keeping_losses: Sequence[KeepingLoss] | None = None,
+        keep_dataset: Dataset | None = None,
         **named: Any,
     ) -> None:
         args = SelfDestructTrainingArguments("tmp_trainer") if args is None else args
@@ -85,32 +101,33 @@ class SelfDestructTrainer(Trainer):
             raise TypeError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}.")
         presets.fill(args)
         check_launch(args)
+        self.guard = guard_of(args)
+        self.guarded_step = -1
         super().__init__(model, args, *positional, **named)
         # Most classifiers accept and ignore `num_items_in_batch`; Trainer would then scale the loss by
         # accumulation steps and processes, and change the weight between the two losses.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
         self.blocked_tasks = list(blocked_tasks)
-        self.adversaries = list(adversaries or [_configured(args)])
+        self.adversaries = list(adversaries or [configured_adversary(args)])
         self.blocking_losses = list(blocking_losses or [blocking_loss(args.blocking_loss or "")])
+        self.keeping_losses = list(keeping_losses or ([keeping_loss(args.keeping_loss)] if args.keeping_loss else []))
+        self.keep_dataset = keep_dataset
         self.input_columns = list(inspect.signature(type(model).forward).parameters)
+        self._has_loss = has_loss(model)
+        if not self._has_loss:
+            self.label_names, self.can_return_loss, args.prediction_loss_only = [], True, True
         check_desired({"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}, model)
         check_tasks(self.blocked_tasks, self.input_columns)
-        check_adversaries(self.adversaries, self.blocked_tasks, model.config.num_labels)
+        check_adversaries(self.adversaries, self.blocked_tasks, model, self.train_dataset)
+        check_losses(self.blocking_losses, self.keeping_losses, keep_dataset, model)
         warn_of_association(self.blocked_tasks, self.train_dataset)
-        self.simulation = Simulation(
-            model,
-            args,
-            tasks=self.blocked_tasks,
-            adversaries=self.adversaries,
-            losses=self.blocking_losses,
-            collate=lambda rows: self._prepare_inputs(self.data_collator(rows)),
-            columns=self.input_columns,
-        )
+        self.blocked_collator = blocked_collator(model, self.data_collator, self.processing_class)
+        self._set_up(model)
         self._readings: dict[str, list[float]] = {}
         self._seconds = 0.0
         self._started: float | None = None
-        self.add_callback(checkpoints.AdversaryCallback(self))
+        self.add_callback(checkpoints.OuterStepCallback(self))
 
     def compute_loss(
         self,
@@ -120,11 +137,16 @@ class SelfDestructTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """The desired loss, plus the blocking loss while the model is in training mode."""
-        found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if not model.training or self.args.blocking_weight == 0:
-            return found
-        desired, outputs = found if return_outputs else (found, None)
-        total = self._add_blocking(desired, self._plain_model())
+        if not model.training and self._has_loss:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs = {**inputs, **self.keeper.options()}
+        if self._has_loss:
+            found: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
+            desired, outputs = found
+        else:
+            outputs = model(**inputs)
+            desired = self.keeper.on_desired(outputs, inputs) * self.args.keeping_weight
+        total = self._add_terms(desired, outputs, inputs) if model.training else desired
         return (total, outputs) if return_outputs else total
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **named: Any) -> Any:
@@ -135,7 +157,7 @@ class SelfDestructTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoints.last_complete(self.args.output_dir)
         if resume_from_checkpoint:
-            self._seconds = checkpoints.load_learned(self.simulation.learned, Path(resume_from_checkpoint))
+            self._restore(resume_from_checkpoint)
         elif self.args.should_save and self.args.blocking_weight:
             self._plain_model().save_pretrained(self.folder / "_base")
         self._started = time.perf_counter()
@@ -154,7 +176,7 @@ class SelfDestructTrainer(Trainer):
 
     def take_up(self, checkpoint: str | Path) -> None:
         """Take up the state of a run that ended in ``checkpoint``, whose weights the model already has."""
-        self._seconds = checkpoints.load_learned(self.simulation.learned, Path(checkpoint))
+        self._restore(checkpoint)
         self.state = TrainerState.load_from_json(str(Path(checkpoint, checkpoints.LAST_FILE)))
 
     def attack(self, suite: str = "default", **options: Any) -> AttackReport:
@@ -197,37 +219,80 @@ class SelfDestructTrainer(Trainer):
         # Before the Trainer's own files: `trainer_state.json`, written last, marks a checkpoint complete.
         folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
         if self.args.should_save:
-            checkpoints.save_learned(self.simulation.learned, folder, seconds=self.seconds())
+            checkpoints.save_learned(self.simulation.learned, folder, extra=self._extra())
         super()._save_checkpoint(model, trial)
 
     def _plain_model(self) -> PreTrainedModel:
         return self.accelerator.unwrap_model(self.model)
 
-    def _add_blocking(self, desired: Tensor, model: PreTrainedModel) -> Tensor:
+    def _extra(self) -> dict[str, float]:
+        """Numbers of the run that a checkpoint keeps."""
+        guard = {f"guard.{n}": v for n, v in (self.guard.state_dict() if self.guard else {}).items() if v is not None}
+        return {"seconds": self.seconds(), "guarded_step": self.guarded_step, **guard}
+
+    def _restore(self, checkpoint: str | Path) -> None:
+        extra = checkpoints.load_learned(self.simulation.learned, Path(checkpoint))
+        self._seconds, self.guarded_step = extra["seconds"], int(extra["guarded_step"])
+        if self.guard and "guard.factor" in extra:
+            self.guard.load_state_dict({"factor": extra["guard.factor"], "best": extra.get("guard.best")})
+
+    def _set_up(self, model: PreTrainedModel) -> None:
+        """The simulation of adversaries and the frozen original."""
+
+        def rows(data: Any, labels: Sequence[str]) -> Rows:
+            kept = data if isinstance(data, Dataset) else None
+            return Rows(kept, self.input_columns, labels, lambda r: self._prepare_inputs(self.data_collator(r)))
+
+        general = self.keep_dataset if self.keep_dataset is not None else self.train_dataset
+        self.keeper = Keeper(
+            model,
+            self.keeping_losses,
+            rows(self.keep_dataset, ()),
+            batch_size=self.args.per_device_train_batch_size,
+            autocast=self.accelerator.autocast,
+        )
+        self.simulation = Simulation(
+            model,
+            self.args,
+            tasks=self.blocked_tasks,
+            adversaries=self.adversaries,
+            losses=self.blocking_losses,
+            collate=lambda r: self._prepare_inputs(self.blocked_collator(r)),
+            columns=self.input_columns,
+            benign=rows(self.train_dataset, ("label", "labels", "label_ids")),
+            general=rows(general, ()),
+        )
+
+    def _add_terms(self, desired: Tensor, outputs: Any, inputs: dict[str, Any]) -> Tensor:
+        """Keeping losses, then the blocking loss; every reading is checked and kept for the log."""
+        model, terms = self._plain_model(), {"desired_loss": desired.item()}
         draw = self.simulation.draw(self.state.global_step)
-        gradient = MODES[self.args.meta_gradient or ""](self.simulation.episode(model, draw))
-        parameters = dict(model.named_parameters())
-        step = meta_loss(desired, parameters, gradient, blocking_weight=self.args.blocking_weight)
-        for name, value in {**step.terms, "adversary_lr": draw.rate}.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"{name} is {value} at step {self.state.global_step} (task {draw.task.name!r}, adversary "
-                    f"{self.adversaries[draw.number].config()}, rate {draw.rate:.2e}); training stops and the last "
-                    "checkpoint is intact. Lower adversary_learning_rate, inner_steps or learning_rate."
-                )
-            self._readings.setdefault(name, []).append(value)
+        if self.keeping_losses:
+            parts = [self.keeper.on_desired(outputs, inputs)] if self._has_loss else []
+            kept = self.keeper.on_kept(model, *draw.key)
+            parts += [kept] if kept is not None else []
+            keeping = sum(parts, start=desired.new_zeros(())) * self.args.keeping_weight
+            terms["keeping_loss"] = keeping.item() if self._has_loss else (keeping + desired).item()
+            desired = desired + keeping
+        self._check(terms, draw)
+        if self.args.blocking_weight == 0:
+            return desired
+        gradient = self.simulation.meta_gradient(model, draw)
+        factor = self.guard.factor if self.guard else 1.0
+        weight = self.args.blocking_weight * factor
+        step = meta_loss(desired, dict(model.named_parameters()), gradient, blocking_weight=weight)
+        more = {"adversary_lr": float(draw.recipe.learning_rate), "inner_steps": float(draw.recipe.steps)}
+        more |= {"blocking_factor": factor} if self.guard else {}
+        self._check({**step.terms, **more}, draw)
         self.simulation.learn(draw, gradient, share=1 / self.current_gradient_accumulation_steps)
         return step.total
 
-
-def _configured(args: SelfDestructTrainingArguments) -> Adversary:
-    return Adversary(
-        optimizer=inner_optimizer(args.adversary_optimizer or ""),
-        learning_rate=args.adversary_learning_rate or 0.0,
-        learning_rate_max=args.adversary_learning_rate_max,
-        learns_rate=bool(args.adversary_learns_rate),
-        steps=args.inner_steps or 0,
-        batch_size=args.adversary_batch_size or 0,
-        head=args.adversary_head or "",
-        trainable=args.adversary_trainable or "",
-    )
+    def _check(self, terms: dict[str, float], draw: Draw) -> None:
+        for name, value in terms.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} is {value} at step {self.state.global_step} (task {draw.task.name!r}, adversary "
+                    f"{draw.recipe.config()}); training stops and the last checkpoint is intact. "
+                    "Lower adversary_learning_rate, inner_steps or learning_rate."
+                )
+            self._readings.setdefault(name, []).append(value)

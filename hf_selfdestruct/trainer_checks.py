@@ -12,7 +12,10 @@ from datasets import Dataset
 from sklearn.metrics import homogeneity_completeness_v_measure
 from transformers import PreTrainedModel
 
+from . import heads
 from .adversary import Adversary
+from .keeping import KeepingLoss
+from .losses import BlockingLoss
 from .tasks import BlockedTask, content_hashes
 from .training_args import SelfDestructTrainingArguments
 
@@ -62,7 +65,10 @@ def check_desired(datasets: Mapping[str, Any], model: PreTrainedModel) -> None:
         label = next((c for c in ("labels", "label") if c in data.column_names), None)
         if label is None or count < 2 or model.config.problem_type == "multi_label_classification":
             continue
-        labels = np.asarray(data.with_format(None)[label][:])
+        cells = data.with_format(None)[label][:]
+        if isinstance(cells[0], list):
+            continue  # one label per token: the model's own loss knows what to make of them
+        labels = np.asarray(cells)
         if labels.dtype.kind not in "iu":
             raise ValueError(
                 f"{name}, column {label!r}, row 0: label {labels[0]!r} is not an integer; "
@@ -76,15 +82,48 @@ def check_desired(datasets: Mapping[str, Any], model: PreTrainedModel) -> None:
             )
 
 
-def check_adversaries(adversaries: Sequence[Adversary], tasks: Sequence[BlockedTask], num_labels: int | None) -> None:
+def check_adversaries(
+    adversaries: Sequence[Adversary], tasks: Sequence[BlockedTask], model: PreTrainedModel, desired: Any
+) -> None:
     """Refuse an adversary that cannot run on these tasks."""
+    count = model.config.num_labels if heads.has_task_head(model) else None
     for adversary in adversaries:
         for task in tasks:
-            if adversary.head == "keep" and task.num_labels != num_labels:
+            if "keep" in adversary.options("head") and task.num_labels != count:
                 raise ValueError(
-                    f"adversary head 'keep' needs the desired task's label space: the model has {num_labels} "
+                    f"adversary head 'keep' needs the desired task's label space: the model has {count} "
                     f"labels, blocked task {task.name!r} has {task.num_labels}; use 'learned' or 'random'."
                 )
+        if any(adversary.options("prelude")) and not (isinstance(desired, Dataset) and has_loss(model)):
+            raise ValueError(
+                "an adversary's prelude trains on the desired task: it needs a model with a head and a map-style "
+                f"train_dataset, got {type(model).__name__} and {type(desired).__name__}."
+            )
+
+
+def has_loss(model: PreTrainedModel) -> bool:
+    """Whether the model has a head, and with it a loss of its own."""
+    return model.base_model is not model
+
+
+def check_losses(
+    blocking: Sequence[BlockingLoss], keeping: Sequence[KeepingLoss], keep_dataset: Any, model: PreTrainedModel
+) -> None:
+    """Refuse losses that cannot be measured, and a model that nothing keeps good."""
+    if not has_loss(model) and not keeping:
+        raise ValueError(
+            f"{type(model).__name__} has no head and so no loss: give keeping_losses=, such as "
+            "[HiddenStateDistillation(), EmbeddingDistillation()], that keep it as it is."
+        )
+    if keep_dataset is not None and not isinstance(keep_dataset, Dataset):
+        raise TypeError(f"keep_dataset must be a map-style datasets.Dataset, got {type(keep_dataset).__name__}.")
+    if keep_dataset is not None and len(keep_dataset) == 0:
+        raise ValueError("keep_dataset is empty: give it at least one row.")
+    if keep_dataset is not None and not keeping and not any(loss.on_general for loss in blocking):
+        raise ValueError("keep_dataset is given, but no loss looks at it: give keeping_losses= or keeping_loss=.")
+    for loss in keeping:
+        if loss.wants_labels and keep_dataset is None:
+            raise ValueError(f"{type(loss).__name__} reads the rows to keep: give keep_dataset=.")
 
 
 def warn_of_association(tasks: Sequence[BlockedTask], desired: Any) -> None:

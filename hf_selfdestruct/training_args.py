@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
-METHODS = ("mlac", "ac")
-META_GRADIENTS = ("unrolled", "first_order")
-INNER_OPTIMIZERS = ("adam", "sgd")
-BLOCKING_LOSSES = ("head_adjusted_cross_entropy", "uniform_kl", "negative_cross_entropy")
+METHODS = ("mlac", "ac", "sophon", "tar", "booster", "ctrap")
+META_GRADIENTS = ("exact", "unrolled", "first_order")
+HVPS = ("double_backward", "finite_difference")
+TRAJECTORIES = ("device", "cpu", "recompute")
+INNER_OPTIMIZERS = ("sgd", "momentum", "nesterov", "normalized_sgd", "adam", "adamw", "rmsprop", "adagrad")
+BLOCKING_LOSSES = (
+    "head_adjusted_cross_entropy",
+    "uniform_kl",
+    "negative_cross_entropy",
+    "cross_entropy",
+    "inverse_cross_entropy",
+    "entropy",
+    "denial_of_service",
+    "collapse",
+    "gradient_norm",
+    "representation_probe",
+)
+KEEPING_LOSSES = ("logit_distillation", "hidden_state_distillation", "embedding_distillation", "language_modeling")
+TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
 HEADS = ("learned", "random", "keep")
-TRAINABLE = ("all", "head")
-STEP_WEIGHTS = ("uniform", "last", "exponential")
+STEP_WEIGHTS = ("uniform", "last", "exponential", "drop")
+
+
+def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+    """A field with the help text of the command line."""
+    return field(default=default, metadata={"help": f"{text[:-1]}: {', '.join(choices)}." if choices else text})
 
 
 @dataclass
@@ -35,46 +56,51 @@ class SelfDestructTrainingArguments(TrainingArguments):
         ```
     """
 
-    method: str = field(default="mlac", metadata={"help": "Preset that fills what is not given: mlac or ac."})
-    meta_gradient: str | None = field(
-        default=None,
-        metadata={"help": "How to differentiate through the adversary: unrolled or first_order."},
+    method: str = _option("mlac", "Preset that fills what is not given.", METHODS)
+    meta_gradient: str | None = _option(None, "How to differentiate through the adversary.", META_GRADIENTS)
+    hvp: str = _option(
+        "double_backward",
+        "Hessian-vector products of the exact meta-gradient; finite differences run with any attention kernel.",
+        HVPS,
     )
-    inner_steps: int | None = field(
-        default=None, metadata={"help": "K, the optimizer steps of the adversary in each outer step."}
+    trajectory: str = _option(
+        "device", "Where the exact meta-gradient keeps the adversary's way; recompute is slower and flat.", TRAJECTORIES
     )
-    blocking_loss: str | None = field(
-        default=None,
-        metadata={"help": "head_adjusted_cross_entropy, uniform_kl or negative_cross_entropy."},
+    inner_steps: int | None = _option(None, "K, the optimizer steps of the adversary in each outer step.")
+    inner_steps_start: int | None = _option(None, "If given, K grows by one at a time from this to inner_steps.")
+    inner_steps_every: int = _option(100, "Outer steps after which a growing K grows by one.")
+    blocking_loss: str | None = _option(None, "What hardening minimises at the fast weights.", BLOCKING_LOSSES)
+    blocking_weight: float = _option(1.0, "Weight of the blocking loss beside the desired loss; 0 turns it off.")
+    blocking_batch_size: int = _option(32, "Held-out blocked examples on which the blocking loss is measured.")
+    blocking_every: int | None = _option(None, "Measure the blocking loss at every so many inner steps.")
+    step_weights: str | None = _option(None, "Weights of the K+1 blocking losses.", STEP_WEIGHTS)
+    adversary_optimizer: str | None = _option(None, "Optimizer of the adversary.", INNER_OPTIMIZERS)
+    adversary_learning_rate: float | None = _option(
+        None, "Learning rate of the adversary; where it starts if it is learned."
     )
-    blocking_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the blocking loss beside the desired loss; 0 turns it off."}
+    adversary_learning_rate_max: float | None = _option(
+        None, "If given, the rate is drawn log-uniformly from adversary_learning_rate up to this."
     )
-    blocking_batch_size: int = field(
-        default=32, metadata={"help": "Held-out blocked examples on which the blocking loss is measured."}
+    adversary_learns_rate: bool | None = _option(None, "Whether the adversary learns its learning rate.")
+    adversary_head: str | None = _option(None, "Head the adversary starts from.", HEADS)
+    adversary_trainable: str | None = _option(
+        None, "What the adversary trains: all, head, last_n (such as last_2) or lora."
     )
-    step_weights: str | None = field(
-        default=None, metadata={"help": "Weights of the K+1 blocking losses: uniform, last or exponential."}
+    adversary_batch_size: int | None = _option(None, "Blocked examples in one inner step.")
+    adversary_examples: int | None = _option(None, "Most blocked examples the adversary has in an outer step.")
+    adversary_prelude: int = _option(0, "Benign steps of the adversary on the desired task, before the blocked ones.")
+    adversary_dropout: bool = _option(False, "Whether the adversary's steps run with dropout.")
+    adversary_head_learning_rate: float | None = _option(
+        None, "Adam rate at which the learned head (and 10x, the log rate) improve."
     )
-    adversary_optimizer: str | None = field(default=None, metadata={"help": "Optimizer of the adversary: adam or sgd."})
-    adversary_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the adversary; where it starts if it is learned."}
+    keeping_loss: str | None = _option(
+        None, "Distillation to the original model (or its own language modelling).", KEEPING_LOSSES
     )
-    adversary_learning_rate_max: float | None = field(
-        default=None,
-        metadata={"help": "If given, the rate is drawn log-uniformly from adversary_learning_rate up to this."},
-    )
-    adversary_learns_rate: bool | None = field(
-        default=None, metadata={"help": "Whether the adversary learns its learning rate."}
-    )
-    adversary_head: str | None = field(
-        default=None, metadata={"help": "Head the adversary starts from: learned, random or keep."}
-    )
-    adversary_trainable: str | None = field(default=None, metadata={"help": "What the adversary trains: all or head."})
-    adversary_batch_size: int | None = field(default=None, metadata={"help": "Blocked examples in one inner step."})
-    adversary_head_learning_rate: float | None = field(
-        default=None,
-        metadata={"help": "Adam rate at which the learned head (and 10x, the log rate) improve."},
+    keeping_weight: float = _option(1.0, "Weight of the keeping losses beside the desired loss.")
+    max_desired_drop: float | None = _option(
+        None,
+        "Guard: when validation is worse than its best by more than this, the blocking weight backs off; "
+        "measured in metric_for_best_model (the loss by default).",
     )
 
     ddp_find_unused_parameters: bool | None = field(
@@ -93,25 +119,51 @@ class SelfDestructTrainingArguments(TrainingArguments):
         choices = {
             "method": METHODS,
             "meta_gradient": META_GRADIENTS,
+            "hvp": HVPS,
+            "trajectory": TRAJECTORIES,
             "blocking_loss": BLOCKING_LOSSES,
             "step_weights": STEP_WEIGHTS,
             "adversary_optimizer": INNER_OPTIMIZERS,
             "adversary_head": HEADS,
-            "adversary_trainable": TRAINABLE,
+            "keeping_loss": KEEPING_LOSSES,
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
+        if self.adversary_trainable is not None and not TRAINABLE.fullmatch(self.adversary_trainable):
+            raise ValueError(
+                "adversary_trainable must be all, head, lora or last_n (such as last_2); "
+                f"got {self.adversary_trainable!r}."
+            )
+        self._check_counts()
         self._check_numbers()
         self._check_supported()
 
-    def _check_numbers(self) -> None:
-        for name, least in (("inner_steps", 0), ("adversary_batch_size", 1), ("blocking_batch_size", 2)):
+    def _check_counts(self) -> None:
+        least = {
+            "inner_steps": 0,
+            "inner_steps_start": 0,
+            "inner_steps_every": 1,
+            "adversary_batch_size": 1,
+            "adversary_examples": 1,
+            "adversary_prelude": 0,
+            "blocking_batch_size": 2,
+            "blocking_every": 1,
+        }
+        for name, bound in least.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or int(value) != value or value < least):
-                raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
-        rates = ("adversary_learning_rate", "adversary_learning_rate_max", "adversary_head_learning_rate")
+            if value is not None and (isinstance(value, bool) or int(value) != value or value < bound):
+                raise ValueError(f"{name} must be a whole number of at least {bound}; got {value!r}.")
+
+    def _check_numbers(self) -> None:
+        rates = (
+            "adversary_learning_rate",
+            "adversary_learning_rate_max",
+            "adversary_head_learning_rate",
+            "keeping_weight",
+            "max_desired_drop",
+        )
         for name in rates:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
@@ -130,6 +182,8 @@ class SelfDestructTrainingArguments(TrainingArguments):
                     f"adversary_learning_rate_max ({self.adversary_learning_rate_max}) is below "
                     f"adversary_learning_rate ({low})."
                 )
+        if self.max_desired_drop is not None and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+            raise ValueError("max_desired_drop needs readings of the desired task: set eval_strategy='steps'.")
 
     def _check_supported(self) -> None:
         refused = {

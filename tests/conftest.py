@@ -25,6 +25,7 @@ import torch
 from datasets import Dataset
 from made_reports import made_folder
 from transformers import (
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BertConfig,
     DistilBertConfig,
@@ -33,7 +34,9 @@ from transformers import (
     ModernBertConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    ResNetConfig,
     RobertaConfig,
+    ViTConfig,
 )
 
 from hf_selfdestruct.tasks import BlockedTask
@@ -105,6 +108,16 @@ def tiny_config(
             )
         case "llama":
             return LlamaConfig(**common, **usual, **ends, num_key_value_heads=2, attention_dropout=dropout)
+        case "vit":
+            positions = usual.pop("max_position_embeddings")
+            return ViTConfig(**usual, **drop, num_labels=num_labels, image_size=positions, patch_size=8)
+        case "resnet":
+            sizes = [hidden // 2, hidden]
+            # GELU: where a ReLU bends, a gradient jumps, and finite differences with it.
+            depths = [1] * layers
+            return ResNetConfig(
+                embedding_size=8, hidden_sizes=sizes, depths=depths, num_labels=num_labels, hidden_act="gelu"
+            )
     raise ValueError(architecture)
 
 
@@ -112,7 +125,9 @@ def tiny_model(architecture: str = "bert", *, seed: int = 0, **sizes: Any) -> Pr
     """A sequence classifier with random weights; ``sizes`` as for :func:`tiny_config`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForSequenceClassification.from_config(tiny_config(architecture, **sizes))
+        images = architecture in ("vit", "resnet")
+        auto_class = AutoModelForImageClassification if images else AutoModelForSequenceClassification
+        return auto_class.from_config(tiny_config(architecture, **sizes))
 
 
 def toy_rows(rows: int, *, seed: int, columns: tuple[str, ...] = ("labels", "blocked")) -> Dataset:
@@ -144,6 +159,15 @@ def toy_batch(rows: int = 6, *, seed: int = 0, label: str = "blocked") -> dict[s
         "attention_mask": torch.tensor(data["attention_mask"][:]),
         "labels": torch.tensor(data[label][:]),
     }
+
+
+def toy_images(rows: int = 6, *, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A batch of noise images, brighter on the left where the label is 1."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(rows, 3, 16, 16, generator=generator, dtype=torch.float64)
+    labels = torch.randint(2, (rows,), generator=generator)
+    pixels[..., :8] += labels[:, None, None, None]
+    return {"pixel_values": pixels, "labels": labels}
 
 
 def toy_task(name: str = "blocked", *, rows: int = 60, seed: int = 10, **fields: Any) -> BlockedTask:
@@ -224,6 +248,8 @@ def make_trainer(toy_data: dict[str, Dataset]) -> Callable[..., SelfDestructTrai
         "blocked_tasks",
         "adversaries",
         "blocking_losses",
+        "keeping_losses",
+        "keep_dataset",
         "callbacks",
         "compute_metrics",
         "data_collator",

@@ -1,26 +1,157 @@
-"""The adversary: its recipe is checked, its rate is drawn by key, and it learns as torch's Adam would."""
+"""The adversary: its fields are checked, and recipes are drawn from it by key."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+from collections import Counter
 
 import pytest
 import torch
+from peft import LoraConfig
 
-from hf_selfdestruct.adversary import RATE_BOUNDS, Adversary, LearnedAdversary
+from hf_selfdestruct.adversary import Adversary, Range, Recipe, Schedule
+from hf_selfdestruct.inner_optimizers import SGD, Adam, AdamW
+
+WIDE = Adversary(
+    optimizer=(SGD(momentum=0.9), AdamW()),
+    learning_rate=Range(1e-5, 1e-2),
+    steps=Range(2, 9),
+    batch_size=(4, 8, 16),
+    examples=Range(10, 1000),
+    head=("learned", "random"),
+    trainable=("all", "head", "last_2", "lora", LoraConfig(r=2)),
+    prelude=(0, 3),
+    dropout=True,
+)
+
+
+def drawn(adversary: Adversary, count: int, *key) -> list[Recipe]:
+    return [adversary.draw(0, "gender", *key, i) for i in range(count)]
+
+
+# Drawing
+
+
+def test_plain_fields_are_drawn_as_they_are() -> None:
+    adversary = Adversary(SGD(), 2e-4, True, 3, 5, 7, "random", "last_2", 4, True)
+    for step in (0, 500):
+        recipe = adversary.draw(step, "any", step)
+        for item in dataclasses.fields(Recipe):
+            assert getattr(recipe, item.name) == getattr(adversary, item.name), item.name
+
+
+def test_the_key_alone_decides() -> None:
+    torch.manual_seed(1)
+    first, state = drawn(WIDE, 50), torch.random.get_rng_state()
+    torch.manual_seed(2)
+    assert drawn(WIDE, 50) == first
+    assert [WIDE.draw(1000, "gender", i) for i in range(50)] == first  # nor does the outer step
+    assert drawn(dataclasses.replace(WIDE, weight=3.0), 50) == first
+    assert WIDE.draw(0, "age", 0) != first[0]
+    torch.manual_seed(1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_one_fields_values_do_not_depend_on_another_field() -> None:
+    other = dataclasses.replace(WIDE, optimizer=Adam(), steps=4)
+    for one, two in zip(drawn(WIDE, 20), drawn(other, 20), strict=True):
+        assert dataclasses.replace(one, optimizer=Adam(), steps=4) == two
+
+
+def test_rates_are_log_uniform() -> None:
+    rates = sorted(recipe.learning_rate for recipe in drawn(WIDE, 4000))
+    assert len({*rates}) == len(rates)
+    assert 1e-5 <= rates[0]
+    assert rates[-1] <= 1e-2
+    places = [(math.log10(rate) + 5) / 3 for rate in rates]
+    distance = max(abs(place - (i + 0.5) / len(places)) for i, place in enumerate(places))
+    assert distance < 1.63 / len(places) ** 0.5  # Kolmogorov and Smirnov, at one in a hundred
+
+
+def test_whole_numbers_have_both_ends_and_grow_rarer() -> None:
+    counts = Counter(recipe.steps for recipe in drawn(WIDE, 4000))
+    assert {*counts} == {2, 3, 4, 5, 6, 7, 8, 9}
+    assert all(type(steps) is int for steps in counts)
+    for steps in range(3, 9):
+        expected = math.log((steps + 0.5) / (steps - 0.5)) / math.log(9 / 2)
+        assert counts[steps] / 4000 == pytest.approx(expected, abs=0.03), steps
+
+
+@pytest.mark.parametrize("span", [Range(1, 2), Range(3, 40), Range(1e-5, 1e-2), Range(5, 5), Range(0.3, 0.3)])
+def test_a_range_never_leaves_its_ends(span) -> None:
+    ends = span.draw(0.0), span.draw(math.nextafter(1.0, 0.0))
+    assert ends == pytest.approx((span.low, span.high), rel=1e-12)
+    values = [span.draw(i / 100) for i in range(101)]
+    assert values == sorted(values)
+    assert all(span.low <= value <= span.high for value in values)
+
+
+def test_sets_are_uniform_and_independent_of_each_other() -> None:
+    recipes = drawn(WIDE, 6000)
+    for name, size in (("optimizer", 2), ("batch_size", 3), ("head", 2), ("prelude", 2)):
+        counts = Counter(repr(getattr(recipe, name)) for recipe in recipes)
+        assert len(counts) == size
+        assert all(n / 6000 == pytest.approx(1 / size, abs=0.03) for n in counts.values()), name
+    assert Counter(str(type(recipe.trainable)) for recipe in recipes)[str(LoraConfig)] / 6000 == pytest.approx(0.2, 0.1)
+    pairs = Counter((recipe.batch_size, recipe.head) for recipe in recipes)
+    assert len(pairs) == 6
+    assert all(n / 6000 == pytest.approx(1 / 6, abs=0.03) for n in pairs.values())
+
+
+def test_a_schedule_steps_with_the_outer_step() -> None:
+    adversary = Adversary(steps=Schedule(1, 4, every=10), prelude=Schedule(0, 2))
+    steps = [adversary.draw(step, "key").steps for step in range(60)]
+    assert steps == [1] * 10 + [2] * 10 + [3] * 10 + [4] * 30
+    assert [adversary.draw(step, step).prelude for step in (0, 99, 100, 199, 200, 9999)] == [0, 0, 1, 1, 2, 2]
+
+
+def test_options_are_all_that_can_be_met() -> None:
+    assert WIDE.options("batch_size") == (4, 8, 16)
+    assert WIDE.options("steps") == (2, 9)
+    assert Adversary(steps=Schedule(1, 4)).options("steps") == (1, 4)
+    assert Adversary(trainable="head").options("trainable") == ("head",)
+
+
+# Mistakes
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"head": "new"}, "head must be 'learned', 'random' or 'keep'; got 'new'"),
-        ({"trainable": "lora"}, "trainable must be 'all' or 'head'; got 'lora'"),
-        ({"steps": -1}, "steps must be 0 or more"),
-        ({"batch_size": 0}, "batch_size 1 or more"),
-        ({"learning_rate": 0.0}, "learning_rate positive"),
-        ({"learning_rate": math.nan}, "learning_rate positive"),
-        ({"learning_rate": 1e-2, "learning_rate_max": 1e-3}, "must be at least learning_rate"),
-        ({"learning_rate_max": 1e-2, "learns_rate": True}, "cannot also be learned"),
+        ({"head": "new"}, "head must be one of learned, random, keep; got 'new'"),
+        ({"head": ("learned", "new")}, "head must .* got 'new'"),
+        ({"head": ["learned"]}, r"head must .* got \['learned'\]"),
+        ({"trainable": "adapters"}, "trainable must be all, head, last_n, lora or a peft.LoraConfig; got 'adapters'"),
+        ({"trainable": "last_0"}, "trainable must .* got 'last_0'"),
+        ({"trainable": ("all", None)}, "trainable must .* got None"),
+        ({"steps": -1}, "steps must be a whole number of at least 0; got -1"),
+        ({"steps": None}, "steps must .* got None"),
+        ({"steps": True}, "steps must .* got True"),
+        ({"steps": "many"}, "steps must .* got 'many'"),
+        ({"steps": math.nan}, "steps must .* got nan"),
+        ({"steps": 4.0}, "steps must .* got 4.0"),
+        ({"steps": (2, 2.5)}, "steps must .* got 2.5"),
+        ({"steps": [2, 3]}, r"steps must .* got \[2, 3\]"),
+        ({"steps": Range(1.0, 8.0)}, "steps must .* got 1.0"),  # else 3.7 steps are drawn from it
+        ({"steps": Range(1, 8.5)}, "steps must .* got 8.5"),
+        ({"prelude": -2}, "prelude must be a whole number of at least 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"batch_size": Schedule(0, 4)}, "batch_size must .* got 0"),
+        ({"examples": 0}, "examples must be a whole number of at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate and weight must be positive numbers; got 0.0"),
+        ({"learning_rate": math.nan}, "learning_rate .* got nan"),
+        ({"learning_rate": math.inf}, "learning_rate .* got inf"),
+        ({"learning_rate": "3e-4"}, "learning_rate .* got '3e-4'"),
+        ({"learning_rate": (1e-3, -1e-3)}, "learning_rate .* got -0.001"),
+        ({"weight": 0.0}, "weight must be positive numbers; got 0.0"),
+        ({"optimizer": "adam"}, "optimizer must be an InnerOptimizer, such as Adam.*; got 'adam'"),
+        ({"optimizer": (Adam(), torch.optim.Adam)}, "optimizer must .* got <class 'torch.optim"),
+        ({"learning_rate": Range(1e-4, 1e-3), "learns_rate": True}, "learned rate .* got learning_rate=Range"),
+        ({"learning_rate": (1e-4, 1e-3), "learns_rate": True}, "learned rate .* got learning_rate="),
+        ({"optimizer": ()}, "optimizer: nothing to draw from"),
+        ({"steps": ()}, "steps: nothing to draw from"),
     ],
 )
 def test_mistakes(fields, message) -> None:
@@ -28,145 +159,69 @@ def test_mistakes(fields, message) -> None:
         Adversary(**fields)
 
 
-def test_a_fixed_rate_is_that_rate() -> None:
-    assert Adversary(learning_rate=2e-4).draw_rate("any", 1) == 2e-4
+@pytest.mark.parametrize("ends", [(0, 1), (-1.0, 1.0), (2, 1), (1.0, math.inf), (math.nan, 1.0), (1.0, math.nan)])
+def test_mistaken_ranges(ends) -> None:
+    with pytest.raises(ValueError, match="a Range needs 0 < low <= high; got"):
+        Range(*ends)
 
 
-def test_drawn_rates_are_log_uniform_and_decided_by_the_key() -> None:
-    adversary = Adversary(learning_rate=1e-5, learning_rate_max=1e-2)
-    state = torch.random.get_rng_state()
-    rates = [adversary.draw_rate("gender", 7, step, 0, 0) for step in range(2000)]
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert rates[:5] == [adversary.draw_rate("gender", 7, step, 0, 0) for step in range(5)]
-    assert len(set(rates)) == len(rates)
-    assert 1e-5 <= min(rates) < 1.1e-5
-    assert 0.9e-2 < max(rates) <= 1e-2
-    for decade in (1e-5, 1e-4, 1e-3):
-        share = sum(decade <= rate < 10 * decade for rate in rates) / len(rates)
-        assert share == pytest.approx(1 / 3, abs=0.04)
-    assert adversary.draw_rate("age", 7, 0, 0, 0) != rates[0]
-    same = Adversary(learning_rate=1e-3, learning_rate_max=1e-3)
-    assert same.draw_rate("x") == pytest.approx(1e-3)
+@pytest.mark.parametrize("fields", [(-1, 3), (3, 2), (1, 3, 0)])
+def test_mistaken_schedules(fields) -> None:
+    with pytest.raises(ValueError, match="a Schedule needs 0 <= first <= last and every >= 1; got"):
+        Schedule(*fields)
 
 
-def draw_gradients(step: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    generator = torch.Generator().manual_seed(step)
-    head = {"weight": torch.randn(2, 4, generator=generator) * (1 + step), "bias": torch.randn(2, generator=generator)}
-    return head, torch.randn((), generator=generator) * 100
+@pytest.mark.parametrize("field", [{"examples": None}, {"examples": (None, 8)}, {"trainable": "last_12"}, {"steps": 0}])
+def test_the_edges_of_what_is_allowed(field) -> None:
+    (name, value), recipe = next(iter(field.items())), Adversary(**field).draw(0, "x")
+    assert getattr(recipe, name) in (value if isinstance(value, tuple) else (value,))
 
 
-def start() -> dict[str, torch.Tensor]:
-    return {n: v / 10 for n, v in draw_gradients(99)[0].items()}
+# What the report says of it
 
 
-def test_head_and_log_rate_move_as_torchs_adam_would_move_them() -> None:
-    learned = LearnedAdversary(Adversary(learning_rate=3e-4, learns_rate=True), start(), learning_rate=1e-3)
-    head = [torch.nn.Parameter(v) for v in start().values()]
-    log_rate = torch.nn.Parameter(torch.tensor(math.log(3e-4)))
-    optimizer = torch.optim.Adam([{"params": head, "lr": 1e-3}, {"params": [log_rate], "lr": 1e-2}])
-    for step in range(10):
-        optimizer.zero_grad()
-        for part, share in ((2 * step, 0.25), (2 * step + 1, 0.75)):  # two micro-batches
-            gradients, slope = draw_gradients(part)
-            learned.accumulate(gradients, slope, share=share)
-            objective = sum((p * g).sum() for p, g in zip(head, gradients.values(), strict=True))
-            (share * (objective + log_rate.exp() * slope)).backward()
-        assert len(learned.gradients()) == 3
-        learned.step()
-        optimizer.step()
-        assert learned.gradients() == []
-        for p, (name, value) in zip(head, learned.head.items(), strict=True):
-            torch.testing.assert_close(value, p.data, rtol=1e-5, atol=1e-7)
-            assert not torch.equal(value, start()[name])
-        torch.testing.assert_close(learned.log_rate, log_rate.data, rtol=1e-5, atol=1e-6)
-    assert learned.learning_rate == pytest.approx(math.exp(log_rate.item()), rel=1e-4)
-    assert abs(learned.learning_rate / 3e-4 - 1) > 1e-2
-
-
-def test_it_goes_downhill_on_what_it_is_given() -> None:
-    learned = LearnedAdversary(Adversary(learning_rate=1e-3, learns_rate=True), start(), learning_rate=1e-2)
-    before = {n: v.clone() for n, v in learned.head.items()}
-    learned.accumulate({n: torch.ones_like(v) for n, v in before.items()}, torch.tensor(-5.0), share=1.0)
-    learned.step()
-    assert all((learned.head[n] < before[n]).all() for n in before)
-    assert learned.learning_rate > 1e-3
-
-
-def test_the_given_head_is_copied() -> None:
-    head = start()
-    learned = LearnedAdversary(Adversary(), head, learning_rate=0.1)
-    learned.accumulate({n: torch.ones_like(v) for n, v in head.items()}, None, share=1.0)
-    learned.step()
-    assert all(torch.equal(v, start()[n]) for n, v in head.items())
-
-
-@pytest.mark.parametrize(("slope", "bound"), [(1.0, 0), (-1.0, 1)])
-def test_the_learned_rate_stays_within_its_bounds(slope, bound) -> None:
-    learned = LearnedAdversary(Adversary(learning_rate=1e-3, learns_rate=True), {}, learning_rate=0.2)
-    for _ in range(20):
-        learned.accumulate({}, torch.tensor(slope), share=1.0)
-        learned.step()
-        assert RATE_BOUNDS[0] * 0.999 <= learned.learning_rate <= RATE_BOUNDS[1] * 1.001
-    assert learned.learning_rate == pytest.approx(RATE_BOUNDS[bound], rel=1e-4)
-
-
-def test_nothing_learned_nothing_moved() -> None:
-    learned = LearnedAdversary(Adversary(head="random"), {}, learning_rate=0.1)
-    learned.step()
-    assert learned.learning_rate == pytest.approx(3e-4)
-    assert learned.gradients() == []
-    fixed = LearnedAdversary(Adversary(learning_rate=0.5), start(), learning_rate=0.1)
-    fixed.accumulate(start(), None, share=1.0)
-    fixed.step()
-    assert not any(torch.equal(v, start()[n]) for n, v in fixed.head.items())
-
-
-@pytest.mark.parametrize("learns_rate", [True, False])
-@pytest.mark.parametrize("steps_before", [0, 1, 4])
-def test_a_restored_adversary_goes_on_bitwise(learns_rate, steps_before) -> None:
-    adversary = Adversary(learns_rate=learns_rate)
-
-    def go(learned: LearnedAdversary, steps) -> None:
-        for step in steps:
-            gradients, slope = draw_gradients(step)
-            learned.accumulate(gradients, slope if learns_rate else None, share=1.0)
-            learned.step()
-
-    whole = LearnedAdversary(adversary, start(), learning_rate=1e-2)
-    go(whole, range(8))
-    first = LearnedAdversary(adversary, start(), learning_rate=1e-2)
-    go(first, range(steps_before))
-    state = first.state_dict()
-    assert all(isinstance(value, torch.Tensor) for value in state.values())
-    other = LearnedAdversary(adversary, {n: v + 1 for n, v in start().items()}, learning_rate=1e-2)
-    other.load_state_dict(state)
-    go(first, range(steps_before, 8))  # the one that gave its state does not disturb the one that took it
-    go(other, range(steps_before, 8))
-    expected = whole.state_dict()
-    assert len(expected) == 3 + 3 * (3 if learns_rate else 2)
-    for found in (first.state_dict(), other.state_dict()):
-        assert set(found) == set(expected)
-        assert all(torch.equal(found[n], expected[n]) for n in expected)
-
-
-def test_restoring_an_early_state_forgets_later_moments() -> None:
-    """Loading into an adversary that has already stepped is loading all the same."""
-    learned = LearnedAdversary(Adversary(), start(), learning_rate=1e-2)
-    early = {name: value.clone() for name, value in learned.state_dict().items()}
-    gradients, _ = draw_gradients(0)
-    learned.accumulate(gradients, None, share=1.0)
-    learned.step()
-    once = {n: v.clone() for n, v in learned.head.items()}
-    learned.load_state_dict(early)
-    learned.accumulate(gradients, None, share=1.0)
-    learned.step()
-    assert all(torch.equal(v, once[n]) for n, v in learned.head.items())
+def test_config_of_the_default() -> None:
+    found = Adversary(learning_rate=1e-3, steps=4).config()
+    assert found.pop("optimizer").startswith("Adam(")
+    assert found == {"learning_rate": 1e-3, "steps": 4, "batch_size": 16, "head": "learned", "trainable": "all"}
 
 
 def test_config_is_plain_and_complete() -> None:
-    found = Adversary(learning_rate=1e-3, steps=4).config()
-    assert found["optimizer"].startswith("Adam{")
-    assert "1e-06" in found["optimizer"]
-    assert {"learning_rate": 1e-3, "steps": 4, "head": "learned", "trainable": "all"}.items() <= found.items()
-    assert set(found) == set(Adversary.__dataclass_fields__)
-    assert all(isinstance(value, str | int | float | bool | None) for value in found.values())
+    adversary = dataclasses.replace(WIDE, weight=2.0, steps=Schedule(1, 4))
+    found = adversary.config()
+    assert json.loads(json.dumps(found)) == found
+    assert {*found} == {item.name for item in dataclasses.fields(adversary)} - {"learns_rate"}
+    assert found["optimizer"][0] == "SGD(weight_decay=0.0, momentum=0.9, nesterov=False)"
+    assert found["learning_rate"] == "Range(low=1e-05, high=0.01)"
+    assert found["steps"] == "Schedule(first=1, last=4, every=100)"
+    assert found["trainable"] == ["all", "head", "last_2", "lora", "LoRA(r=2, alpha=8, targets=default)"]
+
+
+@pytest.mark.parametrize("item", dataclasses.fields(Adversary), ids=lambda item: item.name)
+def test_whatever_is_changed_shows(item) -> None:
+    changed = {
+        "optimizer": SGD(),
+        "learning_rate": 1.0,
+        "learns_rate": True,
+        "steps": 3,
+        "batch_size": 3,
+        "examples": 3,
+        "head": "keep",
+        "trainable": "head",
+        "prelude": 3,
+        "dropout": True,
+        "weight": 3.0,
+    }
+    assert Adversary(**{item.name: changed[item.name]}).config() != Adversary().config()
+
+
+def test_a_recipe_is_plain_and_complete() -> None:
+    targets = LoraConfig(r=2, lora_alpha=4, target_modules=["value", "key", "query", "dense"])
+    for trainable in ("all", targets):
+        found = Adversary(trainable=trainable).draw(0, "x").config()
+        assert json.loads(json.dumps(found)) == found
+        assert {*found} == {item.name for item in dataclasses.fields(Recipe)}
+    # PEFT keeps targets in a set, whose order differs from one process to the next.
+    assert found["trainable"] == "LoRA(r=2, alpha=4, targets=dense, key, query, value)"
+    by_pattern = Adversary(trainable=LoraConfig(target_modules=".*dense")).config()
+    assert by_pattern["trainable"] == "LoRA(r=8, alpha=8, targets=.*dense)"

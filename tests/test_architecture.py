@@ -15,10 +15,23 @@ ROOT = Path(__file__).resolve().parents[1] / NAME
 LEVELS = (
     ("demo", "demo.grammar_words", "schema", "files"),
     ("tasks", "report", "demo.grammar"),
-    ("functional", "training_args", "heads", "attacks.base"),
-    ("adversary", "losses", "meta_gradient", "attacks.finetune", "attacks.search", "attacks.checks"),
-    ("presets", "meta_step", "plots", "card", "attacks.suite", "checkpoints", "trainer_checks"),
-    ("manifest", "attacks", "simulation"),
+    ("functional", "inner_optimizer", "head_adjustment", "blocking", "training_args", "heads", "guard", "attacks.base"),
+    (
+        "inner_optimizers",
+        "learned",
+        "keeping",
+        "probes",
+        "episode",
+        "skeletons",
+        "attacks.finetune",
+        "attacks.search",
+        "attacks.checks",
+    ),
+    ("adversary", "curvature", "losses", "trajectory"),
+    ("adjoint",),
+    ("meta_gradient", "meta_step"),
+    ("presets", "plots", "card", "attacks.suite", "checkpoints", "scene", "trainer_checks", "trainer_parts"),
+    ("manifest", "attacks", "simulation", "keeper"),
     ("hub", "evidence"),
     ("trainer",),
     ("config",),
@@ -28,7 +41,21 @@ LEVELS = (
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
-DEFENCE = {"functional", "adversary", "losses", "meta_gradient", "meta_step", "trainer", "evidence"}
+DEFENCE = {
+    *(
+        "functional",
+        "inner_optimizer",
+        "inner_optimizers",
+        "heads",
+        "skeletons",
+        "adversary",
+        "learned",
+        "losses",
+        "head_adjustment",
+    ),
+    *("keeping", "episode", "curvature", "trajectory", "adjoint", "meta_gradient", "meta_step", "scene", "simulation"),
+    *("keeper", "guard", "trainer", "evidence"),
+}
 MOST_LINES, MOST_FUNCTION_LINES, MOST_NAMES = 300, 50, 15
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

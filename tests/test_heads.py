@@ -1,21 +1,70 @@
-"""Skeletons and heads of six architectures."""
+"""Skeletons and heads of eight architectures: classifiers, bare trunks and language models."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from conftest import ARCHITECTURES, VOCABULARY, tiny_config, tiny_model, toy_batch, toy_images
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertForSequenceClassification,
+    BertGenerationConfig,
+    BertGenerationEncoder,
+    BertModel,
+)
 
 from hf_selfdestruct import heads
-from hf_selfdestruct.functional import logits
+from hf_selfdestruct.functional import call
+
+EVERY = (*ARCHITECTURES, "vit", "resnet")
+LANGUAGE = {
+    "BertForMaskedLM": (AutoModelForMaskedLM, "bert"),
+    "DistilBertForMaskedLM": (AutoModelForMaskedLM, "distilbert"),
+    "RobertaForMaskedLM": (AutoModelForMaskedLM, "roberta"),
+    "ModernBertForMaskedLM": (AutoModelForMaskedLM, "modernbert"),
+    "GPT2LMHeadModel": (AutoModelForCausalLM, "gpt2"),
+    "LlamaForCausalLM": (AutoModelForCausalLM, "llama"),
+}
+HEADLESS = (*(f"{name} trunk" for name in EVERY), *LANGUAGE)
+
+
+def made(name: str, **sizes):
+    """A bare trunk or a language model."""
+    auto_class, architecture = LANGUAGE.get(name, (AutoModel, name.removesuffix(" trunk")))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return auto_class.from_config(tiny_config(architecture, **sizes)).eval()
 
 
 def everything(model) -> dict[str, torch.Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def logits(model, weights, batch) -> torch.Tensor:
+    return call(model, weights, {n: v for n, v in batch.items() if n != "labels"}).logits
+
+
+def inputs_for(model) -> dict[str, torch.Tensor]:
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": toy_images(7)["pixel_values"].float()}
+    return {n: v for n, v in toy_batch(7).items() if n != "labels"}
+
+
+def body(outputs) -> torch.Tensor:
+    return outputs.hidden_states[-1]
+
+
+# Models with a task head
+
+
 @pytest.mark.parametrize("attention", [None, "eager", "sdpa"])
-def test_a_skeleton_with_the_live_weights_is_the_live_model(tiny_model, toy_batch, architecture, attention) -> None:
+def test_a_skeleton_with_the_live_weights_is_the_live_model(architecture, attention) -> None:
     model = tiny_model(architecture, num_labels=3, dropout=0.3)
     if attention is not None:
         model.set_attn_implementation(attention)
@@ -34,75 +83,271 @@ def test_a_skeleton_with_the_live_weights_is_the_live_model(tiny_model, toy_batc
     assert torch.equal(logits(bones, everything(model), batch), found)  # no dropout
 
 
-def test_another_kernel_leaves_the_live_one_alone_and_gives_the_same_logits(
-    tiny_model, toy_batch, architecture
-) -> None:
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_twice_differentiable_is_torchs_attention_and_the_live_kernel_stays(architecture, attention) -> None:
     model = tiny_model(architecture).eval()
-    model.set_attn_implementation("sdpa")
-    bones = heads.skeleton(model, 2, attention="eager")
-    assert (model.config._attn_implementation, bones.config._attn_implementation) == ("sdpa", "eager")
-    assert all(m.config._attn_implementation == "sdpa" for m in model.modules() if hasattr(m, "config"))
-    batch = toy_batch(7)
-    inputs = {n: v for n, v in batch.items() if n != "labels"}
-    torch.testing.assert_close(logits(bones, everything(model), batch), model(**inputs).logits, rtol=1e-4, atol=1e-6)
+    model.set_attn_implementation(attention)
+    for make in (lambda: heads.skeleton(model, 2, twice=True), lambda: heads.live_skeleton(model, twice=True)):
+        bones = make()
+        assert (model.config._attn_implementation, bones.config._attn_implementation) == (attention, "sdpa")
+        assert all(m.config._attn_implementation == attention for m in model.modules() if hasattr(m, "config"))
+        found, expected = logits(bones, everything(model), toy_batch(7)), model(**inputs_for(model)).logits
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_skeleton_weighs_nothing_and_has_its_own_number_of_labels(tiny_model, toy_batch, architecture) -> None:
+def test_without_torchs_attention_twice_differentiable_is_eager(monkeypatch) -> None:
+    model = tiny_model()
+    model.set_attn_implementation("eager")
+    monkeypatch.setattr(type(model), "_supports_sdpa", False)
+    assert heads.skeleton(model, 2, twice=True).config._attn_implementation == "eager"
+
+
+def test_a_skeleton_weighs_nothing_and_has_its_own_number_of_labels(architecture) -> None:
     model = tiny_model(architecture, num_labels=3)
     before = {n: v.clone() for n, v in everything(model).items()}
     state = torch.random.get_rng_state()
     bones = heads.skeleton(model, 5)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert {value.device.type for value in everything(bones).values()} == {"meta"}
-    assert set(everything(bones)) == set(everything(model))
+    assert {*everything(bones)} == {*everything(model)}
     assert (bones.config.num_labels, model.config.num_labels) == (5, 3)
     assert not any(module.training for module in bones.modules())
-    head = heads.draw_head(bones, 0)
-    assert set(head) == set(heads.head_names(bones)) == set(heads.head_names(model))
+    head = heads.draw(bones, heads.head_names(bones), 0)
+    assert {*head} == {*heads.head_names(bones)} == {*heads.head_names(model)}
     trunk = {n: v for n, v in everything(model).items() if n not in head}
     assert logits(bones, {**trunk, **head}, toy_batch(7)).shape == (7, 5)
     assert all(torch.equal(v, before[n]) for n, v in everything(model).items())
 
 
-def test_trunk_and_head_are_the_whole_model(tiny_model, architecture) -> None:
-    model = tiny_model(architecture)
+@pytest.mark.parametrize("name", EVERY)
+def test_trunk_and_head_are_the_whole_model(name) -> None:
+    model = tiny_model(name)
     prefix = heads.trunk_prefix(model)
     trunk = {f"{prefix}{name}" for name, _ in model.base_model.named_parameters()}
     head = heads.head_names(model)
     assert trunk.isdisjoint(head)
-    assert trunk | set(head) == {name for name, _ in model.named_parameters()}
+    assert trunk | {*head} == {name for name, _ in model.named_parameters()}
     assert len(head) >= 1
 
 
-def test_drawn_heads_depend_on_the_seed_alone(tiny_model, architecture) -> None:
-    bones = heads.skeleton(tiny_model(architecture), 5)
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("labels", [1, 2, 3])
+def test_a_classifier_has_a_task_head_and_keeps_its_class(name, labels) -> None:
+    model = tiny_model(name, num_labels=labels)
+    assert heads.has_task_head(model)
+    assert model.config.num_labels == labels
+    assert type(heads.skeleton(model, 5)) is type(model)
+
+
+def test_a_head_for_another_task_is_kept_too() -> None:
+    tokens = AutoModelForTokenClassification.from_config(tiny_config("bert"))
+    assert heads.has_task_head(tokens)
+    assert type(heads.skeleton(tokens, 5)) is type(tokens)
+
+
+def test_names_between_is_the_trunk_and_on_request_the_head(architecture) -> None:
+    model = tiny_model(architecture, num_labels=3)
+    head = {*heads.head_names(model)}
+    found = heads.names_between(heads.skeleton(model, 3), model)
+    assert found == {n: n for n in everything(model) if n not in head}
+    assert heads.names_between(heads.live_skeleton(model), model, keep_head=True) == {n: n for n in everything(model)}
+    other = heads.names_between(heads.skeleton(model, 5), model, keep_head=True)  # the outputs are not of one shape
+    assert {*found} < {*other} | head
+    assert any(name not in other for name in head)
+
+
+# Models without
+
+
+@pytest.mark.parametrize("name", HEADLESS)
+def test_what_has_no_task_head_gets_the_class_that_classifies_its_inputs(name) -> None:
+    model = made(name)
+    before = {n: v.clone() for n, v in everything(model).items()}
+    assert not heads.has_task_head(model)
+    pictures = model.main_input_name == "pixel_values"
+    auto_class = AutoModelForImageClassification if pictures else AutoModelForSequenceClassification
+    bones = heads.skeleton(model, 5)
+    assert type(bones) is type(auto_class.from_config(model.config))
+    assert {value.device.type for value in everything(bones).values()} == {"meta"}
+    assert bones.config.num_labels == 5
+    assert all(torch.equal(v, before[n]) for n, v in everything(model).items())
+
+
+@pytest.mark.parametrize("name", HEADLESS)
+def test_the_new_head_stands_on_the_live_trunk(name) -> None:
+    """The skeleton's last hidden states are the live ones; every live weight that it reads is found by name."""
+    model = made(name)
+    bones = heads.skeleton(model, 5)
+    found = heads.names_between(bones, model)
+    own = [n for n, _ in bones.named_parameters() if n not in found]
+    pooler = ["bert.pooler.dense.weight", "bert.pooler.dense.bias"] if name == "BertForMaskedLM" else []
+    assert own == [*pooler, *heads.head_names(bones)]
+    assert not [n for n, _ in bones.named_buffers() if n not in found]
+    assert len({*found.values()}) == len(found)
+    weights = {n: everything(model)[outer] for n, outer in found.items()}
+    inputs = {**inputs_for(model), "output_hidden_states": True}
+    outputs = call(bones, {**weights, **heads.draw(bones, own, 0)}, inputs)
+    assert outputs.logits.shape == (7, 5)
+    assert outputs.logits.std() > 0
+    assert torch.equal(body(outputs), body(model(**inputs)))
+
+
+@pytest.mark.parametrize("name", [n for n in HEADLESS if n.endswith("trunk")])
+def test_a_bare_trunk_is_all_trunk(name) -> None:
+    model = made(name)
+    assert heads.trunk_prefix(model) == ""
+    assert heads.head_names(model) == []
+    alive = heads.live_skeleton(model)
+    assert type(alive) is type(model)
+    assert heads.names_between(alive, model) == {n: n for n in everything(model)}
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_a_language_models_head_is_never_the_tasks(name) -> None:
+    model = made(name)
+    bones = heads.skeleton(model, VOCABULARY)  # even where the shapes agree
+    mapped = heads.names_between(bones, model)
+    assert not {*mapped.values()} & {*heads.head_names(model)}
+    assert not {*mapped} & {*heads.head_names(bones)}
+
+
+def test_a_pooler_that_a_masked_language_model_lacks_is_drawn_as_bert_initialises_it() -> None:
+    bones = heads.skeleton(made("BertForMaskedLM", hidden=128, layers=1), 5)
+    drawn = heads.draw(bones, ["bert.pooler.dense.weight", "bert.pooler.dense.bias"], 0)
+    assert drawn["bert.pooler.dense.weight"].std().item() == pytest.approx(bones.config.initializer_range, rel=0.05)
+    assert not drawn["bert.pooler.dense.bias"].any()
+
+
+@pytest.mark.parametrize("name", ["bert", "BertForMaskedLM", "bert trunk"])
+def test_another_class_of_head_on_request(name) -> None:
+    model = tiny_model(name) if name == "bert" else made(name)
+    bones = heads.skeleton(model, 5, auto_class=AutoModelForTokenClassification)
+    assert type(bones).__name__ == "BertForTokenClassification"
+    found = heads.names_between(bones, model)
+    own = [n for n, _ in bones.named_parameters() if n not in found]
+    assert own == ["classifier.weight", "classifier.bias"]
+    weights = {n: everything(model)[outer] for n, outer in found.items()}
+    assert call(bones, {**weights, **heads.draw(bones, own, 0)}, inputs_for(model)).logits.shape == (7, 8, 5)
+
+
+def test_what_cannot_be_classified_is_refused_with_the_cure() -> None:
+    config = BertGenerationConfig(
+        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    with pytest.raises(ValueError, match=r"BertGenerationEncoder has no head .* model_class=\).* BertGenerationConfig"):
+        heads.skeleton(BertGenerationEncoder(config), 2)
+    with pytest.raises(ValueError, match="has no head for a classification task"):
+        heads.skeleton(tiny_model("bert"), 2, auto_class=AutoModelForImageClassification)
+
+
+# Drawing
+
+
+@pytest.mark.parametrize("name", [*EVERY, *HEADLESS])
+def test_drawn_heads_depend_on_the_seed_alone(name) -> None:
+    bones = heads.skeleton(tiny_model(name) if name in EVERY else made(name), 5)
+    names = heads.head_names(bones)
+    torch.manual_seed(0)
     state = torch.random.get_rng_state()
-    one = heads.draw_head(bones, 3)
+    one = heads.draw(bones, names, 3)
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(123)
     junk = [torch.full((64, 64), 7.0) for _ in range(50)]  # what an uninitialised tensor might pick up
     del junk
-    again, other = heads.draw_head(bones, 3), heads.draw_head(bones, 4)
+    again, other = heads.draw(bones, names, 3), heads.draw(bones, names, 4)
+    assert list(one) == names
     assert all(torch.equal(one[n], again[n]) for n in one)
     assert not any(torch.equal(one[n], other[n]) for n in one if one[n].dim() > 1)
     assert all(not value.requires_grad and value.device.type == "cpu" for value in one.values())
+    assert all(value.is_meta for value in everything(bones).values())  # the skeleton itself gets no weights
 
 
-def test_drawn_heads_are_distributed_as_the_architecture_initialises_them(tiny_model, architecture) -> None:
-    size = 128
-    bones = heads.skeleton(tiny_model(architecture, hidden=size, layers=1), 40)
-    fresh = AutoModelForSequenceClassification.from_config(bones.config)
-    drawn = heads.draw_head(bones, 0)
-    for name in heads.head_names(fresh):
-        expected = fresh.get_parameter(name).detach()
-        if expected.dim() > 1:
-            assert drawn[name].std().item() == pytest.approx(expected.std().item(), rel=0.1), name
-            assert abs(drawn[name].mean().item()) < 0.1 * expected.std().item(), name
+@pytest.mark.parametrize("name", EVERY)
+def test_drawn_heads_are_distributed_as_the_architecture_initialises_them(name) -> None:
+    bones = heads.skeleton(tiny_model(name, hidden=128, layers=2 if name == "resnet" else 1), 40)
+    fresh = type(bones)(bones.config)
+    drawn = heads.draw(bones, heads.head_names(bones), 0)
+    for part in heads.head_names(fresh):
+        expected = fresh.get_parameter(part).detach()
+        if expected.std() > 0:
+            close = 0.1 if expected.dim() > 1 else 0.4  # a bias has 40 numbers only
+            assert drawn[part].std().item() == pytest.approx(expected.std().item(), rel=close), part
+            assert abs(drawn[part].mean().item()) < close * expected.std().item(), part
         else:
-            assert torch.equal(drawn[name], expected), name
+            assert torch.equal(drawn[part], expected), part
 
 
-def test_a_bare_trunk_is_refused_with_the_cure(tiny_model, architecture) -> None:
-    for call in (heads.trunk_prefix, heads.head_names, lambda model: heads.draw_head(model, 0)):
-        with pytest.raises(ValueError, match=r"not a trunk with a task head; load it with AutoModelForSequence"):
-            call(tiny_model(architecture).base_model)
+def test_drawn_weights_go_where_they_are_wanted() -> None:
+    bones = heads.skeleton(tiny_model(), 5)
+    drawn = heads.draw(bones, heads.head_names(bones), 0, device="meta")
+    assert all(value.is_meta for value in drawn.values())
+    assert heads.draw(bones, [], 0) == {}
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(5))
+
+
+class ForgetfulBert(BertForSequenceClassification):
+    """Its head has a weight that ``_init_weights`` does not know."""
+
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        self.scaled = Scaled()
+
+
+def test_a_weight_that_nobody_initialises_is_refused() -> None:
+    bones = heads.skeleton(ForgetfulBert(tiny_config("bert")), 2)
+    with pytest.raises(ValueError, match=r"ForgetfulBert does not say how to initialise scaled.scale\."):
+        heads.draw(bones, heads.head_names(bones), 0)
+
+
+# Layers
+
+
+LAST = {
+    "bert": ("bert.encoder.layer.2.", ("bert.pooler.", "classifier.")),
+    "distilbert": ("distilbert.transformer.layer.2.", ("pre_classifier.", "classifier.")),
+    "roberta": ("roberta.encoder.layer.2.", ("classifier.",)),
+    "modernbert": ("model.layers.2.", ("model.final_norm.", "head.", "classifier.")),
+    "gpt2": ("transformer.h.2.", ("transformer.ln_f.", "score.")),
+    "llama": ("model.layers.2.", ("model.norm.", "score.")),
+    "vit": ("vit.layers.2.", ("vit.layernorm.", "classifier.")),
+    "resnet": ("resnet.encoder.stages.1.", ("classifier.",)),
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_the_last_layer_and_what_follows(name) -> None:
+    model = tiny_model(name, layers=2 if name == "resnet" else 3)
+    layer, after = LAST[name]
+    found = heads.last_layers(model, 1)
+    assert found == [n for n, _ in model.named_parameters() if n.startswith((layer, *after))]
+    assert all(any(n.startswith(start) for n in found) for start in (layer, *after))
+
+
+def test_more_layers_are_more_of_them_and_all_are_not_the_embeddings(architecture) -> None:
+    model = tiny_model(architecture, layers=3)
+    counts = [{*heads.last_layers(model, count)} for count in (1, 2, 3)]
+    assert counts[0] < counts[1] < counts[2]
+    sizes = [len(names) for names in counts]
+    if architecture != "modernbert":  # its first layer has one norm less
+        assert sizes[2] - sizes[1] == sizes[1] - sizes[0]
+    left = {n for n, _ in model.named_parameters()} - counts[2]
+    assert left
+    assert all("embed" in n or "wte" in n or "wpe" in n for n in left)
+
+
+def test_more_layers_than_there_are_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match=r"trainable='last_3': BertForSequenceClassification has 2 layers\."):
+        heads.last_layers(tiny_model(), 3)
+    with pytest.raises(ValueError, match=r"trainable='last_1': Linear has 0 layers\."):
+        heads.last_layers(nn.Linear(2, 2), 1)
+
+
+def test_a_skeleton_of_a_bare_trunk_counts_layers_alike() -> None:
+    bones = heads.skeleton(made("bert trunk"), 3)
+    assert heads.last_layers(bones, 1) == heads.last_layers(tiny_model(), 1)
+    assert isinstance(made("bert trunk"), BertModel)

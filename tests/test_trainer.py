@@ -20,13 +20,14 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from hf_selfdestruct import heads
 from hf_selfdestruct.adversary import Adversary
 from hf_selfdestruct.checkpoints import STATE_FILE
-from hf_selfdestruct.functional import SGD
+from hf_selfdestruct.inner_optimizers import SGD
 from hf_selfdestruct.losses import UniformKL
-from hf_selfdestruct.simulation import Draw
+from hf_selfdestruct.scene import Draw, Scene
+from hf_selfdestruct.skeletons import OWN
 from hf_selfdestruct.trainer import SelfDestructTrainer
-from hf_selfdestruct.training_args import SelfDestructTrainingArguments
+from hf_selfdestruct.training_args import INNER_OPTIMIZERS, SelfDestructTrainingArguments
 
-MODES = ("unrolled", "first_order")
+MODES = ("exact", "unrolled", "first_order")
 
 
 def weights_of(model) -> dict[str, torch.Tensor]:
@@ -55,6 +56,17 @@ def moments_of(trainer) -> dict[str, torch.Tensor]:
     found = {f"{i}/{key}": value for i, moments in state.items() for key, value in moments.items()}
     assert len(found) >= 2 * len(list(trainer.model.parameters()))
     return found
+
+
+def scene_of(trainer, *key) -> Scene:
+    """What the first adversary does to the first task in the micro-step of this key."""
+    recipe = trainer.adversaries[0].draw(0, *key)
+    return Scene(trainer.simulation, trainer.model, Draw(trainer.blocked_tasks[0], 0, recipe, key))
+
+
+def bones_of(trainer):
+    """The weightless models that stand for the first adversary's."""
+    return [skeleton.module for skeleton in next(iter(trainer.simulation._skeletons.values())).values()]
 
 
 # What moves
@@ -127,15 +139,13 @@ def test_the_learned_adversary_takes_the_opposite_side(make_trainer, tmp_path) -
     # Against a model that holds still, the head alone gets better at the blocked task.
     losses = [entry["blocking_loss"] for entry in trainer.state.log_history if "blocking_loss" in entry]
     heads_ = [learned.head for learned in trainer.simulation.learned.values()]
-    fresh = heads.draw_head(next(iter(trainer.simulation.skeletons.values())), 0)
+    fresh = heads.draw(bones_of(trainer)[0], heads_[0], 0)
     assert set(heads_[0]) == set(fresh)
-    task = trainer.blocked_tasks[0]
-    batch = trainer.data_collator(task.features("train", range(len(task.train)), trainer.input_columns))
-    episode = trainer.simulation.episode(trainer.model, Draw(task, 0, ("x",), 1e-3))
+    episodes = [scene_of(trainer, i).episode() for i in range(20)]
 
     def entropy(head) -> float:
-        z = episode.forward({**episode.published, **head}, batch)
-        return torch.nn.functional.cross_entropy(z, batch["labels"]).item()
+        own = {OWN + n: value for n, value in head.items()}
+        return sum(e.measure({**e.published, **own}).entropy.item() for e in episodes) / len(episodes)
 
     assert entropy(heads_[0]) < entropy(fresh) - 1e-3
     assert all(math.isfinite(v) for v in losses)
@@ -212,6 +222,14 @@ def test_keep_is_refused_for_another_label_space(make_trainer, tiny_model, tmp_p
         {"step_weights": "last"},
         {"step_weights": "exponential"},
         {"blocking_loss": "uniform_kl"},
+        {"inner_steps": 4, "blocking_every": 3},
+        {"adversary_examples": 5},
+        {"adversary_trainable": "last_1"},
+        {"adversary_trainable": "lora"},
+        {"adversary_prelude": 2},
+        {"adversary_dropout": True},
+        {"hvp": "finite_difference", "trajectory": "recompute"},
+        *({"adversary_optimizer": name, "adversary_learning_rate": 1e-3} for name in INNER_OPTIMIZERS),
     ],
     ids=lambda fields: "-".join(str(v) for v in fields.values()),
 )
@@ -232,18 +250,16 @@ def test_every_kind_of_adversary_blocks(make_trainer, tmp_path, mode, fields) ->
 
 def test_an_inner_loop_over_the_head_alone_leaves_the_trunk_still(make_trainer, tmp_path) -> None:
     trainer = make_trainer(tmp_path, adversary_trainable="head")
-    task = trainer.blocked_tasks[0]
-    episode = trainer.simulation.episode(trainer.model, Draw(task, 0, ("x",), 1e-3))
-    assert episode.moving == {"classifier.weight", "classifier.bias"}
+    episode = scene_of(trainer, "x").episode()
+    assert episode.moving == {OWN + "classifier.weight", OWN + "classifier.bias"}
     assert not any("classifier" in n for n in episode.published)
 
 
 def test_a_random_head_is_another_one_in_every_step(make_trainer, tmp_path) -> None:
     trainer = make_trainer(tmp_path, adversary_head="random")
-    task = trainer.blocked_tasks[0]
 
     def head(*key):
-        return trainer.simulation.episode(trainer.model, Draw(task, 0, key, 1e-3)).head["classifier.weight"]
+        return scene_of(trainer, *key).episode().own[OWN + "classifier.weight"]
 
     assert torch.equal(head("a", 0), head("a", 0))
     assert not torch.equal(head("a", 0), head("a", 1))
@@ -256,9 +272,9 @@ def test_the_adversary_never_sees_the_held_out_rows(make_trainer, tmp_path) -> N
     rows = {tuple(row): i for i, row in enumerate(task.train["input_ids"][:])}
     inner, held_out = set(), set()
     for step in range(40):
-        episode = trainer.simulation.episode(trainer.model, Draw(task, 0, (step,), 1e-3))
-        assert [len(batch["labels"]) for batch in episode.batches] == [4, 4]
-        for seen, batches in ((inner, episode.batches), (held_out, [episode.held_out])):
+        scene = scene_of(trainer, step)
+        assert [len(batch["labels"]) for batch in scene.blocked] == [4, 4]
+        for seen, batches in ((inner, scene.blocked), (held_out, [scene.held_out])):
             for batch in batches:
                 found = [rows[tuple(row)] for row in batch["input_ids"].tolist()]
                 assert batch["labels"].tolist() == task.labels("train")[found].tolist()
@@ -409,8 +425,8 @@ def test_a_half_written_checkpoint_is_skipped(make_trainer, tiny_model, tmp_path
     assert_bitwise(moments_of(resumed), moments_of(whole))
     assert json.loads((last / "trainer_state.json").read_text())["global_step"] == 6
     written, expected = load_file(last / STATE_FILE), load_file(tmp_path / "whole" / "checkpoint-6" / STATE_FILE)
-    assert written.pop("seconds") > 0
-    assert expected.pop("seconds") > 0
+    assert written.pop("run.seconds") > 0
+    assert expected.pop("run.seconds") > 0
     assert_bitwise(written, expected)
 
 
@@ -457,12 +473,12 @@ def test_bf16_is_for_the_outer_step_and_float32_for_the_inner_loop(make_trainer,
     live, inner = [], []
     layer = "bert.encoder.layer.0.intermediate.dense"
     trainer.model.get_submodule(layer).register_forward_hook(lambda m, i, out: live.append(out.dtype))
-    bones = next(iter(trainer.simulation.skeletons.values()))
-    bones.get_submodule(layer).register_forward_hook(lambda m, i, out: inner.append(out.dtype))
+    for bones in bones_of(trainer):
+        bones.get_submodule(layer).register_forward_hook(lambda m, i, out: inner.append(out.dtype))
     before = weights_of(trainer.model)
     trainer.train()
     assert live == [torch.bfloat16] * 2
-    assert inner == [torch.float32] * 2 * (2 * 2 + 1)
+    assert inner == [torch.float32] * 2 * (3 * 2 + 1)  # forwards, Hessian-vector products, and K + 1 readings
     assert still(before, weights_of(trainer.model)) == set()
     assert all(value.dtype == torch.float32 for value in weights_of(trainer.model).values())
     first = trainer.state.log_history[0]
@@ -478,9 +494,8 @@ def test_bf16_is_for_the_outer_step_and_float32_for_the_inner_loop(make_trainer,
 def test_bf16_weights_take_part_in_the_inner_loop_in_float32(make_trainer, tiny_model, tmp_path) -> None:
     trainer = make_trainer(tmp_path, model=tiny_model().bfloat16(), learning_rate=1e-2)
     inner = []
-    next(iter(trainer.simulation.skeletons.values())).register_forward_hook(
-        lambda m, i, out: inner.append(out.logits.dtype)
-    )
+    for bones in bones_of(trainer):
+        bones.register_forward_hook(lambda m, i, out: inner.append(out.logits.dtype))
     before = weights_of(trainer.model)
     trainer.train()
     assert inner
@@ -533,7 +548,7 @@ def test_wrong_kinds_of_things_are_refused(make_trainer, tiny_model, toy_task, t
         make_trainer(tmp_path, blocked_tasks=[toy_task(), toy_task()])
     with pytest.raises(TypeError, match="PreTrainedModel, got Linear"):
         make_trainer(tmp_path, model=torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="AutoModelForSequenceClassification"):
+    with pytest.raises(ValueError, match=r"BertModel has no head.*keeping_losses="):
         make_trainer(tmp_path, model=tiny_model().bert)
     with pytest.raises(TypeError, match="SelfDestructTrainingArguments, got TrainingArguments"):
         SelfDestructTrainer(model=tiny_model(), args=TrainingArguments(str(tmp_path)), blocked_tasks=[toy_task()])

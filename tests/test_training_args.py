@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from transformers import HfArgumentParser
 
-from hf_selfdestruct import presets, training_args
+from hf_selfdestruct import curvature, inner_optimizers, keeping, losses, presets, training_args, trajectory
 from hf_selfdestruct.training_args import SelfDestructTrainingArguments
 
 
@@ -23,8 +23,26 @@ CHOICES = {
     "step_weights": training_args.STEP_WEIGHTS,
     "adversary_optimizer": training_args.INNER_OPTIMIZERS,
     "adversary_head": training_args.HEADS,
-    "adversary_trainable": training_args.TRAINABLE,
+    "hvp": training_args.HVPS,
+    "trajectory": training_args.TRAJECTORIES,
+    "keeping_loss": training_args.KEEPING_LOSSES,
 }
+
+
+def test_what_the_adversary_trains(make_args) -> None:
+    for value in ("all", "head", "lora", "last_1", "last_12"):
+        assert make_args(adversary_trainable=value).adversary_trainable == value
+    for value in ("none", "last", "last_0", "last_-1", "first_2", "LORA"):
+        with pytest.raises(ValueError, match=r"must be all, head, lora or last_n \(such as last_2\); got"):
+            make_args(adversary_trainable=value)
+
+
+def test_choices_are_what_their_rooms_know() -> None:
+    assert set(training_args.BLOCKING_LOSSES) == set(losses.BLOCKING_LOSSES)
+    assert set(training_args.KEEPING_LOSSES) == set(keeping.KEEPING_LOSSES)
+    assert set(training_args.INNER_OPTIMIZERS) == set(inner_optimizers.INNER_OPTIMIZERS)
+    assert set(training_args.HVPS) == set(curvature.HVPS)
+    assert training_args.TRAJECTORIES == trajectory.TRAJECTORIES
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -41,6 +59,11 @@ def test_a_misspelt_choice_lists_the_right_ones(make_args, name) -> None:
         ("inner_steps", (-1, 1.5, True), (0, 16)),
         ("adversary_batch_size", (0, -2, 2.5), (1, 8)),
         ("blocking_batch_size", (1, 0, 7.5), (2, 64)),
+        ("inner_steps_start", (-1, 0.5), (0, 3)),
+        ("inner_steps_every", (0, 1.5), (1, 50)),
+        ("blocking_every", (0, True), (1, 4)),
+        ("adversary_examples", (0, 2.5), (1, 20)),
+        ("adversary_prelude", (-1, 1.5), (0, 4)),
     ],
 )
 def test_counts(make_args, name, wrong, right) -> None:
@@ -52,7 +75,8 @@ def test_counts(make_args, name, wrong, right) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["adversary_learning_rate", "adversary_learning_rate_max", "adversary_head_learning_rate"]
+    "name",
+    ["adversary_learning_rate", "adversary_learning_rate_max", "adversary_head_learning_rate", "keeping_weight"],
 )
 def test_rates(make_args, name) -> None:
     for value in (0.0, -1e-3, float("inf"), float("nan")):
@@ -104,6 +128,17 @@ def test_changed_defaults_of_the_base_class(make_args) -> None:
 def test_from_the_command_line(tmp_path) -> None:
     wanted = {
         "method": "ac",
+        "hvp": "finite_difference",
+        "trajectory": "recompute",
+        "inner_steps_start": 1,
+        "inner_steps_every": 20,
+        "blocking_every": 2,
+        "adversary_examples": 50,
+        "adversary_prelude": 2,
+        "adversary_dropout": True,
+        "keeping_loss": "logit_distillation",
+        "keeping_weight": 0.25,
+        "max_desired_drop": 0.02,
         "meta_gradient": "first_order",
         "inner_steps": 4,
         "blocking_loss": "uniform_kl",
@@ -122,7 +157,8 @@ def test_from_the_command_line(tmp_path) -> None:
     inherited = {field.name for field in dataclasses.fields(SelfDestructTrainingArguments.__mro__[1])}
     own = {field.name for field in dataclasses.fields(SelfDestructTrainingArguments)} - inherited
     assert set(wanted) == own
-    words = [word for name, value in wanted.items() for word in (f"--{name}", str(value))]
+    words = ["--eval_strategy", "steps", "--eval_steps", "5"]
+    words += [word for name, value in wanted.items() for word in (f"--{name}", str(value))]
     parser = HfArgumentParser(SelfDestructTrainingArguments)
     base = ["--output_dir", str(tmp_path), "--use_cpu", "True", "--report_to", "none"]
     (args,) = parser.parse_args_into_dataclasses([*base, "--learning_rate", "3e-5", *words])
@@ -152,7 +188,8 @@ def test_every_preset_is_accepted_and_leaves_nothing_open(make_args, method) -> 
     args = make_args(**presets.PRESETS[method], method=method)
     filled = make_args(method=method)
     presets.fill(filled)
-    open_ = {field.name for field in dataclasses.fields(args) if getattr(make_args(), field.name) is None}
+    plain = make_args()
+    open_ = {field.name for field in dataclasses.fields(args) if getattr(plain, field.name) is None}
     assert set(presets.PRESETS[method]) <= open_
     for name, value in presets.PRESETS[method].items():
         assert getattr(filled, name) == value == getattr(args, name)
@@ -174,7 +211,8 @@ def test_presets_fill_only_what_is_missing(make_args, method) -> None:
     for name, value in given.items():
         assert getattr(args, name) == value
     changed = {name for name, value in before.items() if getattr(args, name) != value}
-    assert changed == set(presets.PRESETS[method]) - set(given)
+    # A rate that is given turns a preset's range off.
+    assert changed == set(presets.PRESETS[method]) - set(given) - {"adversary_learning_rate_max"}
 
 
 def test_a_drawn_rate_turns_the_learned_one_off(make_args) -> None:

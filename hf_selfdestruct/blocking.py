@@ -1,0 +1,87 @@
+"""What a blocking loss is, and what it may look at."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class View:
+    """What a loss may look at: the adversary's model at theta_k on rows it has not trained on.
+
+    Attributes:
+        logits: Shape ``(batch, classes)`` or ``(batch, positions, classes)``.
+        labels: Shape ``(batch,)`` or ``(batch, positions)``; :data:`IGNORED` never counts.
+        hidden_states: Of every layer, embeddings included: ``(batch, positions, width)``, or
+            ``(batch, channels, height, width)`` for convolutional nets.
+        mask: Shape ``(batch, positions)``, 1 where a position counts.
+        weights: The weights the adversary moves, part of the graph of ``logits``.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    hidden_states: Sequence[Tensor] = ()
+    mask: Tensor | None = None
+    weights: Sequence[Tensor] = ()
+
+    def counts(self) -> Tensor:
+        """Which labels count, shaped like them."""
+        here = self.labels != IGNORED
+        return here & self.mask.bool() if self.mask is not None and self.mask.shape == here.shape else here
+
+    def counted(self) -> tuple[Tensor, Tensor]:
+        """Logits ``(n, classes)`` and labels ``(n,)`` of the positions that count."""
+        here = self.counts()
+        if not here.any():
+            raise ValueError(f"no position counts: all labels are {IGNORED} or masked")
+        return self.logits[here], self.labels[here]
+
+    def half(self) -> Tensor:
+        """Which counted positions lie in every other row that has any, to fit on; the others are to score on."""
+        here = self.counts()
+        rows = here.flatten(1).any(1) if here.dim() > 1 else here
+        first = rows.cumsum(0) % 2 == 1
+        return first.view(-1, *[1] * (here.dim() - 1)).expand_as(here)[here]
+
+
+@dataclass(frozen=True)
+class BlockingLoss(ABC):
+    """A scalar to minimise so that an adversary's model says nothing about the blocked labels.
+
+    Args:
+        weight: Factor among several losses. Whoever adds them up multiplies by it; :meth:`forward` does not.
+    """
+
+    weight: float = field(default=1.0, kw_only=True)
+    citation: ClassVar[str] = ""
+    wants_hidden_states: ClassVar[bool] = False
+    second_order: ClassVar[bool] = False  # contains a gradient, so that its own gradient differentiates twice
+    on_general: ClassVar[bool] = False  # measured on general rows (desired or kept) instead of blocked ones
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        self._check(math.isfinite(self.weight) and self.weight > 0, "weight", "finite and above 0")
+
+    def _check(self, fine: bool, name: str, demand: str) -> None:
+        if not fine:
+            raise ValueError(f"{type(self).__name__}({name}={getattr(self, name)!r}): {name} must be {demand}")
+
+    @abstractmethod
+    def forward(self, view: View) -> Tensor:
+        """The loss, a scalar tensor, without its weight."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, **rest: Any) -> Tensor:
+        """:meth:`forward` of ``View(logits, labels, **rest)``."""
+        return self.forward(View(logits, labels, **rest))
+
+    def config(self) -> dict[str, Any]:
+        """Name and arguments, for the report."""
+        return {"name": type(self).__name__, **asdict(self)}

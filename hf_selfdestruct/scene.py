@@ -1,0 +1,210 @@
+"""One draw of the simulation, set up: its batches, its weights and its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from .adversary import Recipe
+from .episode import Episode, Reading
+from .functional import Weights, dropout, seeded
+from .losses import View
+from .meta_step import step_shares
+from .skeletons import INDEX, OWN, Skeleton, used_rows
+from .tasks import BlockedTask, draw_rows, seed_of
+
+if TYPE_CHECKING:
+    from .simulation import Simulation
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one micro-step simulates.
+
+    Attributes:
+        task: The blocked task.
+        number: Which adversary.
+        recipe: The recipe drawn from it.
+        key: What every further draw of this micro-step depends on.
+    """
+
+    task: BlockedTask
+    number: int
+    recipe: Recipe
+    key: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that are not of a blocked task: benign steps train on them, some losses are measured on them.
+
+    Args:
+        data: The rows; ``None`` where there are none.
+        columns: Columns a model accepts.
+        labels: Columns with labels, kept where they exist.
+        collate: Makes a batch on the right device.
+    """
+
+    data: Dataset | None
+    columns: Sequence[str]
+    labels: Sequence[str]
+    collate: Callable[[list[dict[str, Any]]], Batch]
+
+    def draw(self, size: int, *key: Any) -> Batch:
+        """A batch decided by its key."""
+        if self.data is None:
+            raise ValueError("no map-style rows to draw from.")
+        kept = [c for c in self.data.column_names if c in {*self.columns, *self.labels}]
+        rows = draw_rows(np.arange(len(self.data)), size, *key).tolist()
+        chosen = self.data.select_columns(kept)[rows]
+        return self.collate([{c: chosen[c][i] for c in kept} for i in range(len(rows))])
+
+
+class Scene:
+    """One draw, set up: batches, weights and losses of an episode.
+
+    Args:
+        simulation: The simulation.
+        model: The live model.
+        draw: What to simulate.
+
+    Attributes:
+        blocked: The K batches the adversary trains on.
+        held_out: The batch on which losses are measured.
+    """
+
+    def __init__(self, simulation: Simulation, model: PreTrainedModel, draw: Draw) -> None:
+        self._simulation, self._model, self._draw = simulation, model, draw
+        self._args, recipe = simulation.args, draw.recipe
+        self._skeleton = simulation.skeleton(draw)
+        self._device = self._args.device
+        task = draw.task
+        rows = task.adversary_rows()
+        if recipe.examples is not None:
+            rows = draw_rows(rows, recipe.examples, "examples", *draw.key)
+        self.blocked = [self._batch(rows, recipe.batch_size, "inner", k) for k in range(recipe.steps)]
+        self.held_out = self._batch(task.held_out_rows(), self._args.blocking_batch_size, "held-out")
+        self._prelude = [
+            simulation.benign.draw(recipe.batch_size, "prelude", *draw.key, k) for k in range(recipe.prelude)
+        ]
+        general = any(loss.on_general for loss in simulation.losses)
+        size = self._args.blocking_batch_size
+        self._general = simulation.general.draw(size, "general", *draw.key) if general else None
+        self._chosen: Tensor | None = None
+        self._constants = {n: b.detach().clone() for n, b in model.named_buffers()}
+
+    def episode(self) -> Episode:
+        """The fine-tuning, from the live model's weights."""
+        simulation, recipe = self._simulation, self._draw.recipe
+        published = self._published()
+        own = {OWN + n: w for n, w in self._own().items()}
+        moving = self._skeleton.trained(recipe.trainable)
+        if self._prelude:
+            moving |= simulation.benign_skeleton.trained("all")
+        self._moving = [n for n in (*published, *own) if n in moving]
+        inner = [self._benign_loss(batch) for batch in self._prelude]
+        inner += [self._blocked_loss(k, batch) for k, batch in enumerate(self.blocked)]
+        shares = step_shares(self._args.step_weights or "", recipe.steps, self._args.blocking_every or 1)
+        return Episode(
+            published=published,
+            own=own,
+            moving=frozenset(self._moving),
+            inner_losses=inner,
+            measure=self._measure,
+            shares=[None] * recipe.prelude + shares,
+            optimizer=recipe.optimizer,
+            learning_rate=recipe.learning_rate,
+            learns=recipe.head == "learned",
+            learns_rate=recipe.learns_rate,
+            wanted=frozenset(n for n, p in self._model.named_parameters() if p.requires_grad),
+        )
+
+    def whole(self, weights: Weights) -> Weights:
+        """Gradients with respect to whole embeddings, from those with respect to the rows that exist."""
+        name = self._skeleton.embedding
+        if self._chosen is None or name not in weights:
+            return weights
+        full = weights[name].new_zeros(self._model.get_parameter(name).shape)
+        return {**weights, name: full.index_copy_(0, self._chosen, weights[name])}
+
+    def _published(self) -> Weights:
+        used = {*self._skeleton.names.values()}
+        if self._prelude:
+            used |= {*self._simulation.benign_skeleton.names.values()}
+        published = {n: _full(p.detach()) for n, p in self._model.named_parameters() if n in used}
+        if (name := self._skeleton.embedding) is not None:
+            batches = [*self._prelude, *self.blocked, self.held_out, *([self._general] if self._general else [])]
+            rows, index = used_rows(batches, len(published[name]), self._skeleton.padding)
+            self._chosen = rows.to(self._device)
+            published[name] = published[name][self._chosen]
+            self._constants[INDEX] = index.to(self._device)
+        return published
+
+    def _own(self) -> Weights:
+        """The adversary's head and adapters: learned, or drawn for this episode."""
+        drawn = {}
+        learned = self._simulation.learned[self._draw.task.name, self._draw.number].head
+        learned = learned if self._draw.recipe.head == "learned" else {}
+        if {*self._skeleton.own} - {*learned}:
+            drawn = self._skeleton.draw(seed_of("head", *self._draw.key), device=self._device)
+        return {**drawn, **learned}
+
+    def _run(self, skeleton: Skeleton, weights: Weights, batch: Batch, **options: Any) -> Any:
+        return skeleton.run({**self._constants, **weights}, {**batch, **options})
+
+    def _benign_loss(self, batch: Batch) -> Callable[[Weights], Tensor]:
+        return lambda weights: self._run(self._simulation.benign_skeleton, weights, batch).loss
+
+    def _blocked_loss(self, k: int, batch: Batch) -> Callable[[Weights], Tensor]:
+        inputs = {n: v for n, v in batch.items() if n != "labels"}
+
+        def loss(weights: Weights) -> Tensor:
+            module = self._skeleton.module
+            with dropout(module, on=self._draw.recipe.dropout), self._seeded(k):
+                answers = self._run(self._skeleton, weights, inputs)
+            logits, labels = View(answers.logits, batch["labels"]).counted()
+            return cross_entropy(logits, labels)
+
+        return loss
+
+    def _measure(self, weights: Weights) -> Reading:
+        losses = self._simulation.losses
+        deep = any(loss.wants_hidden_states for loss in losses)
+        views = {False: self._view(weights, self.held_out, deep=deep)}
+        if self._general is not None:
+            views[True] = self._view(weights, self._general, deep=False)
+        total = torch.stack([loss.weight * loss.forward(views[loss.on_general]) for loss in losses]).sum()
+        logits, labels = views[False].counted()
+        return Reading(total, cross_entropy(logits, labels), (logits.argmax(-1) == labels).float().mean().item())
+
+    def _view(self, weights: Weights, batch: Batch, *, deep: bool) -> View:
+        inputs = {n: v for n, v in batch.items() if n not in ("labels", "label")}
+        options = {"output_hidden_states": True} if deep else {}
+        answers = self._run(self._skeleton, weights, inputs, **options)
+        labels = batch["labels"] if "labels" in batch else answers.logits.new_zeros(len(answers.logits)).long()
+        hidden = answers.hidden_states if deep else ()
+        moving = [weights[n] for n in self._moving]
+        return View(answers.logits, labels, hidden, inputs.get("attention_mask"), moving)
+
+    def _batch(self, rows: np.ndarray, size: int, *use: Any) -> Batch:
+        chosen = draw_rows(rows, size, *use, *self._draw.key)
+        return self._simulation.collate(self._draw.task.features("train", chosen.tolist(), self._simulation.columns))
+
+    def _seeded(self, k: int) -> Any:
+        seed = seed_of("dropout", *self._draw.key, k) if self._draw.recipe.dropout else None
+        return seeded(seed, [self._device])
+
+
+def _full(value: Tensor) -> Tensor:
+    """Half-precision weights take part in the inner loop in float32; others as they are."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

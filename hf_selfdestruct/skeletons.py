@@ -1,0 +1,144 @@
+"""What stands for the adversary's model: a skeleton, and which of its weights are published and which its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+from transformers import PreTrainedModel
+
+from . import heads
+from .functional import Weights, call
+
+OWN = "own."  # before the adversary's own names, so that its head is never taken for the published one
+INDEX = "rows.index"
+ADAPTER = "lora_"
+
+
+class RowEmbedding(nn.Module):
+    """An embedding of which only some rows exist.
+
+    An adversary reads and moves the rows its batches use; the others feel nothing, whatever the optimizer. Word
+    embeddings are often half of an encoder. Inputs stay as they are (models read padding and ends off them);
+    ``index`` says in which place a token's row is. A padding row, which gets no gradient, has place 0.
+    """
+
+    index: Tensor
+
+    def __init__(self, whole: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty_like(whole.weight))
+        self.register_buffer("index", torch.empty(whole.num_embeddings, dtype=torch.long, device="meta"))
+        self.padding_idx = whole.padding_idx
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embeddings of tokens, shape ``(*tokens.shape, width)``."""
+        return embedding(self.index[tokens], self.weight, None if self.padding_idx is None else 0)
+
+
+class Skeleton:
+    """A weightless model for one kind of adversary, called with weights by the live model's names.
+
+    Args:
+        module: See :func:`heads.skeleton`; taken over.
+        model: The live model.
+        keep_head: Whether the published head is used.
+        lora: Adapters to put on it.
+        rows: Whether to let only the used rows of the word embeddings exist.
+        twice: Whether it must be twice differentiable.
+    """
+
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        model: PreTrainedModel,
+        *,
+        keep_head: bool = False,
+        lora: LoraConfig | None = None,
+        rows: bool = False,
+        twice: bool = False,
+    ) -> None:
+        if lora is not None:
+            inject_adapter_in_model(copy.deepcopy(lora), module, low_cpu_mem_usage=True)
+        self.module, self._twice = module.eval(), twice
+        self.names = heads.names_between(module, model, keep_head=keep_head)
+        self.own = [n for n, _ in module.named_parameters() if n not in self.names]
+        self.padding: int | None = None
+        self.embedding: str | None = None
+        self._index: str | None = None
+        if rows and can_compact(module):
+            whole = cast(nn.Embedding, module.get_input_embeddings())
+            inner = next(n for n, m in module.named_modules() if m is whole)
+            module.set_input_embeddings(RowEmbedding(whole))
+            self.padding, self._index = whole.padding_idx, f"{inner}.index"
+            self.embedding = self.names[f"{inner}.weight"]
+
+    def run(self, weights: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Any:
+        """Outputs of the model.
+
+        Args:
+            weights: Published weights and buffers by live names, own weights by their names after ``OWN``, and
+                where rows are left out their ``INDEX``.
+            inputs: Keyword arguments of the forward.
+        """
+        inner = {name: weights[outer] for name, outer in self.names.items() if outer in weights}
+        inner.update({name: weights[OWN + name] for name in self.own})
+        if self._index is not None:
+            inner[self._index] = weights[INDEX]
+        return call(self.module, inner, inputs, twice=self._twice)
+
+    def draw(self, seed: int, *, device: torch.device) -> Weights:
+        """Fresh own weights, head and adapters, by skeleton names; a decision of ``seed`` alone."""
+        return heads.draw(self.module, self.own, seed, device=device)
+
+    def trained(self, trainable: str | LoraConfig) -> set[str]:
+        """Names (published and own) of the weights that an adversary trains who trains so much."""
+        if trainable == "all":
+            chosen: Iterable[str] = [n for n, _ in self.module.named_parameters()]
+        elif isinstance(trainable, str) and trainable.startswith("last_"):
+            chosen = heads.last_layers(self.module, int(trainable.removeprefix("last_")))
+        else:  # the head alone, or the head and adapters
+            chosen = heads.head_names(self.module)
+        return {self.names.get(n, OWN + n) for n in chosen} | {OWN + n for n in self.own}
+
+
+def can_compact(module: PreTrainedModel) -> bool:
+    """Whether the word embeddings are a plain table that only the tokens of the input read."""
+    try:
+        whole = module.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return False
+    if type(whole) is not nn.Embedding or whole.max_norm is not None or whole.scale_grad_by_freq:
+        return False
+    uses = [n for n, p in module.named_parameters(remove_duplicate=False) if p is whole.weight]
+    tied = any(n in uses[:1] or o in uses[:1] for n, o in getattr(module, "all_tied_weights_keys", {}).items())
+    return len(uses) == 1 and not tied
+
+
+def used_rows(batches: Iterable[Mapping[str, Tensor]], count: int, padding: int | None) -> tuple[Tensor, Tensor]:
+    """Which of ``count`` rows some batches use, and each row's place among them.
+
+    Args:
+        batches: Batches with ``input_ids``; one without any means that every row is taken for used.
+        count: Rows of the whole table.
+        padding: Row of the padding token, which comes first.
+
+    Returns:
+        Row numbers, shape ``(used,)``, and places, shape ``(count,)``; unused rows have place 0.
+    """
+    tokens = [batch.get("input_ids") for batch in batches]
+    first = [torch.tensor([padding])] if padding is not None else []
+    if not tokens or any(t is None for t in tokens):
+        rows = torch.arange(count)
+    else:
+        rows = torch.cat([t.reshape(-1).cpu() for t in tokens if t is not None]).unique()
+    if padding is not None:
+        rows = torch.cat([*first, rows[rows != padding]])
+    index = torch.zeros(count, dtype=torch.long)
+    index[rows] = torch.arange(len(rows))
+    return rows, index

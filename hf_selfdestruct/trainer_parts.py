@@ -1,0 +1,60 @@
+"""What a trainer's arguments stand for: the adversary, the guard, the collator of blocked rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, default_data_collator
+
+from . import heads
+from .adversary import Adversary, Range, Schedule
+from .guard import Guard
+from .inner_optimizers import INNER_OPTIMIZERS
+from .training_args import SelfDestructTrainingArguments
+
+
+def configured_adversary(args: SelfDestructTrainingArguments) -> Adversary:
+    """The one adversary that filled arguments describe."""
+    least, most = args.adversary_learning_rate or 0.0, args.adversary_learning_rate_max
+    last = args.inner_steps or 0
+    start = args.inner_steps_start
+    steps = last if start is None else Schedule(start, last, args.inner_steps_every)
+    return Adversary(
+        optimizer=INNER_OPTIMIZERS[args.adversary_optimizer or ""],
+        learning_rate=least if most is None else Range(least, most),
+        learns_rate=bool(args.adversary_learns_rate),
+        steps=steps,
+        batch_size=args.adversary_batch_size or 0,
+        examples=args.adversary_examples,
+        head=args.adversary_head or "",
+        trainable=args.adversary_trainable or "",
+        prelude=args.adversary_prelude,
+        dropout=args.adversary_dropout,
+    )
+
+
+def guard_of(args: SelfDestructTrainingArguments) -> Guard | None:
+    """The guard that arguments ask for; the start is then evaluated too."""
+    if args.max_desired_drop is None:
+        return None
+    args.eval_on_start = True
+    greater = args.greater_is_better
+    if greater is None:
+        greater = not (args.metric_for_best_model or "loss").endswith("loss")  # as transformers decides it
+    return Guard(args.max_desired_drop, greater_is_better=greater)
+
+
+def blocked_collator(
+    model: PreTrainedModel, collate: Callable[[list[Any]], Any], tokenizer: Any
+) -> Callable[[list[Any]], Any]:
+    """The collator of blocked rows: the trainer's own, unless that makes batches for another kind of task.
+
+    The collator of a bare trunk or a language model knows no class labels (that for masked language modelling would
+    hide tokens and overwrite the labels), so blocked rows are padded by the tokenizer there.
+    """
+    if heads.has_task_head(model):
+        return collate
+    return (
+        DataCollatorWithPadding(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else default_data_collator
+    )
