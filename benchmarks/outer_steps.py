@@ -28,7 +28,13 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import log_softmax
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.adversary import Adversary
@@ -116,7 +122,12 @@ def rows(count: int, seed: int) -> Dataset:
     chances = 1 / torch.arange(1, LAST_WORD - FIRST_WORD + 2, dtype=torch.float64)
     words = torch.multinomial(chances.repeat(count, 1), LENGTH - 1, replacement=True, generator=generator)
     ids = torch.cat([torch.full((count, 1), START), words + FIRST_WORD], dim=1)
-    columns = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "label": ids[:, 1] % 2, "blocked": ids[:, 2] % 2}
+    columns = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "label": ids[:, 1] % 2,
+        "blocked": ids[:, 2] % 2,
+    }
     return Dataset.from_dict({name: value.tolist() for name, value in columns.items()})
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .adversary import Adversary
     from .attacks import Attack, AttackSuite
+    from .blocking import BlockingLoss
     from .card import CardDetails
-    from .losses import BlockingLoss, HeadAdjustedCrossEntropy, NegativeCrossEntropy, UniformKL
+    from .losses import HeadAdjustedCrossEntropy, NegativeCrossEntropy, UniformKL
     from .report import AttackReport
     from .tasks import BlockedTask
     from .trainer import SelfDestructTrainer
@@ -36,7 +37,7 @@ _ROOMS = {
     "AttackReport": "report",
     "AttackSuite": "attacks",
     "BlockedTask": "tasks",
-    "BlockingLoss": "losses",
+    "BlockingLoss": "blocking",
     "CardDetails": "card",
     "HeadAdjustedCrossEntropy": "losses",
     "NegativeCrossEntropy": "losses",

@@ -12,24 +12,13 @@ Weights that the adversary does not move get the mixed part of ``H_k`` likewise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
+from .course import Course
 from .curvature import HVPS
-from .episode import Course, Episode, MetaGradient
+from .episode import Episode, MetaGradient
 from .inner_optimizer import State
 from .trajectory import Trajectory
-
-
-@dataclass
-class _Costate:
-    """Gradients of one objective with respect to everything that the rest of the course depends on."""
-
-    x: Tensor
-    f: Tensor
-    state: State
-    rate: Tensor
 
 
 def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "device") -> MetaGradient:
@@ -47,37 +36,27 @@ def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "
     """
     course = Course(episode)
     x, f = course.start()
-    optimizer, rate = episode.optimizer, episode.learning_rate
+    optimizer = episode.optimizer
     path = Trajectory(course, f, trajectory)
-    last = path.run(x, optimizer.init(x))
-    objectives = 2 if episode.learns or episode.learns_rate else 1
-    costates = _end(course, last, f, objectives)
-    products, worst = HVPS[hvp](), None
+    path.run(x, optimizer.init(x))
+    # Costates: gradients of each objective with respect to x and f, to the optimizer's state, and to the rate.
+    sums = [course.zeros(x, f) for _ in range(2 if episode.learns or episode.learns_rate else 1)]
+    states: list[State] = [optimizer.init(x) for _ in sums]
+    rates: list[Tensor] = [x.new_zeros(()) for _ in sums]
+    course.measure(episode.steps, x, f, sums)
+    products, errors = HVPS[hvp](), [0.0]
+    del x
     for k, x, state, g in path.back():
-        steps = [optimizer.adjoint(x, g, state, k + 1, rate, c.x, c.state) for c in costates]
-        found, error = products(course, k, x, f, g, [step.gradient for step in steps])
-        worst = max(worst or 0.0, error) if error is not None else worst
-        measured = course.measured(k, x, f, objectives) if episode.shares[k] is not None else None
-        for i, (costate, step) in enumerate(zip(costates, steps, strict=True)):
-            costate.x = step.weights.add_(found[i][0])
-            costate.f.add_(found[i][1])
-            costate.state = step.state
-            costate.rate = costate.rate + step.learning_rate
-            if measured:
-                costate.x.add_(measured[i][0])
-                costate.f.add_(measured[i][1])
-        del steps, found, measured
-    own = costates[1] if objectives == 2 else None
-    return course.result(
-        (costates[0].x, costates[0].f), (own.x, own.f) if own else None, own.rate if own else None, worst
-    )
-
-
-def _end(course: Course, x: Tensor, f: Tensor, objectives: int) -> list[_Costate]:
-    """Costates at theta_K: the last blocking loss, nothing through the optimizer's state."""
-    episode = course.episode
-    if episode.shares[-1] is None:
-        found = [(x.new_zeros(x.shape), f.new_zeros(f.shape)) for _ in range(objectives)]
-    else:
-        found = course.measured(episode.steps, x, f, objectives)
-    return [_Costate(gx.clone(), gf.clone(), episode.optimizer.init(x), x.new_zeros(())) for gx, gf in found]
+        vectors = []
+        for i, total in enumerate(sums):
+            toward = total[: course.size]
+            onto, rate = optimizer.adjoint_(x, g, state, k + 1, episode.learning_rate, toward, states[i])
+            vectors.append(onto)
+            rates[i] += rate
+        found, error = products(course, k, x, f, g, vectors)
+        for total, product in zip(sums, found, strict=True):
+            total += product
+        errors.append(error or 0.0)
+        course.measure(k, x, f, sums)
+    worst = max(errors) if hvp == "finite_difference" else None
+    return course.result(sums[0], sums[1] if len(sums) > 1 else None, rates[-1], worst)

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .episode import Course, gradients
+from .course import Course
 
-Product = tuple[Tensor, Tensor]
-Products = tuple[list[Product], float | None]
+Products = tuple[list[Tensor], float | None]
 
 
 def double_backward(course: Course, k: int, x: Tensor, f: Tensor, g: Tensor, vectors: Sequence[Tensor]) -> Products:
@@ -25,21 +24,15 @@ def double_backward(course: Course, k: int, x: Tensor, f: Tensor, g: Tensor, vec
         vectors: What to multiply by, each of the shape of ``x``.
 
     Returns:
-        For each vector the products for ``x`` and ``f``; and no error estimate.
+        For each vector the product, for both ``x`` and ``f``; and no error estimate.
     """
-    leaves = [x.detach().requires_grad_(), f.detach().requires_grad_()]
-    (inner,) = gradients(course.episode.inner_losses[k](course.weights(*leaves)), leaves[:1], graph=True)
-    found = []
-    for i, vector in enumerate(vectors):
-        hx, hf = gradients(torch.dot(inner, vector), leaves, keep=i + 1 < len(vectors))
-        found.append((hx, hf))
-    return found, None
+    return course.hessian_product(k, x, f, vectors), None
 
 
 class FiniteDifference:
     """Central differences of first-order gradients: any kernel will do.
 
-    The step along v moves the entries that v moves by ``width`` of their root mean square. Its error is estimated
+    The step along v is ``width`` of the length of the weights. Its error is estimated
     from what costs nothing: rounding, from the size of the gradients against their difference; truncation, from the
     second difference, which the inner gradient that is already known completes. Rounding falls with the step and
     truncation grows with its square, so each product also says what the next step's width should be.
@@ -62,44 +55,37 @@ class FiniteDifference:
             vectors: What to multiply by.
 
         Returns:
-            For each vector the products for ``x`` and ``f``; and the largest estimated relative error.
+            For each vector the product, for both ``x`` and ``f``; and the largest estimated relative error.
         """
-        found: list[Product] = []
-        worst = 0.0
+        found, worst = [], 0.0
         for v in vectors:
             step = self._step(x, v)
             if step == 0:
-                found.append((torch.zeros_like(x), torch.zeros_like(f)))
+                found.append(course.zeros(x, f))
                 continue
-            high = _both(course, k, torch.add(x, v, alpha=step), f)
-            low = _both(course, k, torch.sub(x, v, alpha=step), f)
-            worst = max(worst, self._error(g, high[0], low[0]))
-            hx, hf = (above.sub_(below).div_(2 * step) for above, below in zip(high, low, strict=True))
-            found.append((hx, hf))
+            high = course.inner_gradient(k, torch.add(x, v, alpha=step), f, out=course.zeros(x, f))
+            low = course.inner_gradient(k, torch.sub(x, v, alpha=step), f, out=course.zeros(x, f))
+            high.sub_(low)
+            worst = max(worst, self._error(g, high[: len(x)], low[: len(x)]))
+            found.append(high.div_(2 * step))
         return found, worst
 
     def _step(self, x: Tensor, v: Tensor) -> float:
         length = v.norm().item()
-        if length == 0:
-            return 0.0
-        size = torch.where(v != 0, x, 0.0).norm().item()
-        # Weights that are all zero (new adapters, biases) have no size of their own to go by.
-        return self._width * max(size, 1e-3 * v.count_nonzero().item() ** 0.5) / length
+        # Weights that are all zero have no size of their own to go by.
+        return self._width * max(x.norm().item(), 1e-3 * len(x) ** 0.5) / length if length else 0.0
 
-    def _error(self, g: Tensor, high: Tensor, low: Tensor) -> float:
-        first = (high - low).norm().item()
+    def _error(self, g: Tensor, difference: Tensor, low: Tensor) -> float:
+        first = difference.norm().item()
         if first == 0:
             return 0.0
         rounding = torch.finfo(g.dtype).eps * g.norm().item() / first
-        truncation = ((high + low).sub_(g, alpha=2).norm().item() / first) ** 2
+        # high + low - 2 g, in the memory of low
+        second = low.sub_(g).mul_(2).add_(difference).norm().item()
+        truncation = (second / first) ** 2
         best = (rounding / (2 * truncation)) ** (1 / 3) if truncation else 1.0
         self._width = min(max(self._width * best, self.LEAST), self.MOST)
         return rounding + truncation
-
-
-def _both(course: Course, k: int, x: Tensor, f: Tensor) -> list[Tensor]:
-    leaves = [x.requires_grad_(), f.detach().requires_grad_()]
-    return gradients(course.episode.inner_losses[k](course.weights(*leaves)), leaves)
 
 
 HVPS: dict[str, Callable[[], Callable[[Course, int, Tensor, Tensor, Tensor, Sequence[Tensor]], Products]]] = {

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from .functional import Layout, Weights
+from .functional import Weights
 from .inner_optimizer import InnerOptimizer
 
 
@@ -95,100 +94,3 @@ class MetaGradient:
     losses: dict[int, float]
     accuracies: dict[int, float]
     hvp_error: float | None = None
-
-
-@dataclass
-class Course:
-    """An episode on flat vectors: ``x``, the weights that move, and ``f``, those that do not but are asked about.
-
-    Args:
-        episode: The episode.
-    """
-
-    episode: Episode
-    moving: Layout = field(init=False)
-    fixed: Layout = field(init=False)
-    losses: dict[int, Tensor] = field(init=False, default_factory=dict)
-    accuracies: dict[int, float] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Sort the weights into those that move, those asked about, and constants."""
-        episode = self.episode
-        start = {**episode.published, **episode.own}
-        asked = {*episode.names(), *episode.own}
-        self.moving = Layout({n: w for n, w in start.items() if n in episode.moving})
-        self.fixed = Layout({n: w for n, w in start.items() if n in asked and n not in episode.moving})
-        rest = {n: w.detach() for n, w in start.items() if n not in asked and n not in episode.moving}
-        self._constant = rest
-
-    def start(self) -> tuple[Tensor, Tensor]:
-        """New vectors ``x`` at theta_0, and ``f``."""
-        start = {**self.episode.published, **self.episode.own}
-        like = next(iter(start.values())).detach()
-        return self.moving.flatten(start, like=like), self.fixed.flatten(start, like=like)
-
-    def weights(self, x: Tensor, f: Tensor) -> Weights:
-        """All weights by name."""
-        return {**self._constant, **self.moving.split(x), **self.fixed.split(f)}
-
-    def inner_gradient(self, k: int, x: Tensor, f: Tensor) -> Tensor:
-        """Gradient of inner step k's loss with respect to ``x``, without graph."""
-        leaf = x.detach().requires_grad_()
-        return gradients(self.episode.inner_losses[k](self.weights(leaf, f.detach())), [leaf])[0]
-
-    def read(self, k: int, weights: Weights) -> Reading:
-        """Measure at theta_k and keep the readings."""
-        reading = self.episode.measure(weights)
-        self.losses[k], self.accuracies[k] = reading.loss.detach(), reading.accuracy
-        return reading
-
-    def measured(self, k: int, x: Tensor, f: Tensor, objectives: int) -> list[tuple[Tensor, Tensor]]:
-        """Gradients at theta_k, each as ``(for x, for f)``: of the blocking loss and, if asked, the entropy."""
-        share = self.episode.shares[k] or 0.0
-        leaves = [x.detach().requires_grad_(), f.detach().requires_grad_()]
-        reading = self.read(k, self.weights(*leaves))
-        if share == 0:
-            return [(torch.zeros_like(x), torch.zeros_like(f)) for _ in range(objectives)]
-        found: list[tuple[Tensor, Tensor]] = []
-        for value, factor in ((reading.loss, share), (reading.entropy, abs(share)))[:objectives]:
-            gx, gf = gradients(value, leaves, keep=len(found) + 1 < objectives)
-            found.append((gx.mul_(factor), gf.mul_(factor)))
-        return found
-
-    def result(
-        self,
-        blocked: tuple[Tensor, Tensor],
-        own: tuple[Tensor, Tensor] | None,
-        rate: Tensor | None,
-        hvp_error: float | None = None,
-    ) -> MetaGradient:
-        """Name the gradients.
-
-        Args:
-            blocked: Of the blocking loss, for ``x`` and ``f``.
-            own: Of the adversary's objective, likewise.
-            rate: Of the adversary's objective, for its rate.
-            hvp_error: See :class:`MetaGradient`.
-        """
-        episode = self.episode
-        toward = {**self.moving.split(blocked[0]), **self.fixed.split(blocked[1])}
-        theirs = {**self.moving.split(own[0]), **self.fixed.split(own[1])} if own else {}
-        losses = {k: self.losses[k].item() for k in sorted(self.losses)}
-        return MetaGradient(
-            loss=sum((episode.shares[k] or 0.0) * value for k, value in losses.items()),
-            weights={n: toward[n] for n in episode.names()},
-            own={n: theirs[n] for n in episode.own} if episode.learns else {},
-            learning_rate=rate.item() if rate is not None and episode.learns_rate else None,
-            losses=losses,
-            accuracies={k: self.accuracies[k] for k in losses},
-            hvp_error=hvp_error,
-        )
-
-
-def gradients(loss: Tensor, inputs: Sequence[Tensor], *, keep: bool = False, graph: bool = False) -> list[Tensor]:
-    """``torch.autograd.grad`` with zeros for what takes no part; empty tensors take none."""
-    return list(
-        torch.autograd.grad(
-            loss, inputs, retain_graph=keep or graph, create_graph=graph, allow_unused=True, materialize_grads=True
-        )
-    )

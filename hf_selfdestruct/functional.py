@@ -31,7 +31,7 @@ class Layout:
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self.shapes = {name: value.shape for name, value in weights.items()}
-        self._sizes = [value.numel() for value in weights.values()]
+        self.sizes = [value.numel() for value in weights.values()]
 
     def flatten(self, weights: Mapping[str, Tensor], *, like: Tensor) -> Tensor:
         """The named weights as one new vector, of the kind of ``like`` where there are none."""
@@ -40,7 +40,7 @@ class Layout:
 
     def split(self, flat: Tensor) -> Weights:
         """Views of a vector, by name; differentiable."""
-        parts = flat.split(self._sizes)
+        parts = flat.split(self.sizes)
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
 

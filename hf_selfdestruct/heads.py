@@ -178,8 +178,8 @@ def _owners(module: nn.Module, names: list[str]) -> dict[str, nn.Module]:
     return {owner: module.get_submodule(owner) for owner in (name.rpartition(".")[0] for name in names)}
 
 
-def _reset_adapters(module: nn.Module) -> None:
+def _reset_adapters(module: PreTrainedModel) -> None:
     for child in module.modules():
         if isinstance(child, LoraLayer):
             for adapter in (*child.lora_A, *child.lora_embedding_A):
-                child.reset_lora_parameters(adapter, True)
+                child.reset_lora_parameters(adapter, module.peft_config[adapter].init_lora_weights)

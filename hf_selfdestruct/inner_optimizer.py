@@ -4,29 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
 CHUNK = 1 << 17  # elements: small enough that every temporary of an update stays in the processor's cache
-
-
-class Adjoint(NamedTuple):
-    """Gradients of an objective with respect to the inputs of one update.
-
-    Attributes:
-        weights: Shape ``(n,)``, without the part that goes through the gradient.
-        gradient: Shape ``(n,)``.
-        state: As the state.
-        learning_rate: Scalar.
-    """
-
-    weights: Tensor
-    gradient: Tensor
-    state: State
-    learning_rate: Tensor
 
 
 @dataclass(frozen=True)
@@ -71,23 +55,18 @@ class InnerOptimizer(ABC):
             return kept - learning_rate * direction, state
         return torch.sub(kept, direction, alpha=learning_rate), state
 
-    def advance(
-        self, weights: Tensor, gradient: Tensor, state: State, step: int, learning_rate: float
-    ) -> tuple[Tensor, State]:
-        """:meth:`update` without a graph, in pieces that fit the cache (several times faster on a CPU)."""
-        with torch.no_grad():
-            if not self.elementwise or weights.device.type != "cpu":
-                return self.update(weights, gradient, state, step, learning_rate)
-            moved, after = torch.empty_like(weights), {name: torch.empty_like(value) for name, value in state.items()}
-            for at in _pieces(weights):
-                part = {name: value[at] for name, value in state.items()}
-                moved[at], part = self.update(weights[at], gradient[at], part, step, learning_rate)
-                for name, value in part.items():
-                    after[name][at] = value
-            return moved, after
+    @torch.no_grad()
+    def advance_(self, weights: Tensor, gradient: Tensor, state: State, step: int, learning_rate: float) -> None:
+        """:meth:`update` in place and without a graph."""
+        for at in self._pieces(weights):
+            part = {name: value[at] for name, value in state.items()}
+            moved, after = self.update(weights[at], gradient[at], part, step, learning_rate)
+            weights[at] = moved
+            for name, value in after.items():
+                state[name][at] = value
 
     @torch.no_grad()
-    def adjoint(
+    def adjoint_(
         self,
         weights: Tensor,
         gradient: Tensor,
@@ -96,8 +75,8 @@ class InnerOptimizer(ABC):
         learning_rate: float,
         toward: Tensor,
         toward_state: State,
-    ) -> Adjoint:
-        """The transpose of one update's Jacobian, applied.
+    ) -> tuple[Tensor, Tensor]:
+        """The transpose of one update's Jacobian, applied in place.
 
         Args:
             weights: The update's arguments, as they were.
@@ -105,25 +84,21 @@ class InnerOptimizer(ABC):
             state: The same.
             step: The same.
             learning_rate: The same.
-            toward: Gradient of the objective with respect to the new weights, shape ``(n,)``.
-            toward_state: With respect to the new state.
+            toward: Gradient of the objective with respect to the new weights, shape ``(n,)``; afterwards that with
+                respect to the old ones, without the part that goes through the gradient.
+            toward_state: With respect to the new state; afterwards to the old one.
 
         Returns:
-            Gradients with respect to the arguments.
+            Gradients with respect to the update's gradient, shape ``(n,)``, and to the rate, a scalar.
         """
-        pieces = _pieces(weights) if self.elementwise and weights.device.type == "cpu" else [slice(None)]
-        rate = toward.new_zeros(())
-        out, onto = torch.empty_like(weights), torch.empty_like(weights)
-        back = {name: torch.empty_like(value) for name, value in state.items()}
-        for at in pieces:
+        onto, rate = torch.empty_like(weights), toward.new_zeros(())
+        for at in self._pieces(weights):
             part = {name: value[at] for name, value in state.items()}
             theirs = {name: value[at] for name, value in toward_state.items()}
-            piece = self._adjoint(weights[at], gradient[at], part, step, learning_rate, toward[at], theirs)
-            out[at], onto[at] = piece.weights, piece.gradient
-            for name, value in piece.state.items():
-                back[name][at] = value
-            rate += piece.learning_rate
-        return Adjoint(out, onto, back, rate)
+            found, slope = self._adjoint_(weights[at], gradient[at], part, step, learning_rate, toward[at], theirs)
+            onto[at] = found
+            rate += slope
+        return onto, rate
 
     @abstractmethod
     def direction(self, gradient: Tensor, state: State, step: int) -> tuple[Tensor, State]:
@@ -138,7 +113,7 @@ class InnerOptimizer(ABC):
     def _decays(self) -> tuple[float, float]:
         return (0.0, self.weight_decay) if self.decoupled else (self.weight_decay, 0.0)
 
-    def _adjoint(
+    def _adjoint_(
         self,
         weights: Tensor,
         gradient: Tensor,
@@ -147,7 +122,7 @@ class InnerOptimizer(ABC):
         learning_rate: float,
         toward: Tensor,
         toward_state: State,
-    ) -> Adjoint:
+    ) -> tuple[Tensor, Tensor]:
         coupled, decay = self._decays()
         if coupled:
             gradient = gradient + coupled * weights
@@ -156,9 +131,16 @@ class InnerOptimizer(ABC):
             direction = direction + decay * weights
         rate = -torch.dot(toward, direction)
         onto, back = self.transpose(gradient, state, step, -learning_rate * toward, toward_state)
-        kept = (1 - learning_rate * decay) * toward
-        return Adjoint(kept + coupled * onto if coupled else kept, onto, back, rate)
+        for name, value in back.items():
+            toward_state[name].copy_(value)
+        if decay:
+            toward.mul_(1 - learning_rate * decay)
+        if coupled:
+            toward.add_(onto, alpha=coupled)
+        return onto, rate
 
-
-def _pieces(flat: Tensor) -> list[slice]:
-    return [slice(start, start + CHUNK) for start in range(0, flat.numel(), CHUNK)]
+    def _pieces(self, flat: Tensor) -> list[slice]:
+        """Pieces whose temporaries fit the processor's cache; the whole where that would not help."""
+        if not self.elementwise or flat.device.type != "cpu":
+            return [slice(None)]
+        return [slice(start, start + CHUNK) for start in range(0, flat.numel(), CHUNK)]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .adjoint import exact
-from .episode import Course, Episode, MetaGradient, gradients
+from .course import Course
+from .episode import Episode, MetaGradient
 
 
 def unrolled(episode: Episode) -> MetaGradient:
@@ -37,12 +38,12 @@ def unrolled(episode: Episode) -> MetaGradient:
             reading = course.read(k, weights)
             blocked, adversarial = blocked + share * reading.loss, adversarial + abs(share) * reading.entropy
         if k < episode.steps:
-            (g,) = gradients(episode.inner_losses[k](weights), [x], graph=True)
+            (g,) = _gradients(episode.inner_losses[k](weights), [x], graph=True)
             x, state = episode.optimizer.update(x, g, state, k + 1, rate)
     learns = episode.learns or episode.learns_rate
-    toward = gradients(blocked, leaves, keep=learns)
-    own = gradients(adversarial, [*leaves, rate]) if learns else None
-    return course.result((toward[0], toward[1]), (own[0], own[1]) if own else None, own[2] if own else None)
+    toward = _gradients(blocked, leaves, graph=learns)
+    own = _gradients(adversarial, [*leaves, rate]) if learns else None
+    return course.result(torch.cat(toward).detach(), torch.cat(own[:2]) if own else None, own[2] if own else None)
 
 
 def first_order(episode: Episode) -> MetaGradient:
@@ -59,22 +60,18 @@ def first_order(episode: Episode) -> MetaGradient:
     """
     course = Course(episode)
     x, f = course.start()
-    start, state = x, episode.optimizer.init(x)
-    objectives = 2 if episode.learns or episode.learns_rate else 1
-    sums = [(torch.zeros_like(x), torch.zeros_like(f)) for _ in range(objectives)]
-    slope: Tensor = x.new_zeros(())
-    for k, share in enumerate(episode.shares):
-        if share is not None:
-            found = course.measured(k, x, f, objectives)
-            for total, part in zip(sums, found, strict=True):
-                total[0].add_(part[0])
-                total[1].add_(part[1])
-            if episode.learns_rate:
-                slope += torch.dot(found[1][0], x - start) / episode.learning_rate
+    start, state = x.clone() if episode.learns_rate else x, episode.optimizer.init(x)
+    g, slope = torch.empty_like(x), x.new_zeros(())
+    sums = [course.zeros(x, f) for _ in range(2 if episode.learns or episode.learns_rate else 1)]
+    for k in range(episode.steps + 1):
+        before = sums[-1][: course.size].clone() if episode.learns_rate else g
+        course.measure(k, x, f, sums)
+        if episode.learns_rate:
+            slope += torch.dot(sums[-1][: course.size] - before, x - start) / episode.learning_rate
         if k < episode.steps:
-            g = course.inner_gradient(k, x, f)
-            x, state = episode.optimizer.advance(x, g, state, k + 1, episode.learning_rate)
-    return course.result(sums[0], sums[1] if objectives == 2 else None, slope)
+            course.inner_gradient(k, x, f, out=g)
+            episode.optimizer.advance_(x, g, state, k + 1, episode.learning_rate)
+    return course.result(sums[0], sums[1] if len(sums) > 1 else None, slope)
 
 
 def method(name: str, **options: Any) -> Callable[[Episode], MetaGradient]:
@@ -82,3 +79,8 @@ def method(name: str, **options: Any) -> Callable[[Episode], MetaGradient]:
     if name == "exact":
         return lambda episode: exact(episode, **options)
     return {"unrolled": unrolled, "first_order": first_order}[name]
+
+
+def _gradients(loss: Tensor, inputs: list[Tensor], *, graph: bool = False) -> list[Tensor]:
+    found = torch.autograd.grad(loss, inputs, create_graph=graph, allow_unused=True, materialize_grads=True)
+    return list(found)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
-from .episode import Course
+from .course import Course
 from .inner_optimizer import State
 from .training_args import TRAJECTORIES
+
+Place = tuple[int, Tensor, State, Tensor]
+
 
 class Trajectory:
     """K inner steps forwards, then backwards, with weights and optimizer state at each.
@@ -35,42 +39,44 @@ class Trajectory:
         self._starts: list[tuple[Tensor, State]] = []
         self._gradients: list[Tensor | None] = []
 
-    def run(self, x: Tensor, state: State) -> Tensor:
-        """Go forwards from theta_0; returns theta_K."""
+    def run(self, x: Tensor, state: State) -> None:
+        """Go forwards from theta_0 to theta_K, in place."""
+        keeps = self._kind != "recompute"
+        g = torch.empty_like(x)
         for k in range(self._course.episode.steps):
             if k % self._stretch == 0:
                 self._starts.append((self._away(x), {n: self._away(v) for n, v in state.items()}))
-            g = self._course.inner_gradient(k, x, self._f)
-            self._gradients.append(None if self._kind == "recompute" else self._away(g))
-            x, state = self._step(k, x, g, state)
-        return x
+            self._course.inner_gradient(k, x, self._f, out=g)
+            self._gradients.append(self._away(g) if keeps else None)
+            self._step(k, x, g, state)
 
-    def back(self) -> Iterator[tuple[int, Tensor, State, Tensor]]:
+    def back(self) -> Iterator[Place]:
         """Go backwards: ``(k, theta_k, state, inner gradient)`` for k = K-1 .. 0; what is behind is let go."""
         while self._starts:
-            kept = self._replay(len(self._starts) - 1)
-            self._starts.pop()
+            kept = self._replay(*self._starts.pop(), first=len(self._starts) * self._stretch)
             while kept:
                 yield kept.pop()
 
-    def _replay(self, stretch: int) -> list[tuple[int, Tensor, State, Tensor]]:
-        x, state = self._starts[stretch]
-        device = self._f.device
+    def _replay(self, x: Tensor, state: State, *, first: int) -> list[Place]:
+        device, last = self._f.device, len(self._gradients)
         x, state = x.to(device), {n: v.to(device) for n, v in state.items()}
-        first, last = stretch * self._stretch, len(self._gradients)
-        kept = []
+        kept: list[Place] = []
         for k in range(first, last):
             saved = self._gradients[k]
-            g = self._course.inner_gradient(k, x, self._f) if saved is None else saved.to(device)
+            if saved is None:
+                g = self._course.inner_gradient(k, x, self._f, out=torch.empty_like(x))
+            else:
+                g = saved.to(device)
             kept.append((k, x, state, g))
             if k + 1 < last:
-                x, state = self._step(k, x, g, state)
+                x, state = x.clone(), {n: v.clone() for n, v in state.items()}
+                self._step(k, x, g, state)
         del self._gradients[first:]
         return kept
 
-    def _step(self, k: int, x: Tensor, g: Tensor, state: State) -> tuple[Tensor, State]:
+    def _step(self, k: int, x: Tensor, g: Tensor, state: State) -> None:
         episode = self._course.episode
-        return episode.optimizer.advance(x, g, state, k + 1, episode.learning_rate)
+        episode.optimizer.advance_(x, g, state, k + 1, episode.learning_rate)
 
     def _away(self, value: Tensor) -> Tensor:
-        return value.to("cpu") if self._kind == "cpu" else value
+        return value.to("cpu", copy=True) if self._kind == "cpu" else value.clone()

@@ -63,7 +63,7 @@ def test_one_fields_values_do_not_depend_on_another_field() -> None:
 def test_rates_are_log_uniform() -> None:
     rates = sorted(recipe.learning_rate for recipe in drawn(WIDE, 4000))
     assert len({*rates}) == len(rates)
-    assert 1e-5 <= rates[0]
+    assert rates[0] >= 1e-5
     assert rates[-1] <= 1e-2
     places = [(math.log10(rate) + 5) / 3 for rate in rates]
     distance = max(abs(place - (i + 0.5) / len(places)) for i, place in enumerate(places))

@@ -332,7 +332,7 @@ def test_what_the_engine_reads() -> None:
     assert {name for name, loss in BLOCKING_LOSSES.items() if loss.second_order} == {"gradient_norm"}
     assert {name for name, loss in BLOCKING_LOSSES.items() if loss.on_general} == {"collapse"}
     assert {name for name, loss in BLOCKING_LOSSES.items() if loss.wants_hidden_states} == {"representation_probe"}
-    assert not (BlockingLoss.second_order or BlockingLoss.on_general or BlockingLoss.wants_hidden_states)
+    assert [BlockingLoss.second_order, BlockingLoss.on_general, BlockingLoss.wants_hidden_states] == 3 * [False]
 
 
 def test_config_lists_the_arguments() -> None:

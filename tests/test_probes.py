@@ -150,7 +150,7 @@ def test_layers_can_be_chosen() -> None:
 
 def test_probes_say_what_they_need() -> None:
     hidden, labels = states(3)
-    with pytest.raises(ValueError, match="4 rows or more.*got 3"):
+    with pytest.raises(ValueError, match=r"4 rows or more.*got 3"):
         value(hidden, labels)
     with pytest.raises(ValueError, match="needs hidden states"):
         value([], torch.zeros(8, dtype=torch.long))
