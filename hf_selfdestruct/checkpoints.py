@@ -104,6 +104,10 @@ class OuterStepCallback(TrainerCallback):
         if trainer.args.blocking_weight == 0:
             return
         for adversary in trainer.simulation.learned.values():
+            # Each process draws for itself; an adversary that none has drawn keeps still, moments included.
+            drawn = torch.tensor(float(adversary.drawn), device=args.device)
+            if trainer.accelerator.reduce(drawn, reduction="sum") == 0:
+                continue
             for gradient in adversary.gradients():
                 gradient.copy_(trainer.accelerator.reduce(gradient, reduction="mean"))
             adversary.step()

@@ -56,6 +56,10 @@ class Course:
         """A gradient that is 0."""
         return x.new_zeros(len(x) + len(f))
 
+    def empty(self, x: Tensor, f: Tensor) -> Tensor:
+        """Room for a gradient."""
+        return x.new_empty(len(x) + len(f))
+
     def weights(self, x: Tensor, f: Tensor) -> Weights:
         """All weights by name, differentiable with respect to the vectors."""
         return {**self._constant, **self.moving.split(x), **self.fixed.split(f)}
@@ -85,7 +89,7 @@ class Course:
             along = [*self.moving.split(vector).values()]
             outputs = [g for g in (inner[i] for i in used) if g is not None]
             found = grad(outputs, leaves, along=[along[i] for i in used], keep=number < len(vectors))
-            products.append(self._write(self.zeros(x, f), found))
+            products.append(self._write(self.empty(x, f), found))
         return products
 
     def read(self, k: int, weights: Weights) -> Reading:
@@ -133,8 +137,11 @@ class Course:
         return {**self.moving.split(gradient[: self.size]), **self.fixed.split(gradient[self.size :])}
 
     def _parts(self, gradient: Tensor) -> list[Tensor]:
-        parts = [*self.moving.split(gradient[: self.size]).values()]
-        return parts + [*self.fixed.split(gradient[self.size :]).values()] if len(gradient) > self.size else parts
+        fixed = gradient[self.size :]
+        return [
+            *self.moving.split(gradient[: self.size]).values(),
+            *(self.fixed.split(fixed).values() if len(fixed) else ()),
+        ]
 
     def _write(self, gradient: Tensor, found: Sequence[Tensor | None]) -> Tensor:
         for part, value in zip(self._parts(gradient), found, strict=True):

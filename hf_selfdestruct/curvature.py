@@ -63,8 +63,8 @@ class FiniteDifference:
             if step == 0:
                 found.append(course.zeros(x, f))
                 continue
-            high = course.inner_gradient(k, torch.add(x, v, alpha=step), f, out=course.zeros(x, f))
-            low = course.inner_gradient(k, torch.sub(x, v, alpha=step), f, out=course.zeros(x, f))
+            high = course.inner_gradient(k, torch.add(x, v, alpha=step), f, out=course.empty(x, f))
+            low = course.inner_gradient(k, torch.sub(x, v, alpha=step), f, out=course.empty(x, f))
             high.sub_(low)
             worst = max(worst, self._error(g, high[: len(x)], low[: len(x)]))
             found.append(high.div_(2 * step))

@@ -179,7 +179,8 @@ def _owners(module: nn.Module, names: list[str]) -> dict[str, nn.Module]:
 
 
 def _reset_adapters(module: PreTrainedModel) -> None:
+    configs: Any = getattr(module, "peft_config", {})
     for child in module.modules():
         if isinstance(child, LoraLayer):
             for adapter in (*child.lora_A, *child.lora_embedding_A):
-                child.reset_lora_parameters(adapter, module.peft_config[adapter].init_lora_weights)
+                child.reset_lora_parameters(adapter, configs[adapter].init_lora_weights)

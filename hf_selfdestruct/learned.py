@@ -49,9 +49,20 @@ class LearnedAdversary:
             # d/d log r = r d/dr
             _add_gradient(self.log_rate, torch.full_like(self.log_rate, share * rate * self.learning_rate))
 
+    @property
+    def drawn(self) -> bool:
+        """Whether any gradient has come in since the last step."""
+        return any(value.grad is not None for value in self._learned().values())
+
     def gradients(self) -> list[Tensor]:
-        """The accumulated gradients, to be averaged over processes in place."""
-        return [v.grad for v in (*self.head.values(), self.log_rate) if v.grad is not None]
+        """The accumulated gradients of all that is learned, 0 where none came in; to be averaged in place."""
+        values = (
+            [value for group in self._optimizer.param_groups for value in group["params"]] if self._optimizer else []
+        )
+        for value in values:
+            if value.grad is None:
+                value.grad = torch.zeros_like(value)
+        return [value.grad for value in values]
 
     def step(self) -> None:
         """One Adam step from the accumulated gradients, which are then forgotten."""

@@ -137,8 +137,8 @@ class HeadAdjustedCrossEntropy(BlockingLoss):
     Args:
         normalize: Centre the logits over the batch and bring them to unit root mean square first, so that the loss
             cannot be fooled by shrinking or shifting them. ``False`` is the paper's form.
-        split: Fit W* on every other row and score it on the rest, for batches that are not much larger than C * C,
-            where W* fits noise and the loss cannot fall. The gradient then goes through W* too. A map fitted to
+        split: Fit W* on every other row and score it on the rest; by default where the batch has fewer than 2 C * C
+            rows: there W* fits noise and the loss cannot fall. The gradient then goes through W* too. A map fitted to
             few rows is too sure of itself, so one factor in [0, 1] is fitted to the rows that score: a map worse
             than chance counts as chance, but one that knows something is not lost in its exaggeration.
         iterations: Most steps of the solver.
@@ -152,7 +152,7 @@ class HeadAdjustedCrossEntropy(BlockingLoss):
     """
 
     normalize: bool = True
-    split: bool = False
+    split: bool | None = None
     iterations: int = 100
     tolerance: float = 1e-6
     epsilon: float = 1e-4
@@ -169,7 +169,8 @@ class HeadAdjustedCrossEntropy(BlockingLoss):
             logits = logits - logits.mean(dim=0, keepdim=True)
             # Under the root, epsilon keeps the gradient finite where the logits are constant: blocked.
             logits = logits / (logits.square().mean() + self.epsilon**2).sqrt()
-        if not self.split:
+        split = len(labels) < 2 * logits.shape[-1] ** 2 if self.split is None else self.split
+        if not split:
             return _below_chance(logits @ self._adjustment(logits.detach(), labels), labels)
         fit = view.half()
         if fit.all():

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification
-from hf_selfdestruct import AttackSuite, BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
+from hf_selfdestruct.keeping import HiddenStateDistillation
+from hf_selfdestruct import Adversary, AttackSuite, BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.attacks import Entry, HeadOnly
 
 def rows(count, seed):
@@ -33,24 +34,39 @@ args = SelfDestructTrainingArguments(
     per_device_train_batch_size=4, use_cpu=True, disable_tqdm=True, learning_rate=1e-3, save_strategy="no",
 )
 task = BlockedTask("b", train=rows(120, 1), attack=rows(60, 2), test=rows(60, 3), label_column="blocked")
+options = {}
+if sys.argv[3] == "several":
+    options = dict(
+        adversaries=[
+            Adversary(steps=2, learns_rate=True), Adversary(steps=1, trainable="lora"), Adversary(head="random", steps=1)
+        ],
+        keeping_losses=[HiddenStateDistillation()],
+        keep_dataset=rows(40, 7).select_columns(["input_ids"]),
+    )
 trainer = SelfDestructTrainer(
-    model, args, train_dataset=rows(96, 4), eval_dataset=rows(20, 5), blocked_tasks=[task]
+    model, args, train_dataset=rows(96, 4), eval_dataset=rows(20, 5), blocked_tasks=[task], **options
 )
+numbers = [trainer.simulation.draw(step).number for step in range(3)]
+trainer.simulation._last = (-1, 0)
 start = {n: p.detach().clone() for n, p in model.named_parameters()}
 trainer.train()
-tensors = [*model.parameters(), *next(iter(trainer.simulation.learned.values())).state_dict().values()]
+learned = [value for adversary in trainer.simulation.learned.values() for value in adversary.state_dict().values()]
+tensors = [*model.parameters(), *learned]
 digest = hashlib.sha256(b"".join(t.detach().contiguous().numpy().tobytes() for t in tensors)).hexdigest()
 report = trainer.attack(AttackSuite("tiny", 1, (Entry(HeadOnly(), (20,)),), seeds=1))
 Path(sys.argv[1], f"rank{args.process_index}.json").write_text(json.dumps({
     "world": args.world_size, "digest": digest, "runs": len(report.runs),
     "still": [n for n, p in model.named_parameters() if torch.equal(p, start[n])],
+    "numbers": numbers,
     "key": str(trainer.simulation.draw(0).key),
 }))
 """
 
 
-@pytest.mark.parametrize("meta_gradient", ["unrolled", "first_order"])
-def test_two_processes_stay_in_sync(tmp_path, meta_gradient):
+@pytest.mark.parametrize(
+    ("meta_gradient", "adversaries"), [("exact", "one"), ("first_order", "one"), ("exact", "several")]
+)
+def test_two_processes_stay_in_sync(tmp_path, meta_gradient, adversaries):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     with socket.socket() as probe:
@@ -59,7 +75,7 @@ def test_two_processes_stay_in_sync(tmp_path, meta_gradient):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     root = str(Path(__file__).parents[1])
     done = subprocess.run(
-        [*command, str(script), str(tmp_path / "out"), meta_gradient],
+        [*command, str(script), str(tmp_path / "out"), meta_gradient, adversaries],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
@@ -72,3 +88,4 @@ def test_two_processes_stay_in_sync(tmp_path, meta_gradient):
     assert first["still"] == []
     assert first["runs"] == second["runs"] == 4
     assert first["key"] != second["key"]  # each rank simulates its own adversary
+    assert (first["numbers"] != second["numbers"]) == (adversaries == "several")

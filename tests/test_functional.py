@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import tiny_model, toy_batch
 from torch import nn
+from toy_models import tiny_model, toy_batch
 
 from hf_selfdestruct.functional import Layout, call, dropout, seeded
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, VOCABULARY, tiny_config, tiny_model, toy_batch, toy_images
 from torch import nn
+from toy_models import ARCHITECTURES, VOCABULARY, tiny_config, tiny_model, toy_batch, toy_images
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,

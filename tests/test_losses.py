@@ -142,7 +142,7 @@ def test_head_adjusted_cross_entropy_by_hand() -> None:
     logits, labels = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64), torch.tensor([0, 1])
     # The best map in the box is [[1, -1], [-1, 1]]: logits (2, -2), so CE = log(1 + e^-4).
     expected = math.log(2) - math.log1p(math.exp(-4))
-    loss = HeadAdjustedCrossEntropy(normalize=False, **PRECISE)
+    loss = HeadAdjustedCrossEntropy(normalize=False, split=False, **PRECISE)
     assert loss(logits, labels).item() == pytest.approx(expected, rel=1e-9)
     same = torch.tensor([[1.0, -1.0]] * 2, dtype=torch.float64)
     assert loss(same, labels).item() == pytest.approx(0, abs=1e-9)  # one input, two labels: nothing to read
@@ -282,7 +282,7 @@ def test_the_loss_is_the_optimum_for_normalised_logits(classes) -> None:
     z = logits - logits.mean(0)
     z = z / z.square().mean().sqrt()
     expected = math.log(classes) - cross_entropy(z @ best_adjustment(z, labels, **PRECISE), labels)
-    assert HeadAdjustedCrossEntropy()(logits, labels).item() == pytest.approx(expected.item(), abs=1e-5)
+    assert HeadAdjustedCrossEntropy(split=False)(logits, labels).item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_split_does_not_mistake_noise_for_knowledge_nor_lose_knowledge_in_it() -> None:
@@ -295,6 +295,14 @@ def test_split_does_not_mistake_noise_for_knowledge_nor_lose_knowledge_in_it() -
     adjusted = z[1::2] @ best_adjustment(z[::2], labels[::2])
     assert cross_entropy(adjusted, labels[1::2]) > math.log(10)
     assert SPLIT(logits, labels) > 0.2
+
+
+@pytest.mark.parametrize(("classes", "rows", "split"), [(2, 7, True), (2, 8, False), (10, 199, True), (10, 200, False)])
+def test_by_default_it_splits_where_rows_are_few(classes, rows, split) -> None:
+    logits, labels = draw(classes, rows=rows)
+    default, chosen = HeadAdjustedCrossEntropy(), HeadAdjustedCrossEntropy(split=split)
+    assert default(logits, labels) == chosen(logits, labels)
+    assert default(logits, labels) != HeadAdjustedCrossEntropy(split=not split)(logits, labels)
 
 
 def test_best_scale() -> None:
@@ -336,7 +344,7 @@ def test_what_the_engine_reads() -> None:
 
 
 def test_config_lists_the_arguments() -> None:
-    assert HeadAdjustedCrossEntropy(normalize=False, iterations=9, weight=2.0).config() == {
+    assert HeadAdjustedCrossEntropy(normalize=False, split=False, iterations=9, weight=2.0).config() == {
         "name": "HeadAdjustedCrossEntropy",
         "weight": 2.0,
         "normalize": False,

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, VOCABULARY, tiny_config, tiny_model, toy_batch, toy_images
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.functional import cross_entropy
+from toy_models import ARCHITECTURES, VOCABULARY, tiny_config, tiny_model, toy_batch, toy_images
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,

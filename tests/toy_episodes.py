@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from conftest import tiny_model, toy_batch, toy_images
 from torch.nn.functional import cross_entropy
+from toy_models import tiny_model, toy_batch, toy_images
 from transformers import PreTrainedModel
 
 from hf_selfdestruct import heads, meta_gradient
