@@ -80,7 +80,8 @@ def run(options: argparse.Namespace, ledger: Path) -> None:
     records = report.read(ledger)
     comparisons = list(errors(options))
     again = any(missing(job, records, again=False) for job in comparisons)
-    jobs = [job for job in [*timings(options), *comparisons] if missing(job, records, again)]
+    every = dict.fromkeys([*timings(options), *comparisons])
+    jobs = [job for job in every if missing(job, records, again)]
     for number, job in enumerate(jobs, 1):
         if needed := too_large(job, records, options.limit_mb):
             say(f"{number}/{len(jobs)} {job.method} K={job.inner_steps}: left out, about {needed:.0f} MB expected")

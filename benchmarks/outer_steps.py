@@ -199,9 +199,10 @@ def timed(step: Callable[[], Weights]) -> dict[str, float]:
     base = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     step()
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     step()
-    return {"seconds": time.perf_counter() - start, "base_mb": base, "peak_mb": resident("VmHWM") - base}
+    found = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - used}
+    return {**found, "base_mb": base, "peak_mb": resident("VmHWM") - base}
 
 
 def resident(kind: str) -> float:
@@ -269,7 +270,7 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     """Measure one job and write it down as one line."""
-    job = Job(**json.loads(sys.argv[1]))
+    job, load = Job(**json.loads(sys.argv[1])), os.getloadavg()[0]
     sizes: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         if job.method in UNITS:
@@ -277,7 +278,14 @@ def main() -> None:
         else:
             step, sizes = outer_step(job, folder)
             found = compared(job, step()) if job.error else timed(step)
-    record = {**dataclasses.asdict(job), **found, **sizes, **machine(), "at": time.strftime("%Y-%m-%d %H:%M")}
+    record = {
+        **dataclasses.asdict(job),
+        **found,
+        **sizes,
+        **machine(),
+        "load": load,
+        "at": time.strftime("%Y-%m-%d %H:%M"),
+    }
     sys.stdout.write(f"\n{json.dumps(record)}\n")
 
 

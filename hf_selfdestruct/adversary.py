@@ -35,8 +35,10 @@ class Range:
 
     def draw(self, share: float) -> float:
         """The number below which ``share`` of all draws lie."""
-        found = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
         whole = isinstance(self.low, int) and isinstance(self.high, int)
+        margin = 0.5 if whole else 0.0  # rounding would else give the ends half their share
+        low, high = math.log(self.low - margin), math.log(self.high + margin)
+        found = math.exp(low + share * (high - low))
         return min(max(round(found) if whole else found, self.low), self.high)
 
 

@@ -77,10 +77,15 @@ def seeded(seed: int | None, devices: Iterable[torch.device] = ()) -> Iterator[N
 
 @contextmanager
 def dropout(module: nn.Module, *, on: bool) -> Iterator[None]:
-    """Dropout inside, evaluation mode afterwards; normalisation keeps to its running statistics."""
-    for child in module.modules():
+    """Dropout on or off inside, every module in its own mode afterwards.
+
+    Normalisation keeps to its running statistics, and leaves them alone.
+    """
+    modes = [(child, child.training) for child in module.modules()]
+    for child, _ in modes:
         child.training = on and not isinstance(child, nn.modules.batchnorm._BatchNorm)
     try:
         yield
     finally:
-        module.eval()
+        for child, mode in modes:
+            child.training = mode

@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .functional import dropout
 from .keeping import KeepingLoss, total
 from .scene import Rows
 
-HIDDEN = "output_hidden_states"
+LABELS = ("label", "labels", "label_ids")
 
 
 class Keeper:
@@ -40,27 +41,25 @@ class Keeper:
         self.losses, self._rows, self._size, self._autocast = losses, rows, batch_size, autocast
         self._compared = [loss for loss in losses if not loss.wants_labels]
         self._original = copy.deepcopy(model).eval().requires_grad_(False) if self._compared else None
-        self._options = {HIDDEN: True} if any(loss.wants_hidden_states for loss in losses) else {}
+        self._options = {"output_hidden_states": True} if any(loss.wants_hidden_states for loss in losses) else {}
 
-    def options(self) -> dict[str, Any]:
-        """What the model must be called with beside its inputs."""
-        return dict(self._options)
+    def on_desired(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+        """Distance to the original on the desired batch, whose labels are the desired loss's and not looked at."""
+        return self._total(model, self._compared, {n: v for n, v in inputs.items() if n not in LABELS})
 
-    def on_desired(self, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
-        """Distance to the original on the desired batch; its labels are the desired loss's, not looked at here."""
-        return self._total(self._compared, outputs, inputs)
-
-    def on_kept(self, model: PreTrainedModel, *key: Any) -> Tensor | None:
+    def on_kept(self, model: nn.Module, *key: Any) -> Tensor | None:
         """The same on a batch of the rows to keep, drawn by ``key``; ``None`` where there are no such rows."""
         if self._rows.data is None or not self.losses:
             return None
-        batch = self._rows.draw(self._size, "keep", *key)
-        return self._total(self.losses, model(**batch, **self._options), batch)
+        return self._total(model, self.losses, self._rows.draw(self._size, "keep", *key))
 
-    def _total(self, losses: Sequence[KeepingLoss], outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
+    def _total(self, model: nn.Module, losses: Sequence[KeepingLoss], inputs: Mapping[str, Any]) -> Tensor:
+        """Without dropout on either side: what is kept is what will be served, and noise is no distance."""
         original = None
         if self._original is not None:
-            plain = {n: v for n, v in inputs.items() if n not in ("labels", "label", HIDDEN)}
+            plain = {n: v for n, v in inputs.items() if n not in LABELS}
             with torch.no_grad(), self._autocast():
                 original = self._original(**plain, **self._options)
+        with dropout(model, on=False):
+            outputs = model(**inputs, **self._options)
         return total(losses, outputs, original, inputs)

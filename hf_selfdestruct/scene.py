@@ -18,7 +18,7 @@ from .episode import Episode, Reading
 from .functional import Weights, dropout, seeded
 from .losses import View
 from .meta_step import step_shares
-from .skeletons import INDEX, OWN, Skeleton, used_rows
+from .skeletons import INDEX, OWN, Skeleton, plain, used_rows
 from .tasks import BlockedTask, draw_rows, seed_of
 
 if TYPE_CHECKING:
@@ -152,12 +152,13 @@ class Scene:
 
     def _own(self) -> Weights:
         """The adversary's head and adapters: learned, or drawn for this episode."""
-        drawn = {}
+        drawn: Weights = {}
         learned = self._simulation.learned[self._draw.task.name, self._draw.number].head
         learned = learned if self._draw.recipe.head == "learned" else {}
-        if {*self._skeleton.own} - {*learned}:
+        own = self._skeleton.own
+        if any(plain(n) not in learned for n in own):
             drawn = self._skeleton.draw(seed_of("head", *self._draw.key), device=self._device)
-        return {**drawn, **learned}
+        return {n: learned[plain(n)] if plain(n) in learned else drawn[n] for n in own}
 
     def _run(self, skeleton: Skeleton, weights: Weights, batch: Batch, **options: Any) -> Any:
         return skeleton.run({**self._constants, **weights}, {**batch, **options})

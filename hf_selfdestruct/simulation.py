@@ -18,9 +18,11 @@ from .learned import LearnedAdversary
 from .losses import BlockingLoss
 from .meta_gradient import method
 from .scene import Batch, Draw, Rows, Scene
-from .skeletons import ADAPTER, OWN, Skeleton, can_compact
+from .skeletons import ADAPTER, Skeleton, can_compact, plain
 from .tasks import BlockedTask, seed_of
 from .training_args import SelfDestructTrainingArguments
+
+LORA = LoraConfig(target_modules="all-linear")  # as QLoRA does (2305.14314)
 
 
 @dataclass
@@ -102,7 +104,7 @@ class Simulation:
     def learn(self, draw: Draw, gradient: MetaGradient, *, share: float) -> None:
         """Hand the adversary its own gradients, to step by when the model does."""
         self.learned[draw.task.name, draw.number].accumulate(
-            {n: g for n, g in _inner(gradient.own).items() if ADAPTER not in n}, gradient.learning_rate, share=share
+            {plain(n): g for n, g in gradient.own.items() if ADAPTER not in n}, gradient.learning_rate, share=share
         )
 
     def skeleton(self, draw: Draw) -> Skeleton:
@@ -123,8 +125,14 @@ class Simulation:
 
     def _skeleton(self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig) -> Skeleton:
         module = heads.skeleton(self.model, task.classes, twice=self._twice, auto_class=task.model_class)
-        lora = LoraConfig() if trainable == "lora" else trainable if isinstance(trainable, LoraConfig) else None
-        return Skeleton(module, self.model, keep_head=keep_head, lora=lora, rows=self._rows, twice=self._twice)
+        lora = trainable if isinstance(trainable, LoraConfig) else LORA if trainable == "lora" else None
+        skeleton = Skeleton(module, self.model, keep_head=keep_head, lora=lora, rows=self._rows, twice=self._twice)
+        if skeleton.embedding != self._benign.embedding:
+            raise ValueError(
+                "an adversary's LoraConfig adapts the word embeddings, of which only the used rows exist here; leave "
+                f"them out of target_modules={lora.target_modules if lora else None}."
+            )
+        return skeleton
 
     def _newcomer(self, task: BlockedTask, number: int, adversary: Adversary) -> LearnedAdversary:
         head: Weights = {}
@@ -132,7 +140,7 @@ class Simulation:
             skeleton = self._skeletons[task.name, number]["learned", 0]
             seed = seed_of("learned head", self.args.seed, task.name, number)
             drawn = skeleton.draw(seed, device=self.args.device)
-            head = {n: value for n, value in drawn.items() if ADAPTER not in n}
+            head = {plain(n): value for n, value in drawn.items() if ADAPTER not in n}
         rate = adversary.options("learning_rate")[0]
         return LearnedAdversary(
             head,
@@ -140,7 +148,3 @@ class Simulation:
             learns_rate=adversary.learns_rate,
             learning_rate=self.args.adversary_head_learning_rate or 0.0,
         )
-
-
-def _inner(own: Weights) -> Weights:
-    return {n.removeprefix(OWN): g for n, g in own.items()}

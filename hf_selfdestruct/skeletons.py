@@ -18,6 +18,7 @@ from .functional import Weights, call
 OWN = "own."  # before the adversary's own names, so that its head is never taken for the published one
 INDEX = "rows.index"
 ADAPTER = "lora_"
+WRAPPED = ".base_layer."
 
 
 class RowEmbedding(nn.Module):
@@ -68,6 +69,11 @@ class Skeleton:
         self.module, self._twice = module.eval(), twice
         self.names = heads.names_between(module, model, keep_head=keep_head)
         self.own = [n for n, _ in module.named_parameters() if n not in self.names]
+        if homeless := [n for n, _ in module.named_buffers() if n not in self.names]:
+            raise ValueError(
+                f"{type(module).__name__} keeps statistics that the live model does not have ({', '.join(homeless)}); "
+                "such a head cannot be simulated."
+            )
         self.padding: int | None = None
         self.embedding: str | None = None
         self._index: str | None = None
@@ -105,6 +111,11 @@ class Skeleton:
         else:  # the head alone, or the head and adapters
             chosen = heads.head_names(self.module)
         return {self.names.get(n, OWN + n) for n in chosen} | {OWN + n for n in self.own}
+
+
+def plain(name: str) -> str:
+    """A weight's name without ``OWN`` and without PEFT's wrapping: the same whatever is adapted."""
+    return name.removeprefix(OWN).replace(WRAPPED, ".")
 
 
 def can_compact(module: PreTrainedModel) -> bool:

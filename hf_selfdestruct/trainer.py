@@ -137,16 +137,12 @@ class SelfDestructTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """The desired loss, plus the blocking loss while the model is in training mode."""
-        if not model.training and self._has_loss:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        inputs = {**inputs, **self.keeper.options()}
         if self._has_loss:
-            found: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
-            desired, outputs = found
+            found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            desired, outputs = found if return_outputs else (found, None)
         else:
-            outputs = model(**inputs)
-            desired = self.keeper.on_desired(outputs, inputs) * self.args.keeping_weight
-        total = self._add_terms(desired, outputs, inputs) if model.training else desired
+            desired, outputs = self.keeper.on_desired(model, inputs) * self.args.keeping_weight, {}
+        total = self._add_terms(desired, inputs) if model.training else desired
         return (total, outputs) if return_outputs else total
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **named: Any) -> Any:
@@ -263,12 +259,12 @@ class SelfDestructTrainer(Trainer):
             general=rows(general, ()),
         )
 
-    def _add_terms(self, desired: Tensor, outputs: Any, inputs: dict[str, Any]) -> Tensor:
+    def _add_terms(self, desired: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Keeping losses, then the blocking loss; every reading is checked and kept for the log."""
         model, terms = self._plain_model(), {"desired_loss": desired.item()}
         draw = self.simulation.draw(self.state.global_step)
         if self.keeping_losses:
-            parts = [self.keeper.on_desired(outputs, inputs)] if self._has_loss else []
+            parts = [self.keeper.on_desired(model, inputs)] if self._has_loss else []
             kept = self.keeper.on_kept(model, *draw.key)
             parts += [kept] if kept is not None else []
             keeping = sum(parts, start=desired.new_zeros(())) * self.args.keeping_weight

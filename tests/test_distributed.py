@@ -38,7 +38,9 @@ options = {}
 if sys.argv[3] == "several":
     options = dict(
         adversaries=[
-            Adversary(steps=2, learns_rate=True), Adversary(steps=1, trainable="lora"), Adversary(head="random", steps=1)
+            Adversary(steps=2, learns_rate=True),
+            Adversary(steps=1, trainable="lora"),
+            Adversary(head="random", steps=1),
         ],
         keeping_losses=[HiddenStateDistillation()],
         keep_dataset=rows(40, 7).select_columns(["input_ids"]),

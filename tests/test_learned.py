@@ -45,10 +45,11 @@ def test_head_and_log_rate_move_as_torchs_adam_would_move_them() -> None:
             learned.accumulate(gradients, slope, share=share)
             objective = sum((p * g).sum() for p, g in zip(head, gradients.values(), strict=True))
             (share * (objective + log_rate.exp() * slope)).backward()
+        assert learned.drawn
         assert len(learned.gradients()) == 3
         learned.step()
         optimizer.step()
-        assert learned.gradients() == []
+        assert not learned.drawn
         for p, (name, value) in zip(head, learned.head.items(), strict=True):
             torch.testing.assert_close(value, p.data, rtol=1e-5, atol=1e-7)
             assert not torch.equal(value, start()[name])
@@ -109,6 +110,26 @@ def test_nothing_learned_nothing_moved() -> None:
     learned.step()
     assert learned.learning_rate == pytest.approx(3e-4)
     assert learned.gradients() == []
+    assert not learned.drawn
+
+
+@pytest.mark.parametrize(("head", "learns_rate", "count"), [(None, True, 3), (None, False, 2), ({}, True, 1)])
+def test_processes_that_drew_another_adversary_bring_zeros(head, learns_rate, count) -> None:
+    """Every process averages tensors of the same shapes in the same order, whatever it drew itself."""
+    idle, busy = make(head, learns_rate=learns_rate), make(head, learns_rate=learns_rate)
+    gradients, slope = draw_gradients(0)
+    busy.accumulate(gradients if head is None else {}, slope if learns_rate else None, share=1.0)
+    assert (idle.drawn, busy.drawn) == (False, True)
+    one, other = idle.gradients(), busy.gradients()
+    assert [g.shape for g in one] == [g.shape for g in other]
+    assert len(one) == count
+    assert not any(g.any() for g in one)
+    assert all(g.any() for g in other)
+    for mine, theirs in zip(one, other, strict=True):
+        mine += theirs
+    idle.step()
+    busy.step()
+    assert all(torch.equal(v, busy.state_dict()[n]) for n, v in idle.state_dict().items())
 
 
 def test_a_rate_that_is_not_learned_stays_as_the_head_moves() -> None:

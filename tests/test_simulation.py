@@ -156,6 +156,33 @@ def test_lora_adapts_adapters_and_the_meta_gradient_reaches_the_weights(make_tra
     assert set(learned.head) == {"classifier.weight", "classifier.bias"}
 
 
+def test_one_learned_head_serves_every_kind_of_training(make_trainer, tmp_path) -> None:
+    adversary = Adversary(steps=1, trainable=("head", "lora"))  # all linear layers are adapted, the head too
+    trainer = make_trainer(tmp_path, adversaries=[adversary], max_steps=8)
+    learned = trainer.simulation.learned["blocked", 0]
+    for step in range(8):
+        scene = scene_of(trainer, step)
+        own = {n.removeprefix(OWN).replace(".base_layer.", "."): w for n, w in scene.episode().own.items()}
+        assert torch.equal(own["classifier.weight"], learned.head["classifier.weight"])
+    before = {n: value.clone() for n, value in learned.head.items()}
+    trainer.train()
+    assert not [n for n, value in learned.head.items() if torch.equal(value, before[n])]
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "roberta", "modernbert", "gpt2", "llama"])
+def test_lora_by_name_works_for_every_architecture(make_trainer, tiny_model, tmp_path, architecture) -> None:
+    trainer = make_trainer(tmp_path, model=tiny_model(architecture), adversary_trainable="lora", max_steps=1)
+    assert sum("lora_A" in n for n in scene_of(trainer, 1).episode().own) > 4
+    trainer.train()
+    assert trainer.state.log_history[0]["meta_grad_norm"] > 1e-6
+
+
+def test_adapters_on_word_embeddings_are_refused(make_trainer, tmp_path) -> None:
+    lora = LoraConfig(target_modules=["word_embeddings"])
+    with pytest.raises(ValueError, match="adapts the word embeddings"):
+        make_trainer(tmp_path, adversaries=[Adversary(trainable=lora)])
+
+
 def test_dropout_is_replayed(make_trainer, tiny_model, tmp_path) -> None:
     """With dropout in the inner loop, exact equals unrolled, so every step saw the same masks each time."""
     found = {}
