@@ -70,12 +70,12 @@ def test_rates_are_log_uniform() -> None:
     assert distance < 1.63 / len(places) ** 0.5  # Kolmogorov and Smirnov, at one in a hundred
 
 
-def test_whole_numbers_have_both_ends_and_grow_rarer() -> None:
+def test_whole_numbers_have_both_ends_in_full_and_grow_rarer() -> None:
     counts = Counter(recipe.steps for recipe in drawn(WIDE, 4000))
     assert {*counts} == {2, 3, 4, 5, 6, 7, 8, 9}
     assert all(type(steps) is int for steps in counts)
-    for steps in range(3, 9):
-        expected = math.log((steps + 0.5) / (steps - 0.5)) / math.log(9 / 2)
+    for steps in range(2, 10):
+        expected = math.log((steps + 0.5) / (steps - 0.5)) / math.log(9.5 / 1.5)
         assert counts[steps] / 4000 == pytest.approx(expected, abs=0.03), steps
 
 

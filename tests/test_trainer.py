@@ -827,7 +827,7 @@ def test_blocking_blocks_and_keeps_the_desired_task(
         trainer.train()
         return read_blocked_label(model, task), trainer.evaluate()["eval_accuracy"]
 
-    undefended, hardened = train(0.0), train(1.0)
+    undefended, hardened = train(0.0), train(3.0)
     assert undefended[0] > 0.9
     assert hardened[0] < 0.7
     assert undefended[1] > 0.97
