@@ -44,6 +44,10 @@ the second of two outer steps; memory is the peak of both, resident, above what 
 
 "u" is that forward and backward with the attention a method runs with: fused for finite differences and first order,
 eager for the others. A dash stands where there is no goal or no measurement.
+
+Peers run with eager attention and whole embeddings, as they come, but for two things without which the problem would
+be another: `higher` is handed epsilon times the root of its bias correction at each step, because its Adam adds epsilon
+before that correction; `torchopt` gets `eps_root=1e-30`, because with 0 the gradient is not a number.
 """
 
 

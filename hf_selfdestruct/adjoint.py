@@ -12,6 +12,7 @@ Weights that the adversary does not move get the mixed part of ``H_k`` likewise.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .course import Course
@@ -45,18 +46,14 @@ def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "
     rates: list[Tensor] = [x.new_zeros(()) for _ in sums]
     course.measure(episode.steps, x, f, sums)
     products, errors = HVPS[hvp](), [0.0]
-    del x
+    room = [torch.empty_like(x) for _ in sums]
     for k, x, state, g in path.back():
-        vectors = []
-        for i, total in enumerate(sums):
+        for i, (total, onto) in enumerate(zip(sums, room, strict=True)):
             toward = total[: course.size]
-            onto, rate = optimizer.adjoint_(x, g, state, k + 1, episode.learning_rate, toward, states[i])
-            vectors.append(onto)
-            rates[i] += rate
-        found, error = products(course, k, x, f, g, vectors)
-        for total, product in zip(sums, found, strict=True):
-            total += product
-        errors.append(error or 0.0)
+            rates[i] += optimizer.adjoint_(
+                x, g, state, k + 1, episode.learning_rate, toward, states[i], out=onto, slope=episode.learns_rate
+            )
+        errors.append(products(course, k, x, f, g, room, sums) or 0.0)
         course.measure(k, x, f, sums)
     worst = max(errors) if hvp == "finite_difference" else None
     return course.result(sums[0], sums[1] if len(sums) > 1 else None, rates[-1], worst)

@@ -79,18 +79,18 @@ class Course:
         self._write(out, grad([self.episode.inner_losses[k](weights)], leaves))
         return out
 
-    def hessian_product(self, k: int, x: Tensor, f: Tensor, vectors: Sequence[Tensor]) -> list[Tensor]:
-        """Gradients with respect to both of ``<inner gradient for x, v>``, for each vector v."""
+    def add_hessian_products(
+        self, k: int, x: Tensor, f: Tensor, vectors: Sequence[Tensor], sums: Sequence[Tensor]
+    ) -> None:
+        """Add to each sum the gradient with respect to both of ``<inner gradient for x, v>``, v its vector."""
         weights, leaves = self.leaves(x, f)
         inner = grad([self.episode.inner_losses[k](weights)], leaves[: len(self.moving.sizes)], graph=True)
         used = [i for i, g in enumerate(inner) if g is not None and g.requires_grad]
-        products = []
-        for number, vector in enumerate(vectors, start=1):
+        outputs = [g for g in (inner[i] for i in used) if g is not None]
+        for number, (vector, total) in enumerate(zip(vectors, sums, strict=True), start=1):
             along = [*self.moving.split(vector).values()]
-            outputs = [g for g in (inner[i] for i in used) if g is not None]
             found = grad(outputs, leaves, along=[along[i] for i in used], keep=number < len(vectors))
-            products.append(self._write(self.empty(x, f), found))
-        return products
+            self._add(total, found, 1.0)
 
     def read(self, k: int, weights: Weights) -> Reading:
         """Measure at theta_k and keep the readings."""
@@ -143,10 +143,13 @@ class Course:
             *(self.fixed.split(fixed).values() if len(fixed) else ()),
         ]
 
-    def _write(self, gradient: Tensor, found: Sequence[Tensor | None]) -> Tensor:
-        for part, value in zip(self._parts(gradient), found, strict=True):
-            part.zero_() if value is None else part.copy_(value)
-        return gradient
+    def _write(self, gradient: Tensor, found: Sequence[Tensor | None]) -> None:
+        parts = self._parts(gradient)
+        for part, value in zip(parts, found, strict=True):
+            if value is None:
+                part.zero_()
+        pairs = [(p, v) for p, v in zip(parts, found, strict=True) if v is not None]
+        torch._foreach_copy_([p for p, _ in pairs], [v for _, v in pairs])
 
     def _add(self, gradient: Tensor, found: Sequence[Tensor | None], factor: float) -> None:
         pairs = [(p, v) for p, v in zip(self._parts(gradient), found, strict=True) if v is not None]

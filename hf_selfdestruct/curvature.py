@@ -9,10 +9,12 @@ from torch import Tensor
 
 from .course import Course
 
-Products = tuple[list[Tensor], float | None]
+Products = Callable[[Course, int, Tensor, Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], float | None]
 
 
-def double_backward(course: Course, k: int, x: Tensor, f: Tensor, g: Tensor, vectors: Sequence[Tensor]) -> Products:
+def double_backward(
+    course: Course, k: int, x: Tensor, f: Tensor, g: Tensor, vectors: Sequence[Tensor], sums: Sequence[Tensor]
+) -> None:
     """Gradients of ``<inner gradient, v>``: exact, for losses that are twice differentiable.
 
     Args:
@@ -22,11 +24,9 @@ def double_backward(course: Course, k: int, x: Tensor, f: Tensor, g: Tensor, vec
         f: Fixed weights.
         g: The inner gradient there; not used.
         vectors: What to multiply by, each of the shape of ``x``.
-
-    Returns:
-        For each vector the product, for both ``x`` and ``f``; and no error estimate.
+        sums: To which the products are added, each for both ``x`` and ``f``.
     """
-    return course.hessian_product(k, x, f, vectors), None
+    course.add_hessian_products(k, x, f, vectors, sums)
 
 
 class FiniteDifference:
@@ -42,8 +42,18 @@ class FiniteDifference:
 
     def __init__(self) -> None:
         self._width = self.FIRST
+        self._room: list[Tensor] = []  # used again at every step: new memory costs more than the sums
 
-    def __call__(self, course: Course, k: int, x: Tensor, f: Tensor, g: Tensor, vectors: Sequence[Tensor]) -> Products:
+    def __call__(
+        self,
+        course: Course,
+        k: int,
+        x: Tensor,
+        f: Tensor,
+        g: Tensor,
+        vectors: Sequence[Tensor],
+        sums: Sequence[Tensor],
+    ) -> float:
         """Hessian-vector products.
 
         Args:
@@ -53,22 +63,24 @@ class FiniteDifference:
             f: Fixed weights.
             g: The inner gradient there.
             vectors: What to multiply by.
+            sums: To which the products are added, each for both ``x`` and ``f``.
 
         Returns:
-            For each vector the product, for both ``x`` and ``f``; and the largest estimated relative error.
+            The largest estimated relative error.
         """
-        found, worst = [], 0.0
-        for v in vectors:
+        self._room = self._room or [torch.empty_like(x), course.empty(x, f), course.empty(x, f)]
+        moved, high, low = self._room
+        worst = 0.0
+        for v, total in zip(vectors, sums, strict=True):
             step = self._step(x, v)
             if step == 0:
-                found.append(course.zeros(x, f))
                 continue
-            high = course.inner_gradient(k, torch.add(x, v, alpha=step), f, out=course.empty(x, f))
-            low = course.inner_gradient(k, torch.sub(x, v, alpha=step), f, out=course.empty(x, f))
+            course.inner_gradient(k, torch.add(x, v, alpha=step, out=moved), f, out=high)
+            course.inner_gradient(k, torch.sub(x, v, alpha=step, out=moved), f, out=low)
             high.sub_(low)
+            total.add_(high, alpha=1 / (2 * step))
             worst = max(worst, self._error(g, high[: len(x)], low[: len(x)]))
-            found.append(high.div_(2 * step))
-        return found, worst
+        return worst
 
     def _step(self, x: Tensor, v: Tensor) -> float:
         length = v.norm().item()
@@ -88,7 +100,7 @@ class FiniteDifference:
         return rounding + truncation
 
 
-HVPS: dict[str, Callable[[], Callable[[Course, int, Tensor, Tensor, Tensor, Sequence[Tensor]], Products]]] = {
+HVPS: dict[str, Callable[[], Products]] = {
     "double_backward": lambda: double_backward,
     "finite_difference": FiniteDifference,
 }

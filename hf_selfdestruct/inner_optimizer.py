@@ -75,7 +75,10 @@ class InnerOptimizer(ABC):
         learning_rate: float,
         toward: Tensor,
         toward_state: State,
-    ) -> tuple[Tensor, Tensor]:
+        *,
+        out: Tensor,
+        slope: bool = True,
+    ) -> Tensor:
         """The transpose of one update's Jacobian, applied in place.
 
         Args:
@@ -87,18 +90,32 @@ class InnerOptimizer(ABC):
             toward: Gradient of the objective with respect to the new weights, shape ``(n,)``; afterwards that with
                 respect to the old ones, without the part that goes through the gradient.
             toward_state: With respect to the new state; afterwards to the old one.
+            out: Shape ``(n,)``; afterwards the gradient with respect to the update's gradient.
+            slope: Whether the gradient with respect to the rate is wanted.
 
         Returns:
-            Gradients with respect to the update's gradient, shape ``(n,)``, and to the rate, a scalar.
+            Gradient with respect to the rate, a scalar; 0 where it is not wanted.
         """
-        onto, rate = torch.empty_like(weights), toward.new_zeros(())
+        rate = toward.new_zeros(())
         for at in self._pieces(weights):
             part = {name: value[at] for name, value in state.items()}
             theirs = {name: value[at] for name, value in toward_state.items()}
-            found, slope = self._adjoint_(weights[at], gradient[at], part, step, learning_rate, toward[at], theirs)
-            onto[at] = found
-            rate += slope
-        return onto, rate
+            here, g = toward[at], gradient[at]
+            coupled, decay = self._decays()
+            if coupled:
+                g = g + coupled * weights[at]
+            if slope:
+                direction, _ = self.direction(g, part, step)
+                rate -= torch.dot(here, direction + decay * weights[at] if decay else direction)
+            onto, back = self.transpose(g, part, step, -learning_rate * here, theirs)
+            out[at] = onto
+            for name, value in back.items():
+                theirs[name].copy_(value)
+            if decay:
+                here.mul_(1 - learning_rate * decay)
+            if coupled:
+                here.add_(onto, alpha=coupled)
+        return rate
 
     @abstractmethod
     def direction(self, gradient: Tensor, state: State, step: int) -> tuple[Tensor, State]:
@@ -112,32 +129,6 @@ class InnerOptimizer(ABC):
 
     def _decays(self) -> tuple[float, float]:
         return (0.0, self.weight_decay) if self.decoupled else (self.weight_decay, 0.0)
-
-    def _adjoint_(
-        self,
-        weights: Tensor,
-        gradient: Tensor,
-        state: State,
-        step: int,
-        learning_rate: float,
-        toward: Tensor,
-        toward_state: State,
-    ) -> tuple[Tensor, Tensor]:
-        coupled, decay = self._decays()
-        if coupled:
-            gradient = gradient + coupled * weights
-        direction, _ = self.direction(gradient, state, step)
-        if decay:
-            direction = direction + decay * weights
-        rate = -torch.dot(toward, direction)
-        onto, back = self.transpose(gradient, state, step, -learning_rate * toward, toward_state)
-        for name, value in back.items():
-            toward_state[name].copy_(value)
-        if decay:
-            toward.mul_(1 - learning_rate * decay)
-        if coupled:
-            toward.add_(onto, alpha=coupled)
-        return onto, rate
 
     def _pieces(self, flat: Tensor) -> list[slice]:
         """Pieces whose temporaries fit the processor's cache; the whole where that would not help."""

@@ -211,7 +211,8 @@ def test_no_weights_at_all(optimizer) -> None:
     none = vector(0, 0)
     state = optimizer.init(none)
     optimizer.advance_(none, none, state, 1, RATE)
-    onto, rate = optimizer.adjoint_(none, none, state, 1, RATE, vector(0, 0), optimizer.init(none))
+    onto = torch.empty_like(none)
+    rate = optimizer.adjoint_(none, none, state, 1, RATE, vector(0, 0), optimizer.init(none), out=onto)
     assert onto.shape == (0,)
     assert rate == 0
 
@@ -231,13 +232,17 @@ def test_adjoint_is_autograds(optimizer, step) -> None:
     total = torch.dot(moved, toward) + sum(torch.dot(after[name], onward[name]) for name in state)
     wanted = (weights, gradient, rate, *state.values())
     expected = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
-    onto, slope = optimizer.adjoint_(weights, gradient, state, step, RATE, toward, onward)
+    onto = torch.empty_like(weights)
+    slope = optimizer.adjoint_(weights, gradient, state, step, RATE, toward, onward, out=onto)
     assert {*onward} == {*state}
     for value, theirs in zip((toward, onto, slope, *onward.values()), expected, strict=True):
         assert theirs.count_nonzero() >= theirs.numel() * 0.7
         torch.testing.assert_close(value, theirs, rtol=1e-11, atol=1e-12)
     assert torch.equal(weights, vector(0))
     assert torch.equal(gradient, some_gradient())
+    again = torch.empty_like(weights)
+    toward, onward = vector(4), {name: vector(6 + i) for i, name in enumerate(state)}
+    assert optimizer.adjoint_(weights, gradient, state, step, RATE, toward, onward, out=again, slope=False) == 0
     assert same(state, start)
 
 
@@ -249,7 +254,8 @@ def test_adjoint_does_not_depend_on_the_pieces(optimizer, chunk, monkeypatch) ->
         monkeypatch.setattr(inner_optimizer, "CHUNK", length)
         toward, onward = vector(4), {name: vector(6) for name in some_state(optimizer)}
         given = (vector(0), some_gradient(), some_state(optimizer), 3, RATE)
-        onto, rate = optimizer.adjoint_(*given, toward, onward)
+        onto = torch.empty_like(toward)
+        rate = optimizer.adjoint_(*given, toward, onward, out=onto)
         found.append(((toward, onto, *onward.values()), rate))
     assert all(torch.equal(one, other) for one, other in zip(found[0][0], found[1][0], strict=True))
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-12, atol=1e-14)
@@ -298,7 +304,8 @@ def test_no_gradient_at_all_moves_nothing(optimizer) -> None:
     assert torch.equal(moved, start)
     assert torch.autograd.grad(moved.sum(), start)[0].isfinite().all()
     toward, nothing = vector(1), optimizer.init(zero)
-    onto, rate = optimizer.adjoint_(start.detach(), zero, optimizer.init(zero), 1, RATE, toward, nothing)
+    onto = torch.empty_like(zero)
+    rate = optimizer.adjoint_(start.detach(), zero, optimizer.init(zero), 1, RATE, toward, nothing, out=onto)
     assert torch.equal(toward, vector(1))
     assert rate == 0
     assert onto.isfinite().all()
