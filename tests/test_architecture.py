@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1] / NAME
 LEVELS = (
     ("demo", "demo.grammar_words", "schema", "files"),
     ("tasks", "report", "demo.grammar"),
-    ("functional", "inner_optimizer", "head_adjustment", "blocking", "training_args", "heads", "guard", "attacks.base"),
+    ("functional", "inner_optimizer", "head_adjustment", "blocking", "training_args", "heads", "guard"),
+    ("attacks.base", "attacks.optimizers", "attacks.tamper"),
     (
         "inner_optimizers",
         "learned",
@@ -27,7 +28,7 @@ LEVELS = (
         "attacks.search",
         "attacks.checks",
     ),
-    ("adversary", "course", "losses"),
+    ("adversary", "course", "losses", "attacks.tuning"),
     ("curvature", "trajectory"),
     ("adjoint",),
     ("meta_gradient", "meta_step"),

@@ -3,6 +3,7 @@
 from .base import Attack, AttackData, Outcome, Split, Target
 from .finetune import FullFineTuning, HeadOnly
 from .suite import AttackSuite, Entry, named_suite
+from .tuning import Tuning
 
 __all__ = [
     "Attack",
@@ -14,5 +15,6 @@ __all__ = [
     "Outcome",
     "Split",
     "Target",
+    "Tuning",
     "named_suite",
 ]

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, get_scheduler
 from ..report import Scores
 from ..tasks import seed_of
 from .base import Attack, AttackData, Outcome, Split, Target, in_batches, scores
+from .optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,27 @@ class FullFineTuning(Attack):
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed_of("full fine-tuning", seed))  # dropout: the same run gives the same scores
-            return _train(_placed(target.load(data.num_labels, seed)), few, data, seed, settings)
+            return train(placed(target.load(data.num_labels, seed)), few, data, seed, settings)
 
 
-def _train(model: PreTrainedModel, few: Split, data: AttackData, seed: int, settings: dict[str, Any]) -> Outcome:
-    """Train, keep the checkpoint that the selection split prefers, score it on test."""
+def train(model: PreTrainedModel, few: Split, data: AttackData, seed: int, settings: dict[str, Any]) -> Outcome:
+    """Train the weights that require a gradient, keep the checkpoint that selection prefers, score it on test.
+
+    Args:
+        model: On its device.
+        few: Rows to train on.
+        data: What the attacker has.
+        seed: Of the order of rows.
+        settings: ``learning_rate``, ``steps``, ``batch_size``, ``checkpoints``, ``schedule``, and an ``optimizer`` by
+            name (AdamW by default).
+
+    Raises:
+        FloatingPointError: The loss is not finite.
+    """
     steps = settings["steps"]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], fused=True)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    make = OPTIMIZERS[settings.get("optimizer", "adamw")]
+    optimizer = make(weights, lr=settings["learning_rate"])
     schedule = get_scheduler(settings["schedule"], optimizer, steps // 10, steps)
     looks = {round(steps * (i + 1) / settings["checkpoints"]) for i in range(settings["checkpoints"])}
     best: tuple[Scores, dict[str, Tensor]] | None = None
@@ -74,7 +89,7 @@ def _train(model: PreTrainedModel, few: Split, data: AttackData, seed: int, sett
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}")
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -135,7 +150,7 @@ class HeadOnly(Attack):
         # Frozen features do not depend on the seed, except where the weights themselves do.
         key = ("features", target, target.identity()["sha256"], seed if target.random else 0)
         if key not in data.memory:
-            model = _placed(target.load(data.num_labels, seed)).eval()
+            model = placed(target.load(data.num_labels, seed)).eval()
             data.memory[key] = {
                 name: in_batches(split, data.collate, lambda batch: _pooled(model, batch))
                 for name, split in (("train", data.train), ("selection", data.selection), ("test", data.test))
@@ -191,7 +206,8 @@ def _epochs(count: int, size: int, steps: int, seed: int) -> list[np.ndarray]:
     return [stream[i * size : (i + 1) * size] for i in range(steps)]
 
 
-def _placed(model: PreTrainedModel) -> PreTrainedModel:
+def placed(model: PreTrainedModel) -> PreTrainedModel:
+    """The model on the device that attacks run on."""
     nn.Module.to(model, _device())
     return model
 
