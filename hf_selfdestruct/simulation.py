@@ -132,6 +132,7 @@ class Simulation:
                 "an adversary's LoraConfig adapts the word embeddings, of which only the used rows exist here; leave "
                 f"them out of target_modules={lora.target_modules if lora else None}."
             )
+        skeleton.trained(trainable)  # refuses layers that are not there
         return skeleton
 
     def _newcomer(self, task: BlockedTask, number: int, adversary: Adversary) -> LearnedAdversary:

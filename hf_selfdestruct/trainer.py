@@ -120,7 +120,9 @@ class SelfDestructTrainer(Trainer):
         check_desired({"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}, model)
         check_tasks(self.blocked_tasks, self.input_columns)
         check_adversaries(self.adversaries, self.blocked_tasks, model, self.train_dataset)
-        check_losses(self.blocking_losses, self.keeping_losses, keep_dataset, model)
+        check_losses(
+            self.blocking_losses, self.keeping_losses, model, keep_dataset=keep_dataset, desired=self.train_dataset
+        )
         warn_of_association(self.blocked_tasks, self.train_dataset)
         self.blocked_collator = blocked_collator(model, self.data_collator, self.processing_class)
         self._set_up(model)

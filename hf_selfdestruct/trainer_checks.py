@@ -107,7 +107,12 @@ def has_loss(model: PreTrainedModel) -> bool:
 
 
 def check_losses(
-    blocking: Sequence[BlockingLoss], keeping: Sequence[KeepingLoss], keep_dataset: Any, model: PreTrainedModel
+    blocking: Sequence[BlockingLoss],
+    keeping: Sequence[KeepingLoss],
+    model: PreTrainedModel,
+    *,
+    keep_dataset: Any,
+    desired: Any,
 ) -> None:
     """Refuse losses that cannot be measured, and a model that nothing keeps good."""
     if not has_loss(model) and not keeping:
@@ -121,6 +126,11 @@ def check_losses(
         raise ValueError("keep_dataset is empty: give it at least one row.")
     if keep_dataset is not None and not keeping and not any(loss.on_general for loss in blocking):
         raise ValueError("keep_dataset is given, but no loss looks at it: give keeping_losses= or keeping_loss=.")
+    if keep_dataset is None and not isinstance(desired, Dataset) and any(loss.on_general for loss in blocking):
+        raise ValueError(
+            "a blocking loss is measured on general rows: give keep_dataset=, or a map-style train_dataset "
+            f"(got {type(desired).__name__})."
+        )
     for loss in keeping:
         if loss.wants_labels and keep_dataset is None:
             raise ValueError(f"{type(loss).__name__} reads the rows to keep: give keep_dataset=.")

@@ -177,6 +177,17 @@ def test_lora_by_name_works_for_every_architecture(make_trainer, tiny_model, tmp
     assert trainer.state.log_history[0]["meta_grad_norm"] > 1e-6
 
 
+def test_layers_that_are_not_there_are_refused_before_training(make_trainer, tmp_path) -> None:
+    with pytest.raises(ValueError, match="trainable='last_9': BertForSequenceClassification has 2 layers"):
+        make_trainer(tmp_path, adversary_trainable="last_9")
+
+
+def test_a_collapse_needs_general_rows(make_trainer, toy_data, tmp_path) -> None:
+    stream = toy_data["train"].to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"general rows: give keep_dataset=.*got IterableDataset"):
+        make_trainer(tmp_path, method="ctrap", train_dataset=stream)
+
+
 def test_adapters_on_word_embeddings_are_refused(make_trainer, tmp_path) -> None:
     lora = LoraConfig(target_modules=["word_embeddings"])
     with pytest.raises(ValueError, match="adapts the word embeddings"):
