@@ -13,9 +13,7 @@ from transformers import PreTrainedModel
 
 from .functional import dropout
 from .keeping import KeepingLoss, total
-from .scene import Rows
-
-LABELS = ("label", "labels", "label_ids")
+from .scene import LABELS, Rows
 
 
 class Keeper:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .simulation import Simulation
 
 Batch = Mapping[str, Tensor]
+LABELS = ("label", "labels", "label_ids")  # columns that transformers takes for labels
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ class Scene:
         return Reading(total, cross_entropy(logits, labels), (logits.argmax(-1) == labels).float().mean().item())
 
     def _view(self, weights: Weights, batch: Batch, *, deep: bool) -> View:
-        inputs = {n: v for n, v in batch.items() if n not in ("labels", "label")}
+        inputs = {n: v for n, v in batch.items() if n not in LABELS}
         options = {"output_hidden_states": True} if deep else {}
         answers = self._run(self._skeleton, weights, inputs, **options)
         labels = batch["labels"] if "labels" in batch else answers.logits.new_zeros(len(answers.logits)).long()

@@ -143,13 +143,12 @@ def used_rows(batches: Iterable[Mapping[str, Tensor]], count: int, padding: int 
         Row numbers, shape ``(used,)``, and places, shape ``(count,)``; unused rows have place 0.
     """
     tokens = [batch.get("input_ids") for batch in batches]
-    first = [torch.tensor([padding])] if padding is not None else []
     if not tokens or any(t is None for t in tokens):
         rows = torch.arange(count)
     else:
         rows = torch.cat([t.reshape(-1).cpu() for t in tokens if t is not None]).unique()
     if padding is not None:
-        rows = torch.cat([*first, rows[rows != padding]])
+        rows = torch.cat([torch.tensor([padding]), rows[rows != padding]])
     index = torch.zeros(count, dtype=torch.long)
     index[rows] = torch.arange(len(rows))
     return rows, index

@@ -19,7 +19,7 @@ from .keeper import Keeper
 from .keeping import KeepingLoss, keeping_loss
 from .losses import BlockingLoss, blocking_loss
 from .meta_step import meta_loss
-from .scene import Draw, Rows
+from .scene import LABELS, Draw, Rows
 from .simulation import Simulation
 from .tasks import BlockedTask
 from .trainer_checks import (
@@ -257,7 +257,7 @@ class SelfDestructTrainer(Trainer):
             losses=self.blocking_losses,
             collate=lambda r: self._prepare_inputs(self.blocked_collator(r)),
             columns=self.input_columns,
-            benign=rows(self.train_dataset, ("label", "labels", "label_ids")),
+            benign=rows(self.train_dataset, LABELS),
             general=rows(general, ()),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -55,11 +56,38 @@ class FullFineTuning(Attack):
     def run(  # noqa: D102
         self, target: Target, data: AttackData, *, examples: int, seed: int, settings: dict[str, Any]
     ) -> Outcome:
-        few = data.train.take(data.few(examples, seed))
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed_of("full fine-tuning", seed))  # dropout: the same run gives the same scores
-            return train(placed(target.load(data.num_labels, seed)), few, data, seed, settings)
+        return tune(self.name, target, data, examples=examples, seed=seed, settings=settings)
+
+
+def tune(
+    name: str,
+    target: Target,
+    data: AttackData,
+    *,
+    examples: int,
+    seed: int,
+    settings: dict[str, Any],
+    prepare: Callable[[PreTrainedModel], None] | None = None,
+) -> Outcome:
+    """Load a model, prepare it, train it; the global generators are left as they were.
+
+    Args:
+        name: The attack's name: with ``seed`` it decides dropout, so that the same run gives the same scores.
+        target: The model.
+        data: What the attacker has.
+        examples: Training rows it may use.
+        seed: Of subset, head and data order.
+        settings: See :func:`train`.
+        prepare: What is done to the loaded model first.
+    """
+    few = data.train.take(data.few(examples, seed))
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed_of(name, seed))
+        model = target.load(data.num_labels, seed)
+        if prepare is not None:
+            prepare(model)
+        return train(_placed(model), few, data, seed, settings)
 
 
 def train(model: PreTrainedModel, few: Split, data: AttackData, seed: int, settings: dict[str, Any]) -> Outcome:
@@ -150,7 +178,7 @@ class HeadOnly(Attack):
         # Frozen features do not depend on the seed, except where the weights themselves do.
         key = ("features", target, target.identity()["sha256"], seed if target.random else 0)
         if key not in data.memory:
-            model = placed(target.load(data.num_labels, seed)).eval()
+            model = _placed(target.load(data.num_labels, seed)).eval()
             data.memory[key] = {
                 name: in_batches(split, data.collate, lambda batch: _pooled(model, batch))
                 for name, split in (("train", data.train), ("selection", data.selection), ("test", data.test))
@@ -206,8 +234,7 @@ def _epochs(count: int, size: int, steps: int, seed: int) -> list[np.ndarray]:
     return [stream[i * size : (i + 1) * size] for i in range(steps)]
 
 
-def placed(model: PreTrainedModel) -> PreTrainedModel:
-    """The model on the device that attacks run on."""
+def _placed(model: PreTrainedModel) -> PreTrainedModel:
     nn.Module.to(model, _device())
     return model
 

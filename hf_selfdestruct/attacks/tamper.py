@@ -53,9 +53,7 @@ class ReinitialiseLast(Tamper):
             raise ValueError(f"layers must be at least 1; got {self.layers}.")
 
     def apply(self, model: PreTrainedModel, seed: int) -> None:  # noqa: D102
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of("reinitialise", seed))
-            fresh = dict(type(model)._from_config(model.config).named_parameters())
+        fresh = _fresh(model, "reinitialise", seed)
         blocks = layers_of(model)
         if len(blocks) < self.layers:
             raise ValueError(f"ReinitialiseLast({self.layers}): {type(model).__name__} has {len(blocks)} layers.")
@@ -97,9 +95,7 @@ class Rescale(Tamper):
     factor: float = 4.0
 
     def apply(self, model: PreTrainedModel, seed: int) -> None:  # noqa: D102
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of("rescale", seed))
-            fresh = dict(type(model)._from_config(model.config).named_parameters())
+        fresh = _fresh(model, "rescale", seed)
         for name, weight in model.named_parameters():
             size, usual = (w.detach().square().mean().sqrt().item() for w in (weight, fresh[name]))
             if weight.dim() > 1 and size and usual and abs(math.log(size / usual)) > math.log(self.factor):
@@ -172,3 +168,10 @@ def _matrices(model: nn.Module) -> Iterator[Tensor]:
     for weight in model.parameters():
         if weight.dim() > 1:
             yield weight.data
+
+
+def _fresh(model: PreTrainedModel, *key: Any) -> dict[str, nn.Parameter]:
+    """Weights as the architecture starts from, by name."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(*key))
+        return dict(type(model)._from_config(model.config).named_parameters())

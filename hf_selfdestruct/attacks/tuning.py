@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ..tasks import seed_of
 from .base import Attack, AttackData, Outcome, Target
-from .finetune import placed, train
+from .finetune import tune
 from .optimizers import OPTIMIZERS
 from .tamper import Tamper, layers_of
 
@@ -83,15 +81,12 @@ class Tuning(Attack):
     def run(  # noqa: D102
         self, target: Target, data: AttackData, *, examples: int, seed: int, settings: dict[str, Any]
     ) -> Outcome:
-        few = data.train.take(data.few(examples, seed))
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed_of(self.name, seed))
-            model = target.load(data.num_labels, seed)
+        def ready(model: PreTrainedModel) -> None:
             if self.tamper:
                 self.tamper.apply(model, seed)
             prepare(model, self.trainable, rank=self.rank)
-            return train(placed(model), few, data, seed, settings)
+
+        return tune(self.name, target, data, examples=examples, seed=seed, settings=settings, prepare=ready)
 
 
 def prepare(model: PreTrainedModel, trainable: str, *, rank: int = 8) -> None:
