@@ -62,13 +62,17 @@ def _parser() -> argparse.ArgumentParser:
     attack.add_argument("--config", required=True, metavar="CONFIG.yaml", help="data and blocked tasks")
     attack.add_argument("--undefended", help="folder or Hub id of the sibling without blocking")
     attack.add_argument("--base", help="model it started from; by default `model` of the configuration")
-    attack.add_argument("--suite", help="smoke or default; by default `suite` of the configuration")
+    attack.add_argument(
+        "--suite",
+        help="smoke, default, mlac, sophon, durability, adaptive or full; by default `suite` of the configuration",
+    )
     attack.add_argument("--output", default="report.json", help="where the report goes")
-    attack.add_argument("--storage", help="Optuna storage URL of the runs already made")
+    attack.add_argument("--storage", help="Optuna storage URL of the runs; by default a file beside the report")
+    attack.add_argument("--workers", type=int, default=1, help="processes on this machine that share the work")
 
     report = command("report", _report, "show a report as a table, and draw its plots")
-    report.add_argument("report", metavar="REPORT.json")
-    report.add_argument("--plots", metavar="DIR", help="draw the plots into this folder")
+    report.add_argument("reports", metavar="REPORT.json", nargs="+", help="several are put side by side")
+    report.add_argument("--plots", metavar="DIR", help="draw the plots of a single report into this folder")
 
     card = command("card", _card, "render DIR/README.md again from the report and card.json")
     card.add_argument("folder", metavar="DIR")
@@ -137,6 +141,7 @@ def _attack(arguments: argparse.Namespace) -> int:
         undefended=arguments.undefended,
         base=arguments.base,
         storage=arguments.storage or f"sqlite:///{output.with_suffix('.attacks.db')}",
+        workers=arguments.workers,
     )
     report.save(output)
     _show(report.table())
@@ -146,11 +151,17 @@ def _attack(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from .plots import save_plots
     from .report import AttackReport
+    from .tables import comparison_table
 
-    report = AttackReport.load(arguments.report)
-    _show(report.table())
+    reports = [AttackReport.load(path) for path in arguments.reports]
+    if len(reports) > 1:
+        if arguments.plots:
+            raise ValueError("--plots draws one report at a time; give a single REPORT.json.")
+        _show(comparison_table(reports, arguments.reports))
+        return 0
+    _show(reports[0].table())
     if arguments.plots:
-        for path in save_plots(report, arguments.plots):
+        for path in save_plots(reports[0], arguments.plots):
             _show(f"{path}\n")
     return 0
 

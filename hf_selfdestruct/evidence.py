@@ -6,23 +6,27 @@ import copy
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import evaluate
 from datasets import Dataset
 
 from . import __version__, manifest
-from .attacks import AttackSuite, Target, named_suite
-from .attacks.base import check_attackable
+from .attacks import AttackSuite, DesiredData, Split, Target, named_suite
+from .attacks.data import check_attackable
+from .attacks.ledger import Ledger
 from .card import CardDetails, render_folder
 from .files import file_hash
 from .plots import save_plots
 from .report import AttackReport
+from .tasks import BlockedTask
 
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
+BENIGN_ROWS, COST_ROWS = 2000, 256
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 logger = logging.getLogger(__name__)
@@ -37,11 +41,13 @@ def attack_trainer(
     desired_dataset: Dataset | None = None,
     card: CardDetails | Mapping[str, Any] | None = None,
     storage: str | None = None,
+    controls: Sequence[BlockedTask] = (),
+    metrics: Mapping[str, evaluate.Metric] | None = None,
+    workers: int = 1,
 ) -> AttackReport:
     """Save a trainer's model, attack it beside its references, and write the evidence into its folder.
 
-    Under several processes the first one attacks while the others wait; ``args.ddp_timeout`` (seconds)
-    must allow for that.
+    Under several processes on one machine all of them share the attacks, and the first one writes the folder.
 
     Args:
         trainer: A trainer whose training has ended.
@@ -51,7 +57,11 @@ def attack_trainer(
         base: Folder or Hub id of the starting model; by default ``output_dir/_base``.
         desired_dataset: Where desired quality is measured; by default the trainer's ``eval_dataset``.
         card: The user's own words.
-        storage: Optuna storage URL; by default a file in the folder.
+        storage: Optuna storage URL; by default a file in the folder. One storage for several hardened models
+            lets them share the runs on base, undefended and scratch.
+        controls: Benign tasks, fine-tuned to as a control of what hardening costs others.
+        metrics: ``evaluate`` metrics of your own, by name, for the report.
+        workers: Processes that share the attacks, where no launcher started several.
 
     Returns:
         The report, also in ``output_dir/selfdestruct/report.json``.
@@ -72,7 +82,7 @@ def attack_trainer(
     targets = [
         Target("base", base),
         Target("undefended", str(sibling.folder)),
-        Target("hardened", str(folder)),
+        Target("hardened", str(folder), sibling=str(sibling.folder)),
         Target("scratch", base, random=True),
     ]
     desired = {
@@ -80,16 +90,22 @@ def attack_trainer(
         "hardened": _quality(trainer, desired_dataset),
         "undefended": _quality(sibling, desired_dataset),
     }
-    # Training and evaluation take every process; the judge takes one, and the others wait for its report.
+    storage = storage or f"sqlite:///{folder / '_attacks.db'}"
+    with trainer.accelerator.main_process_first():
+        Ledger(storage)  # one process makes the file, all others find it
+    report = chosen.run(
+        targets,
+        trainer.blocked_tasks,
+        columns=trainer.input_columns,
+        collate=trainer.blocked_collator,
+        controls=controls,
+        desired=_desired_data(trainer),
+        metrics=metrics,
+        storage=storage,
+        workers=workers,
+        progress=trainer.is_world_process_zero() and not trainer.args.disable_tqdm,
+    )
     if trainer.is_world_process_zero():
-        report = chosen.run(
-            targets,
-            trainer.blocked_tasks,
-            columns=trainer.input_columns,
-            collate=trainer.blocked_collator,
-            storage=storage or f"sqlite:///{folder / '_attacks.db'}",
-            progress=not trainer.args.disable_tqdm,
-        )
         report = dataclasses.replace(report, desired=desired, recipe=recipe_of(trainer))
         complete_folder(folder, report, details)
     trainer.accelerator.wait_for_everyone()
@@ -133,7 +149,7 @@ def complete_folder(folder: Path, report: AttackReport, details: CardDetails) ->
     stamp = {
         "version": __version__,
         "method": report.recipe.get("method", "not stated"),
-        "blocked_tasks": list(report.tasks),
+        "blocked_tasks": report.blocked(),
         "report_sha256": file_hash(evidence / "report.json"),
     }
     manifest.stamp_config(folder, stamp)
@@ -181,6 +197,16 @@ def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | Non
         keeping_losses=trainer.keeping_losses,
         keep_dataset=trainer.keep_dataset,
     )
+
+
+def _desired_data(trainer: SelfDestructTrainer) -> DesiredData | None:
+    """The desired task as an attacker may have it: benign rows, and rows to see what an attack costs."""
+    splits = [
+        Split.of(dataset, trainer.input_columns, limit=limit)
+        for dataset, limit in ((trainer.train_dataset, BENIGN_ROWS), (trainer.eval_dataset, COST_ROWS))
+    ]
+    train, test = splits
+    return DesiredData(train, test) if train and test else None
 
 
 def _quality(trainer: SelfDestructTrainer, dataset: Dataset | None) -> dict[str, float]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .recovery import recovery
 from .report import AttackReport
+from .runs import AttackRun
 
 COLOURS = {"base": "#7f7f7f", "undefended": "#d55e00", "hardened": "#0072b2", "scratch": "#009e73"}
 MARKERS = {"base": "^", "undefended": "s", "hardened": "o", "scratch": "D"}
+INK = "#444444"
 
 
 def save_plots(report: AttackReport, folder: str | Path) -> list[Path]:
@@ -21,22 +28,22 @@ def save_plots(report: AttackReport, folder: str | Path) -> list[Path]:
         folder: Where the PNG files go; made if missing.
 
     Returns:
-        Paths of the files, one per blocked task.
+        Paths of the files, four per blocked task.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for task in report.tasks:
-        path = folder / f"score_against_examples_{task}.png"
-        FigureCanvasAgg(_score_against_examples(report, task)).print_png(path)
-        paths.append(path)
+    for task in report.blocked():
+        for draw in (score_against_examples, cost_to_recover, attacks_and_models, best_so_far):
+            path = folder / f"{draw.__name__}_{task}.png"
+            FigureCanvasAgg(draw(report, task)).print_png(path)
+            paths.append(path)
     return paths
 
 
-def _score_against_examples(report: AttackReport, task: str) -> Figure:
+def score_against_examples(report: AttackReport, task: str) -> Figure:
     """Test accuracy of the strongest attack against the examples it had, one line per model, with spread."""
-    figure = Figure(figsize=(7.5, 4.6), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _figure(f"Strongest attack on the blocked task “{task}”", "test accuracy")
     budgets = report.budgets(task)
     for role in report.roles():
         found = [s for n in budgets if (s := report.strongest(task, n, role))]
@@ -44,17 +51,111 @@ def _score_against_examples(report: AttackReport, task: str) -> Figure:
         low = [s.mean - (s.deviation if s.seeds > 1 else 0.0) for s in found]
         high = [s.mean + (s.deviation if s.seeds > 1 else 0.0) for s in found]
         axes.fill_between(x, low, high, color=COLOURS[role], alpha=0.15, linewidth=0)
-        width = 2.4 if role == "hardened" else 1.6
-        axes.plot(x, [s.mean for s in found], marker=MARKERS[role], color=COLOURS[role], lw=width, label=role)
-    majority = report.tasks[task]["majority"]
-    axes.axhline(majority, color="#444444", ls=":", lw=1.2, label="commonest label")
+        axes.plot(x, [s.mean for s in found], marker=MARKERS[role], label=role, **_line(role))
+    for role, style, words in (("raw", "--", "raw input, no model"), ("more", "-.", "scratch, more data")):
+        best = max((s for s in report.summaries(task) if s.role == role), key=lambda s: s.examples, default=None)
+        if best:
+            axes.axhline(best.mean, color=INK, ls=style, lw=1.2, label=words)
+    _chance(axes, report, task)
     axes.set_xscale("log")
     axes.set_xticks(budgets, [str(n) for n in budgets])
     axes.minorticks_off()
     axes.set_xlabel("blocked examples the attacker has")
-    axes.set_ylabel("test accuracy, strongest attack")
-    axes.set_title(f"Fine-tuning to the blocked task “{task}”", loc="left", fontsize=11)
-    axes.grid(axis="y", color="#dddddd", lw=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left", fontsize=9)
     return figure
+
+
+def cost_to_recover(report: AttackReport, task: str) -> Figure:
+    """Best accuracy on the selection split against optimizer steps, over all attacks with all examples."""
+    figure, axes = _figure(f"What an attacker reaches in so many steps: “{task}”", "selection accuracy, best so far")
+    examples = max(report.budgets(task), default=0)
+    for role in report.roles():
+        points = sorted(
+            (step, reached)
+            for run in _finished(report, task, role, examples)
+            for step, reached in (run.curve or ((run.steps, run.selection.accuracy),))  # type: ignore[union-attr]
+        )
+        if points:
+            steps, reached = zip(*points, strict=True)
+            best = np.maximum.accumulate(reached)
+            end = max(steps[-1], 1)
+            drawn = [*steps, end], [*best, best[-1]]
+            axes.step(*drawn, where="post", label=role, **_line(role))
+    found = recovery(report, task, "hardened") if "hardened" in report.models else None
+    if found:
+        axes.axhline(found.level, color=INK, ls="--", lw=1.2, label="90 % of undefended recovered")
+    _chance(axes, report, task)
+    axes.set_xscale("symlog", linthresh=10)
+    axes.set_xlabel(f"optimizer steps (0: a probe), with {examples} examples")
+    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    return figure
+
+
+def attacks_and_models(report: AttackReport, task: str) -> Figure:
+    """Heat map: mean test accuracy of every attack on every model, with all its examples."""
+    summaries = {(s.attack, s.examples, s.role): s.mean for s in report.summaries(task) if s.role in report.roles()}
+    most: dict[str, int] = {}
+    for attack, examples, _ in summaries:
+        most[attack] = max(examples, most.get(attack, 0))
+    attacks, roles = sorted(most), report.roles()
+    values = np.array([[summaries.get((a, most[a], role), np.nan) for role in roles] for a in attacks])
+    height = 1.6 + 0.36 * max(1, len(attacks))
+    figure = Figure(figsize=(7.5, height), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    chance = report.tasks[task]["majority"]
+    if values.size:
+        top = max(float(np.nanmax(values)), chance + 0.05)
+        axes.imshow(values, cmap="YlOrBr", aspect="auto", vmin=min(chance, float(np.nanmin(values))), vmax=top)
+        for (row, column), value in np.ndenumerate(values):
+            light = value > chance + 0.7 * (top - chance)
+            text = "–" if np.isnan(value) else f"{value:.3f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if light else "black")
+    labels = [f"{a} ({most[a]})" for a in attacks]
+    axes.set_xticks(range(len(roles)), roles)
+    axes.set_yticks(range(len(attacks)), labels, fontsize=9)
+    axes.set_title(f"Test accuracy on “{task}”, by attack (examples)", loc="left", fontsize=11)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def best_so_far(report: AttackReport, task: str) -> Figure:
+    """Best accuracy on the selection split against the number of settings tried, with all examples."""
+    figure, axes = _figure(f"Does searching longer help? “{task}”", "selection accuracy, best so far")
+    examples = max(report.budgets(task), default=0)
+    for role in report.roles():
+        first = min((run.seed for run in report.runs if run.task == task), default=0)
+        tried = [r.selection.accuracy for r in report.runs
+                 if (r.task, r.role, r.examples, r.seed) == (task, role, examples, first) and r.selection]  # fmt: skip
+        if tried:
+            best = np.maximum.accumulate(tried)
+            axes.step(range(1, len(best) + 1), best, where="post", label=role, **_line(role))
+    _chance(axes, report, task)
+    axes.set_xlabel(f"settings tried, in the order of the suite, with {examples} examples")
+    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    return figure
+
+
+def _finished(report: AttackReport, task: str, role: str, examples: int) -> Iterator[AttackRun]:
+    for run in report.runs:
+        outside = report.attacks.get(run.attack, {}).get("outside")
+        if (run.task, run.role, run.examples) == (task, role, examples) and run.selection and not outside:
+            yield run
+
+
+def _figure(title: str, value: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.5, 4.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_ylabel(value)
+    axes.grid(axis="y", color="#dddddd", lw=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _line(role: str) -> dict[str, Any]:
+    return {"color": COLOURS[role], "lw": 2.4 if role == "hardened" else 1.6}
+
+
+def _chance(axes: Axes, report: AttackReport, task: str) -> None:
+    axes.axhline(report.tasks[task]["majority"], color=INK, ls=":", lw=1.2, label="commonest label")

@@ -20,14 +20,18 @@ from transformers import (
 )
 
 from . import checkpoints
-from .attacks import Split, Target, named_suite
-from .attacks.base import Collate, in_batches
-from .attacks.search import Ledger
+from .attacks import DesiredData, Split, Target, named_suite
+from .attacks.data import Collate, in_batches
+from .attacks.ledger import Ledger
 from .config import HardenConfig, training_arguments
 from .corpus import check_source, load_data, reason
+from .evidence import BENIGN_ROWS, COST_ROWS
 from .report import AttackReport
 from .tasks import BlockedTask
 from .trainer import SelfDestructTrainer
+
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +113,7 @@ def attack(
     undefended: str | None = None,
     base: str | None = None,
     storage: str | None = None,
+    workers: int = 1,
     progress: bool = True,
 ) -> AttackReport:
     """Attack a model made by anyone, beside its references.
@@ -119,6 +124,7 @@ def attack(
         undefended: Folder or Hub id of its sibling; without one that row is not measured.
         base: The model it started from; by default ``config.model``.
         storage: Optuna storage URL of the ledger.
+        workers: Processes that share the work.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -128,10 +134,15 @@ def attack(
         ValueError: A model or the storage cannot be used; all are looked at before the first attack.
     """
     folders = {"base": base or config.model, "undefended": undefended, "hardened": model}
-    targets = [Target(role, folder) for role, folder in folders.items() if folder]
+    targets = [
+        Target(role, folder, sibling=(undefended or "") if role == "hardened" else "")
+        for role, folder in folders.items()
+        if folder
+    ]
     check_source(config.data)
     for target in targets:
         _check_target(target)
+    _check_alike(targets)
     _check_storage(storage)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     data = load_data(config, tokenizer)
@@ -143,7 +154,9 @@ def attack(
         blocked_tasks(config, data),
         columns=tokenizer.model_input_names,
         collate=collate,
+        desired=_desired_data(data),
         storage=storage,
+        workers=workers,
         progress=progress,
     )
     return replace(report, desired={"dataset": "the desired task's test split", **desired})
@@ -160,11 +173,32 @@ def _check_target(target: Target) -> None:
         raise ValueError(f"{where}: no model.safetensors; weights in other formats are never loaded.")
 
 
+def _check_alike(targets: list[Target]) -> None:
+    """Refuse references of another architecture: their numbers would say nothing about the hardened model."""
+    hardened = next(t for t in targets if t.role == "hardened")
+    config = AutoConfig.from_pretrained(hardened.folder, trust_remote_code=False)
+    for target in targets:
+        other = AutoConfig.from_pretrained(target.folder, trust_remote_code=False)
+        if differing := [n for n in ("model_type", *SIZES) if getattr(config, n, None) != getattr(other, n, None)]:
+            name = differing[0]
+            raise ValueError(
+                f"{target.role} model {target.folder}: {name} is {getattr(other, name, None)!r}, the hardened "
+                f"model's is {getattr(config, name, None)!r}; references must have the hardened model's architecture."
+            )
+
+
 def _check_storage(storage: str | None) -> None:
     try:
         Ledger(storage)
     except (ImportError, SQLAlchemyError) as error:
         raise ValueError(f"storage {storage!r} cannot be opened ({reason(error)}).") from None
+
+
+def _desired_data(data: DatasetDict) -> DesiredData | None:
+    columns = [c for c in data["train"].column_names if c in MODEL_INPUTS]
+    train = Split.of(data["train"], columns, limit=BENIGN_ROWS)
+    test = Split.of(data["validation"], columns, limit=COST_ROWS)
+    return DesiredData(train, test) if train and test else None
 
 
 def _accuracy(target: Target, count: int, rows: Dataset, collate: Collate) -> dict[str, float]:

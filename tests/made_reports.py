@@ -25,6 +25,11 @@ ACCURACY = {
 SELECTION = {("hardened", "head only", 100): 0.62, ("hardened", "full fine-tuning", 100): 0.61}
 
 
+def made_scores(accuracy: float, auc: float) -> Scores:
+    """Scores of a balanced task, whose loss is a number like any other."""
+    return Scores(accuracy, auc, accuracy, 0.6)
+
+
 def made_run(**fields: Any) -> AttackRun:
     """A run; ``accuracy``, ``auc`` and ``chose_by`` stand for its scores, ``failed=True`` for having none."""
     accuracy, auc = fields.pop("accuracy", 0.6), fields.pop("auc", 0.61)
@@ -33,7 +38,8 @@ def made_run(**fields: Any) -> AttackRun:
     usual = {
         "task": "gender", "attack": "head only", "role": "hardened", "examples": 20, "seed": 0, "settings": {},
         "chosen": True, "status": "failed" if failed else "ok", "steps": 0, "seconds": 1.5,
-        "selection": None if failed else Scores(chose_by, auc), "test": None if failed else Scores(accuracy, auc),
+        "selection": None if failed else made_scores(chose_by, auc),
+        "test": None if failed else made_scores(accuracy, auc),
         "error": "FloatingPointError: loss is nan at step 3" if failed else "",
     }  # fmt: skip
     return AttackRun(**{**usual, **fields})

@@ -1,14 +1,18 @@
 """The judge: attacks on published models. It shares no code with the defence."""
 
-from .base import Attack, AttackData, Outcome, Split, Target
-from .finetune import FullFineTuning, HeadOnly
-from .suite import AttackSuite, Entry, named_suite
-from .tuning import Tuning
+from .base import AnyOf, Attack, Outcome, Target
+from .data import AttackData, DesiredData, Split
+from .probes import HeadOnly
+from .suite import AttackSuite, Entry
+from .suites import named_suite
+from .tuning import FullFineTuning, Tuning
 
 __all__ = [
+    "AnyOf",
     "Attack",
     "AttackData",
     "AttackSuite",
+    "DesiredData",
     "Entry",
     "FullFineTuning",
     "HeadOnly",

@@ -1,105 +1,44 @@
-"""What an attack is, what it is run on, and the models it starts from.
+"""What an attack is, and the models it starts from.
 
 Nothing of the defence is imported here: models are loaded from disk as anybody would load them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
-from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 
 from ..files import file_hash
-from ..report import Scores
-from ..tasks import BlockedTask, seed_of
+from ..runs import Scores
+from .data import AttackData
 
-Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Tokenised rows with their labels."""
-
-    features: Sequence[dict[str, Any]]
-    labels: np.ndarray
-
-    def take(self, rows: Sequence[int]) -> Split:
-        """The split's rows of these numbers."""
-        return Split([self.features[row] for row in rows], self.labels[list(rows)])
-
-
-@dataclass(frozen=True, eq=False)
-class AttackData:
-    """What the attacker has: rows to train on, rows to select on, and the test rows of the report.
-
-    Args:
-        task: The blocked task's name.
-        num_labels: Its number of classes.
-        train: 70 % of the ``attack`` split.
-        selection: The rest of it.
-        test: The ``test`` split; read once per chosen run.
-        collate: Makes a batch of tensors, with ``labels``, from rows.
-        memory: What attacks keep from one run to the next, such as encoded features.
-    """
-
-    task: str
-    num_labels: int
-    train: Split
-    selection: Split
-    test: Split
-    collate: Collate
-    memory: dict[Any, Any] = field(default_factory=dict, repr=False)
-
-    @classmethod
-    def of(cls, task: BlockedTask, columns: Sequence[str], collate: Collate, *, limit: int | None = None) -> AttackData:
-        """The attacker's view of a blocked task.
-
-        Args:
-            task: A blocked task with ``attack`` (or ``validation``) and ``test`` rows.
-            columns: Columns the model accepts.
-            collate: Makes batches.
-            limit: Most rows of the selection and test splits (the first ones of a fixed shuffle).
-
-        Raises:
-            ValueError: The task has no rows for the attacker or none to test on.
-        """
-        check_attackable(task)
-
-        def split_of(name: str, rows: np.ndarray, most: int | None) -> Split:
-            if most is not None and len(rows) > most:
-                order = np.random.default_rng(seed_of(task.name, name, "limit")).permutation(len(rows))
-                rows = np.sort(rows[order[:most]])
-            return Split(task.features(name, [int(r) for r in rows], columns), task.labels(name)[rows])
-
-        everything = np.arange(len(task.splits()["test"]))
-        return cls(
-            task=task.name,
-            num_labels=task.classes,
-            train=split_of("attack", task.attacker_rows(), None),
-            selection=split_of("attack", task.selection_rows(), limit),
-            test=split_of("test", everything, limit),
-            collate=collate,
-        )
-
-    def few(self, examples: int, seed: int) -> list[int]:
-        """Numbers of the ``examples`` training rows drawn by ``seed``: the same for every model attacked."""
-        order = np.random.default_rng(seed_of(self.task, "few-shot", seed)).permutation(len(self.train.labels))
-        return order[:examples].tolist()
-
-
-def check_attackable(task: BlockedTask) -> None:
-    """Refuse a task without rows for the attacker, or without any to test on."""
-    for split in ("attack", "test"):
-        if split not in task.splits():
-            raise ValueError(f"blocked task {task.name!r} has no {split!r} split; give BlockedTask(..., {split}=...).")
+# What a configuration says beside the architecture.
+NO_SHAPE = {
+    *("_name_or_path", "architectures", "dtype", "finetuning_task", "hf_selfdestruct", "id2label", "label2id"),
+    *("problem_type", "torch_dtype", "transformers_version"),
+}
+AUTO_CLASSES = {
+    "input_ids": AutoModelForSequenceClassification,
+    "pixel_values": AutoModelForImageClassification,
+    "input_values": AutoModelForAudioClassification,
+    "input_features": AutoModelForAudioClassification,
+}
 
 
 @dataclass(frozen=True)
@@ -110,11 +49,13 @@ class Target:
         role: ``hardened``, ``undefended``, ``base`` or ``scratch``.
         folder: A folder or Hub id that ``transformers`` can load.
         random: Keep only the architecture, with random weights (scratch).
+        sibling: The undefended model's folder, for attacks that hold it.
     """
 
     role: str
     folder: str
     random: bool = False
+    sibling: str = ""
 
     def load(self, num_labels: int, seed: int) -> PreTrainedModel:
         """The model with a new head of ``num_labels`` classes; head (and scratch) weights depend on ``seed`` alone.
@@ -125,7 +66,7 @@ class Target:
         config = AutoConfig.from_pretrained(self.folder, num_labels=num_labels, trust_remote_code=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = AutoModelForSequenceClassification.from_config(config)
+            model = auto_class(config).from_config(config)
         if not self.random:
             trunk, info = AutoModel.from_pretrained(
                 self.folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True
@@ -136,22 +77,66 @@ class Target:
                 raise ValueError(f"{self.folder}: weights missing from the trunk: {', '.join(missing[:3])}.")
         return model
 
+    def published(self) -> PreTrainedModel | None:
+        """The model with the head it was published with; ``None`` where it has none."""
+        if self.random:
+            return None
+        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        model, info = auto_class(config).from_pretrained(
+            self.folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+        return None if info["missing_keys"] else model
+
     def identity(self) -> dict[str, Any]:
         """Name and SHA-256 of the weights (of the configuration, for random ones), for the report."""
-        pattern = "config.json" if self.random else "*.safetensors"
-        files = sorted(Path(self.folder).glob(pattern))
-        digest = file_hash(*files) if files else ""
-        name = "random weights of the same architecture" if self.random else Path(self.folder).name
-        return {"name": name, "sha256": digest}
+        if self.random:
+            config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False).to_dict()
+            shape = {k: v for k, v in config.items() if k not in NO_SHAPE}
+            digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()
+            return {"name": "random weights of the same architecture", "sha256": digest}
+        files = sorted(Path(self.folder).glob("*.safetensors"))
+        return {"name": Path(self.folder).name, "sha256": file_hash(*files) if files else ""}
 
 
-@dataclass(frozen=True)
+def auto_class(config: Any) -> Any:
+    """The ``AutoModelFor...Classification`` that fits what a model reads.
+
+    Raises:
+        ValueError: There is none for this architecture.
+    """
+    trunk: Any = AutoModel._model_mapping.get(type(config), None)
+    trunk = trunk[0] if isinstance(trunk, tuple) else trunk
+    found: Any = AUTO_CLASSES.get(getattr(trunk, "main_input_name", "input_ids"))
+    if found is None or type(config) not in found._model_mapping:
+        raise ValueError(f"{config.model_type!r} has no classification model in transformers; it cannot be attacked.")
+    return found
+
+
+@dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one attack run reached."""
+    """What one attack run reached.
+
+    Attributes:
+        selection: Scores on the selection split.
+        test: Scores on the test split; ``None`` when the run was stopped at a rung.
+        steps: Optimizer steps made.
+        flops: Floating-point operations of training.
+        curve: Pairs of step and selection accuracy, at every look.
+        desired_drop: Desired-task accuracy lost; ``None`` where it was not measured.
+        probabilities: Class probabilities of the test rows.
+        hits: Selection rows labelled right, at every look (or by every cell that was compared), ``(looks, rows)``.
+        found: What the run itself chose on the selection split, such as a layer.
+    """
 
     selection: Scores
-    test: Scores
+    test: Scores | None
     steps: int
+    flops: float = 0.0
+    curve: tuple[tuple[float, float], ...] = ()
+    desired_drop: float | None = None
+    probabilities: np.ndarray | None = None
+    hits: np.ndarray | None = None
+    found: dict[str, Any] = field(default_factory=dict)
 
 
 class Attack(ABC):
@@ -160,17 +145,46 @@ class Attack(ABC):
     Attributes:
         name: The field's name for it.
         assumes: What the attacker needs to have, in words.
+        outside: Whether it stands outside the headline, because it holds the undefended model itself.
+        needs: What must be there for it to run: ``desired`` (benign rows), ``sibling`` (the undefended model).
     """
 
     name: str
     assumes: str = "the published weights and labelled examples of the blocked task"
+    outside: bool = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What must be there for it to run, beside weights and examples."""
+        return frozenset()
+
+    def fitting(self, available: frozenset[str]) -> Attack | None:
+        """The attack as far as it can be run with what is available; ``None`` where it cannot."""
+        return self if self.needs <= available else None
 
     @abstractmethod
     def space(self) -> list[dict[str, Any]]:
         """Settings to search, the likeliest first; all models get the same."""
 
+    def rung(self, settings: dict[str, Any]) -> int | None:
+        """Step at which settings are compared and most of them given up; ``None`` where all are run to the end."""
+        return None
+
+    def cost(self, settings: dict[str, Any]) -> int:
+        """Optimizer steps of a whole run, for the ledger shown before the start."""
+        return 0
+
     @abstractmethod
-    def run(self, target: Target, data: AttackData, *, examples: int, seed: int, settings: dict[str, Any]) -> Outcome:
+    def run(
+        self,
+        target: Target,
+        data: AttackData,
+        *,
+        examples: int,
+        seed: int,
+        settings: dict[str, Any],
+        until: int | None = None,
+    ) -> Outcome:
         """Attack once.
 
         Args:
@@ -179,6 +193,7 @@ class Attack(ABC):
             examples: Training rows it may use.
             seed: Of subset, head and data order.
             settings: One point of :meth:`space`.
+            until: Stop at this step, a rung, without a look at the test split.
 
         Returns:
             Scores on the selection and the test split.
@@ -188,46 +203,64 @@ class Attack(ABC):
         """
 
 
-def scores(labels: np.ndarray, probabilities: np.ndarray) -> Scores:
-    """Accuracy and macro AUC.
+@dataclass(frozen=True)
+class AnyOf(Attack):
+    """The best of several attacks, searched as one: their settings compete on the selection split.
 
     Args:
-        labels: Shape ``(rows,)``.
-        probabilities: Shape ``(rows, classes)``, rows summing to 1.
+        name: Its name in the report.
+        of: Attacks with different names.
 
-    Raises:
-        FloatingPointError: A probability is not finite.
+    Example:
+        ```python
+        AnyOf("tampered fine-tuning", (Tuning("pruned", tamper=Prune()), Tuning("rescaled", tamper=Rescale())))
+        ```
     """
-    if not np.isfinite(probabilities).all():
-        raise FloatingPointError("the attacked model's outputs are not finite")
-    accuracy = float((probabilities.argmax(axis=1) == labels).mean())
-    aucs = [
-        roc_auc_score(labels == c, probabilities[:, c])
-        for c in range(probabilities.shape[1])
-        if 0 < (labels == c).sum() < len(labels)
-    ]
-    return Scores(accuracy, float(np.mean(aucs)) if aucs else 0.5)
+
+    name: str
+    of: tuple[Attack, ...]
+
+    def __post_init__(self) -> None:
+        if len({attack.name for attack in self.of}) < len(self.of):
+            raise ValueError(f"{self.name}: the attacks must have different names.")
+
+    def fitting(self, available: frozenset[str]) -> Attack | None:  # noqa: D102
+        left = tuple(attack for attack in self.of if attack.needs <= available)
+        return AnyOf(self.name, left) if left else None
+
+    def space(self) -> list[dict[str, Any]]:  # noqa: D102
+        return [{"variant": attack.name, **settings} for attack in self.of for settings in attack.space()]
+
+    def rung(self, settings: dict[str, Any]) -> int | None:  # noqa: D102
+        return self._variant(settings)[0].rung(self._variant(settings)[1])
+
+    def cost(self, settings: dict[str, Any]) -> int:  # noqa: D102
+        return self._variant(settings)[0].cost(self._variant(settings)[1])
+
+    def run(  # noqa: D102
+        self,
+        target: Target,
+        data: AttackData,
+        *,
+        examples: int,
+        seed: int,
+        settings: dict[str, Any],
+        until: int | None = None,
+    ) -> Outcome:
+        attack, inner = self._variant(settings)
+        return attack.run(target, data, examples=examples, seed=seed, settings=inner, until=until)
+
+    def _variant(self, settings: dict[str, Any]) -> tuple[Attack, dict[str, Any]]:
+        attack = next(a for a in self.of if a.name == settings["variant"])
+        return attack, {k: v for k, v in settings.items() if k != "variant"}
 
 
-@torch.no_grad()
-def in_batches(
-    split: Split, collate: Collate, call: Callable[[dict[str, Tensor]], Tensor], *, size: int = 64
-) -> np.ndarray:
-    """Run ``call`` over a split in batches of rows of like length, and return results in row order.
+def device() -> torch.device:
+    """Where attacks run."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    Args:
-        split: Rows.
-        collate: Makes batches.
-        call: Batch to tensor whose first dimension is the batch's.
-        size: Rows in a batch.
 
-    Returns:
-        Array whose first dimension is the rows.
-    """
-    lengths = [len(row.get("input_ids", ())) for row in split.features]
-    order = np.argsort(lengths, kind="stable")
-    parts = [
-        call(collate([dict(split.features[row]) for row in order[start : start + size]])).float().cpu().numpy()
-        for start in range(0, len(order), size)
-    ]
-    return np.concatenate(parts)[np.argsort(order, kind="stable")]
+def placed(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, on the device."""
+    nn.Module.to(model, device())
+    return model

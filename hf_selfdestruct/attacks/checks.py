@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from ..report import AttackReport
+from ..runs import AttackRun
 
 FEWEST_SEEDS = 3
 MARGIN = 0.03
+RISING = 0.02
 
 
 def doubts(report: AttackReport) -> tuple[str, ...]:
@@ -19,8 +22,8 @@ def doubts(report: AttackReport) -> tuple[str, ...]:
     Returns:
         One sentence per doubt; empty when no check fires.
     """
-    found: list[str] = []
-    for task in report.tasks:
+    found = [str(report.suite["note"])] if "note" in report.suite else []
+    for task in report.blocked():
         if report.budgets(task):
             found += [check for rule in RULES for check in rule(report, task)]
         else:
@@ -40,6 +43,21 @@ def weak_attack(report: AttackReport, task: str) -> Iterator[str]:
                 f"{task}: the strongest attack on the {role} model reaches only {best.mean:.3f} with {examples} "
                 "examples, about the commonest label's rate: this suite is too weak to say anything."
             )
+
+
+def weak_attacks(report: AttackReport, task: str) -> Iterator[str]:
+    """Single attacks that do not break the undefended model either: what they fail at says nothing."""
+    reference = next((role for role in ("undefended", "base") if role in report.models), None)
+    examples, chance = report.budgets(task)[-1], report.tasks[task]["majority"]
+    best = report.strongest(task, examples, reference) if reference else None
+    if best is None or best.mean < chance + MARGIN:
+        return
+    found = [s for s in report.summaries(task) if (s.role, s.examples) == (reference, examples)]
+    if weak := sorted(s.attack for s in found if s.mean < chance + MARGIN):
+        yield (
+            f"{task}: with {examples} examples these attacks do not break the {reference} model either, so that the "
+            f"hardened one resists them says nothing: {', '.join(weak)}."
+        )
 
 
 def starved_scratch(report: AttackReport, task: str) -> Iterator[str]:
@@ -63,9 +81,20 @@ def flipped_labels(report: AttackReport, task: str) -> Iterator[str]:
             )
 
 
+def hidden_ranking(report: AttackReport, task: str) -> Iterator[str]:
+    """A high AUC beside an accuracy at chance: the knowledge is there, only the threshold is off."""
+    chance = report.tasks[task]["majority"]
+    for s in report.summaries(task):
+        if s.role == "hardened" and s.mean < chance + MARGIN and s.auc > 0.5 + 3 * MARGIN:
+            yield (
+                f"{task}: {s.attack} with {s.examples} examples is at {s.mean:.3f} accuracy but at AUC {s.auc:.3f} on "
+                "the hardened model: it ranks the labels well, and another threshold would tell them apart."
+            )
+
+
 def few_seeds(report: AttackReport, task: str) -> Iterator[str]:
     """Too few repetitions for a spread."""
-    fewest = min((s.seeds for s in report.summaries(task)), default=0)
+    fewest = min((s.seeds for s in report.summaries(task) if s.role in report.roles()), default=0)
     if fewest < FEWEST_SEEDS:
         yield f"{task}: some results rest on {fewest} seeds; at least {FEWEST_SEEDS} are needed for a spread."
 
@@ -79,19 +108,59 @@ def failed_runs(report: AttackReport, task: str) -> Iterator[str]:
 
 def edge_of_range(report: AttackReport, task: str) -> Iterator[str]:
     """The best learning rate is the smallest or largest tried: a better one may lie beyond."""
-    tried: dict[str, set[float]] = {}
-    chosen: dict[str, set[float]] = {}
+    tried: dict[Any, set[float]] = {}
+    chosen: dict[Any, set[float]] = {}
     for run in report.runs:
         if run.task == task and run.role == "hardened" and "learning_rate" in run.settings:
-            tried.setdefault(run.attack, set()).add(run.settings["learning_rate"])
+            tried.setdefault(_kind(run), set()).add(run.settings["learning_rate"])
             if run.chosen:
-                chosen.setdefault(run.attack, set()).add(run.settings["learning_rate"])
-    for attack, rates in tried.items():
-        for rate in sorted(chosen.get(attack, set()) & {min(rates), max(rates)}):
+                chosen.setdefault(_kind(run), set()).add(run.settings["learning_rate"])
+    for kind, rates in tried.items():
+        if len(rates) == 1:  # one of many variants, not a search by rate
+            continue
+        for rate in sorted(chosen.get(kind, set()) & {min(rates), max(rates)}):
             yield (
-                f"{task}: {attack} chose learning rate {rate:g} on the hardened model, the edge of what was "
+                f"{task}: {' / '.join(kind)} chose learning rate {rate:g} on the hardened model, the edge of what was "
                 f"tried ({', '.join(f'{r:g}' for r in sorted(rates))}): a stronger attack may lie beyond."
             )
 
 
-RULES = (weak_attack, starved_scratch, flipped_labels, few_seeds, failed_runs, edge_of_range)
+def still_rising(report: AttackReport, task: str) -> Iterator[str]:
+    """The score still rises at the last look: with more steps the attack may get further."""
+    groups: dict[tuple[str, int], list[AttackRun]] = {}
+    for run in report.runs:
+        if run.task == task and run.role == "hardened" and run.chosen and run.status == "ok" and len(run.curve) > 1:
+            groups.setdefault((run.attack, run.examples), []).append(run)
+    for (attack, examples), runs in groups.items():
+        gains = [run.curve[-1][1] - max(point[1] for point in run.curve[:-1]) for run in runs]
+        if sum(gains) / len(gains) > RISING:
+            yield (
+                f"{task}: {attack} with {examples} examples still rises at its last step on the hardened model: with "
+                "more steps it may get further."
+            )
+
+
+def no_reference(report: AttackReport, task: str) -> Iterator[str]:
+    """Without an undefended model nobody knows what hardening has changed."""
+    if "undefended" not in report.models:
+        yield f"{task}: no undefended model was attacked, so what hardening itself changed is not known."
+
+
+def _kind(run: AttackRun) -> tuple[str, ...]:
+    """What competes by learning rate alone: the attack, its variant, its optimizer."""
+    parts = (run.attack, run.settings.get("variant"), run.settings.get("optimizer"))
+    return tuple(str(part) for part in dict.fromkeys(parts) if part)
+
+
+RULES = (
+    weak_attack,
+    weak_attacks,
+    starved_scratch,
+    flipped_labels,
+    hidden_ranking,
+    few_seeds,
+    failed_runs,
+    edge_of_range,
+    still_rising,
+    no_reference,
+)

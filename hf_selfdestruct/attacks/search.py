@@ -1,7 +1,7 @@
-"""The attacker's search: settings tried at one seed, the best repeated at the others, all on record.
+"""The attacker's search: settings tried at one seed, the worse ones given up at a rung, the best repeated.
 
-An Optuna study per (task, attack, examples, model) is the ledger: what is in it is not run again, so
-a killed suite goes on where it stopped, and undefended and scratch runs are shared between reports.
+Every run is on record and none is made twice, so a search killed and started again, or made by another
+worker, gives the same runs.
 """
 
 from __future__ import annotations
@@ -9,117 +9,191 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import optuna
+import numpy as np
 import torch
-from optuna.trial import TrialState, create_trial
 
-from ..report import AttackRun, Scores
-from .base import Attack, AttackData, Target
+from ..runs import AttackRun, packed
+from ..tasks import seed_of
+from .base import Attack, Target
+from .data import AttackData
+from .ledger import Ledger, Record
 
-
-class Ledger:
-    """Attack runs on record in an Optuna storage.
-
-    Args:
-        storage: Optuna storage URL, such as ``sqlite:///attacks.db``; ``None`` keeps it in memory.
-    """
-
-    def __init__(self, storage: str | None = None) -> None:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._storage = optuna.storages.get_storage(storage)
-
-    def recall(self, study: str, key: str) -> AttackRun | None:
-        """The run on record under this study and key, if there is one."""
-        for trial in self._study(study).get_trials(deepcopy=False):
-            if trial.user_attrs.get("key") == key:
-                raw = json.loads(trial.user_attrs["run"])
-                for split in ("selection", "test"):
-                    raw[split] = Scores(**raw[split]) if raw[split] else None
-                return AttackRun(**raw)
-        return None
-
-    def record(self, study: str, key: str, run: AttackRun) -> None:
-        """Put a run on record; its settings are an attribute, so that suites with other spaces can share it."""
-        self._study(study).add_trial(
-            create_trial(
-                value=run.selection.accuracy if run.selection else None,
-                state=TrialState.COMPLETE if run.selection else TrialState.FAIL,
-                user_attrs={"key": key, "run": json.dumps(dataclasses.asdict(run))},
-            )
-        )
-
-    def _study(self, name: str) -> optuna.Study:
-        return optuna.create_study(study_name=name, storage=self._storage, direction="maximize", load_if_exists=True)
+KEPT = 1 / 3  # of the settings, at a rung
+RESAMPLES = 200
 
 
-def search(
-    attack: Attack,
-    target: Target,
-    data: AttackData,
-    *,
-    examples: int,
-    seeds: int,
-    study: str,
-    ledger: Ledger,
-    done: Callable[[AttackRun], None],
-) -> list[AttackRun]:
-    """Try every setting at seed 0, then repeat the one that the selection split prefers at the other seeds.
+class NotOnRecord(LookupError):
+    """A run is wanted that nobody has made yet."""
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """One attack on one model with one number of examples.
 
     Args:
         attack: The recipe.
         target: The model.
         data: What the attacker has.
         examples: Training rows it may use.
-        seeds: How many seeds the chosen settings get.
-        study: Name under which runs are on record; it must identify data, model and suite.
-        ledger: Runs already made.
-        done: Called after each run.
-
-    Returns:
-        All runs, those with the chosen settings marked.
+        seeds: Seeds that the chosen settings get; settings are searched at the first.
+        study: Name under which runs are on record; it must identify data, model and judge.
+        settings: Instead of a search: the settings to run at every seed.
     """
 
-    def one(settings: dict[str, Any], seed: int) -> AttackRun:
-        key = hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).hexdigest()[:16]
-        run = ledger.recall(study, key)
-        if run is None:
-            run = _run(attack, target, data, examples=examples, seed=seed, settings=settings)
-            ledger.record(study, key, run)
-        done(run)
-        return run
+    attack: Attack
+    target: Target
+    data: AttackData
+    examples: int
+    seeds: tuple[int, ...]
+    study: str
+    settings: dict[str, Any] | None = None
 
-    tried = [one(settings, 0) for settings in attack.space()]
-    best = max(tried, key=lambda run: run.selection.accuracy if run.selection else -1.0)
-    repeated = [one(best.settings, seed) for seed in range(1, seeds)]
-    return [dataclasses.replace(r, chosen=r.settings == best.settings) for r in (*tried, *repeated)]
+    def space(self) -> list[dict[str, Any]]:
+        """Settings that compete."""
+        return self.attack.space() if self.settings is None else [self.settings]
+
+    def kept(self, settings: Sequence[dict[str, Any]]) -> int:
+        """How many of the settings are run to the end."""
+        pruned = len(settings) > 1 and all(self.attack.rung(one) is not None for one in settings)
+        return math.ceil(len(settings) * KEPT) if pruned else len(settings)
+
+    def runs(self) -> int:
+        """Number of runs, those that are given up included."""
+        return len(self.space()) + len(self.seeds) - 1
+
+    def cost(self) -> int:
+        """Optimizer steps at most."""
+        space = self.space()
+        whole = sorted((self.attack.cost(one) for one in space), reverse=True)
+        kept = self.kept(space)
+        rungs = sum(self.attack.rung(one) or 0 for one in space) if kept < len(space) else 0
+        return rungs + sum(whole[:kept]) + (len(self.seeds) - 1) * whole[0]
+
+    def work(self, ledger: Ledger, done: Callable[[AttackRun], None]) -> None:
+        """Make every run that is not on record.
+
+        Args:
+            ledger: Runs already made.
+            done: Called after each run.
+        """
+
+        def make(settings: dict[str, Any], seed: int, until: int | None) -> Record:
+            key = _key(settings, seed, until)
+            record = ledger.recall(self.study, key)
+            if record is None:
+                record = self._run(settings, seed, until)
+                ledger.record(self.study, key, record)
+            done(record.run)
+            return record
+
+        self._go(make)
+
+    def recall(self, ledger: Ledger) -> list[AttackRun]:
+        """All runs, from the record, those with the chosen settings marked.
+
+        Raises:
+            NotOnRecord: One is missing.
+        """
+
+        def find(settings: dict[str, Any], seed: int, until: int | None) -> Record:
+            record = ledger.recall(self.study, _key(settings, seed, until))
+            if record is None:
+                raise NotOnRecord(self.study)
+            return record
+
+        return self._go(find)
+
+    def _go(self, one: Callable[[dict[str, Any], int, int | None], Record]) -> list[AttackRun]:
+        space, first = self.space(), self.seeds[0]
+        kept, given_up = space, []
+        if (count := self.kept(space)) < len(space):
+            rung = [one(settings, first, self.attack.rung(settings)) for settings in space]
+            order = sorted(range(len(space)), key=lambda i: -_accuracy(rung[i].run))  # the earlier of equals
+            kept, given_up = [space[i] for i in sorted(order[:count])], [rung[i] for i in sorted(order[count:])]
+        tried = [one(settings, first, None) for settings in kept]
+        best = max(tried, key=lambda record: _accuracy(record.run))
+        repeated = [one(best.run.settings, seed, None) for seed in self.seeds[1:]]
+        luck = optimism([r.hits for r in (*tried, *given_up) if r.hits is not None])
+        runs = [record.run for record in (*tried, *repeated)]
+        chosen = [
+            dataclasses.replace(r, chosen=True, optimism=luck) if r.settings == best.run.settings else r for r in runs
+        ]
+        return [*chosen, *(record.run for record in given_up)]
+
+    def _run(self, settings: dict[str, Any], seed: int, until: int | None) -> Record:
+        """One run; a diverged one is recorded as failed, never as resisted."""
+        start = time.perf_counter()
+        outcome, error = None, ""
+        try:
+            # A whole run is the default, so that an attack without rungs need not know of them.
+            stop = {} if until is None else {"until": until}
+            outcome = self.attack.run(
+                self.target, self.data, examples=self.examples, seed=seed, settings=settings, **stop
+            )
+        except (FloatingPointError, torch.OutOfMemoryError, torch.linalg.LinAlgError, np.linalg.LinAlgError) as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        known: dict[str, Any] = {} if outcome is None else {
+            "selection": outcome.selection, "test": outcome.test, "steps": outcome.steps, "flops": outcome.flops,
+            "curve": outcome.curve, "desired_drop": outcome.desired_drop, "found": outcome.found,
+            "predictions": "" if outcome.probabilities is None else packed(outcome.probabilities),
+        }  # fmt: skip
+        status = "failed" if outcome is None else "ok" if until is None else "pruned"
+        run = AttackRun(
+            task=self.data.task,
+            attack=self.attack.name,
+            role=self.target.role,
+            examples=self.examples,
+            seed=seed,
+            settings=settings,
+            chosen=False,
+            status=status,
+            seconds=round(time.perf_counter() - start, 3),
+            error=error,
+            **{"selection": None, "test": None, "steps": 0, **known},
+        )
+        return Record(run, None if outcome is None else outcome.hits)
 
 
-def _run(
-    attack: Attack, target: Target, data: AttackData, *, examples: int, seed: int, settings: dict[str, Any]
-) -> AttackRun:
-    """One run; a diverged one is recorded as failed, never as resisted."""
-    start = time.perf_counter()
-    outcome, error = None, ""
-    try:
-        outcome = attack.run(target, data, examples=examples, seed=seed, settings=settings)
-    except (FloatingPointError, torch.OutOfMemoryError) as failure:
-        error = f"{type(failure).__name__}: {failure}"
-    return AttackRun(
-        task=data.task,
-        attack=attack.name,
-        role=target.role,
-        examples=examples,
-        seed=seed,
-        settings=settings,
-        chosen=False,
-        status="ok" if outcome else "failed",
-        selection=outcome.selection if outcome else None,
-        test=outcome.test if outcome else None,
-        steps=outcome.steps if outcome else 0,
-        seconds=round(time.perf_counter() - start, 3),
-        error=error,
-    )
+def optimism(hits: Sequence[np.ndarray]) -> float:
+    """What the best of many settings owes to having been chosen on the rows it is scored on.
+
+    The bootstrap bias correction of Tsamardinos et al. (2018): rows are drawn with replacement, the best setting on
+    them is scored on the rows left out; how far that stays behind the plain maximum is the optimism.
+
+    Args:
+        hits: Rows labelled right, one array ``(looks, rows)`` per setting.
+
+    Returns:
+        Between 0 and 1.
+
+    Example:
+        >>> optimism([np.ones((1, 50), dtype=bool)])
+        0.0
+    """
+    if not hits:
+        return 0.0
+    table = np.concatenate(hits).astype(float)
+    rows = table.shape[1]
+    if len(table) == 1 or rows < 2:
+        return 0.0
+    generator = np.random.default_rng(seed_of("optimism", table.shape))
+    drawn = generator.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES)
+    best = (table @ drawn.T).argmax(axis=0)
+    left_out = drawn == 0
+    estimate = (table[best] * left_out).sum() / left_out.sum()
+    return float(max(0.0, table.mean(axis=1).max() - estimate))
+
+
+def _accuracy(run: AttackRun) -> float:
+    return run.selection.accuracy if run.selection else -1.0
+
+
+def _key(settings: dict[str, Any], seed: int, until: int | None) -> str:
+    content = [settings, seed] if until is None else [settings, seed, until]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,27 +1,24 @@
-"""Suites: fixed, versioned lists of attacks, run alike on every model."""
+"""Suites: named, versioned lists of attacks, run on every model with equal budgets."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import importlib.metadata
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+import evaluate
 
-from ..report import AttackReport, AttackRun
+from ..report import AttackReport
 from ..tasks import BlockedTask
-from .base import Attack, AttackData, Collate, Target
-from .checks import doubts
-from .finetune import FullFineTuning, HeadOnly
-from .search import Ledger, search
+from .base import Attack, Target
+from .data import Collate, DesiredData
+from .job import Job
+from .references import MORE
+from .tuning import Tuning
+from .workers import carry_out
 
-PACKAGES = ("hf-selfdestruct", "torch", "transformers", "datasets", "scikit-learn", "optuna")
+FEW, FEW_SEEDS = 20, 10
+ON_TEST = "settings and looks are selected on the test split, as the paper does: scores are flattered"
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,11 @@ class AttackSuite:
         name: Its name; a list of your own should not take a shipped one's.
         version: Raised whenever anything below changes.
         entries: Attacks with their budgets.
-        seeds: Repetitions of the chosen settings.
+        seeds: Repetitions of the chosen settings; at least 10 where there are at most 20 examples, if that is more.
+        few_seeds: Those repetitions with at most 20 examples.
         limit: Most rows of the selection and of the test split; ``None`` for all.
+        select_on_test: Select on the test split, as a paper's protocol may; the report says so.
+        more: What scratch with more data is fine-tuned by; ``None`` leaves that reference out.
 
     Example:
         ```python
@@ -53,19 +53,34 @@ class AttackSuite:
     version: int
     entries: tuple[Entry, ...]
     seeds: int = 3
+    few_seeds: int = FEW_SEEDS
     limit: int | None = None
+    select_on_test: bool = False
+    more: Tuning | None = MORE
 
-    def plan(self, available: int) -> list[tuple[Attack, int, int]]:
-        """What is run on each model: attack, examples and number of runs.
+    def plan(self, available: int, has: frozenset[str] = frozenset({"desired", "sibling"})) -> list[tuple[Attack, int]]:
+        """What is run on each model: attack and examples.
 
         Args:
             available: Training rows the attacker has; larger budgets are cut to it.
+            has: What attacks may need, see :attr:`Attack.needs`.
         """
-        planned = []
-        for entry in self.entries:
-            for examples in dict.fromkeys(min(n or available, available) for n in entry.examples):
-                planned.append((entry.attack, examples, len(entry.attack.space()) + self.seeds - 1))
-        return planned
+        fitting = [(entry.attack.fitting(has), entry.examples) for entry in self.entries]
+        return [
+            (attack, n)
+            for attack, budgets in fitting
+            if attack is not None
+            for n in dict.fromkeys(min(n or available, available) for n in budgets)
+        ]
+
+    def repeats(self, examples: int) -> tuple[int, ...]:
+        """Attack seeds at a number of examples."""
+        return tuple(range(max(self.seeds, self.few_seeds) if examples <= FEW else self.seeds))
+
+    def facts(self) -> dict[str, Any]:
+        """The suite's own rules, for the report."""
+        note = {"note": ON_TEST} if self.select_on_test else {}
+        return {"name": self.name, "version": self.version, "seeds": self.seeds, "limit": self.limit, **note}
 
     def run(
         self,
@@ -74,7 +89,11 @@ class AttackSuite:
         *,
         columns: Sequence[str],
         collate: Collate,
+        controls: Sequence[BlockedTask] = (),
+        desired: DesiredData | None = None,
+        metrics: Mapping[str, evaluate.Metric] | None = None,
         storage: str | None = None,
+        workers: int = 1,
         progress: bool = True,
     ) -> AttackReport:
         """Attack every model with every entry and report everything.
@@ -84,91 +103,19 @@ class AttackSuite:
             tasks: Blocked tasks.
             columns: Columns the models accept.
             collate: Makes batches.
-            storage: Optuna storage URL of the ledger; runs found there are not repeated.
-            progress: Whether to show a progress bar.
+            controls: Benign tasks, fine-tuned to with all examples to see that they can still be learned.
+            desired: The desired task, for benign fine-tuning and for what attacks cost it.
+            metrics: Metrics of your own, by name.
+            storage: Optuna storage URL of the ledger; runs found there are not repeated, and every process that runs
+                the same suite on the same storage shares the work.
+            workers: Processes on this machine; more than one need a ``storage``.
+            progress: Whether to show the ledger and a progress bar.
 
         Returns:
             The report, with its doubts; desired quality and recipe are for the caller to add.
+
+        Raises:
+            ValueError: Several workers without a storage, or a task that cannot be attacked.
         """
-        data = {t.name: AttackData.of(t, columns, collate, limit=self.limit) for t in tasks}
-        models = {target.role: target.identity() for target in targets}
-        ledger = Ledger(storage)
-        total = sum(n for d in data.values() for *_, n in self.plan(len(d.train.labels))) * len(targets)
-        runs: list[AttackRun] = []
-        with _bar(progress) as bar:
-            shown = bar.add_task(f"attacking ({self.name})", total=total, now="")
-            for task in tasks:
-                for attack, examples, _ in self.plan(len(data[task.name].train.labels)):
-                    for target in targets:
-                        bar.update(shown, now=f"{target.role}: {attack.name}, {examples} examples")
-                        runs += search(
-                            attack,
-                            target,
-                            data[task.name],
-                            examples=examples,
-                            seeds=self.seeds,
-                            study=self._study(task, attack, examples, target, models[target.role]),
-                            ledger=ledger,
-                            done=lambda run: bar.advance(shown),
-                        )
-        report = AttackReport(
-            suite={"name": self.name, "version": self.version, "seeds": self.seeds, "limit": self.limit},
-            tasks={t.name: _facts(t, data[t.name]) for t in tasks},
-            models=models,
-            runs=tuple(runs),
-            versions={p: importlib.metadata.version(p) for p in PACKAGES},
-        )
-        return dataclasses.replace(report, checks=doubts(report))
-
-    def _study(self, task: BlockedTask, attack: Attack, examples: int, target: Target, model: dict[str, Any]) -> str:
-        """A name that changes with the data, the model and the suite's rules."""
-        content = [task.fingerprints(), model, target.folder if target.random else "", self.limit]
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-        return f"v{self.version}/{task.name}/{attack.name}/{examples}/{target.role}/{digest}"
-
-
-def _facts(task: BlockedTask, data: AttackData) -> dict[str, Any]:
-    labels = data.test.labels
-    return {
-        "num_labels": task.classes,
-        "majority": float(np.bincount(labels).max() / len(labels)),
-        "rows": {name: len(getattr(data, name).labels) for name in ("train", "selection", "test")},
-        "fingerprints": task.fingerprints(),
-    }
-
-
-def _bar(shown: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("{task.fields[now]}"), console=Console(stderr=True), disable=not shown)
-
-
-SMOKE = AttackSuite(
-    "smoke",
-    1,
-    (
-        Entry(HeadOnly(), (20, 100, None)),
-        Entry(FullFineTuning(learning_rates=(5e-5, 3e-4), steps=(40,), checkpoints=1), (None,)),
-    ),
-    limit=400,
-)
-DEFAULT = AttackSuite(
-    "default",
-    1,
-    (
-        Entry(HeadOnly(), (20, 50, 100, 200, 400, None)),
-        Entry(HeadOnly(every_layer=True), (20, 50, 100, 200, 400, None)),
-        Entry(FullFineTuning(learning_rates=(5e-5, 2e-4), steps=(100,), checkpoints=2), (100, None)),
-    ),
-)
-SUITES = {suite.name: suite for suite in (SMOKE, DEFAULT)}
-
-
-def named_suite(name: str) -> AttackSuite:
-    """The shipped suite of this name.
-
-    Raises:
-        ValueError: There is none.
-    """
-    if name not in SUITES:
-        raise ValueError(f"suite must be one of {', '.join(SUITES)}; got {name!r}.")
-    return SUITES[name]
+        job = Job(self, targets, tasks, columns, collate, controls, desired, metrics or {})
+        return carry_out(job, storage=storage, workers=workers, progress=progress)

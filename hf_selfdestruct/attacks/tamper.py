@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,17 +17,20 @@ from transformers import PreTrainedModel
 
 from ..tasks import seed_of
 
+Batch = dict[str, Tensor]
+
 
 class Tamper(ABC):
     """A change to published weights."""
 
     @abstractmethod
-    def apply(self, model: PreTrainedModel, seed: int) -> None:
+    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:
         """Change the model's weights in place.
 
         Args:
             model: A freshly loaded model; its head is new and does not matter.
             seed: Of whatever is random.
+            batches: The attacker's inputs, for what is estimated from them.
         """
 
     def config(self) -> dict[str, Any]:
@@ -52,7 +55,7 @@ class ReinitialiseLast(Tamper):
         if self.layers < 1:
             raise ValueError(f"layers must be at least 1; got {self.layers}.")
 
-    def apply(self, model: PreTrainedModel, seed: int) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
         fresh = _fresh(model, "reinitialise", seed)
         blocks = layers_of(model)
         if len(blocks) < self.layers:
@@ -75,7 +78,7 @@ class ShrinkAndPerturb(Tamper):
     shrink: float = 0.8
     noise: float = 0.1
 
-    def apply(self, model: PreTrainedModel, seed: int) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
         generator = torch.Generator().manual_seed(seed_of("shrink and perturb", seed))
         for weight in _matrices(model):
             noise = torch.randn(weight.shape, generator=generator).to(weight)
@@ -94,7 +97,7 @@ class Rescale(Tamper):
 
     factor: float = 4.0
 
-    def apply(self, model: PreTrainedModel, seed: int) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
         fresh = _fresh(model, "rescale", seed)
         for name, weight in model.named_parameters():
             size, usual = (w.detach().square().mean().sqrt().item() for w in (weight, fresh[name]))
@@ -112,7 +115,7 @@ class SpectralReset(Tamper):
 
     most: float = 10.0
 
-    def apply(self, model: PreTrainedModel, seed: int) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
         embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
         for weight in _matrices(model):
             if weight.dim() != 2 or (embeddings is not None and weight.shape == embeddings.weight.shape):
@@ -132,7 +135,7 @@ class Prune(Tamper):
 
     fraction: float = 0.3
 
-    def apply(self, model: PreTrainedModel, seed: int) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
         for weight in _matrices(model):
             count = int(self.fraction * weight.numel())
             if count:
@@ -149,12 +152,53 @@ class Quantize(Tamper):
 
     bits: int = 8
 
-    def apply(self, model: PreTrainedModel, seed: int) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
         levels = 2 ** (self.bits - 1) - 1
         for weight in _matrices(model):
             step = (weight.flatten(1).abs().amax(dim=1) / levels).clamp(min=torch.finfo(weight.dtype).tiny)
             step = step.view(-1, *[1] * (weight.dim() - 1))
             weight.copy_((weight / step).round().clamp(-levels, levels) * step)
+
+
+@dataclass(frozen=True)
+class Recalibrate(Tamper):
+    """Batch statistics estimated afresh on the attacker's own inputs: published ones may have been poisoned.
+
+    Does nothing to a model without batch normalisation.
+    """
+
+    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        before = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average of all batches
+        was_training = model.training
+        model.train()
+        with torch.no_grad():
+            for batch in batches if norms else ():
+                model(**batch)
+        model.train(was_training)
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
+
+
+@dataclass(frozen=True)
+class Chain(Tamper):
+    """Several changes, one after the other.
+
+    Args:
+        of: The changes.
+    """
+
+    of: tuple[Tamper, ...]
+
+    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
+        for tamper in self.of:
+            tamper.apply(model, seed, batches)
+
+    def config(self) -> dict[str, Any]:  # noqa: D102
+        return {"name": "Chain", "of": [tamper.config() for tamper in self.of]}
 
 
 def layers_of(model: nn.Module) -> list[str]:

@@ -30,4 +30,4 @@ class Counting(Attack):
             raise reached
         reached += seed / 100
         test = self.test.get(choice, reached / 2)
-        return Outcome(Scores(reached, reached), Scores(test, test), steps=7)
+        return Outcome(Scores(reached, reached, reached, 0.5), Scores(test, test, test, 0.5), steps=7)

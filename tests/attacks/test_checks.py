@@ -4,10 +4,9 @@ import dataclasses
 import re
 
 import pytest
-from made_reports import made_report, made_run
+from made_reports import made_report, made_run, made_scores
 
 from hf_selfdestruct.attacks.checks import MARGIN, RULES, doubts
-from hf_selfdestruct.report import Scores
 
 
 def changed(change, **fields):
@@ -23,7 +22,7 @@ def scored(role, accuracy):
         if run.role != role:
             return run
         return dataclasses.replace(
-            run, selection=Scores(accuracy, run.selection.auc), test=Scores(accuracy, run.test.auc)
+            run, selection=made_scores(accuracy, run.selection.auc), test=made_scores(accuracy, run.test.auc)
         )
 
     return change
@@ -31,7 +30,7 @@ def scored(role, accuracy):
 
 def with_auc(role, auc):
     def change(run):
-        return dataclasses.replace(run, test=Scores(run.test.accuracy, auc)) if run.role == role else run
+        return dataclasses.replace(run, test=made_scores(run.test.accuracy, auc)) if run.role == role else run
 
     return change
 

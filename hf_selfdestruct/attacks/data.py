@@ -1,0 +1,181 @@
+"""What the attacker has: rows to train on, rows to select on, test rows of the report, and benign rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import evaluate
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..tasks import BlockedTask, seed_of
+
+Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
+LABELS = ("labels", "label")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows as a collator takes them, with their labels."""
+
+    features: Sequence[dict[str, Any]]
+    labels: np.ndarray
+
+    def take(self, rows: Sequence[int]) -> Split:
+        """The split's rows of these numbers."""
+        return Split([self.features[row] for row in rows], self.labels[list(rows)])
+
+    @classmethod
+    def of(cls, dataset: Any, columns: Sequence[str], *, limit: int | None = None) -> Split | None:
+        """Rows of a dataset with integer labels in ``labels`` or ``label``; ``None`` where it has no such column.
+
+        Args:
+            dataset: A map-style dataset.
+            columns: Columns the models accept.
+            limit: Most rows (the first ones of a fixed shuffle).
+        """
+        names = getattr(dataset, "column_names", ())
+        column = next((name for name in LABELS if name in names), None)
+        if column is None:
+            return None
+        rows = limited(np.arange(len(dataset)), limit, "desired")
+        chosen = dataset.with_format(None)[rows.tolist()]
+        labels = chosen[column]
+        if not labels or not isinstance(labels[0], int) or isinstance(labels[0], bool):
+            return None  # a language model's labels, say
+        kept = [c for c in names if c in columns and c not in LABELS]
+        features = [{**{c: chosen[c][i] for c in kept}, "labels": label} for i, label in enumerate(labels)]
+        return cls(features, np.asarray(labels))
+
+
+@dataclass(frozen=True, eq=False)
+class DesiredData:
+    """The desired task in the attacker's hands: benign rows to train on, and rows on which its quality is measured."""
+
+    train: Split
+    test: Split
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(max(self.train.labels.max(), self.test.labels.max())) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class AttackData:
+    """What the attacker has of one blocked task.
+
+    Args:
+        task: The blocked task's name.
+        num_labels: Its number of classes.
+        train: 70 % of the ``attack`` split.
+        selection: The rest of it.
+        test: The ``test`` split; read once per run that was not given up.
+        collate: Makes a batch of tensors, with ``labels``, from rows.
+        desired: The desired task, for benign fine-tuning and for what an attack costs it.
+        more: Further labelled rows, for the reference "scratch with more data" alone.
+        metrics: Metrics of the user's own, by name.
+        memory: What attacks keep from one run to the next, such as encoded features.
+    """
+
+    task: str
+    num_labels: int
+    train: Split
+    selection: Split
+    test: Split
+    collate: Collate
+    desired: DesiredData | None = None
+    more: Split | None = None
+    metrics: Mapping[str, evaluate.Metric] = field(default_factory=dict)
+    memory: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        task: BlockedTask,
+        columns: Sequence[str],
+        collate: Collate,
+        *,
+        limit: int | None = None,
+        desired: DesiredData | None = None,
+        metrics: Mapping[str, evaluate.Metric] | None = None,
+    ) -> AttackData:
+        """The attacker's view of a blocked task.
+
+        Args:
+            task: A blocked task with ``attack`` (or ``validation``) and ``test`` rows.
+            columns: Columns the model accepts.
+            collate: Makes batches.
+            limit: Most rows of the selection and test splits (the first ones of a fixed shuffle).
+            desired: The desired task, where the attacker has it.
+            metrics: Metrics of the user's own.
+
+        Raises:
+            ValueError: The task has no rows for the attacker or none to test on.
+        """
+        check_attackable(task)
+
+        def split_of(name: str, rows: np.ndarray, most: int | None) -> Split:
+            rows = limited(rows, most, task.name, name)
+            return Split(task.features(name, [int(r) for r in rows], columns), task.labels(name)[rows])
+
+        train = split_of("attack", task.attacker_rows(), None)
+        further = split_of("train", np.arange(len(task.train)), None)
+        return cls(
+            task=task.name,
+            num_labels=task.classes,
+            train=train,
+            selection=split_of("attack", task.selection_rows(), limit),
+            test=split_of("test", np.arange(len(task.splits()["test"])), limit),
+            collate=collate,
+            desired=desired,
+            more=Split([*train.features, *further.features], np.concatenate([train.labels, further.labels])),
+            metrics=metrics or {},
+        )
+
+    def few(self, examples: int, seed: int) -> list[int]:
+        """Numbers of the ``examples`` training rows drawn by ``seed``: the same for every model attacked."""
+        order = np.random.default_rng(seed_of(self.task, "few-shot", seed)).permutation(len(self.train.labels))
+        return order[:examples].tolist()
+
+
+def limited(rows: np.ndarray, most: int | None, *key: Any) -> np.ndarray:
+    """At most so many rows, the first ones of a shuffle fixed by ``key``, in their order."""
+    if most is None or len(rows) <= most:
+        return rows
+    order = np.random.default_rng(seed_of(*key, "limit")).permutation(len(rows))
+    return np.sort(rows[order[:most]])
+
+
+def check_attackable(task: BlockedTask) -> None:
+    """Refuse a task without rows for the attacker, or without any to test on."""
+    for split in ("attack", "test"):
+        if split not in task.splits():
+            raise ValueError(f"blocked task {task.name!r} has no {split!r} split; give BlockedTask(..., {split}=...).")
+
+
+@torch.no_grad()
+def in_batches(
+    split: Split, collate: Collate, call: Callable[[dict[str, Tensor]], Tensor], *, size: int = 64
+) -> np.ndarray:
+    """Run ``call`` over a split in batches of rows of like length, and return results in row order.
+
+    Args:
+        split: Rows.
+        collate: Makes batches.
+        call: Batch to tensor whose first dimension is the batch's.
+        size: Rows in a batch.
+
+    Returns:
+        Array whose first dimension is the rows.
+    """
+    lengths = [len(row.get("input_ids", ())) for row in split.features]
+    order = np.argsort(lengths, kind="stable")
+    parts = [
+        call(collate([dict(split.features[row]) for row in order[start : start + size]])).float().cpu().numpy()
+        for start in range(0, len(order), size)
+    ]
+    return np.concatenate(parts)[np.argsort(order, kind="stable")]

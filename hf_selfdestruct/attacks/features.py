@@ -1,0 +1,101 @@
+"""Frozen features: every layer of a model and its published head's logits, encoded once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from .base import Target, device, placed
+from .data import AttackData, in_batches
+
+SPLITS = ("train", "selection", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Features of the three splits.
+
+    Attributes:
+        cells: Split to cell to array ``(rows, width)``; a cell is ``(layer, pooling)``, the embeddings being layer 0,
+            and ``(-1, "logits")`` the published head's output.
+        layers: Number of the last layer.
+        flops: Floating-point operations of encoding one row.
+    """
+
+    cells: dict[str, dict[tuple[int, str], np.ndarray]]
+    layers: int
+    flops: float
+
+    def usable(self) -> list[tuple[int, str]]:
+        """Cells without infinities or NaN that are not the same for every row."""
+        return [
+            cell
+            for cell, values in self.cells["train"].items()
+            if all(np.isfinite(self.cells[split][cell]).all() for split in SPLITS) and np.ptp(values, axis=0).any()
+        ]
+
+
+def features_of(target: Target, data: AttackData, seed: int) -> Features:
+    """Encode the splits, or recall them: frozen features depend on the seed only where the weights do."""
+    key = ("features", target.folder, target.random, target.identity()["sha256"], seed if target.random else 0)
+    if key not in data.memory:
+        data.memory[key] = _encode(target, data, seed)
+    return data.memory[key]
+
+
+def _encode(target: Target, data: AttackData, seed: int) -> Features:
+    model = placed(target.load(data.num_labels, seed)).eval()
+    head = target.published()
+    head = placed(head).eval() if head is not None else None
+    shapes: list[tuple[tuple[int, str], int]] = []
+
+    def call(batch: dict[str, Tensor]) -> Tensor:
+        cells = _cells(model, head, {k: v.to(device()) for k, v in batch.items() if k != "labels"})
+        shapes[:] = [(cell, value.shape[1]) for cell, value in cells.items()]
+        return torch.cat([*cells.values()], dim=1)
+
+    first = data.collate([dict(data.train.features[0])])
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        call(first)
+    found: dict[str, Any] = {}
+    for split in SPLITS:
+        flat = in_batches(getattr(data, split), data.collate, call)
+        ends = np.cumsum([width for _, width in shapes])
+        parts = np.split(flat, ends[:-1], axis=1)
+        found[split] = {cell: part for (cell, _), part in zip(shapes, parts, strict=True)}
+    return Features(found, max(layer for (layer, _), _ in shapes), float(counter.get_total_flops()))
+
+
+def _cells(model: PreTrainedModel, head: PreTrainedModel | None, inputs: dict[str, Tensor]) -> dict[Any, Tensor]:
+    """Each hidden layer pooled in two ways (in one, where it is a map of pixels), and the published head's logits."""
+    hidden = model.base_model(**inputs, output_hidden_states=True).hidden_states
+    cells: dict[tuple[int, str], Tensor] = {}
+    for layer, states in enumerate(hidden):
+        if states.dim() == 4:  # a convolutional network's: channels and a map
+            cells[layer, "mean"] = states.float().mean(dim=(2, 3))
+            continue
+        mask = inputs.get("attention_mask")
+        mask = torch.ones(states.shape[:2], device=states.device) if mask is None else mask
+        if mask.shape != states.shape[:2]:  # patches are not masked by what pixels were given
+            mask = torch.ones(states.shape[:2], device=states.device)
+        weights = mask.unsqueeze(-1).to(states.dtype)
+        cells[layer, "mean"] = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        cells[layer, "first"] = states[:, 0]
+        if _causal(model):
+            last = mask.long().cumsum(1).argmax(1)
+            cells[layer, "last"] = states[torch.arange(len(states), device=states.device), last]
+            del cells[layer, "first"]  # it has seen one token
+    if head is not None:
+        cells[-1, "logits"] = head(**inputs).logits
+    return cells
+
+
+def _causal(model: PreTrainedModel) -> bool:
+    return any(getattr(module, "is_causal", False) for module in model.modules())

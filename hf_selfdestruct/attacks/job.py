@@ -1,0 +1,182 @@
+"""A suite on given models and tasks: which searches it makes, and the report of their runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import evaluate
+import numpy as np
+
+from ..report import AttackReport, AttackRun
+from ..runs import packed_labels
+from ..tasks import BlockedTask
+from .base import Attack, Target
+from .checks import doubts
+from .data import AttackData, Collate, DesiredData
+from .references import AGAIN, RawInput, with_more
+from .search import Search
+from .tuning import Tuning
+
+if TYPE_CHECKING:
+    from .suite import AttackSuite
+
+PACKAGES = ("hf-selfdestruct", "torch", "transformers", "datasets", "scikit-learn", "optuna", "peft")
+JUDGE = 2  # raised when what attacks compute changes: runs on record under another number are not taken over
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A suite on given models and tasks: everything that decides what is run.
+
+    Args:
+        suite: The suite.
+        targets: The hardened model and its references.
+        tasks: Blocked tasks.
+        controls: Benign tasks, attacked by fine-tuning to see that they can still be learned.
+        columns: Columns the models accept.
+        collate: Makes batches.
+        desired: The desired task, where the attacker has it.
+        metrics: Metrics of your own, by name.
+    """
+
+    suite: AttackSuite
+    targets: Sequence[Target]
+    tasks: Sequence[BlockedTask]
+    columns: Sequence[str]
+    collate: Collate
+    controls: Sequence[BlockedTask] = ()
+    desired: DesiredData | None = None
+    metrics: Mapping[str, evaluate.Metric] = field(default_factory=dict)
+
+    def data(self) -> dict[str, AttackData]:
+        """The attacker's view of every task."""
+        made = {
+            task.name: AttackData.of(
+                task,
+                self.columns,
+                self.collate,
+                limit=self.suite.limit,
+                desired=self.desired,
+                metrics=self.metrics,
+            )
+            for task in (*self.tasks, *self.controls)
+        }
+        if not self.suite.select_on_test:
+            return made
+        return {name: dataclasses.replace(data, selection=data.test) for name, data in made.items()}
+
+    def searches(self, data: Mapping[str, AttackData]) -> list[Search]:
+        """All searches that do not depend on the result of others, the cheapest attacks first."""
+        found = [search for task in self.tasks for search in self._attacks(task, data[task.name])]
+        for task in self.controls:
+            found += self._attacks(task, data[task.name], control=True)
+        return sorted(found, key=lambda search: search.attack.cost(search.space()[0]) > 0)
+
+    def repeated(self, report: AttackReport, data: Mapping[str, AttackData]) -> list[Search]:
+        """Scratch again on other random weights, by the strongest attack found on it: what noise alone gives."""
+        scratch = next((t for t in self.targets if t.role == "scratch"), None)
+        found = []
+        for task in self.tasks:
+            if scratch is None:
+                break
+            attacks = {a.name: a for a, _ in self.suite.plan(len(data[task.name].train.labels), self._has(scratch))}
+            for examples in report.budgets(task.name):
+                runs = report.strongest_runs(task.name, examples, "scratch")
+                if runs:
+                    again = dataclasses.replace(scratch, role="null")
+                    seeds = tuple(AGAIN + i for i in range(len(runs)))
+                    study = self._study(task, attacks[runs[0].attack], examples, again)
+                    of = Search(attacks[runs[0].attack], again, data[task.name], examples, seeds, study)
+                    found.append(dataclasses.replace(of, settings=runs[0].settings))
+        return found
+
+    def report(self, runs: Sequence[AttackRun], data: Mapping[str, AttackData]) -> AttackReport:
+        """The report of finished runs, without doubts; only the strongest attacks' predictions are kept."""
+        report = AttackReport(
+            suite=self.suite.facts(),
+            tasks={
+                **{t.name: _facts(t, data[t.name]) for t in self.tasks},
+                **{t.name: {**_facts(t, data[t.name]), "control": True} for t in self.controls},
+            },
+            models={t.role: t.identity() for t in self.targets},
+            runs=tuple(runs),
+            attacks={
+                e.attack.name: {"assumes": e.attack.assumes, "outside": e.attack.outside} for e in self.suite.entries
+            },
+            versions={p: importlib.metadata.version(p) for p in PACKAGES},
+        )
+        kept = {
+            id(run)
+            for task in report.tasks
+            for examples in report.budgets(task)
+            for role in (*report.roles(), "null")
+            for run in report.strongest_runs(task, examples, role)
+        }
+        lean = tuple(r if id(r) in kept else dataclasses.replace(r, predictions="") for r in runs)
+        return dataclasses.replace(report, runs=lean)
+
+    def finished(self, report: AttackReport) -> AttackReport:
+        """The report with its doubts."""
+        return dataclasses.replace(report, checks=doubts(report))
+
+    def _attacks(self, task: BlockedTask, data: AttackData, *, control: bool = False) -> Iterator[Search]:
+        available = len(data.train.labels)
+        for target in self.targets:
+            for attack, examples in self.suite.plan(available, self._has(target)):
+                if control and (examples < available or not isinstance(attack, Tuning)):
+                    continue
+                study = self._study(task, attack, examples, target)
+                yield Search(attack, target, data, examples, self.suite.repeats(examples), study)
+        if not control:
+            yield from self._references(task, data)
+
+    def _references(self, task: BlockedTask, data: AttackData) -> Iterator[Search]:
+        available = len(data.train.labels)
+        raw, attack = Target("raw", ""), RawInput()
+        study = self._study(task, attack, available, raw)
+        yield Search(attack, raw, data, available, self.suite.repeats(available), study)
+        scratch = next((t for t in self.targets if t.role == "scratch"), None)
+        if scratch and self.suite.more:
+            more, rows = dataclasses.replace(scratch, role="more"), with_more(data)
+            count = len(rows.train.labels)
+            yield Search(self.suite.more, more, rows, count, (0,), self._study(task, self.suite.more, count, more))
+
+    def _has(self, target: Target | None) -> frozenset[str]:
+        sibling = target is not None and bool(target.sibling)
+        return frozenset([*(["desired"] if self.desired else []), *(["sibling"] if sibling else [])])
+
+    def _study(self, task: BlockedTask, attack: Attack, examples: int, target: Target) -> str:
+        """A name that changes with the data, the model and the judge, and with nothing else."""
+        known = (
+            {"sibling": Target("undefended", target.sibling).identity()["sha256"]}
+            if target.sibling and attack.outside
+            else {}
+        )
+        weights = target.identity()["sha256"] if target.folder else ""
+        desired = _digest(self.desired) if self.desired else ""
+        rules = [self.suite.limit, self.suite.select_on_test, sorted(self.metrics)]
+        content = [task.fingerprints(), weights, desired, rules, known]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return f"v{JUDGE}/{task.name}/{attack.name}/{examples}/{target.role}/{digest}"
+
+
+def _digest(desired: DesiredData) -> str:
+    content = [[split.labels.tolist(), split.features] for split in (desired.train, desired.test)]
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def _facts(task: BlockedTask, data: AttackData) -> dict[str, Any]:
+    labels = data.test.labels
+    return {
+        "num_labels": task.classes,
+        "majority": float(np.bincount(labels).max() / len(labels)),
+        "labels": packed_labels(labels),
+        "rows": {name: len(getattr(data, name).labels) for name in ("train", "selection", "test")},
+        "fingerprints": task.fingerprints(),
+    }

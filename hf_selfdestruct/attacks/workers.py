@@ -1,0 +1,192 @@
+"""The work of a job: done by this process and by others that share its ledger, with its plan shown first."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from transformers.utils import logging
+
+from ..report import AttackReport, AttackRun
+from .job import Job
+from .ledger import Ledger
+from .search import NotOnRecord, Search
+from .tuning import FullFineTuning
+
+AGAIN_AFTER = 5.0  # seconds until a search held by another worker is asked for again
+
+
+def carry_out(job: Job, *, storage: str | None = None, workers: int = 1, progress: bool = True) -> AttackReport:
+    """Make every run of a job that is not on record, and report all of them.
+
+    Args:
+        job: What is to be run.
+        storage: Optuna storage URL of the ledger.
+        workers: Processes on this machine, this one included.
+        progress: Whether to show the plan and a progress bar.
+
+    Raises:
+        ValueError: Several workers without a storage that they could share.
+    """
+    if workers < 1 or (workers > 1 and storage is None):
+        raise ValueError(f"workers must be at least 1, and more than one need a storage; got {workers}, {storage!r}.")
+    ledger, data = Ledger(storage), job.data()
+    searches = job.searches(data)
+    console = Console(stderr=True, quiet=not progress)
+    if progress:
+        _show_plan(job, searches, ledger, console)
+    with _helpers(job, storage, workers), _bar(console) as bar:
+        shown = bar.add_task(f"attacking ({job.suite.name})", total=sum(map(weight, searches)), now="")
+        work(searches, ledger, lambda search, part, now: _advance(bar, shown, search, part, now))
+        runs = [run for search in searches for run in search.recall(ledger)]
+        again = job.repeated(job.report(runs, data), data)
+        bar.update(shown, total=sum(map(weight, [*searches, *again])))
+        work(again, ledger, lambda search, part, now: _advance(bar, shown, search, part, now))
+        runs += [run for search in again for run in search.recall(ledger)]
+    return job.finished(job.report(runs, data))
+
+
+def work(
+    searches: Sequence[Search], ledger: Ledger, done: Callable[[Search, float, str], None] = lambda *_: None
+) -> None:
+    """Make every run that is not on record, leaving searches to whoever claimed them first.
+
+    Args:
+        searches: What is to be run.
+        ledger: Shared by all workers.
+        done: Called with a search, a share of it that is done, and what is being run.
+    """
+    waiting, asked = list(searches), dict.fromkeys((s.study for s in searches), -math.inf)
+    while waiting:
+        left = []
+        for search in waiting:
+            if is_done(search, ledger):
+                done(search, 1.0, "")
+            elif time.monotonic() - asked[search.study] < AGAIN_AFTER or not _made(search, ledger, done):
+                asked[search.study] = max(asked[search.study], time.monotonic() - AGAIN_AFTER / 2)
+                left.append(search)
+        if len(left) == len(waiting):
+            time.sleep(0.2)
+        waiting = left
+
+
+def is_done(search: Search, ledger: Ledger) -> bool:
+    """Whether every run of a search is on record."""
+    try:
+        search.recall(ledger)
+    except NotOnRecord:
+        return False
+    return True
+
+
+def weight(search: Search) -> float:
+    """A search's share of the time, in full fine-tuning steps: looks and probes are counted as steps too."""
+    rows = len(search.data.selection.labels) + len(search.data.test.labels)
+    look = rows / 16 / 3  # a forward pass is a third of a step of 16 rows
+    return search.cost() + search.runs() * (look if search.cost() else 2 + math.sqrt(search.examples) / 4)
+
+
+def step_seconds(job: Job) -> float:
+    """Time of one full fine-tuning step on this machine, measured."""
+    data = next(iter(job.data().values()))
+    attack = FullFineTuning(steps=(3,), looks=1)
+    few = data.selection.take(range(min(16, len(data.selection.labels))))
+    short = type(data)(data.task, data.num_labels, data.train, few, few, data.collate)
+    settings = attack.space()[0]
+    examples = min(64, len(data.train.labels))
+    started = time.perf_counter()
+    attack.run(job.targets[0], short, examples=examples, seed=0, settings={**settings, "steps": 1})
+    between = time.perf_counter()
+    attack.run(job.targets[0], short, examples=examples, seed=0, settings={**settings, "steps": 5})
+    return max(1e-4, (time.perf_counter() - between - (between - started)) / 4)
+
+
+def _made(search: Search, ledger: Ledger, done: Callable[[Search, float, str], None]) -> bool:
+    role, n = search.target.role, search.examples
+    now, part = f"{role}: {search.attack.name}, {n} examples", 1.0 / search.runs()
+    with ledger.claim(search.study) as ours:
+        if ours:
+            done(search, 0.0, now)
+            search.work(ledger, lambda run: done(search, part, now))
+            done(search, 1.0, now)
+    return ours
+
+
+@contextlib.contextmanager
+def _helpers(job: Job, storage: str | None, workers: int) -> Iterator[None]:
+    """Further processes at the same work; each gets its share of the cores."""
+    threads = torch.get_num_threads()
+    share = max(1, threads // workers)
+    context = multiprocessing.get_context("spawn")
+    helpers = [
+        context.Process(target=_help, args=(job, storage, share, os.getpid()), daemon=True) for _ in range(workers - 1)
+    ]
+    torch.set_num_threads(share if helpers else threads)
+    for helper in helpers:
+        helper.start()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        for helper in helpers:
+            helper.terminate()
+            helper.join()
+
+
+def _help(job: Job, storage: str, threads: int, parent: int) -> None:
+    torch.set_num_threads(threads)
+    logging.set_verbosity_error()  # the first process has said what there is to say
+    logging.disable_progress_bar()
+    ledger, data = Ledger(storage), job.data()
+
+    def check(*_: object) -> None:
+        if os.getppid() != parent:  # whoever asked for the work is gone
+            sys.exit(1)
+
+    searches = job.searches(data)
+    work(searches, ledger, check)
+    runs: list[AttackRun] = [run for search in searches for run in search.recall(ledger)]
+    work(job.repeated(job.report(runs, data), data), ledger, check)
+
+
+def _advance(bar: Progress, shown: TaskID, search: Search, part: float, now: str) -> None:
+    """Progress in steps: ``part`` of a search is done, or all that was left of it."""
+    made = bar.tasks[shown].fields.setdefault("made", {})
+    before = made.get(search.study, 0.0)
+    made[search.study] = 1.0 if part == 1.0 else min(1.0, before + part)
+    bar.advance(shown, (made[search.study] - before) * weight(search))
+    if now:
+        bar.update(shown, now=now)
+
+
+def _show_plan(job: Job, searches: Sequence[Search], ledger: Ledger, console: Console) -> None:
+    """The ledger: what is run on each model, and how long it takes here."""
+    left = [search for search in searches if not is_done(search, ledger)]
+    table = Table(title=f"suite {job.suite.name} v{job.suite.version}: at most, on each model")
+    for name in ("attack", "examples", "settings", "seeds", "steps"):
+        table.add_column(name, justify="left" if name == "attack" else "right")
+    shown = {(s.attack.name, s.examples, s.target.role in ("raw", "more")): s for s in reversed(searches)}
+    for (attack, examples, reference), search in reversed(shown.items()):
+        name = f"{attack} (reference: {search.target.role})" if reference else attack
+        table.add_row(name, str(examples), str(len(search.space())), str(len(search.seeds)), str(search.cost()))
+    console.print(table)
+    models = ", ".join(target.role for target in job.targets)
+    console.print(f"{len(searches)} searches on {models}; {len(searches) - len(left)} of them are on record already.")
+    if left:
+        minutes = sum(map(weight, left)) * step_seconds(job) / 60
+        console.print(f"Estimated time on this machine with one process: {minutes:.0f} minutes.")
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    rest = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
+    return Progress(*columns, *rest, console=console, disable=console.quiet)

@@ -1,0 +1,169 @@
+"""Reports as text: best attack against best attack, every attack, what it cost, desired quality, doubts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from .comparison import Difference, difference
+from .recovery import recovery, regret
+from .runs import NOT_MEASURED, Summary, cell
+
+if TYPE_CHECKING:
+    from .report import AttackReport
+
+DESIRED_DROP = 0.02
+
+
+def report_table(report: AttackReport, width: int) -> str:
+    """A report as text."""
+    parts: list[RenderableType] = []
+    for task in report.tasks:
+        parts.append(_task_table(report, task))
+        if task in report.blocked() and {"hardened", "scratch"} <= report.models.keys():
+            parts += [_headline_table(report, task), _cost_table(report, task)]
+    parts.append(_desired_line(report))
+    parts += [f"check: {doubt}" for doubt in report.checks]
+    return _text(parts, width)
+
+
+def comparison_table(reports: Sequence[AttackReport], names: Sequence[str], width: int = 130) -> str:
+    """Reports side by side: the strongest attack on each hardened model, and what the suite's version says of it.
+
+    Args:
+        reports: Two reports or more.
+        names: A name for each.
+        width: Of the text, in characters.
+
+    Raises:
+        ValueError: They have no blocked task in common.
+    """
+    tasks = [task for task in reports[0].blocked() if all(task in r.blocked() for r in reports)]
+    if not tasks:
+        raise ValueError("the reports have no blocked task in common: there is nothing to compare.")
+    parts: list[RenderableType] = []
+    for task in tasks:
+        table = Table(title=f"Blocked task {task!r}: strongest attack on each model, test accuracy")
+        table.add_column("examples", justify="right")
+        for name in names:
+            table.add_column(name, justify="right")
+            table.add_column("− scratch", justify="right")
+        for examples in sorted({n for r in reports for n in r.budgets(task)}):
+            cells = [
+                text
+                for r in reports
+                for text in (
+                    cell(r.strongest(task, examples, "hardened")),
+                    _shown(difference(r, task, examples) if examples in r.budgets(task) else None),
+                )
+            ]
+            table.add_row(str(examples), *cells)
+        parts.append(table)
+    suites = {(r.suite["name"], r.suite["version"]) for r in reports}
+    if len(suites) > 1:
+        listed = ", ".join(f"{name} v{version}" for name, version in sorted(suites))
+        parts.append(f"check: made with different suites ({listed}): the numbers do not compare.")
+    for task in tasks:
+        if len({str(r.tasks[task].get("fingerprints")) for r in reports}) > 1:
+            parts.append(f"check: {task}: made on different data: the numbers do not compare.")
+    return _text(parts, width)
+
+
+def _task_table(report: AttackReport, task: str) -> Table:
+    facts = report.tasks[task]
+    fewest = min((s.seeds for s in report.summaries(task)), default=0)
+    kind, wish = "Blocked task", "lower is better blocked"
+    if facts.get("control"):
+        kind, wish = "Control task", "higher is better kept"
+    table = Table(
+        title=f"{kind} {task!r}: test accuracy after attack (suite {report.suite['name']} "
+        f"v{report.suite['version']}; {wish})",
+        caption=f"mean ± standard deviation over {fewest} seeds or more; commonest label {facts['majority']:.3f}"
+        + "".join(f"; {text}" for text in reference_lines(report, task)),
+    )
+    table.add_column("attack")
+    for name in ("examples", *report.roles()):
+        table.add_column(name, justify="right")
+    for examples in report.budgets(task):
+        cells = [cell(report.strongest(task, examples, role)) for role in report.roles()]
+        table.add_row("strongest", str(examples), *cells, style="bold")
+    table.add_section()
+    summaries = {(s.attack, s.examples, s.role): s for s in report.summaries(task)}
+    for attack, examples in sorted({key[:2] for key, s in summaries.items() if s.role in report.roles()}):
+        cells = [cell(summaries.get((attack, examples, role))) for role in report.roles()]
+        mark = " (outside)" if report.attacks.get(attack, {}).get("outside") else ""
+        table.add_row(f"{attack}{mark}", str(examples), *cells)
+    return table
+
+
+def reference_lines(report: AttackReport, task: str) -> list[str]:
+    """What puts the numbers in scale: the raw input without any model, and scratch with more data and steps."""
+    words = {"raw": "raw input without a model", "more": "scratch with more data and steps"}
+    found: list[Summary] = [s for s in report.summaries(task) if s.role in words]
+    best = {s.role: s for s in sorted(found, key=lambda s: s.examples)}
+    return [f"{words[role]} {cell(best[role])}" for role in words if role in best]
+
+
+def _headline_table(report: AttackReport, task: str) -> Table:
+    table = Table(title="Best attack against best attack: differences in test scores, with their 95 % intervals")
+    table.add_column("examples", justify="right")
+    table.add_column("strongest on hardened")
+    table.add_column("hardened − scratch", justify="right")
+    table.add_column("the same, AUC", justify="right")
+    if "undefended" in report.models:
+        table.add_column("undefended − hardened", justify="right")
+    table.add_column("noise alone", justify="right")
+    for examples in report.budgets(task):
+        best = report.strongest(task, examples, "hardened")
+        row = [
+            difference(report, task, examples),
+            difference(report, task, examples, metric="auc"),
+            *([difference(report, task, examples, "undefended", "hardened")] if "undefended" in report.models else []),
+            difference(report, task, examples, "null", "scratch"),
+        ]
+        table.add_row(str(examples), best.attack if best else NOT_MEASURED, *map(_shown, row))
+    return table
+
+
+def _cost_table(report: AttackReport, task: str) -> Table:
+    """Cost to recover, and the strongest attack that keeps the desired task."""
+    lost = f"≤ {DESIRED_DROP:.2f} desired lost"
+    table = Table(
+        title="Cost to recover 90 % of what the undefended model gives; strongest attack that keeps the desired task"
+    )
+    for name in ("model", "examples", "steps", "FLOPs", lost):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    budgets = report.budgets(task)
+    for role in report.roles():
+        cost = recovery(report, task, role)
+        kept = report.strongest(task, max(budgets, default=0), role, most_desired_drop=DESIRED_DROP)
+        table.add_row(role, *(cost.cells() if cost else [NOT_MEASURED] * 3), cell(kept))
+    paid = [f"{n}: {value}" for n, value in regret(report, task).items()]
+    table.caption = "data-efficiency regret (scratch loss − hardened loss, nats): " + ("; ".join(paid) or NOT_MEASURED)
+    return table
+
+
+def _desired_line(report: AttackReport) -> str:
+    shown = [
+        f"{role} " + ", ".join(f"{k} {v:.4f}" for k, v in report.desired[role].items())
+        for role in report.roles()
+        if role in report.desired
+    ]
+    where = f" on {report.desired['dataset']}" if "dataset" in report.desired else ""
+    return f"desired task{where}: " + ("; ".join(shown) or NOT_MEASURED)
+
+
+def _shown(found: Difference | None) -> str:
+    return NOT_MEASURED if found is None else str(found)
+
+
+def _text(parts: Iterable[RenderableType], width: int) -> str:
+    console = Console(file=StringIO(), width=width, force_terminal=False, highlight=False, markup=False, emoji=False)
+    for part in parts:
+        console.print(part)
+    # Names and doubts may be a stranger's: what steers a terminal is left out.
+    return "".join(c for c in console.file.getvalue() if c == "\n" or c.isprintable())  # type: ignore[attr-defined]
