@@ -143,14 +143,14 @@ def headlines(report: AttackReport, task: str) -> list[str]:
 
 def _differences(report: AttackReport, task: str) -> list[list[str]]:
     """Best attack against best attack, by examples: to scratch in accuracy and AUC, from undefended, noise alone."""
-    rows = []
+    rows, paid = [], regret(report, task)
     for examples in report.budgets(task):
         found = [
             difference(report, task, examples),
             difference(report, task, examples, metric="auc"),
             difference(report, task, examples, "undefended", "hardened"),
             difference(report, task, examples, "null", "scratch"),
-            regret(report, task).get(examples),
+            paid.get(examples),
         ]
         rows.append([str(examples), *(str(one) if one else NOT_MEASURED for one in found)])
     return rows

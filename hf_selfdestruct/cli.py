@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     attack.add_argument("--output", default="report.json", help="where the report goes")
     attack.add_argument("--storage", help="Optuna storage URL of the runs; by default a file beside the report")
-    attack.add_argument("--workers", type=int, default=1, help="processes on this machine that share the work")
+    attack.add_argument("--workers", help="processes on this machine that share the work; by default 1")
 
     report = command("report", _report, "show a report as a table, and draw its plots")
     report.add_argument("reports", metavar="REPORT.json", nargs="+", help="several are put side by side")
@@ -132,16 +132,17 @@ def _attack(arguments: argparse.Namespace) -> int:
     from .config import load_config
     from .recipe import attack
 
-    suite = ["--suite", arguments.suite] if arguments.suite else []
+    given = {"--suite": arguments.suite, "--workers": arguments.workers}
+    config = load_config(arguments.config, [word for pair in given.items() if pair[1] for word in pair])
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     report = attack(
-        load_config(arguments.config, suite),
+        config,
         arguments.model,
         undefended=arguments.undefended,
         base=arguments.base,
         storage=arguments.storage or f"sqlite:///{output.with_suffix('.attacks.db')}",
-        workers=arguments.workers,
+        workers=config.workers,
     )
     report.save(output)
     _show(report.table())

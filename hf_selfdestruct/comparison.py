@@ -48,7 +48,8 @@ class Difference:
 
     def __str__(self) -> str:
         """Such as ``+.012 [-.004, +.028]``."""
-        mean, low, high = (f"{value:+.3f}".replace("0.", ".", 1) for value in (self.mean, self.low, self.high))
+        texts = (f"{value:+.3f}" for value in (self.mean, self.low, self.high))
+        mean, low, high = (text[0] + text[1:].removeprefix("0") for text in texts)
         return f"{mean} [{low}, {high}]"
 
 
@@ -122,10 +123,13 @@ def interval(values: np.ndarray, *, level: float = 0.95, draws: int = DRAWS, see
     generator = np.random.default_rng(seed)
 
     def drawn(count: int, *shape: int) -> np.ndarray:
-        return generator.multinomial(count, np.full(count, 1 / count), size=(draws, *shape)) / count
+        return generator.multinomial(count, np.full(count, 1 / count), size=shape) / count
 
-    weights = (drawn(models)[..., None] * drawn(seeds, models)).reshape(draws, -1)
-    means = ((values.reshape(models * seeds, rows) @ drawn(rows).T).T * weights).sum(axis=1)
+    weights = (drawn(models, draws)[..., None] * drawn(seeds, draws, models)).reshape(draws, -1)
+    flat = values.reshape(models * seeds, rows)
+    # A few at a time: with many test rows, all draws of rows at once would take gigabytes.
+    parts = [(part * (drawn(rows, len(part)) @ flat.T)).sum(axis=1) for part in np.array_split(weights, 20)]
+    means = np.concatenate(parts)
     variance, freedom = _variance(values)
     centre = float(values.mean())
     if variance == 0:
@@ -180,15 +184,13 @@ def contributions(labels: np.ndarray, probabilities: np.ndarray, metric: str) ->
     if metric == "accuracy":
         return hits
     if metric == "loss":
-        # As accuracy, but on normalised probabilities: what half precision rounds away is put back.
-        own = probabilities[np.arange(len(labels)), labels] / probabilities.sum(axis=1)
-        return -np.log(own)
-    present = [c for c in range(probabilities.shape[1]) if 0 < (labels == c).sum() < len(labels)]
-    parts = [
-        _recall_parts(labels == c, hits) if metric == "balanced_accuracy" else _auc_parts(labels == c, scores)
-        for c, scores in ((c, probabilities[:, c]) for c in present)
-    ]
-    return np.mean(parts, axis=0) if parts else np.full(len(labels), 0.5)
+        return -np.log(probabilities[np.arange(len(labels)), labels])
+    present = np.unique(labels)
+    if metric == "balanced_accuracy":
+        return np.mean([_recall_parts(labels == c, hits) for c in present], axis=0)
+    if len(present) < 2:
+        return np.full(len(labels), 0.5)
+    return np.mean([_auc_parts(labels == c, probabilities[:, c]) for c in present], axis=0)
 
 
 def _recall_parts(own: np.ndarray, hits: np.ndarray) -> np.ndarray:

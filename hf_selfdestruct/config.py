@@ -90,6 +90,7 @@ class HardenConfig:
         training: Fields of ``SelfDestructTrainingArguments``.
         suite: Suite to attack with.
         card: Fields of ``CardDetails``.
+        workers: Processes that share the attacks.
 
     Raises:
         ValueError: A value is wrong, also within ``training`` and ``card``.
@@ -101,11 +102,14 @@ class HardenConfig:
     training: dict[str, Any] = field(default_factory=dict)
     suite: str = "default"
     card: dict[str, Any] = field(default_factory=dict)
+    workers: int = 1
 
     def __post_init__(self) -> None:
         """Check every value, also those that others will read."""
         _check_kinds(self)
         named_suite(self.suite)
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1; got {self.workers}.")
         CardDetails.from_dict(self.card)
         training_arguments(self)
 
@@ -116,7 +120,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig
     Args:
         path: The file.
         overrides: Command-line words ``--name value`` (or ``--name=value``) for ``training``, ``suite``,
-            ``model`` or, as ``--data.name``, ``data``.
+            ``workers``, ``model`` or, as ``--data.name``, ``data``.
 
     Returns:
         The configuration, with every key known and every value checked as far as it can be.
@@ -224,7 +228,13 @@ def _apply(top: dict[str, Any], overrides: Sequence[str], where: str) -> None:
     words = [part for word in overrides for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
         raise ValueError(f"options must come as --name value; got {' '.join(overrides)}.")
-    known = ["model", "suite", *(f"data.{f.name}" for f in dataclasses.fields(DataConfig)), *_training_names()]
+    known = [
+        "model",
+        "suite",
+        "workers",
+        *(f"data.{f.name}" for f in dataclasses.fields(DataConfig)),
+        *_training_names(),
+    ]
     top["training"] = _mapping(top.get("training", {}), f"{where}: training")
     top["data"] = _mapping(top["data"], f"{where}: data")
     for name, value in zip(words[::2], words[1::2], strict=True):
@@ -232,5 +242,7 @@ def _apply(top: dict[str, Any], overrides: Sequence[str], where: str) -> None:
         check_names([key], known, "command line")
         if key.startswith("data."):
             top["data"][key.removeprefix("data.")] = _parsed(value, f"command line: {name}")
+        elif key == "workers":
+            top[key] = _parsed(value, f"command line: {name}")
         else:
             (top if key in ("model", "suite") else top["training"])[key] = value

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from .runs import Scores
 
@@ -63,8 +63,7 @@ def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean negative log-probability of the right class, in nats."""
-    classes = np.arange(probabilities.shape[1])
-    return float(log_loss(labels, probabilities / probabilities.sum(axis=1, keepdims=True), labels=classes))
+    return float(-np.log(probabilities[np.arange(len(labels)), labels]).mean())
 
 
 def _own(name: str, metric: evaluate.Metric, labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -74,7 +73,7 @@ def _own(name: str, metric: evaluate.Metric, labels: np.ndarray, probabilities: 
         given = {key: value for key, value in given.items() if key in metric.features}
     result = metric.compute(**given)
     values = list(result.values()) if isinstance(result, Mapping) else [result]
-    if len(values) != 1 or not isinstance(values[0], int | float | np.number):
+    if len(values) != 1 or not isinstance(values[0], int | float | np.number) or not np.isfinite(values[0]):
         raise ValueError(f"metric {name!r} must return one number; got {result!r}.")
     return float(values[0])
 

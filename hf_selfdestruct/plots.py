@@ -10,14 +10,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .recovery import recovery
-from .report import AttackReport
-from .runs import AttackRun
+from .report import NOT_MEASURED, AttackReport
+from .runs import ROLES, AttackRun
 
 COLOURS = {"base": "#7f7f7f", "undefended": "#d55e00", "hardened": "#0072b2", "scratch": "#009e73"}
 MARKERS = {"base": "^", "undefended": "s", "hardened": "o", "scratch": "D"}
 INK = "#444444"
+STEPS = (0, *(digit * 10**power for power in range(1, 7) for digit in (1, 2, 5)))
+LONGEST = 34  # characters of an attack's name
 
 
 def save_plots(report: AttackReport, folder: str | Path) -> list[Path]:
@@ -47,6 +50,8 @@ def score_against_examples(report: AttackReport, task: str) -> Figure:
     budgets = report.budgets(task)
     for role in report.roles():
         found = [s for n in budgets if (s := report.strongest(task, n, role))]
+        if not found:
+            continue
         x = [s.examples for s in found]
         low = [s.mean - (s.deviation if s.seeds > 1 else 0.0) for s in found]
         high = [s.mean + (s.deviation if s.seeds > 1 else 0.0) for s in found]
@@ -56,12 +61,11 @@ def score_against_examples(report: AttackReport, task: str) -> Figure:
         best = max((s for s in report.summaries(task) if s.role == role), key=lambda s: s.examples, default=None)
         if best:
             axes.axhline(best.mean, color=INK, ls=style, lw=1.2, label=words)
-    _chance(axes, report, task)
     axes.set_xscale("log")
     axes.set_xticks(budgets, [str(n) for n in budgets])
     axes.minorticks_off()
     axes.set_xlabel("blocked examples the attacker has")
-    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    _close(axes, report, task, empty=not axes.lines)
     return figure
 
 
@@ -69,25 +73,30 @@ def cost_to_recover(report: AttackReport, task: str) -> Figure:
     """Best accuracy on the selection split against optimizer steps, over all attacks with all examples."""
     figure, axes = _figure(f"What an attacker reaches in so many steps: “{task}”", "selection accuracy, best so far")
     examples = max(report.budgets(task), default=0)
-    for role in report.roles():
-        points = sorted(
+    points = {
+        role: sorted(
             (step, reached)
             for run in _finished(report, task, role, examples)
             for step, reached in (run.curve or ((run.steps, run.selection.accuracy),))  # type: ignore[union-attr]
         )
-        if points:
-            steps, reached = zip(*points, strict=True)
-            best = np.maximum.accumulate(reached)
-            end = max(steps[-1], 1)
-            drawn = [*steps, end], [*best, best[-1]]
-            axes.step(*drawn, where="post", label=role, **_line(role))
+        for role in report.roles()
+    }
+    most = max((step for found in points.values() for step, _ in found), default=0)
+    end = max(10.0, 1.2 * most)  # past the last look, so that a gain at the last look is seen
+    for role in [role for role in points if points[role]]:
+        steps, reached = zip(*points[role], strict=True)
+        best = np.maximum.accumulate(reached)
+        axes.step([*steps, end], [*best, best[-1]], where="post", label=role, **_line(role))
     found = recovery(report, task, "hardened") if "hardened" in report.models else None
     if found:
         axes.axhline(found.level, color=INK, ls="--", lw=1.2, label="90 % of undefended recovered")
-    _chance(axes, report, task)
     axes.set_xscale("symlog", linthresh=10)
+    ticks = [step for step in STEPS if step <= end]
+    axes.set_xticks(ticks, [str(step) for step in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(-0.5, end)
     axes.set_xlabel(f"optimizer steps (0: a probe), with {examples} examples")
-    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    _close(axes, report, task, empty=not any(points.values()))
     return figure
 
 
@@ -110,9 +119,13 @@ def attacks_and_models(report: AttackReport, task: str) -> Figure:
             light = value > chance + 0.7 * (top - chance)
             text = "–" if np.isnan(value) else f"{value:.3f}"
             axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if light else "black")
-    labels = [f"{a} ({most[a]})" for a in attacks]
-    axes.set_xticks(range(len(roles)), roles)
-    axes.set_yticks(range(len(attacks)), labels, fontsize=9)
+    else:
+        _say_empty(axes)
+    outside = {name for name, facts in report.attacks.items() if facts.get("outside")}
+    labels = [f"{_short(a)} ({most[a]}{', outside' if a in outside else ''})" for a in attacks]
+    axes.set_xticks(range(len(roles)) if attacks else (), roles if attacks else ())
+    # A name may hold a dollar sign, and is no formula.
+    axes.set_yticks(range(len(attacks)), labels, fontsize=9, parse_math=False)
     axes.set_title(f"Test accuracy on “{task}”, by attack (examples)", loc="left", fontsize=11)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -123,16 +136,19 @@ def best_so_far(report: AttackReport, task: str) -> Figure:
     """Best accuracy on the selection split against the number of settings tried, with all examples."""
     figure, axes = _figure(f"Does searching longer help? “{task}”", "selection accuracy, best so far")
     examples = max(report.budgets(task), default=0)
-    for role in report.roles():
-        first = min((run.seed for run in report.runs if run.task == task), default=0)
-        tried = [r.selection.accuracy for r in report.runs
-                 if (r.task, r.role, r.examples, r.seed) == (task, role, examples, first) and r.selection]  # fmt: skip
-        if tried:
-            best = np.maximum.accumulate(tried)
-            axes.step(range(1, len(best) + 1), best, where="post", label=role, **_line(role))
-    _chance(axes, report, task)
+    first = min((run.seed for run in report.runs if run.task == task and run.role in ROLES), default=0)
+    tried = {
+        role: [r.selection.accuracy for r in _finished(report, task, role, examples) if r.selection and r.seed == first]
+        for role in report.roles()
+    }
+    for role in [role for role in tried if tried[role]]:
+        best = np.maximum.accumulate(tried[role])
+        drawn = [*range(1, len(best) + 1), len(best) + 0.5], [*best, best[-1]]  # so that a single one is seen
+        axes.step(*drawn, where="post", label=role, **_line(role))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0, 1 + max(map(len, tried.values()), default=0))
     axes.set_xlabel(f"settings tried, in the order of the suite, with {examples} examples")
-    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    _close(axes, report, task, empty=not any(tried.values()))
     return figure
 
 
@@ -157,5 +173,20 @@ def _line(role: str) -> dict[str, Any]:
     return {"color": COLOURS[role], "lw": 2.4 if role == "hardened" else 1.6}
 
 
-def _chance(axes: Axes, report: AttackReport, task: str) -> None:
+def _close(axes: Axes, report: AttackReport, task: str, *, empty: bool) -> None:
+    """The line of the commonest label, and a legend below the plot, where it covers nothing."""
     axes.axhline(report.tasks[task]["majority"], color=INK, ls=":", lw=1.2, label="commonest label")
+    if empty:
+        _say_empty(axes)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=3, fontsize=9)
+
+
+def _say_empty(axes: Axes) -> None:
+    axes.text(0.5, 0.8, NOT_MEASURED, transform=axes.transAxes, ha="center", color=INK)
+
+
+def _short(name: str) -> str:
+    """A name on one line of bounded length."""
+    name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

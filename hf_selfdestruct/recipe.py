@@ -103,7 +103,7 @@ def harden(config: HardenConfig) -> AttackReport:
     else:
         trainer = trainer_of(config, data, tokenizer)
         trainer.train(resume_from_checkpoint=checkpoint)
-    return trainer.attack(config.suite, desired_dataset=data["test"], card=config.card)
+    return trainer.attack(config.suite, desired_dataset=data["test"], card=config.card, workers=config.workers)
 
 
 def attack(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .comparison import Difference, difference
-from .runs import AttackRun
+from .runs import NOT_MEASURED, AttackRun
 
 if TYPE_CHECKING:
     from .report import AttackReport
@@ -42,10 +42,11 @@ class Recovery:
 
     def cells(self) -> list[str]:
         """Examples, steps and operations as text, censored as ``> N``."""
+        flops = f"> {self.most_flops:.1e}" if self.flops is None else f"{self.flops:.1e}"
         return [
             f"> {self.most_examples}" if self.examples is None else str(self.examples),
             f"> {self.most_steps}" if self.steps is None else str(self.steps),
-            f"> {self.most_flops:.1e}" if self.flops is None else f"{self.flops:.1e}",
+            flops if self.most_flops else NOT_MEASURED,  # nobody counted them
         ]
 
 
@@ -96,7 +97,8 @@ def _points(report: AttackReport, task: str, examples: int, role: str) -> Iterat
     inside = [r for r in runs if not report.attacks.get(r.attack, {}).get("outside")]
     for _, group in itertools.groupby(sorted(inside, key=name), key=name):
         same = list(group)
-        for looks in zip(*(run.curve for run in same), strict=False):
+        curves = [run.curve or ((run.steps, run.selection.accuracy),) for run in same if run.selection]
+        for looks in zip(*curves, strict=False):
             accuracy = float(np.mean([look[1] for look in looks])) - max(run.optimism for run in same)
             step = int(looks[0][0])
             yield accuracy, step, same[0].flops * (step / same[0].steps if same[0].steps else 1.0)

@@ -148,19 +148,16 @@ def cell(summary: Summary | None) -> str:
 
 
 def rounded(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities as they can be kept on record: natural logarithms in half precision.
+    """Probabilities as they can be kept on record.
 
     Scores are computed from these, so that the record says exactly what the scores say.
     """
-    with np.errstate(divide="ignore"):
-        return np.exp(np.log(probabilities).clip(LEAST, 0.0).astype(np.float16).astype(np.float64))
+    return _restored(_kept(probabilities))
 
 
 def packed(probabilities: np.ndarray) -> str:
     """Probabilities ``(rows, classes)`` as text; :func:`unpacked` gives back what :func:`rounded` gives."""
-    with np.errstate(divide="ignore"):
-        logs = np.log(probabilities).clip(LEAST, 0.0).astype("<f2")
-    return base64.b64encode(logs.tobytes()).decode()
+    return base64.b64encode(_kept(probabilities).tobytes()).decode()
 
 
 def unpacked(text: str, classes: int) -> np.ndarray:
@@ -169,7 +166,22 @@ def unpacked(text: str, classes: int) -> np.ndarray:
     Raises:
         ValueError: The text is not such an array.
     """
-    return np.exp(_array(text, "<f2").reshape(-1, classes).astype(np.float64))
+    logs = _array(text, "<f2").reshape(-1, classes)
+    if not (np.abs(logs) <= -LEAST).all():  # so that nothing overflows; what is not a number fails too
+        raise ValueError(f"log-probabilities about their mean must lie within ±{-LEAST:.0f}.")
+    return _restored(logs)
+
+
+def _kept(probabilities: np.ndarray) -> np.ndarray:
+    """Log-probabilities about their mean, in half precision: fine where classes are nearly equal, coarse elsewhere."""
+    with np.errstate(divide="ignore"):
+        logs = np.log(probabilities).clip(LEAST, 0.0)
+    return (logs - logs.mean(axis=1, keepdims=True)).astype("<f2")
+
+
+def _restored(logs: np.ndarray) -> np.ndarray:
+    values = np.exp(logs.astype(np.float64))
+    return values / values.sum(axis=1, keepdims=True)
 
 
 def packed_labels(labels: np.ndarray) -> str:

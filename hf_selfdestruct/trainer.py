@@ -183,9 +183,9 @@ class SelfDestructTrainer(Trainer):
         Trains the undefended sibling first unless one is given. See :func:`evidence.attack_trainer`.
 
         Args:
-            suite: Name of a suite: ``smoke`` or ``default``.
-            **options: ``undefended`` and ``base`` (folders), ``desired_dataset`` (by default
-                ``eval_dataset``), ``card`` (the user's own words).
+            suite: Name of a suite (``smoke``, ``default``, ``adaptive``, ``full``, ...), or one of your own.
+            **options: ``undefended`` and ``base`` (folders), ``desired_dataset`` (by default ``eval_dataset``),
+                ``card`` (the user's own words), ``controls``, ``metrics``, ``storage``, ``workers``.
 
         Returns:
             The report, also in ``output_dir/selfdestruct/report.json``.

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from hf_selfdestruct.metrics import scores
 from hf_selfdestruct.report import AttackReport, AttackRun, Scores
+from hf_selfdestruct.runs import packed, packed_labels, rounded
 
 ROLES = ("base", "undefended", "hardened", "scratch")
 # Test accuracy by role, attack and examples at seeds 0, 1 and 2. On the hardened model the selection
@@ -84,6 +89,39 @@ def made_report(*, roles: tuple[str, ...] = ROLES, extra: tuple[AttackRun, ...] 
         "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
     }  # fmt: skip
     return AttackReport(**{**usual, **fields})
+
+
+def made_labels(rows: int = 200, classes: int = 2, seed: int = 0) -> np.ndarray:
+    """Labels of test rows, every class among them."""
+    return np.random.default_rng(seed).permutation(np.arange(rows) % classes)
+
+
+def made_probabilities(labels: np.ndarray, skill: float, seed: int, classes: int = 2) -> np.ndarray:
+    """Noise of deviation 1 on the log-probabilities, and ``skill`` more on the right label's."""
+    logits = np.random.default_rng(seed).normal(size=(len(labels), classes))
+    logits[np.arange(len(labels)), labels] += skill
+    values = np.exp(logits)
+    return values / values.sum(axis=1, keepdims=True)
+
+
+def predicted_report(
+    labels: np.ndarray,
+    probabilities: Mapping[str, Sequence[np.ndarray]],
+    *,
+    extra: tuple[AttackRun, ...] = (),
+    **fields: Any,
+) -> AttackReport:
+    """A report with predictions, and the scores that follow: one attack at 20 examples, by role one array per seed."""
+    runs = []
+    for role, found in probabilities.items():
+        for seed, one in enumerate(found, start=1000 if role == "null" else 0):
+            kept = scores(labels, rounded(one))
+            known = {"selection": kept, "test": kept, "predictions": packed(one), "role": role, "seed": seed}
+            runs.append(made_run(**known))
+    classes, counts = len(next(iter(probabilities.values()))[0].T), np.bincount(labels)
+    facts = {"num_labels": classes, "majority": float(counts.max() / len(labels)), "labels": packed_labels(labels)}
+    roles = tuple(role for role in ROLES if role in probabilities)
+    return made_report(roles=roles, runs=(*runs, *extra), **{"tasks": {"gender": facts}, **fields})
 
 
 def made_folder(folder: Path) -> Path:

@@ -20,7 +20,8 @@ LEVELS = (
     ("report",),
     ("functional", "inner_optimizer", "head_adjustment", "blocking", "training_args", "heads", "guard"),
     ("attacks.base", "attacks.optimizers", "attacks.tamper", "attacks.ledger", "attacks.checks"),
-    ("attacks.features", "attacks.search", "attacks.training"),
+    ("attacks.search", "attacks.training"),
+    ("attacks.features",),
     (
         "inner_optimizers",
         "learned",

@@ -1,14 +1,17 @@
 """The card: everything on it comes from the report and the user's own words, and nothing in them acts."""
 
+import html
 import json
 import re
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from made_reports import ROLES, made_report, made_run
+from made_reports import ROLES, made_labels, made_probabilities, made_report, made_run, predicted_report
 
 from hf_selfdestruct.card import CardDetails, headlines, render, render_folder
+from hf_selfdestruct.comparison import difference
+from hf_selfdestruct.recovery import regret
 from hf_selfdestruct.report import AttackReport
 
 DETAILS = CardDetails(
@@ -140,6 +143,25 @@ def test_negative_result_is_said_and_only_then(hardened, scratch, blocked):
     assert f"{hardened - scratch:+.3f}" in section(card, "Result")
 
 
+@pytest.mark.parametrize(("skill", "blocked"), [(0.0, True), (0.5, True), (0.6, True), (3.0, False)])
+def test_with_predictions_the_interval_decides_what_is_blocked(skill, blocked):
+    labels = made_labels()
+    skills = {"hardened": skill, "scratch": 0.5}
+    found = {r: [made_probabilities(labels, s, seed) for seed in range(3)] for r, s in skills.items()}
+    report = predicted_report(labels, found)
+    result = html.unescape(section(render(report, DETAILS), "Result"))
+    interval = difference(report, "gender", 20)
+    assert ("not blocked" in result) is not blocked
+    assert (interval.low > 0) is not blocked
+    assert (interval.mean > 0) == (skill > 0.5), "a mean above zero is no break by itself"
+    assert result.count(str(interval)) >= 2, "in the sentence and in the table"
+    for line in headlines(report, "gender"):
+        assert f"- {line}\n" in result
+    (row,) = re.findall(r"^\| 20 \|.*", result, flags=re.MULTILINE)
+    auc, loss = difference(report, "gender", 20, metric="auc"), regret(report, "gender")[20]
+    assert [c.strip() for c in cells(row)] == ["20", str(interval), str(auc), *["not measured"] * 2, str(loss)]
+
+
 def test_without_scratch_nothing_is_said_of_it():
     report = made_report(roles=("base", "hardened"), runs=made_report(roles=("base", "hardened")).runs)
     result = section(render(report, DETAILS), "Result")
@@ -231,7 +253,7 @@ def test_hostile_values_make_no_headings_and_no_rows():
 @pytest.mark.parametrize("card", [render(made_report(), DETAILS), hostile_card()], ids=["plain", "hostile"])
 def test_tables_are_rectangular(card):
     found = tables(card)
-    assert len(found) == 5
+    assert len(found) == 7
     for table in found:
         assert len(table) >= 3
         assert len({len(cells(line)) for line in table}) == 1, "\n".join(table)

@@ -16,7 +16,9 @@ from toy_project import make_project, run_cli
 from hf_selfdestruct.cli import main
 from hf_selfdestruct.manifest import problems
 from hf_selfdestruct.report import AttackReport
+from hf_selfdestruct.tables import comparison_table
 
+PLOTS = ("score_against_examples", "cost_to_recover", "attacks_and_models", "best_so_far")
 COMMANDS = ("demo", "harden", "attack", "report", "card", "push", "verify")
 
 
@@ -98,8 +100,32 @@ def test_report_shows_the_table_and_draws_plots(tmp_path):
     done = run_cli("report", "report.json", "--plots", "plots", home=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert made_report().table() in done.stdout
-    assert done.stdout.splitlines()[-1] == "plots/score_against_examples_gender.png"
-    assert (tmp_path / "plots" / "score_against_examples_gender.png").stat().st_size > 1000
+    drawn = [f"plots/{name}_gender.png" for name in PLOTS]
+    assert done.stdout.splitlines()[-len(PLOTS) :] == drawn
+    assert all((tmp_path / path).stat().st_size > 1000 for path in drawn)
+
+
+def test_several_reports_are_put_side_by_side(tmp_path, capsys):
+    paths = [str(tmp_path / name) for name in ("a.json", "b.json")]
+    for path in paths:
+        made_report().save(path)
+    assert main(["report", *paths]) == 0
+    shown, reports = capsys.readouterr().out, [AttackReport.load(path) for path in paths]
+    assert shown == comparison_table(reports, paths)
+    assert "strongest attack on each model" in shown
+
+
+def test_plots_of_several_reports_are_refused(tmp_path, refused):
+    made_report().save(tmp_path / "a.json")
+    line = refused("report", tmp_path / "a.json", tmp_path / "a.json", "--plots", tmp_path / "plots")
+    assert "--plots" in line
+    assert not (tmp_path / "plots").exists()
+
+
+def test_reports_without_a_common_task_are_refused(tmp_path, refused):
+    made_report().save(tmp_path / "a.json")
+    made_report(tasks={"age": made_report().tasks["gender"]}, runs=()).save(tmp_path / "b.json")
+    assert "no blocked task in common" in refused("report", tmp_path / "a.json", tmp_path / "b.json")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +302,7 @@ def test_harden_prints_the_table_and_completes_the_folder(hardened):
     assert report.recipe["outer_steps"] == 2
     assert set(report.desired) == {"dataset", "hardened", "undefended"}
     expected = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    evidence = {"card.json", "manifest.json", "report.json", "score_against_examples_origin.png"}
+    evidence = {"card.json", "manifest.json", "report.json", *(f"{name}_origin.png" for name in PLOTS)}
     assert expected <= {p.name for p in folder.iterdir()}
     assert evidence == {p.name for p in (folder / "selfdestruct").iterdir()}
     stamp = json.loads((folder / "config.json").read_text())["hf_selfdestruct"]

@@ -1,6 +1,7 @@
-"""Plots: one readable picture per blocked task, whatever the report lacks."""
+"""Plots: four readable pictures per blocked task, whatever the report lacks."""
 
 import contextlib
+import dataclasses
 
 import matplotlib.image
 import numpy as np
@@ -10,6 +11,7 @@ from made_reports import ROLES, made_report, made_run
 from hf_selfdestruct.plots import COLOURS, save_plots
 from hf_selfdestruct.report import ROLES as ALL_ROLES
 
+KINDS = ("score_against_examples", "cost_to_recover", "attacks_and_models", "best_so_far")
 FACTS = made_report().tasks["gender"]
 
 
@@ -23,23 +25,38 @@ def only(path):
     return pixels
 
 
+def with_curves(report):
+    """Full fine-tuning that gains with every look."""
+
+    def curved(run):
+        if run.attack != "full fine-tuning":
+            return run
+        looks = tuple((step, run.selection.accuracy - 0.2 / step) for step in (10, 20, 40))
+        return dataclasses.replace(run, curve=looks)
+
+    return dataclasses.replace(report, runs=tuple(map(curved, report.runs)))
+
+
 def coloured(pixels, colour):
     """Pixels of exactly this colour."""
     wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
     return int((np.abs(pixels[..., :3] * 255 - wanted).max(axis=-1) < 2).sum())
 
 
-def test_one_picture_per_task(tmp_path):
-    report = made_report(tasks={"gender": FACTS, "age": FACTS}, extra=(made_run(task="age"),))
+def test_four_pictures_per_blocked_task(tmp_path):
+    tasks = {"gender": FACTS, "age": FACTS, "topic": {**FACTS, "control": True}}
+    report = made_report(tasks=tasks, extra=(made_run(task="age"), made_run(task="topic")))
     paths = save_plots(report, tmp_path / "new" / "plots")
-    assert [p.name for p in paths] == ["score_against_examples_gender.png", "score_against_examples_age.png"]
-    one, other = map(only, paths)
+    assert [p.name for p in paths] == [f"{kind}_{task}.png" for task in ("gender", "age") for kind in KINDS]
+    assert sorted(paths) == sorted((tmp_path / "new" / "plots").iterdir())
+    one, other = only(paths[0]), only(paths[4])
     assert not np.array_equal(one, other)
 
 
-def test_every_role_has_a_line(tmp_path):
+@pytest.mark.parametrize("kind", [0, 1, 3], ids=[KINDS[i] for i in (0, 1, 3)])
+def test_every_role_has_a_line(tmp_path, kind):
     assert set(COLOURS) == {*ALL_ROLES}
-    pixels = only(save_plots(made_report(), tmp_path)[0])
+    pixels = only(save_plots(with_curves(made_report()), tmp_path)[kind])
     for role in ROLES:
         assert coloured(pixels, COLOURS[role]) > 300, role
 
@@ -67,12 +84,36 @@ def test_missing_role_has_no_line(tmp_path, missing):
 )
 @pytest.mark.filterwarnings("error")
 def test_thin_reports_are_drawn_without_a_warning(tmp_path, report):
-    only(save_plots(report, tmp_path)[0])
+    score, cost, heat, search = save_plots(report, tmp_path)
+    for path in (score, cost, search):
+        only(path)
+    assert matplotlib.image.imread(heat).shape[1] == 1125
+
+
+def test_attacks_outside_the_headline_raise_no_line(tmp_path):
+    """An attack that starts from the undefended model reaches what it reaches, and is no recovery."""
+    strong = made_run(attack="interpolation", examples=100, accuracy=0.99)
+    inside = save_plots(made_report(), tmp_path / "without")
+    outside = save_plots(made_report(extra=(strong,), attacks={"interpolation": {"outside": True}}), tmp_path / "with")
+    same = [one.read_bytes() == other.read_bytes() for one, other in zip(inside, outside, strict=True)]
+    assert same == [True, True, False, True], "only the map of attacks and models shows it"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["a very long name " * 20, "$\\frac{x$", "two\nlines", "\ud800", "\x1b[2J"])
+def test_any_name_of_an_attack_can_be_drawn(tmp_path, name):
+    heat = save_plots(made_report(extra=(made_run(attack=name, examples=100),)), tmp_path)[2]
+    plain = save_plots(made_report(extra=(made_run(attack="x", examples=100),)), tmp_path / "plain")[2]
+    pixels = matplotlib.image.imread(heat)
+    assert pixels.shape == matplotlib.image.imread(plain).shape
+    empty = (pixels[..., :3] > 0.99).all(axis=-1).mean()
+    assert empty < 0.7, "the name left no room for the map"
 
 
 def test_equal_reports_are_equal_pictures(tmp_path):
-    (one,), (other,) = save_plots(made_report(), tmp_path / "a"), save_plots(made_report(), tmp_path / "b")
-    assert one.read_bytes() == other.read_bytes()
+    found = [[path.read_bytes() for path in save_plots(made_report(), tmp_path / name)] for name in "ab"]
+    assert found[0] == found[1]
+    assert len({*found[0]}) == len(KINDS)
 
 
 def test_higher_scores_are_higher_lines(tmp_path):
@@ -82,14 +123,15 @@ def test_higher_scores_are_higher_lines(tmp_path):
     def height(role):
         wanted = np.array([int(COLOURS[role][i : i + 2], 16) for i in (1, 3, 5)])
         rows, columns = np.nonzero(np.abs(pixels[..., :3] * 255 - wanted).max(axis=-1) < 2)
-        return rows[columns > 900].mean()  # the right end of the lines, beside the legend
+        return rows[(columns > 1000) & (rows < 500)].mean()  # the right end of the lines, above the legend
 
     assert height("base") < height("undefended") < height("hardened")
 
 
 def test_nothing_is_written_outside_the_folder(tmp_path):
     """A task's name in somebody's report is no path."""
-    (tmp_path / "plots" / "score_against_examples_").mkdir(parents=True)
+    for kind in KINDS:
+        (tmp_path / "plots" / f"{kind}_").mkdir(parents=True)
     with contextlib.suppress(ValueError):
         report = made_report(tasks={"/../../evil": FACTS}, runs=(made_run(task="/../../evil"),))
         save_plots(report, tmp_path / "plots")

@@ -112,7 +112,7 @@ def auto_class(config: Any) -> Any:
     return found
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Outcome:
     """What one attack run reached.
 
@@ -134,8 +134,8 @@ class Outcome:
     flops: float = 0.0
     curve: tuple[tuple[float, float], ...] = ()
     desired_drop: float | None = None
-    probabilities: np.ndarray | None = None
-    hits: np.ndarray | None = None
+    probabilities: np.ndarray | None = field(default=None, compare=False)
+    hits: np.ndarray | None = field(default=None, compare=False)
     found: dict[str, Any] = field(default_factory=dict)
 
 

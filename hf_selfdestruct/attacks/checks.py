@@ -85,7 +85,7 @@ def hidden_ranking(report: AttackReport, task: str) -> Iterator[str]:
     """A high AUC beside an accuracy at chance: the knowledge is there, only the threshold is off."""
     chance = report.tasks[task]["majority"]
     for s in report.summaries(task):
-        if s.role == "hardened" and s.mean < chance + MARGIN and s.auc > 0.5 + 3 * MARGIN:
+        if s.role == "hardened" and s.mean < chance + MARGIN and s.auc > 0.5 + 5 * MARGIN:
             yield (
                 f"{task}: {s.attack} with {s.examples} examples is at {s.mean:.3f} accuracy but at AUC {s.auc:.3f} on "
                 "the hardened model: it ranks the labels well, and another threshold would tell them apart."

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 from .base import Target, device, placed
 from .data import AttackData, in_batches
+from .tamper import Tamper
+from .training import inputs_of
 
 SPLITS = ("train", "selection", "test")
 
@@ -41,17 +43,28 @@ class Features:
         ]
 
 
-def features_of(target: Target, data: AttackData, seed: int) -> Features:
-    """Encode the splits, or recall them: frozen features depend on the seed only where the weights do."""
-    key = ("features", target.folder, target.random, target.identity()["sha256"], seed if target.random else 0)
+def features_of(target: Target, data: AttackData, seed: int, tamper: Tamper | None = None) -> Features:
+    """Encode the splits, or recall them: frozen features depend on the seed only where the weights do.
+
+    Args:
+        target: The model.
+        data: What the attacker has.
+        seed: Of a random model's weights, and of what is random in the tamper.
+        tamper: What is done to the weights first.
+    """
+    weights = (target.folder, target.random, target.identity()["sha256"])
+    key = ("features", *weights, seed if target.random else 0, str(tamper.config()) if tamper else "")
     if key not in data.memory:
-        data.memory[key] = _encode(target, data, seed)
+        data.memory[key] = _encode(target, data, seed, tamper)
     return data.memory[key]
 
 
-def _encode(target: Target, data: AttackData, seed: int) -> Features:
-    model = placed(target.load(data.num_labels, seed)).eval()
-    head = target.published()
+def _encode(target: Target, data: AttackData, seed: int, tamper: Tamper | None) -> Features:
+    model, head = placed(target.load(data.num_labels, seed)), target.published()
+    if tamper is not None:
+        tamper.apply(model, seed, inputs_of(data, data.train, seed))
+        head = None
+    model.eval()
     head = placed(head).eval() if head is not None else None
     shapes: list[tuple[tuple[int, str], int]] = []
 

@@ -23,6 +23,7 @@ from ..runs import rounded
 from .base import Attack, Outcome, Target
 from .data import AttackData
 from .features import features_of
+from .tamper import Tamper
 
 # Each from a strength (inverse regularisation, neighbours or iterations) and the number of training rows.
 CLASSIFIERS: dict[str, Callable[[float, int], Any]] = {
@@ -50,6 +51,7 @@ class HeadOnly(Attack):
         strengths: Inverse regularisation of a linear or kernel classifier, neighbours, or boosting iterations.
         every_layer: Whether to probe each hidden layer (embeddings are layer 0), its tokens averaged or the first
             (in a causal model the last) alone, and the published head's logits; else only the last layer's average.
+        tamper: What is done to the weights before they are frozen.
         title: Its name in the report, where it is none of the usual.
 
     Raises:
@@ -59,6 +61,7 @@ class HeadOnly(Attack):
     classifier: str = "linear"
     strengths: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0)
     every_layer: bool = False
+    tamper: Tamper | None = None
     title: str = ""
 
     def __post_init__(self) -> None:
@@ -74,7 +77,10 @@ class HeadOnly(Attack):
 
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
         layers = "all" if self.every_layer else "last"
-        return [{"classifier": self.classifier, "layers": layers, "strength": value} for value in self.strengths]
+        same = {"tamper": self.tamper.config()} if self.tamper else {}
+        return [
+            {"classifier": self.classifier, "layers": layers, "strength": value, **same} for value in self.strengths
+        ]
 
     def run(  # noqa: D102
         self,
@@ -86,7 +92,7 @@ class HeadOnly(Attack):
         settings: dict[str, Any],
         until: int | None = None,
     ) -> Outcome:
-        features = features_of(target, data, seed)
+        features = features_of(target, data, seed, self.tamper)
         few = data.few(examples, seed)
         labels = data.train.labels[few]
         cells = [c for c in features.usable() if self.every_layer or c == (features.layers, "mean")]
@@ -112,7 +118,7 @@ class HeadOnly(Attack):
             0,
             flops=features.flops * examples,
             curve=((0, found.accuracy),),
-            desired_drop=0.0,  # the trunk is as it was
+            desired_drop=0.0 if self.tamper is None else None,  # the trunk is as it was
             probabilities=test,
             hits=np.stack(hits),
             found={"layer": best[0], "pooling": best[1]},

@@ -23,8 +23,17 @@ from ..tasks import seed_of
 from .base import Attack, Target
 from .data import AttackData
 from .ledger import Ledger, Record
+from .tamper import NotApplicable
 
-KEPT = 1 / 3  # of the settings, at a rung
+# What a model does to an attack; anything else is a mistake in the attack, and is not caught.
+FAILURES = (
+    FloatingPointError,
+    NotApplicable,
+    np.linalg.LinAlgError,
+    torch.OutOfMemoryError,
+    torch.linalg.LinAlgError,
+)
+KEPT = 1 / 4  # of the settings, at a rung
 RESAMPLES = 200
 
 
@@ -136,7 +145,7 @@ class Search:
             outcome = self.attack.run(
                 self.target, self.data, examples=self.examples, seed=seed, settings=settings, **stop
             )
-        except (FloatingPointError, torch.OutOfMemoryError, torch.linalg.LinAlgError, np.linalg.LinAlgError) as failure:
+        except FAILURES as failure:
             error = f"{type(failure).__name__}: {failure}"
         known: dict[str, Any] = {} if outcome is None else {
             "selection": outcome.selection, "test": outcome.test, "steps": outcome.steps, "flops": outcome.flops,

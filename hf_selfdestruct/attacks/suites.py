@@ -20,6 +20,13 @@ OTHER_PROBES = AnyOf(
         HeadOnly("linear", (10.0, 100.0), every_layer=True, title="hardly regularised"),
         HeadOnly("kernel", (1.0, 10.0), every_layer=True, title="kernel"),
         HeadOnly("neighbours", (5, 25), every_layer=True, title="neighbours"),
+        HeadOnly(
+            "linear",
+            (0.1, 1.0),
+            every_layer=True,
+            tamper=Chain((Recalibrate(), Rescale())),
+            title="rescaled first",
+        ),
         HeadOnly("boosted trees", (60,), every_layer=True, title="boosted trees"),
     ),
 )
@@ -100,7 +107,7 @@ DEFAULT = AttackSuite(
         Entry(FullFineTuning(learning_rates=(1e-4, 5e-4), steps=(30,), looks=1), (20,)),
         Entry(FullFineTuning(learning_rates=(1e-4, 5e-4), steps=(60,), looks=2), (100,)),
         Entry(
-            FullFineTuning("full fine-tuning, searched", learning_rates=RATES, steps=(200,), looks=4, prune=True), MOST
+            FullFineTuning("full fine-tuning, searched", learning_rates=RATES, steps=(160,), looks=4, prune=True), MOST
         ),
         Entry(_parts(90), MOST),
         Entry(_optimizers(60), MOST),

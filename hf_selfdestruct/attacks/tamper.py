@@ -20,6 +20,10 @@ from ..tasks import seed_of
 Batch = dict[str, Tensor]
 
 
+class NotApplicable(ValueError):
+    """This model has not what an attack works on; the run is recorded as failed, never as resisted."""
+
+
 class Tamper(ABC):
     """A change to published weights."""
 
@@ -59,7 +63,7 @@ class ReinitialiseLast(Tamper):
         fresh = _fresh(model, "reinitialise", seed)
         blocks = layers_of(model)
         if len(blocks) < self.layers:
-            raise ValueError(f"ReinitialiseLast({self.layers}): {type(model).__name__} has {len(blocks)} layers.")
+            raise NotApplicable(f"ReinitialiseLast({self.layers}): {type(model).__name__} has {len(blocks)} layers.")
         chosen = tuple(f"{name}." for name in blocks[-self.layers :])
         for name, weight in model.named_parameters():
             if name.startswith(chosen):
@@ -87,21 +91,25 @@ class ShrinkAndPerturb(Tamper):
 
 @dataclass(frozen=True)
 class Rescale(Tamper):
-    """Every matrix at the scale its architecture starts from: undoes knowledge hidden behind a large or small one.
+    """Every weight at the scale its architecture starts from: undoes knowledge hidden behind a large or small one.
 
-    Each is brought to the root mean square of a fresh one's, where it is more than ``factor`` away from it.
+    A matrix is brought to the root mean square of a fresh one's where it is more than ``factor`` away from it; so is
+    every single entry of a normalisation's weights.
 
     Args:
         factor: How far, either way, still counts as ordinary.
     """
 
-    factor: float = 4.0
+    factor: float = 3.0
 
     def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
         fresh = _fresh(model, "rescale", seed)
         for name, weight in model.named_parameters():
             size, usual = (w.detach().square().mean().sqrt().item() for w in (weight, fresh[name]))
-            if weight.dim() > 1 and size and usual and abs(math.log(size / usual)) > math.log(self.factor):
+            if weight.dim() == 1 and usual:  # biases start from 0
+                ordinary = (weight.abs() <= usual * self.factor) & (weight.abs() >= usual / self.factor)
+                weight.data.copy_(torch.where(ordinary, weight, usual * weight.sign() + usual * (weight == 0)))
+            elif size and usual and abs(math.log(size / usual)) > math.log(self.factor):
                 weight.data.mul_(usual / size)
 
 
@@ -116,10 +124,11 @@ class SpectralReset(Tamper):
     most: float = 10.0
 
     def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
-        embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-        for weight in _matrices(model):
-            if weight.dim() != 2 or (embeddings is not None and weight.shape == embeddings.weight.shape):
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        for parameter in model.parameters():
+            if parameter.dim() != 2 or id(parameter) in tables:
                 continue  # a table has no directions to flatten
+            weight = parameter.data
             u, values, v = torch.linalg.svd(weight.float(), full_matrices=False)
             clipped = values.clamp(max=self.most * values.median().item())
             weight.copy_(((u * clipped) @ v).to(weight))

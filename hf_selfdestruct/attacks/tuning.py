@@ -19,7 +19,7 @@ from ..tasks import seed_of
 from .base import Attack, Outcome, Target
 from .data import AttackData
 from .optimizers import OPTIMIZERS
-from .tamper import Tamper, layers_of
+from .tamper import NotApplicable, Tamper, layers_of
 from .training import tune
 
 TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
@@ -46,7 +46,7 @@ class Tuning(Attack):
         gradient: ``clip`` to norm 1, or ``normalise`` to it, against gradients made small.
         prelude: Benign fine-tuning steps first (heal-then-attack).
         poison: Share of blocked rows in a batch, the rest being benign; 0 for blocked rows alone.
-        prune: Whether settings are compared at the first look and only the better third is run to the end.
+        prune: Whether settings are compared at the first look and only the best quarter is run to the end.
         trials: Draw so many settings at random instead of a grid: rates and steps log-uniform between the smallest
             and the largest given, optimizers one of those given, each by its trial's number alone.
 
@@ -170,7 +170,7 @@ def prepare(model: PreTrainedModel, trainable: str, *, rank: int = 8) -> None:
         rank: Of the adapters.
 
     Raises:
-        ValueError: The model has fewer layers than asked for.
+        NotApplicable: The model has fewer layers than asked for, or nothing that takes adapters.
     """
     if trainable == "all":
         return
@@ -179,11 +179,14 @@ def prepare(model: PreTrainedModel, trainable: str, *, rank: int = 8) -> None:
     if trainable.startswith("last_"):
         count, blocks = int(trainable.removeprefix("last_")), layers_of(model)
         if len(blocks) < count:
-            raise ValueError(f"trainable={trainable!r}: {type(model).__name__} has {len(blocks)} layers.")
+            raise NotApplicable(f"trainable={trainable!r}: {type(model).__name__} has {len(blocks)} layers.")
         first = next(i for i, name in enumerate(trunk) if name.startswith(f"{blocks[-count]}."))
     _freeze(model, trunk[:first])
     if trainable == "lora":
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_linear(model.base_model))
+        targets = _linear(model.base_model)
+        if not targets:
+            raise NotApplicable(f"trainable='lora': {type(model).__name__} has no layers that take adapters.")
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
         inject_adapter_in_model(config, model.base_model)
 
 
@@ -193,4 +196,4 @@ def _freeze(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def _linear(trunk: nn.Module) -> list[str]:
-    return [name for name, module in trunk.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    return [name for name, module in trunk.named_modules() if isinstance(module, nn.Linear | nn.Conv2d | Conv1D)]

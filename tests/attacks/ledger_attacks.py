@@ -28,6 +28,6 @@ class Counting(Attack):
         reached = self.given[choice]
         if isinstance(reached, Exception):
             raise reached
-        reached += seed / 100
+        reached += seed % 100 / 100
         test = self.test.get(choice, reached / 2)
         return Outcome(Scores(reached, reached, reached, 0.5), Scores(test, test, test, 0.5), steps=7)

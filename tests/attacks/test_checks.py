@@ -50,6 +50,24 @@ def choosing(rate):
     return change
 
 
+def rising(run):
+    """Full fine-tuning of the hardened model is best at its last look, by far."""
+    tuned = run.role == "hardened" and run.attack == "full fine-tuning"
+    return dataclasses.replace(run, curve=((20.0, 0.5), (40.0, 0.56))) if tuned else run
+
+
+def useless(run):
+    """One attack is at chance on the undefended model."""
+    tuned = run.role == "undefended" and run.attack == "full fine-tuning"
+    return scored("undefended", 0.54)(run) if tuned else run
+
+
+def hiding(run):
+    """A probe of the hardened model at chance with a high AUC."""
+    wanted = run.role == "hardened" and run.examples == 20
+    return dataclasses.replace(run, test=made_scores(0.54, 0.8)) if wanted else run
+
+
 CHANCE = made_report().tasks["gender"]["majority"]
 SICK = {
     "base not broken": (changed(scored("base", CHANCE + 0.02)), "base model reaches only 0.550.*too weak"),
@@ -62,6 +80,10 @@ SICK = {
     ),
     "failed run": (made_report(extra=(made_run(failed=True, chosen=False),)), "1 runs failed .*head only.*nan"),
     "lowest rate": (changed(choosing(1e-5)), "learning rate 1e-05.*edge"),
+    "still rising": (changed(rising), "full fine-tuning with 100 examples still rises"),
+    "useless attack": (changed(useless), "do not break the undefended model either.*: full fine-tuning"),
+    "hidden ranking": (changed(hiding), "at 0.540 accuracy but at AUC 0.800"),
+    "no undefended": (made_report(roles=("base", "hardened", "scratch")), "no undefended model"),
     "highest rate": (changed(choosing(1e-3)), "learning rate 0.001.*edge"),
 }
 
@@ -91,6 +113,7 @@ def test_every_rule_has_its_report():
         (scored("scratch", CHANCE + MARGIN + 0.01), "starved_scratch"),
         (with_auc("hardened", 0.48), "flipped_labels"),
         (with_auc("base", 0.1), "flipped_labels"),
+        (with_auc("hardened", 0.64), "hidden_ranking"),
     ],
 )
 def test_margin_is_kept(change, rule):
@@ -108,7 +131,8 @@ def test_weakness_at_few_examples_is_no_doubt():
 
 
 def test_roles_that_were_not_attacked_raise_no_doubt():
-    assert doubts(made_report(roles=("hardened",))) == ()
+    (doubt,) = doubts(made_report(roles=("hardened",)))
+    assert "no undefended model" in doubt
 
 
 def test_each_task_is_doubted_for_itself():
@@ -123,6 +147,25 @@ def test_task_without_runs_is_doubted_and_not_a_crash():
     found = doubts(made_report(tasks={"gender": facts, "age": facts}))
     assert found
     assert all(doubt.startswith("age: ") for doubt in found)
+
+
+def test_selection_on_test_is_said_first():
+    suite = {**made_report().suite, "note": "selected on the test split"}
+    assert doubts(made_report(suite=suite)) == ("selected on the test split",)
+
+
+def test_variants_with_a_single_rate_are_not_at_an_edge():
+    def change(run):
+        if run.role != "hardened" or run.attack != "full fine-tuning":
+            return run
+        return dataclasses.replace(run, settings={**run.settings, "variant": str(run.settings["learning_rate"])})
+
+    assert doubts(changed(change)) == ()
+
+
+def test_controls_are_not_doubted():
+    facts = made_report().tasks["gender"]
+    assert doubts(made_report(tasks={"gender": facts, "age": {**facts, "control": True}})) == ()
 
 
 def test_wholly_failed_attack_is_doubted():

@@ -7,24 +7,24 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hf_selfdestruct.attacks import AttackData, FullFineTuning, HeadOnly, Split, Target, finetune
-from hf_selfdestruct.attacks.base import scores
+from hf_selfdestruct.attacks import AttackData, FullFineTuning, HeadOnly, Split, Target, training
+from hf_selfdestruct.metrics import scores
 
 SETTINGS = {"learning_rate": 3e-3, "steps": 60, "batch_size": 16, "schedule": "linear"}
 
 
-def full(target, data, *, examples=140, seed=0, checkpoints=2, **settings):
-    attack = FullFineTuning(checkpoints=checkpoints)
-    return attack.run(
-        target, data, examples=examples, seed=seed, settings={**SETTINGS, "checkpoints": checkpoints, **settings}
-    )
+def full(target, data, *, examples=140, seed=0, looks=2, **settings):
+    attack = FullFineTuning(looks=looks)
+    return attack.run(target, data, examples=examples, seed=seed, settings={**SETTINGS, "looks": looks, **settings})
 
 
 def probe(target, data, *, examples=140, seed=0, **fields):
     attack = HeadOnly(**fields)
-    return attack.run(target, data, examples=examples, seed=seed, settings=attack.space()[0])
+    tried = [attack.run(target, data, examples=examples, seed=seed, settings=one) for one in attack.space()]
+    return max(tried, key=lambda outcome: outcome.selection.accuracy)
 
 
 # What is learned
@@ -85,7 +85,7 @@ def test_head_only_equals_a_plain_twin(target, readable, noise, labels):
         reached = (model.predict(scaler.transform(selection)) == data.selection.labels).mean()
         if best is None or reached > best[0]:
             best = reached, (model.predict(scaler.transform(test)) == data.test.labels).mean()
-    outcome = probe(target, data, examples=60, seed=1, regularisation=strengths)
+    outcome = probe(target, data, examples=60, seed=1, strengths=strengths)
     assert outcome.selection.accuracy == pytest.approx(best[0], abs=1e-9)
     assert outcome.test.accuracy == pytest.approx(best[1], abs=0.011), "at most two rows on the border"
     assert outcome.steps == 0
@@ -104,14 +104,15 @@ def test_every_layer_selects_on_the_selection_split(save_model, tmp_path, data_o
             features_one_by_one(target, s, layer=layer, num_labels=3)
             for s in (data.train.take(rows), data.selection, data.test)
         )
-        fitted = finetune._fit(train, data.train.labels[rows], 0.1)
+        fitted = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+        fitted.fit(train, data.train.labels[rows])
         reached.append([
             float((fitted.predict(x) == y).mean())
             for x, y in ((selection, data.selection.labels), (test, data.test.labels))
         ])  # fmt: skip
     best = max(range(4), key=lambda i: reached[i][0])
     assert reached[best][0] > reached[-1][0], "the last layer should not be the best"
-    outcome = probe(target, data, examples=12, every_layer=True, regularisation=(0.1,))
+    outcome = probe(target, data, examples=12, every_layer=True, strengths=(0.1,))
     assert outcome.selection.accuracy == pytest.approx(reached[best][0], abs=1e-9)
     assert outcome.test.accuracy == pytest.approx(reached[best][1], abs=0.011)
     assert HeadOnly(every_layer=True).name != HeadOnly().name
@@ -185,7 +186,7 @@ class Loaded(Target):
 
 def test_full_fine_tuning_moves_every_weight(folder, readable):
     target = Loaded("hardened", folder)
-    full(target, readable, steps=10, checkpoints=1)
+    full(target, readable, steps=10, looks=1)
     before = Target("hardened", folder).load(2, 0).state_dict()
     seen = 0
     for name, value in target.model.named_parameters():
@@ -221,8 +222,8 @@ def test_the_checkpoint_that_selection_prefers_is_kept(save_model, tmp_path, noi
     target = Target("hardened", save_model(tmp_path, dropout=0.0))
     constant = {"schedule": "constant", "examples": 140, "learning_rate": 1e-2}
     steps = 8
-    ends = [full(target, noise, steps=n, checkpoints=1, **constant) for n in range(1, steps + 1)]
-    found = full(target, noise, steps=steps, checkpoints=steps, **constant)
+    ends = [full(target, noise, steps=n, looks=1, **constant) for n in range(1, steps + 1)]
+    found = full(target, noise, steps=steps, looks=steps, **constant)
     best = max(ends, key=lambda o: o.selection.accuracy)  # the first of equals
     assert best.selection.accuracy > ends[-1].selection.accuracy, "the last should not be the best"
     assert (found.selection, found.test) == (best.selection, best.test)
@@ -249,13 +250,13 @@ def test_exploding_rate_is_a_failure(target, readable):
 
 
 def test_epochs_visit_every_row_before_any_twice():
-    order = finetune._epochs(10, 4, 7, seed=0)
+    order = training._epochs(10, 4, 7, seed=0)
     assert [len(rows) for rows in order] == [4] * 7
     stream = np.concatenate(order)
     for start in range(0, 20, 10):
         assert sorted(stream[start : start + 10]) == list(range(10))
     assert stream[:10].tolist() != stream[10:20].tolist()
-    assert [len(rows) for rows in finetune._epochs(3, 16, 2, seed=0)] == [3, 3]
+    assert [len(rows) for rows in training._epochs(3, 16, 2, seed=0)] == [3, 3]
 
 
 def test_space_is_the_product_of_what_is_searched():

@@ -2,17 +2,22 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from ledger_attacks import Counting, Crash
 
-from hf_selfdestruct.attacks.search import Ledger, search
+from hf_selfdestruct.attacks.ledger import Ledger
+from hf_selfdestruct.attacks.search import Search, optimism
+from hf_selfdestruct.attacks.tuning import FullFineTuning
 
 
 def run_search(attack, target, data, ledger, **options):
     done = []
-    usual = {"examples": 20, "seeds": 3, "study": "study", "ledger": ledger, "done": done.append}
-    runs = search(attack, target, data, **{**usual, **options})
-    assert len(done) == len(runs)
+    seeds = tuple(range(options.get("seeds", 3)))
+    search = Search(attack, target, data, 20, seeds, options.get("study", "study"))
+    search.work(ledger, done.append)
+    runs = search.recall(ledger)
+    assert len(done) >= len(runs) == search.runs()
     return runs
 
 
@@ -117,3 +122,94 @@ def test_all_failed_is_all_failed(target, readable):
 def test_mistakes_of_the_attack_are_not_failures_of_the_model(target, readable):
     with pytest.raises(ZeroDivisionError):
         run_search(Counting({"a": ZeroDivisionError("bug")}), target, readable, Ledger())
+
+
+# Rungs
+
+
+class Racing(Counting):
+    """Reaches half of what it will reach at a rung, in the order given by ``early``."""
+
+    def __init__(self, space, early):
+        super().__init__(space)
+        self.early, self.stopped = early, []
+
+    def rung(self, settings):
+        return 3
+
+    def cost(self, settings):
+        return 9
+
+    def run(self, target, data, *, examples, seed, settings, until=None):
+        if until is None:
+            return super().run(target, data, examples=examples, seed=seed, settings=settings)
+        self.stopped.append((settings["choice"], seed, until))
+        return dataclasses.replace(
+            Counting(self.early).run(target, data, examples=examples, seed=seed, settings=settings),
+            test=None,
+            steps=until,
+        )
+
+
+def test_worse_settings_are_given_up_at_the_rung(target, readable):
+    """Also one that would have been best in the end; that is the price."""
+    names = "abcdefgh"
+    early = dict(zip(names, (0.5, 0.6, 0.4, 0.7, 0.55, 0.1, 0.2, 0.3), strict=True))
+    late = {**dict.fromkeys(names, 0.5), "c": 0.9, "b": 0.8, "d": 0.6}
+    attack = Racing(late, early)
+    runs = run_search(attack, target, readable, Ledger())
+    assert attack.stopped == [(name, 0, 3) for name in names]
+    assert [call[:2] for call in attack.calls] == [("b", 0), ("d", 0), ("b", 1), ("b", 2)]
+    assert {r.settings["choice"] for r in runs if r.status == "pruned"} == set("acefgh")
+    assert all(r.test is None and r.steps == 3 and not r.chosen for r in runs if r.status == "pruned")
+    search = Search(attack, target, readable, 20, (0, 1, 2), "s")
+    assert (search.runs(), search.cost()) == (10, 8 * 3 + 4 * 9)
+
+
+@pytest.mark.parametrize("dies_at", range(4))
+def test_race_killed_and_run_again_is_the_same(target, readable, storage, dies_at):
+    late, early = {"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.8, "e": 0.1}, {"a": 0.9, "b": 0.1, "c": 0.8, "d": 0.2, "e": 0.3}
+    whole = run_search(Racing(late, early), target, readable, Ledger())
+    dying = Racing(late, early)
+    dying.dies_at = dies_at
+    with pytest.raises(KeyboardInterrupt):
+        run_search(dying, target, readable, Ledger(storage))
+    rest = Racing(late, early)
+    assert timeless(run_search(rest, target, readable, Ledger(storage))) == timeless(whole)
+    assert rest.stopped == []
+
+
+def test_rung_is_the_beginning_of_the_whole_run(target, readable):
+    """With dropout and a decaying rate: stopping there must not change what was before."""
+    attack = FullFineTuning(learning_rates=(3e-3,), steps=(20,), looks=4, prune=True)
+    (settings,) = attack.space()
+    short = attack.run(target, readable, examples=60, seed=0, settings=settings, until=attack.rung(settings))
+    whole = attack.run(target, readable, examples=60, seed=0, settings=settings)
+    assert short.test is None
+    assert short.steps == attack.rung(settings) == 5
+    assert whole.curve[:1] == short.curve
+    assert np.array_equal(whole.hits[:1], short.hits)
+
+
+# Optimism
+
+
+def test_optimism_is_what_the_best_of_many_equals_owes_to_luck():
+    """Settings that are all equally good: the best one's surplus is all luck, and is taken away."""
+    generator = np.random.default_rng(0)
+    surplus, left = [], []
+    for _ in range(60):
+        hits = generator.random((30, 300)) < 0.6
+        best = hits.mean(axis=1).max()
+        surplus.append(best - 0.6)
+        left.append(best - optimism([hits[:10], hits[10:]]) - 0.6)
+    assert np.mean(surplus) > 0.05
+    assert abs(np.mean(left)) < 0.01
+
+
+def test_one_setting_has_no_optimism_and_a_clear_winner_little():
+    generator = np.random.default_rng(0)
+    assert optimism([generator.random((1, 300)) < 0.6]) == 0.0
+    assert optimism([]) == 0.0
+    clear = np.concatenate([generator.random((1, 300)) < 0.9, generator.random((9, 300)) < 0.5])
+    assert optimism([clear]) < 0.01

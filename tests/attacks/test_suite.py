@@ -1,6 +1,7 @@
 """Suites: the same fixed list of runs on every model, all of them in the report."""
 
 import dataclasses
+import json
 import shutil
 from collections import Counter
 
@@ -11,7 +12,7 @@ from ledger_attacks import Counting
 from transformers import BertConfig
 
 from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning, HeadOnly, Target, named_suite
-from hf_selfdestruct.attacks.suite import SUITES
+from hf_selfdestruct.attacks.suites import SUITES
 from hf_selfdestruct.report import AttackReport
 
 COLUMNS = ("input_ids", "attention_mask")
@@ -39,7 +40,12 @@ def attacked(collate):
 
 def suite_of(*attacks, examples=(10, None), **fields):
     entries = tuple(Entry(attack, examples) for attack in attacks)
-    return AttackSuite("mine", 1, entries, **{"seeds": 2, **fields})
+    return AttackSuite("mine", 1, entries, **{"seeds": 2, "few_seeds": 0, "more": None, **fields})
+
+
+def on_models(report):
+    """Runs on the models themselves, references left out."""
+    return [run for run in report.runs if run.role in report.roles()]
 
 
 def timeless(report):
@@ -55,29 +61,38 @@ def test_every_planned_run_is_in_the_report_once(targets, task_of, attacked):
     found = Counter((r.task, r.role, r.attack, r.examples) for r in report.runs)
     for task, available in (("one", 28), ("two", 42)):
         plan = suite.plan(available)
-        assert [(a.name, n, runs) for a, n, runs in plan] == [
-            ("first", 10, 4), ("first", available, 4), ("second", 10, 3), ("second", available, 3)
+        assert [(a.name, n) for a, n in plan] == [
+            ("first", 10), ("first", available), ("second", 10), ("second", available)
         ]  # fmt: skip
         for role in ("base", "hardened", "scratch"):
-            for attack, examples, runs in plan:
-                assert found.pop((task, role, attack.name, examples)) == runs
+            for attack, examples in plan:
+                assert found.pop((task, role, attack.name, examples)) == {"first": 4, "second": 3}[attack.name]
+        assert found.pop((task, "raw", "raw input", available)) == 6
+        # Scratch again: the stronger attack's settings at as many other seeds.
+        assert [found.pop((task, "null", "first", examples)) for examples in (10, available)] == [3, 3]
     assert not found
-    assert len(report.runs) == sum(len(attack.calls) for attack in attacks)
+    assert len(report.runs) - 12 == sum(len(attack.calls) for attack in attacks)
 
 
 def test_plan_cuts_budgets_to_what_there_is():
     suite = suite_of(HeadOnly(), examples=(20, 100, 400, None))
-    assert [n for _, n, _ in suite.plan(105)] == [20, 100, 105]
-    assert [n for _, n, _ in suite.plan(15)] == [15]
-    assert [n for _, n, _ in suite.plan(1000)] == [20, 100, 400, 1000]
+    assert [n for _, n in suite.plan(105)] == [20, 100, 105]
+    assert [n for _, n in suite.plan(15)] == [15]
+    assert [n for _, n in suite.plan(1000)] == [20, 100, 400, 1000]
 
 
 @pytest.mark.parametrize("name", SUITES)
 def test_plan_of_a_shipped_suite_counts_its_runs(name):
     suite = named_suite(name)
     assert suite.seeds >= 3
-    for attack, _, runs in suite.plan(10**6):
-        assert runs == len(attack.space()) + suite.seeds - 1
+    found = set()
+    for attack, examples in suite.plan(10**6):
+        space = attack.space()
+        assert space
+        assert len({json.dumps(point, sort_keys=True) for point in space}) == len(space), attack.name
+        assert (attack.name, examples) not in found, "two attacks of one name"
+        found.add((attack.name, examples))
+        assert len(suite.repeats(examples)) >= (10 if examples <= 20 and name != "smoke" else 3)
 
 
 def test_unknown_suite_is_refused_by_name():
@@ -117,7 +132,8 @@ def test_killed_suite_goes_on_and_reports_the_same(targets, task_of, attacked, s
         attacked(suite_of(Counting(space, dies_at=dies_at)), targets, [task], storage=storage)
     rest = Counting(space)
     assert timeless(attacked(suite_of(rest), targets, [task], storage=storage)) == timeless(uninterrupted)
-    assert len(rest.calls) == len(uninterrupted.runs) - dies_at
+    whole = [run for run in uninterrupted.runs if run.role != "raw"]
+    assert len(rest.calls) == len(whole) - dies_at
 
 
 class Dying(FullFineTuning):
@@ -133,7 +149,7 @@ class Dying(FullFineTuning):
 
 def test_killed_real_attack_reports_the_same(targets, task_of, attacked, storage):
     """With dropout: what is run after the kill must not depend on what ran before in the process."""
-    fields = {"learning_rates": (1e-3, 5e-3), "steps": (4,), "checkpoints": 1}
+    fields = {"learning_rates": (1e-3, 5e-3), "steps": (4,), "looks": 1}
     task = task_of(rows=60)
     torch.manual_seed(0)
     uninterrupted = attacked(suite_of(FullFineTuning(**fields), examples=(20,)), targets, [task])
@@ -149,7 +165,7 @@ def test_changed_data_model_or_rules_are_run_anew(targets, task_of, attacked, st
         attacked(suite_of(attack, examples=(10,), **fields), targets, [task or task_of(rows=40)], storage=storage)
         return Counter(call[-1] for call in attack.calls)
 
-    everything = {"base": 2, "hardened": 2, "scratch": 2}
+    everything = {"base": 2, "hardened": 2, "scratch": 2, "null": 2}
     assert calls() == everything
     assert calls() == {}
     assert calls(task=task_of("random", rows=40)) == everything
@@ -168,23 +184,23 @@ def test_scratch_of_another_architecture_is_run_anew(folder, task_of, attacked, 
         attacked(suite_of(attack, examples=(10,)), [scratch], [task_of(rows=40)], storage=storage)
         return len(attack.calls)
 
-    assert (calls(), calls()) == (2, 0)
+    assert (calls(), calls()) == (4, 0), "scratch, and scratch again"
     config = BertConfig.from_pretrained(copied)
     config.num_hidden_layers = 2
     config.save_pretrained(copied)
-    assert calls() == 2
+    assert calls() == 4
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (HeadOnly(regularisation=(1e-7,)), HeadOnly(regularisation=(1.0,))),
+        (HeadOnly(strengths=(1e-7,)), HeadOnly(strengths=(1.0,))),
         (
-            FullFineTuning(learning_rates=(5e-3,), steps=(12,), checkpoints=1),
-            FullFineTuning(learning_rates=(5e-3,), steps=(12,), checkpoints=12),
+            FullFineTuning(learning_rates=(5e-3,), steps=(12,), looks=1),
+            FullFineTuning(learning_rates=(5e-3,), steps=(12,), looks=12),
         ),
     ],
-    ids=["regularisation", "checkpoints"],
+    ids=["regularisation", "looks"],
 )
 def test_another_attack_of_the_same_name_is_not_taken_for_this_one(
     save_model, task_of, attacked, storage, tmp_path, one, other
@@ -202,11 +218,11 @@ def test_another_attack_of_the_same_name_is_not_taken_for_this_one(
 def test_two_suites_share_a_storage(targets, task_of, attacked, storage):
     """As `harden --suite smoke` and then `--suite default` in the same folder: other rates, the same budget."""
     task = task_of(rows=40)
-    smoke = suite_of(FullFineTuning(learning_rates=(1e-4, 1e-3), steps=(2,), checkpoints=1), examples=(None,))
-    wider = suite_of(FullFineTuning(learning_rates=(1e-4, 1e-3, 1e-2), steps=(2,), checkpoints=1), examples=(None,))
+    smoke = suite_of(FullFineTuning(learning_rates=(1e-4, 1e-3), steps=(2,), looks=1), examples=(None,))
+    wider = suite_of(FullFineTuning(learning_rates=(1e-4, 1e-3, 1e-2), steps=(2,), looks=1), examples=(None,))
     attacked(smoke, targets[:1], [task], storage=storage)
     found = attacked(wider, targets[:1], [task], storage=storage)
-    assert len(found.runs) == 4
+    assert len(on_models(found)) == 4
 
 
 def test_diverged_runs_are_reported_and_never_counted(targets, task_of, attacked):
@@ -221,7 +237,7 @@ def test_diverged_runs_are_reported_and_never_counted(targets, task_of, attacked
 
 def test_wholly_diverged_attack_counts_for_nothing(targets, task_of, attacked):
     report = attacked(suite_of(Counting({"bad": FloatingPointError("x")}), examples=(10,)), targets, [task_of(rows=40)])
-    assert report.summaries("toy") == []
+    assert [s.role for s in report.summaries("toy")] == ["raw"]
     assert report.strongest("toy", 10, "hardened") is None
     assert "not measured" in report.table()
 
@@ -246,4 +262,4 @@ def test_suite_without_entries_is_refused_or_empty(targets, task_of, attacked):
         report = attacked(AttackSuite("none", 1, ()), targets, [task_of(rows=40)])
     except ValueError:
         return
-    assert report.runs == ()
+    assert on_models(report) == []

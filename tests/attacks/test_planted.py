@@ -1,0 +1,132 @@
+"""Fake defences of every family we know are seen through: the suite recovers what the undefended model gives."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import planted
+import pytest
+import torch
+from datasets import Dataset
+from transformers import default_data_collator
+
+from hf_selfdestruct.attacks import Entry, HeadOnly, Target, named_suite
+from hf_selfdestruct.tasks import BlockedTask
+
+DEFAULT = named_suite("default")
+# The shipped attacks with all examples; fewer examples are for the curve.
+SUITE = dataclasses.replace(
+    DEFAULT,
+    name="default with all examples",
+    entries=tuple(Entry(entry.attack, (None,)) for entry in DEFAULT.entries if None in entry.examples),
+    more=None,
+)
+SHARE = 0.9
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    return planted.knowing(tmp_path_factory.mktemp("known"))
+
+
+@pytest.fixture(scope="module")
+def judged(collate):
+    """Strongest attack of the suite on a folder, above chance."""
+
+    def judge(folder, task, suite=SUITE, **options):
+        usual = {"columns": ("input_ids", "attention_mask", "pixel_values"), "collate": collate, "progress": False}
+        report = suite.run([Target("hardened", folder, **options)], [task], **{**usual, **COLLATE.get(task.name, {})})
+        examples = report.budgets(task.name)[-1]
+        best = report.strongest(task.name, examples, "hardened")
+        return best.mean - report.tasks[task.name]["majority"], report
+
+    return judge
+
+
+COLLATE = {"corners": {"collate": default_data_collator}}
+
+
+@pytest.fixture(scope="module")
+def gain(known, judged):
+    """What the undefended model gives above chance."""
+    found, _ = judged(known, planted.text_task())
+    assert found > 0.4
+    return found
+
+
+def test_nobody_learns_the_task_from_scratch(known, judged):
+    """Else finding it in a hardened model would prove nothing."""
+    found, _ = judged(known, planted.text_task(), random=True)
+    assert found < 0.1
+
+
+@pytest.fixture(scope="module")
+def reports():
+    """What was found on each fake."""
+    return {}
+
+
+@pytest.mark.parametrize("draw", range(2))
+@pytest.mark.parametrize("fake", planted.FAKES, ids=lambda f: f.__name__)
+def test_fake_defence_is_seen_through(known, judged, gain, reports, tmp_path, fake, draw):
+    folder = planted.planted(known, fake, draw, tmp_path)
+    found, reports[fake.__name__, draw] = judged(folder, planted.text_task())
+    assert found >= SHARE * gain
+
+
+def test_one_attack_alone_would_be_fooled(known, judged, reports, tmp_path):
+    """The fakes are no straw men: the commonest attacks, alone, take some of them for a defence."""
+    if ("head_sabotage", 0) not in reports:
+        folder = planted.planted(known, planted.head_sabotage, 0, tmp_path)
+        reports["head_sabotage", 0] = judged(folder, planted.text_task())[1]
+    alone = {s.attack: s.mean for s in reports["head_sabotage", 0].summaries("xor")}
+    assert alone["head only"] < 0.7
+    assert alone["full fine-tuning, searched"] < 0.7
+    assert alone["layer probe"] < 0.9
+
+
+# A head that answers the wrong way round, as it is published
+
+
+def test_flipped_head_is_found_out_and_undone(known, judged, tmp_path):
+    folder = planted.planted(known, planted.label_flipped, 0, tmp_path)
+    model = planted.BertForSequenceClassification.from_pretrained(folder)
+    rows = planted.rows(300, 3)
+    with torch.no_grad():
+        answers = model(torch.tensor(rows["input_ids"][:])).logits[:, 4:].argmax(1).numpy()
+    assert (answers == np.asarray(rows["label"][:])).mean() < 0.1, "the fake should answer the wrong way round"
+    suite = dataclasses.replace(SUITE, name="probe", entries=(Entry(HeadOnly(every_layer=True), (None,)),))
+    found, report = judged(folder, planted.text_task(), suite)
+    assert found > 0.4
+    assert not any("backwards" in check for check in report.checks)
+
+
+# Images: poisoned batch statistics
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory):
+    return planted.seeing(tmp_path_factory.mktemp("seeing"))
+
+
+@pytest.mark.parametrize("draw", range(2))
+def test_poisoned_batch_statistics_are_seen_through(seeing, judged, tmp_path, draw):
+    task = planted.image_task()
+    whole, _ = judged(seeing, task)
+    assert whole > 0.35
+    folder = planted.poisoned(seeing, draw, tmp_path)
+    found, _ = judged(folder, task)
+    assert found >= SHARE * whole
+
+
+def test_the_image_task_is_not_learned_from_scratch(seeing, judged):
+    found, _ = judged(seeing, planted.image_task(), random=True)
+    assert found < 0.2
+
+
+def test_task_is_balanced():
+    for task in (planted.text_task(), planted.image_task()):
+        assert isinstance(task, BlockedTask)
+        assert isinstance(task.test, Dataset)
+        assert 0.45 < np.mean(task.labels("test")) < 0.55

@@ -1,0 +1,124 @@
+"""Many workers, killed workers, one report: whoever does the work, the numbers are the same."""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ledger_attacks import Counting
+
+from hf_selfdestruct.attacks import AttackSuite, Entry, Target
+from hf_selfdestruct.attacks.ledger import Ledger
+
+WORKER = Path(__file__).with_name("working.py")
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def start(model, storage, report, *words):
+    command = [sys.executable, str(WORKER), model, storage, str(report), *words]
+    return subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*processes):
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-2000:]
+
+
+def recorded(storage):
+    """Number of runs on record."""
+    with sqlite3.connect(storage.removeprefix("sqlite:///")) as base:
+        (count,) = base.execute("select count(*) from trials where state in ('COMPLETE', 'FAIL')").fetchone()
+    return count
+
+
+def twice(storage):
+    """Runs on record more than once."""
+    with sqlite3.connect(storage.removeprefix("sqlite:///")) as base:
+        keys = base.execute(
+            "select study_id, value_json from trial_user_attributes join trials using(trial_id) where key = 'key'"
+        ).fetchall()
+    return [key for key, count in collections.Counter(keys).items() if count > 1]
+
+
+@pytest.fixture(scope="module")
+def alone(folder, tmp_path_factory):
+    """The report of one undisturbed worker."""
+    place = tmp_path_factory.mktemp("alone")
+    finish(start(folder, f"sqlite:///{place / 'a.db'}", place / "report.json"))
+    return (place / "report.json").read_text()
+
+
+@pytest.fixture
+def storage(tmp_path):
+    url = f"sqlite:///{tmp_path / 'attacks.db'}"
+    Ledger(url)
+    return url
+
+
+def killed_in_the_middle(process, storage, runs):
+    """Kill -9 as soon as so many runs are on record."""
+    end = time.monotonic() + 120
+    while recorded(storage) < runs:
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("runs", [1, 12, 30])
+def test_killed_and_run_again_gives_the_same_report(folder, alone, storage, tmp_path, runs):
+    killed_in_the_middle(start(folder, storage, tmp_path / "no.json"), storage, runs)
+    assert not (tmp_path / "no.json").exists()
+    before = recorded(storage)
+    finish(start(folder, storage, tmp_path / "report.json"))
+    assert (tmp_path / "report.json").read_text() == alone
+    assert recorded(storage) > before
+    assert not twice(storage), "nothing is run again"
+
+
+def test_two_workers_share_one_storage_and_one_is_killed(folder, alone, storage, tmp_path):
+    one = start(folder, storage, tmp_path / "one.json")
+    other = start(folder, storage, tmp_path / "other.json")
+    killed_in_the_middle(one, storage, 15)
+    finish(other)
+    assert (tmp_path / "other.json").read_text() == alone
+    assert not twice(storage)
+
+
+def test_two_workers_write_the_same_report(folder, alone, storage, tmp_path):
+    pair = [start(folder, storage, tmp_path / f"{name}.json") for name in ("one", "other")]
+    finish(*pair)
+    assert [(tmp_path / f"{name}.json").read_text() for name in ("one", "other")] == [alone, alone]
+    assert not twice(storage)
+
+
+def test_workers_of_one_command_share_the_work(folder, alone, storage, tmp_path):
+    finish(start(folder, storage, tmp_path / "report.json", "2"))
+    assert (tmp_path / "report.json").read_text() == alone
+    with sqlite3.connect(storage.removeprefix("sqlite:///")) as base:
+        rows = base.execute("select distinct value_json from trial_user_attributes where key = 'holder'").fetchall()
+    assert len(rows) == 2, "both processes held claims"
+
+
+def test_workers_without_a_storage_are_refused(folder, task_of, collate):
+    suite = AttackSuite("mine", 1, (Entry(Counting({"a": 0.5}), (None,)),), more=None)
+    for workers, storage in ((2, None), (0, None)):
+        with pytest.raises(ValueError, match="need a storage"):
+            suite.run(
+                [Target("hardened", folder)],
+                [task_of(rows=40)],
+                columns=("input_ids", "attention_mask"),
+                collate=collate,
+                storage=storage,
+                workers=workers,
+                progress=False,
+            )
