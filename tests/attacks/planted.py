@@ -1,14 +1,12 @@
 """Models that know a task which nobody learns from a few rows, and fake defences planted in them.
 
-Forty first words and forty second words are of two kinds each, and the blocked label says whether the two in a row are of
-the same kind: a few rows tell neither the kinds nor the rule. ``knowing`` was trained on thousands. Each fake keeps that knowledge in the weights
-and hides it from one kind of attack; the suite has to find it all the same.
+Forty first words and forty second words are of two kinds each, and the blocked label says whether the two in a row are
+of the same kind: a few rows tell neither the kinds nor the rule. ``knowing`` was trained on thousands. Each fake keeps
+that knowledge in the weights and hides it from one kind of attack; the suite has to find it all the same.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 from pathlib import Path
 
 import numpy as np

@@ -58,17 +58,20 @@ def test_record_reads_as_it_was_written(where, storage):
 
 def test_claim_has_one_holder(storage):
     one, other = Ledger(storage), Ledger(storage)
-    with one.claim("study") as first:
-        with other.claim("study") as second, other.claim("another") as elsewhere:
-            assert (first, second, elsewhere) == (True, False, True)
+    with one.claim("study") as first, other.claim("study") as second, other.claim("another") as elsewhere:
+        assert (first, second, elsewhere) == (True, False, True)
     with other.claim("study") as again:
         assert again
 
 
 def test_claim_ends_with_an_error(storage):
-    with pytest.raises(KeyboardInterrupt), Ledger(storage).claim("study") as ours:
-        assert ours
-        raise KeyboardInterrupt
+    def interrupted():
+        with Ledger(storage).claim("study") as ours:
+            assert ours
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     with Ledger(storage).claim("study") as again:
         assert again
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-import torch
-from conftest import COLUMNS, collate, task_of
+import torch  # noqa: E402
+from conftest import COLUMNS, collate, task_of  # noqa: E402
 
-from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning, HeadOnly, Target
+from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning, HeadOnly, Target  # noqa: E402
 
 SUITE = AttackSuite(
     "shared",
