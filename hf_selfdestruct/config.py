@@ -66,7 +66,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """A blocked task: its name, the column with its labels, and its weight among several."""
+    """A blocked (or control) task: its name, the column with its labels, and its weight among several."""
 
     name: str
     label_column: str
@@ -91,6 +91,7 @@ class HardenConfig:
         suite: Suite to attack with.
         card: Fields of ``CardDetails``.
         workers: Processes that share the attacks.
+        control_tasks: Benign tasks that a buyer should still be able to fine-tune to; attacked as a control.
 
     Raises:
         ValueError: A value is wrong, also within ``training`` and ``card``.
@@ -103,6 +104,7 @@ class HardenConfig:
     suite: str = "default"
     card: dict[str, Any] = field(default_factory=dict)
     workers: int = 1
+    control_tasks: tuple[TaskConfig, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every value, also those that others will read."""
@@ -138,7 +140,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig
     if not isinstance(tasks, list) or not tasks:
         raise ValueError(f"{path}: blocked_tasks must be a list with at least one task, got {tasks!r}.")
     top["data"] = _made(DataConfig, top["data"], f"{path}: data")
-    top["blocked_tasks"] = tuple(_made(TaskConfig, task, f"{path}: blocked_tasks[{i}]") for i, task in enumerate(tasks))
+    for key in ("blocked_tasks", "control_tasks"):
+        if not isinstance(tasks := top.get(key, []), list):
+            raise ValueError(f"{path}: {key} must be a list of tasks, got {tasks!r}.")
+        top[key] = tuple(_made(TaskConfig, task, f"{path}: {key}[{i}]") for i, task in enumerate(tasks))
     return _made(HardenConfig, top, str(path))
 
 

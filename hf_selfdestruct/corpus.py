@@ -53,7 +53,7 @@ def load_data(config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> Datas
     data = config.data
     check_source(data)
     found = _read(data)
-    blocked = [task.label_column for task in config.blocked_tasks]
+    blocked = [task.label_column for task in (*config.blocked_tasks, *config.control_tasks)]
     for split in SPLITS:
         for column in (data.text_column, data.label_column, *blocked, *([data.only] if data.only else [])):
             check_columns(found[split].column_names, column, f"{data.path}, split {split!r}")

@@ -79,12 +79,6 @@ def attack_trainer(
         check_attackable(task)
     trainer.save_model()
     sibling = _trained_sibling(trainer, base) if undefended is None else _sibling(trainer, str(undefended))
-    targets = [
-        Target("base", base),
-        Target("undefended", str(sibling.folder)),
-        Target("hardened", str(folder), sibling=str(sibling.folder)),
-        Target("scratch", base, random=True),
-    ]
     desired = {
         "dataset": "the evaluation split" if desired_dataset is None else "the desired task's test split",
         "hardened": _quality(trainer, desired_dataset),
@@ -94,7 +88,7 @@ def attack_trainer(
     with trainer.accelerator.main_process_first():
         Ledger(storage)  # one process makes the file, all others find it
     report = chosen.run(
-        targets,
+        _targets(base, str(sibling.folder), str(folder)),
         trainer.blocked_tasks,
         columns=trainer.input_columns,
         collate=trainer.blocked_collator,
@@ -110,6 +104,15 @@ def attack_trainer(
         complete_folder(folder, report, details)
     trainer.accelerator.wait_for_everyone()
     return AttackReport.load(folder / manifest.REPORT)
+
+
+def _targets(base: str, undefended: str, hardened: str) -> list[Target]:
+    return [
+        Target("base", base),
+        Target("undefended", undefended),
+        Target("hardened", hardened, sibling=undefended),
+        Target("scratch", base, random=True),
+    ]
 
 
 def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from . import checkpoints
 from .attacks import DesiredData, Split, Target, named_suite
 from .attacks.data import Collate, in_batches
 from .attacks.ledger import Ledger
-from .config import HardenConfig, training_arguments
+from .config import HardenConfig, TaskConfig, training_arguments
 from .corpus import check_source, load_data, reason
 from .evidence import BENIGN_ROWS, COST_ROWS
 from .report import AttackReport
@@ -38,8 +39,12 @@ logger = logging.getLogger(__name__)
 
 def blocked_tasks(config: HardenConfig, data: DatasetDict) -> list[BlockedTask]:
     """The blocked tasks: adversary on ``train``, attacker on ``validation``, report on ``test``."""
+    return _tasks(config.blocked_tasks, data)
+
+
+def _tasks(configured: Sequence[TaskConfig], data: DatasetDict) -> list[BlockedTask]:
     tasks = []
-    for task in config.blocked_tasks:
+    for task in configured:
         feature = data["train"].features[task.label_column]
         tasks.append(
             BlockedTask(
@@ -103,7 +108,13 @@ def harden(config: HardenConfig) -> AttackReport:
     else:
         trainer = trainer_of(config, data, tokenizer)
         trainer.train(resume_from_checkpoint=checkpoint)
-    return trainer.attack(config.suite, desired_dataset=data["test"], card=config.card, workers=config.workers)
+    return trainer.attack(
+        config.suite,
+        desired_dataset=data["test"],
+        card=config.card,
+        workers=config.workers,
+        controls=_tasks(config.control_tasks, data),
+    )
 
 
 def attack(
@@ -154,6 +165,7 @@ def attack(
         blocked_tasks(config, data),
         columns=tokenizer.model_input_names,
         collate=collate,
+        controls=_tasks(config.control_tasks, data),
         desired=_desired_data(data),
         storage=storage,
         workers=workers,

@@ -75,7 +75,7 @@ def comparison_table(reports: Sequence[AttackReport], names: Sequence[str], widt
 
 def _task_table(report: AttackReport, task: str) -> Table:
     facts = report.tasks[task]
-    fewest = min((s.seeds for s in report.summaries(task)), default=0)
+    fewest = min((s.seeds for s in report.summaries(task) if s.role in report.roles()), default=0)
     kind, wish = "Blocked task", "lower is better blocked"
     if facts.get("control"):
         kind, wish = "Control task", "higher is better kept"

@@ -39,7 +39,7 @@ class Split:
         """
         names = getattr(dataset, "column_names", ())
         column = next((name for name in LABELS if name in names), None)
-        if column is None:
+        if column is None or not hasattr(dataset, "__len__"):
             return None
         rows = limited(np.arange(len(dataset)), limit, "desired")
         chosen = dataset.with_format(None)[rows.tolist()]

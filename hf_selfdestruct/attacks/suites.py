@@ -104,7 +104,6 @@ DEFAULT = AttackSuite(
     2,
     (
         *PROBES,
-        Entry(FullFineTuning(learning_rates=(1e-4, 5e-4), steps=(30,), looks=1), (20,)),
         Entry(FullFineTuning(learning_rates=(1e-4, 5e-4), steps=(60,), looks=2), (100,)),
         Entry(
             FullFineTuning("full fine-tuning, searched", learning_rates=RATES, steps=(160,), looks=4, prune=True), MOST
