@@ -188,7 +188,15 @@ def _rows(report: AttackReport, task: str) -> list[list[str]]:
         budget = f"{tried} setting{'s' * (tried > 1)}, " + (f"{steps} steps" if steps else "convex")
         scores = [cell(cells.get((attack, examples, role))) for role in report.roles()]
         name = f"{attack} (outside)" if report.attacks.get(attack, {}).get("outside") else attack
-        rows.append([name, str(examples), budget, *scores, f"{found.auc:.3f}" if found else NOT_MEASURED])
+        rows.append(
+            [
+                name,
+                str(examples),
+                budget,
+                *scores,
+                f"{found.auc:.3f} / {found.balanced_accuracy:.3f}" if found else NOT_MEASURED,
+            ]
+        )
     return rows
 
 

@@ -11,7 +11,8 @@ import pytest
 import transformers
 from made_reports import made_report
 from safetensors.torch import load_file, save_file
-from toy_project import make_project, run_cli
+from toy_project import make_project, run_cli, write_jsonl
+from transformers import BertConfig, BertForSequenceClassification
 
 from hf_selfdestruct.cli import main
 from hf_selfdestruct.manifest import problems
@@ -255,6 +256,46 @@ def test_attack_refuses_what_it_cannot_use(project, refused, tmp_path):
     assert "huge" in refused("attack", tmp_path, *options, "--suite", "huge")
     model = project.parent / "model"
     assert "nonsense" in refused("attack", model, *options, "--storage", "nonsense")
+    assert "workers must be at least 1" in refused("attack", model, *options, "--workers", "0")
+    assert "workers must be a whole number" in refused("attack", model, *options, "--workers", "many")
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_attack_refuses_references_of_another_architecture(project, refused, tmp_path):
+    """Their numbers would say nothing about this model, so no attack is started."""
+    other = shutil.copytree(project.parent / "model", tmp_path / "other")
+    config = BertConfig.from_pretrained(other)
+    config.num_hidden_layers = 2
+    BertForSequenceClassification(config).save_pretrained(other)
+    options = ("--config", project, "--output", tmp_path / "report.json")
+    for reference in ("--undefended", "--base"):
+        line = refused("attack", project.parent / "model", *options, reference, other)
+        assert "num_hidden_layers is 2" in line
+        assert reference.removeprefix("--") in line
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_attack_refuses_what_the_data_lacks(project, refused, tmp_path):
+    """Wrong label column, labels that only one split has, rows of one split in another: before any attack."""
+    data = project.parent / "data"
+    rows = {s: [json.loads(line) for line in (data / f"{s}.jsonl").open()] for s in ("train", "validation", "test")}
+    model = project.parent / "model"
+
+    def with_rows(name, **changed):
+        for split, found in {**rows, **changed}.items():
+            write_jsonl(tmp_path / name / f"{split}.jsonl", found)
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(project.read_text().replace(str(data), str(tmp_path / name)))
+        return refused("attack", model, "--config", path, "--output", tmp_path / "report.json")
+
+    leaked = with_rows("leaked", test=[*rows["test"], rows["validation"][3]])
+    assert "is also row 3 of split 'attack'" in leaked
+    strange = with_rows("strange", test=[*rows["test"][1:], {**rows["test"][0], "origin": "west"}])
+    assert "label 'west' does not occur in train" in strange
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(project.read_text().replace("label_column: origin", "label_column: orign"))
+    line = refused("attack", model, "--config", wrong, "--output", tmp_path / "report.json")
+    assert "orign" in line
     assert not (tmp_path / "report.json").exists()
 
 

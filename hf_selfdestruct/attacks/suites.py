@@ -74,13 +74,17 @@ def _tampered(steps: int) -> AnyOf:
     )
 
 
-def _parts(steps: int) -> AnyOf:
-    """Some of the weights, or adapters."""
+def _parts(steps: int, *ranks: int) -> AnyOf:
+    """Some of the weights, or adapters; further ranks of adapters where they are named."""
     common: dict[str, Any] = {"steps": (steps,), "looks": 3, "prune": True}
     return AnyOf(
         "partial fine-tuning",
         (
             Tuning("LoRA", trainable="lora", rank=8, learning_rates=(1e-3, 5e-3), **common),
+            *(
+                Tuning(f"LoRA, rank {rank}", trainable="lora", rank=rank, learning_rates=(1e-3,), **common)
+                for rank in ranks
+            ),
             Tuning("last layer", trainable="last_1", learning_rates=(5e-4,), **common),
             Tuning("last two layers", trainable="last_2", learning_rates=(3e-4,), **common),
         ),
@@ -235,7 +239,7 @@ FULL = AttackSuite(
             ),
             MOST,
         ),
-        Entry(_parts(300), (100, 400, None)),
+        Entry(_parts(300, 2, 32), (100, 400, None)),
         Entry(_optimizers(300), (100, None)),
         Entry(_tampered(300), (100, None)),
         Entry(Merging(amounts=(0.25, 0.5, 0.75, 1.0, 1.5), steps=150), MOST),
