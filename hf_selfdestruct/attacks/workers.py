@@ -73,8 +73,10 @@ def work(
         for search in waiting:
             if is_done(search, ledger):
                 done(search, 1.0, "")
-            elif time.monotonic() - asked[search.study] < AGAIN_AFTER or not _made(search, ledger, done):
-                asked[search.study] = max(asked[search.study], time.monotonic() - AGAIN_AFTER / 2)
+            elif time.monotonic() - asked[search.study] < AGAIN_AFTER:
+                left.append(search)
+            elif not _made(search, ledger, done):
+                asked[search.study] = time.monotonic()
                 left.append(search)
         if len(left) == len(waiting):
             time.sleep(0.2)

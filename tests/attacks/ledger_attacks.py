@@ -1,11 +1,24 @@
-"""An attack whose results are given, that counts its calls and can fail or be killed."""
+"""An attack whose results are given, that counts its calls and can fail or be killed; a claim held elsewhere."""
 
 from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
 
 import torch
 
 from hf_selfdestruct.attacks import Attack, Outcome
+from hf_selfdestruct.attacks.ledger import Ledger
 from hf_selfdestruct.report import Scores
+
+HOLD = """
+import sys, time
+from hf_selfdestruct.attacks.ledger import Ledger
+with Ledger(sys.argv[1], grace=float(sys.argv[2])).claim("study") as ours:
+    print(ours, flush=True)
+    time.sleep(60)
+"""
 
 Crash = torch.OutOfMemoryError
 
@@ -31,3 +44,16 @@ class Counting(Attack):
         reached += seed % 100 / 100
         test = self.test.get(choice, reached / 2)
         return Outcome(Scores(reached, reached, reached, 0.5), Scores(test, test, test, 0.5), steps=7)
+
+
+@contextlib.contextmanager
+def held_elsewhere(storage, grace):
+    """Another process holds the claim."""
+    Ledger(storage)  # the file is there before two processes want to make it
+    process = subprocess.Popen([sys.executable, "-c", HOLD, storage, str(grace)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline().strip() == "True"
+        yield process
+    finally:
+        process.kill()
+        process.wait()

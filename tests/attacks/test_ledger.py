@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from ledger_attacks import held_elsewhere
 from made_reports import made_run
 
 from hf_selfdestruct.attacks.ledger import Ledger, Record
-
-HOLD = """
-import sys, time
-from hf_selfdestruct.attacks.ledger import Ledger
-with Ledger(sys.argv[1], grace=float(sys.argv[2])).claim("study") as ours:
-    print(ours, flush=True)
-    time.sleep(60)
-"""
 
 
 @pytest.fixture
 def storage(tmp_path):
     return f"sqlite:///{tmp_path / 'attacks.db'}"
-
-
-@contextlib.contextmanager
-def held_elsewhere(storage, grace):
-    """Another process holds the claim."""
-    Ledger(storage)  # the file is there before two processes want to make it
-    process = subprocess.Popen([sys.executable, "-c", HOLD, storage, str(grace)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline().strip() == "True"
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.parametrize("where", ["memory", "file"])

@@ -8,14 +8,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from ledger_attacks import Counting
+from ledger_attacks import Counting, held_elsewhere
 
 from hf_selfdestruct.attacks import AttackSuite, Entry, Target
 from hf_selfdestruct.attacks.ledger import Ledger
+from hf_selfdestruct.attacks.search import Search
+from hf_selfdestruct.attacks.workers import work
 
 WORKER = Path(__file__).with_name("working.py")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -107,6 +110,22 @@ def test_workers_of_one_command_share_the_work(folder, alone, storage, tmp_path)
     with sqlite3.connect(storage.removeprefix("sqlite:///")) as base:
         rows = base.execute("select distinct value_json from trial_user_attributes where key = 'holder'").fetchall()
     assert len(rows) == 2, "both processes held claims"
+
+
+def test_work_whose_holder_dies_later_is_taken_over(target, readable, storage):
+    """It was asked for while the holder still lived."""
+    search = Search(Counting({"a": 0.5}), target, readable, 20, (0, 1), "study")
+    with held_elsewhere(storage, 60) as process:
+        worker = threading.Thread(target=work, args=([search], Ledger(storage)), daemon=True)
+        worker.start()
+        time.sleep(1.5)
+        assert worker.is_alive()
+        assert search.attack.calls == []
+        process.kill()
+        process.wait()
+        worker.join(timeout=30)
+        assert not worker.is_alive()
+    assert len(search.recall(Ledger(storage))) == 2
 
 
 def test_workers_without_a_storage_are_refused(folder, task_of, collate):
