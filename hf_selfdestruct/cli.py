@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     attack.add_argument("--base", help="model it started from; by default `model` of the configuration")
     attack.add_argument(
         "--suite",
-        help="smoke, default, mlac, sophon, durability, adaptive or full; by default `suite` of the configuration",
+        help="smoke, quick, default, full, ...; by default `suite` of the configuration",
     )
     attack.add_argument("--output", default="report.json", help="where the report goes")
     attack.add_argument("--storage", help="Optuna storage URL of the runs; by default a file beside the report")

@@ -56,6 +56,19 @@ def test_optional_parts_may_be_missing(write):
         assert load_config(write(text=f"{text}{name}:\n")).data == DataConfig("d"), f"an empty {name}"
 
 
+def test_control_tasks_and_workers_are_read_and_checked(write):
+    more = "suite: smoke\nworkers: 2\ncontrol_tasks:\n  - name: mood\n    label_column: mood"
+    config = load_config(write(("suite: smoke", more)))
+    assert config.control_tasks == (TaskConfig("mood", "mood"),)
+    assert config.workers == 2
+    assert load_config(write(), ["--workers", "3"]).workers == 3
+    for wrong, named in (("control_tasks: mood", "control_tasks must be a list"), ("workers: 0", "at least 1")):
+        with pytest.raises(ValueError, match=named):
+            load_config(write(("suite: smoke", wrong)))
+    with pytest.raises(ValueError, match=r"control_tasks\[0\]: 'label_column' is missing"):
+        load_config(write(("suite: smoke", "control_tasks: [{name: mood}]")))
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.yaml")), ids=lambda p: p.name)
 def test_examples_are_valid(path):
     assert load_config(path).blocked_tasks

@@ -224,6 +224,16 @@ class AnyOf(Attack):
         if len({attack.name for attack in self.of}) < len(self.of):
             raise ValueError(f"{self.name}: the attacks must have different names.")
 
+    @property
+    def assumes(self) -> str:  # type: ignore[override]
+        """What the most demanding of them assumes, each thing once."""
+        return "; ".join(dict.fromkeys(attack.assumes for attack in self.of))
+
+    @property
+    def outside(self) -> bool:  # type: ignore[override]
+        """Whether one of them stands outside."""
+        return any(attack.outside for attack in self.of)
+
     def fitting(self, available: frozenset[str]) -> Attack | None:  # noqa: D102
         left = tuple(attack for attack in self.of if attack.needs <= available)
         return AnyOf(self.name, left) if left else None

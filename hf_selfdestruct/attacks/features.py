@@ -16,6 +16,7 @@ from .data import AttackData, in_batches
 from .tamper import Tamper
 from .training import inputs_of
 
+MOST_KEPT = 12  # models: ten seeds of a random one, and some
 SPLITS = ("train", "selection", "test")
 
 
@@ -54,9 +55,11 @@ def features_of(target: Target, data: AttackData, seed: int, tamper: Tamper | No
     """
     weights = (target.folder, target.random, target.identity()["sha256"])
     key = ("features", *weights, seed if target.random else 0, str(tamper.config()) if tamper else "")
-    if key not in data.memory:
-        data.memory[key] = _encode(target, data, seed, tamper)
-    return data.memory[key]
+    found = data.memory.pop(key, None) or _encode(target, data, seed, tamper)
+    data.memory[key] = found  # the last used stands last
+    for old in [k for k in data.memory if k[0] == "features"][:-MOST_KEPT]:
+        del data.memory[old]
+    return found
 
 
 def _encode(target: Target, data: AttackData, seed: int, tamper: Tamper | None) -> Features:

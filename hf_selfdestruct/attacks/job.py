@@ -80,20 +80,16 @@ class Job:
 
     def repeated(self, report: AttackReport, data: Mapping[str, AttackData]) -> list[Search]:
         """Scratch again on other random weights, by the strongest attack found on it: what noise alone gives."""
-        scratch = next((t for t in self.targets if t.role == "scratch"), None)
-        found = []
-        for task in self.tasks:
-            if scratch is None:
-                break
+        found: list[Search] = []
+        for task, scratch in ((task, t) for task in self.tasks for t in self.targets if t.role == "scratch"):
             attacks = {a.name: a for a, _ in self.suite.plan(len(data[task.name].train.labels), self._has(scratch))}
             for examples in report.budgets(task.name):
                 runs = report.strongest_runs(task.name, examples, "scratch")
                 if runs:
-                    again = dataclasses.replace(scratch, role="null")
+                    again, attack = dataclasses.replace(scratch, role="null"), attacks[runs[0].attack]
                     seeds = tuple(AGAIN + i for i in range(len(runs)))
-                    study = self._study(task, attacks[runs[0].attack], examples, again)
-                    of = Search(attacks[runs[0].attack], again, data[task.name], examples, seeds, study)
-                    found.append(dataclasses.replace(of, settings=runs[0].settings))
+                    study, settings = self._study(task, attack, examples, again), runs[0].settings
+                    found.append(Search(attack, again, data[task.name], examples, seeds, study, settings))
         return found
 
     def report(self, runs: Sequence[AttackRun], data: Mapping[str, AttackData]) -> AttackReport:
@@ -153,11 +149,8 @@ class Job:
 
     def _study(self, task: BlockedTask, attack: Attack, examples: int, target: Target) -> str:
         """A name that changes with the data, the model and the judge, and with nothing else."""
-        known = (
-            {"sibling": Target("undefended", target.sibling).identity()["sha256"]}
-            if target.sibling and attack.outside
-            else {}
-        )
+        holds = target.sibling and attack.outside
+        known = {"sibling": Target("undefended", target.sibling).identity()["sha256"]} if holds else {}
         weights = target.identity()["sha256"] if target.folder else ""
         desired = _digest(self.desired) if self.desired else ""
         rules = [self.suite.limit, self.suite.select_on_test, sorted(self.metrics)]

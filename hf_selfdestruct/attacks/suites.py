@@ -103,18 +103,18 @@ SMOKE = AttackSuite(
     limit=400,
     more=None,
 )
+SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES, steps=(160,), looks=4, prune=True)
+QUICK = AttackSuite("quick", 1, (*PROBES, Entry(SEARCHED, MOST)))
 DEFAULT = AttackSuite(
     "default",
     2,
     (
         *PROBES,
         Entry(FullFineTuning(learning_rates=(1e-4, 5e-4), steps=(60,), looks=2), (100,)),
-        Entry(
-            FullFineTuning("full fine-tuning, searched", learning_rates=RATES, steps=(160,), looks=4, prune=True), MOST
-        ),
+        Entry(SEARCHED, MOST),
         Entry(_parts(90), MOST),
-        Entry(_optimizers(60), MOST),
-        Entry(_tampered(60), MOST),
+        Entry(_optimizers(48), MOST),
+        Entry(_tampered(48), MOST),
     ),
 )
 MLAC = AttackSuite(
@@ -247,7 +247,7 @@ FULL = AttackSuite(
     ),
     seeds=5,
 )
-SUITES = {suite.name: suite for suite in (SMOKE, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL)}
+SUITES = {suite.name: suite for suite in (SMOKE, QUICK, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL)}
 
 
 def named_suite(name: str) -> AttackSuite:

@@ -77,6 +77,17 @@ def test_causal_models_are_probed_at_the_last_token(architecture, readable, tmp_
     assert np.allclose(features.cells["test"][1, "last"][2], hidden[1][0, -1], atol=1e-3)
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_causal_models_are_fine_tuned(architecture, readable, tmp_path):
+    tiny_model(architecture).save_pretrained(tmp_path)
+    target, data = Target("hardened", str(tmp_path)), _short(readable)
+    for fields in ({}, {"trainable": "lora"}, {"trainable": "last_1"}, {"tamper": Rescale(1.01)}):
+        attack = Tuning("it", learning_rates=(1e-2,), steps=(20,), **fields)
+        found = attack.run(target, data, examples=20, seed=0, settings=attack.space()[0])
+        assert found.curve[-1][0] == 20
+        assert found.flops > 0
+
+
 def _short(data):
     """The toy rows with token numbers that every tiny model knows."""
 
