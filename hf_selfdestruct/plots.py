@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .recovery import recovery
+from .recovery import looks, recovery
 from .report import NOT_MEASURED, AttackReport
 from .runs import ROLES, AttackRun
 
@@ -70,15 +70,12 @@ def score_against_examples(report: AttackReport, task: str) -> Figure:
 
 
 def cost_to_recover(report: AttackReport, task: str) -> Figure:
-    """Best accuracy on the selection split against optimizer steps, over all attacks with all examples."""
-    figure, axes = _figure(f"What an attacker reaches in so many steps: “{task}”", "selection accuracy, best so far")
+    """Best accuracy against optimizer steps, by the chosen settings of all attacks with all examples."""
+    value = "selection accuracy, best so far,\nmean over seeds, without optimism"
+    figure, axes = _figure(f"What an attacker reaches in so many steps: “{task}”", value)
     examples = max(report.budgets(task), default=0)
     points = {
-        role: sorted(
-            (step, reached)
-            for run in _finished(report, task, role, examples)
-            for step, reached in (run.curve or ((run.steps, run.selection.accuracy),))  # type: ignore[union-attr]
-        )
+        role: sorted((step, reached) for reached, step, _ in looks(report, task, examples, role))
         for role in report.roles()
     }
     most = max((step for found in points.values() for step, _ in found), default=0)

@@ -73,7 +73,7 @@ def recovery(report: AttackReport, task: str, role: str, *, share: float = 0.9) 
         return None
     level = chance + share * (best.mean - chance)
     found = {n: report.strongest(task, n, role) for n in budgets}
-    points = list(_points(report, task, budgets[-1], role))
+    points = list(looks(report, task, budgets[-1], role))
     reached = [point for point in points if point[0] >= level]
     return Recovery(
         role,
@@ -87,7 +87,7 @@ def recovery(report: AttackReport, task: str, role: str, *, share: float = 0.9) 
     )
 
 
-def _points(report: AttackReport, task: str, examples: int, role: str) -> Iterator[tuple[float, int, float]]:
+def looks(report: AttackReport, task: str, examples: int, role: str) -> Iterator[tuple[float, int, float]]:
     """Accuracy, steps and operations at every look of every attack's chosen settings, averaged over seeds."""
 
     def name(run: AttackRun) -> str:
@@ -98,9 +98,9 @@ def _points(report: AttackReport, task: str, examples: int, role: str) -> Iterat
     for _, group in itertools.groupby(sorted(inside, key=name), key=name):
         same = list(group)
         curves = [run.curve or ((run.steps, run.selection.accuracy),) for run in same if run.selection]
-        for looks in zip(*curves, strict=False):
-            accuracy = float(np.mean([look[1] for look in looks])) - max(run.optimism for run in same)
-            step = int(looks[0][0])
+        for at_once in zip(*curves, strict=False):
+            accuracy = float(np.mean([look[1] for look in at_once])) - max(run.optimism for run in same)
+            step = int(at_once[0][0])
             yield accuracy, step, same[0].flops * (step / same[0].steps if same[0].steps else 1.0)
 
 

@@ -71,6 +71,19 @@ def starved_scratch(report: AttackReport, task: str) -> Iterator[str]:
         )
 
 
+def raw_floor(report: AttackReport, task: str) -> Iterator[str]:
+    """The raw input gives more than scratch: scratch is no floor, and no weights can take that much away."""
+    examples = report.budgets(task)[-1]
+    scratch = report.strongest(task, examples, "scratch")
+    raw = next((s for s in report.summaries(task) if (s.role, s.examples) == ("raw", examples)), None)
+    if scratch and raw and raw.mean > scratch.mean + MARGIN:
+        yield (
+            f"{task}: a classifier of the raw input, without any model, reaches {raw.mean:.3f} with {examples} "
+            f"examples and scratch only {scratch.mean:.3f}: scratch is a starved reference, and no weights can block what the "
+            "input itself gives away."
+        )
+
+
 def flipped_labels(report: AttackReport, task: str) -> Iterator[str]:
     """An AUC well below one half means that the knowledge is there and the labels are flipped."""
     for s in report.summaries(task):
@@ -156,6 +169,7 @@ RULES = (
     weak_attack,
     weak_attacks,
     starved_scratch,
+    raw_floor,
     flipped_labels,
     hidden_ranking,
     few_seeds,

@@ -151,7 +151,8 @@ class Job:
         """A name that changes with the data, the model and the judge, and with nothing else."""
         holds = target.sibling and attack.outside
         known = {"sibling": Target("undefended", target.sibling).identity()["sha256"]} if holds else {}
-        weights = target.identity()["sha256"] if target.folder else ""
+        # A model on the Hub has no files here to be hashed; its name must do.
+        weights = (target.identity()["sha256"] or target.folder) if target.folder else ""
         desired = _digest(self.desired) if self.desired else ""
         rules = [self.suite.limit, self.suite.select_on_test, sorted(self.metrics)]
         content = [task.fingerprints(), weights, desired, rules, known]

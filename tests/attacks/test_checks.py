@@ -80,6 +80,12 @@ SICK = {
     ),
     "failed run": (made_report(extra=(made_run(failed=True, chosen=False),)), "1 runs failed .*head only.*nan"),
     "lowest rate": (changed(choosing(1e-5)), "learning rate 1e-05.*edge"),
+    "raw floor": (
+        made_report(
+            extra=tuple(made_run(role="raw", attack="raw", examples=100, seed=s, accuracy=0.7) for s in range(3))
+        ),
+        "raw input, without any model, reaches 0.700 with 100 examples and scratch only 0.620",
+    ),
     "still rising": (changed(rising), "full fine-tuning with 100 examples still rises"),
     "useless attack": (changed(useless), "do not break the undefended model either.*: full fine-tuning"),
     "hidden ranking": (changed(hiding), "at 0.540 accuracy but at AUC 0.800"),
