@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hf_selfdestruct.card import CardDetails, render
+from hf_selfdestruct.comparison import difference
 from hf_selfdestruct.manifest import published_files
 from hf_selfdestruct.report import AttackReport
 
@@ -32,6 +33,6 @@ def test_readme_leads_with_the_wikibios_result():
     for examples in report.budgets("gender"):
         cells = [report.strongest("gender", examples, role) for role in report.roles()]
         row = " | ".join(f"{s.mean:.3f} ± {s.deviation:.3f}" for s in cells)
-        assert f"| {examples} | {row} |" in readme
+        assert f"| {examples} | {row} | {difference(report, 'gender', examples)} |" in readme
     for role in ("undefended", "hardened"):
         assert f"{report.desired[role]['accuracy']:.3f}" in readme

@@ -79,8 +79,8 @@ def raw_floor(report: AttackReport, task: str) -> Iterator[str]:
     if scratch and raw and raw.mean > scratch.mean + MARGIN:
         yield (
             f"{task}: a classifier of the raw input, without any model, reaches {raw.mean:.3f} with {examples} "
-            f"examples and scratch only {scratch.mean:.3f}: scratch is a starved reference, and no weights can block what the "
-            "input itself gives away."
+            f"examples and scratch only {scratch.mean:.3f}: scratch is a starved reference, and no weights can block "
+            "what the input itself gives away."
         )
 
 
