@@ -5,9 +5,11 @@ Nothing of the defence is imported here: models are loaded from disk as anybody 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
 )
+from transformers.utils import logging
 
 from ..files import file_hash
 from ..runs import Scores
@@ -63,6 +66,10 @@ class Target:
         Raises:
             ValueError: The folder's trunk does not fit its own architecture.
         """
+        with quiet():
+            return self._loaded(num_labels, seed)
+
+    def _loaded(self, num_labels: int, seed: int) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(self.folder, num_labels=num_labels, trust_remote_code=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -82,9 +89,10 @@ class Target:
         if self.random:
             return None
         config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
-        model, info = auto_class(config).from_pretrained(
-            self.folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        with quiet():
+            model, info = auto_class(config).from_pretrained(
+                self.folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
         return None if info["missing_keys"] else model
 
     def identity(self) -> dict[str, Any]:
@@ -263,6 +271,20 @@ class AnyOf(Attack):
     def _variant(self, settings: dict[str, Any]) -> tuple[Attack, dict[str, Any]]:
         attack = next(a for a in self.of if a.name == settings["variant"])
         return attack, {k: v for k, v in settings.items() if k != "variant"}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' word on every load that a new head is new: an attack loads hundreds of times."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def device() -> torch.device:

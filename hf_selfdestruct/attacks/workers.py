@@ -195,6 +195,6 @@ def _show_plan(job: Job, searches: Sequence[Search], ledger: Ledger, console: Co
 
 
 def _bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    rest = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.percentage:>3.0f} %"))
+    rest = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
     return Progress(*columns, *rest, console=console, disable=console.quiet)
