@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,116 +12,118 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel
 
 from ..tasks import seed_of
-from .base import Attack, Outcome, Target, device, placed
+from .base import Attack, Outcome, Target, placed
 from .data import AttackData
 from .optimizers import OPTIMIZERS
 from .training import inputs_of, tune
 
-ASSUMES = "the published weights, labelled examples of the blocked task, and the undefended model's weights"
+
+@dataclass(frozen=True)
+class WithSibling(Attack):
+    """What attacks with the undefended model in hand have in common: a start of their own, then full fine-tuning.
+
+    Args:
+        name: Its name in the report.
+        learning_rates: Rates to search.
+        steps: Steps of the fine-tuning.
+        looks: How often the selection split is looked at.
+        batch_size: Examples in a step.
+    """
+
+    name: str = ""
+    learning_rates: tuple[float, ...] = (1e-4,)
+    steps: int = 60
+    looks: int = 2
+    batch_size: int = 16
+    assumes = "the published weights, labelled examples of the blocked task, and the undefended model's weights"
+    outside = True
+
+    @property
+    def needs(self) -> frozenset[str]:  # noqa: D102
+        return frozenset({"sibling"})
+
+    @abstractmethod
+    def start(
+        self, model: PreTrainedModel, sibling: PreTrainedModel, data: AttackData, seed: int, settings: dict[str, Any]
+    ) -> None:
+        """Change the loaded model by what the sibling knows.
+
+        Args:
+            model: The model under attack.
+            sibling: The undefended model.
+            data: What the attacker has.
+            seed: Of whatever is random.
+            settings: One point of the space.
+        """
+
+    def space(self) -> list[dict[str, Any]]:
+        """Every rate, with what else the fine-tuning needs."""
+        same = {"steps": self.steps, "looks": self.looks, "batch_size": self.batch_size, "schedule": "linear"}
+        return [{"learning_rate": rate, **same} for rate in self.learning_rates]
+
+    def cost(self, settings: dict[str, Any]) -> int:  # noqa: D102
+        return int(settings["steps"]) + int(settings.get("distil_steps", 0))
+
+    def run(  # noqa: D102
+        self,
+        target: Target,
+        data: AttackData,
+        *,
+        examples: int,
+        seed: int,
+        settings: dict[str, Any],
+        until: int | None = None,
+    ) -> Outcome:
+        def ready(model: PreTrainedModel, batches: Any) -> None:
+            sibling = placed(Target("undefended", target.sibling).load(data.num_labels, seed))
+            self.start(model, sibling, data, seed, settings)
+
+        common: dict[str, Any] = {"examples": examples, "seed": seed, "settings": settings, "until": until}
+        return tune(self.name, target, data, prepare=ready, **common)
 
 
 @dataclass(frozen=True)
-class Merging(Attack):
+class Merging(WithSibling):
     """Task arithmetic with the undefended sibling (2212.04089), then fine-tuning.
 
     ``w <- hardened + amount * (undefended - hardened)``: below 1 an interpolation, above 1 the defence subtracted
     more than once.
 
     Args:
-        name: Its name in the report.
         amounts: How much of the difference is added.
-        learning_rates: Rates of the fine-tuning.
-        steps: Its steps.
-        looks: How often the selection split is looked at.
-        batch_size: Examples in a step.
     """
 
     name: str = "merging with the sibling"
     amounts: tuple[float, ...] = (0.5, 1.0)
-    learning_rates: tuple[float, ...] = (1e-4,)
-    steps: int = 60
-    looks: int = 2
-    batch_size: int = 16
-    assumes = ASSUMES
-    outside = True
-
-    @property
-    def needs(self) -> frozenset[str]:  # noqa: D102
-        return frozenset({"sibling"})
 
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
-        same = {"steps": self.steps, "looks": self.looks, "batch_size": self.batch_size, "schedule": "linear"}
-        return [{"amount": a, "learning_rate": r, **same} for a in self.amounts for r in self.learning_rates]
+        return [{"amount": amount, **point} for amount in self.amounts for point in super(Merging, self).space()]
 
-    def cost(self, settings: dict[str, Any]) -> int:  # noqa: D102
-        return int(settings["steps"])
-
-    def run(  # noqa: D102
-        self,
-        target: Target,
-        data: AttackData,
-        *,
-        examples: int,
-        seed: int,
-        settings: dict[str, Any],
-        until: int | None = None,
-    ) -> Outcome:
-        def ready(model: PreTrainedModel, batches: Any) -> None:
-            merge(model, _sibling(target, data, seed), settings["amount"])
-
-        common: dict[str, Any] = {"examples": examples, "seed": seed, "settings": settings, "until": until}
-        return tune(self.name, target, data, prepare=ready, **common)
+    def start(  # noqa: D102
+        self, model: PreTrainedModel, sibling: PreTrainedModel, data: AttackData, seed: int, settings: dict[str, Any]
+    ) -> None:
+        merge(model, sibling, settings["amount"])
 
 
 @dataclass(frozen=True)
-class Distillation(Attack):
+class Distillation(WithSibling):
     """The sibling's hidden states taught to the hardened model on unlabelled inputs, then fine-tuning.
 
     Args:
-        name: Its name in the report.
-        distil_steps: Steps of distillation.
-        learning_rates: Rates of both.
-        steps: Steps of fine-tuning.
-        looks: How often the selection split is looked at.
-        batch_size: Examples in a step.
+        distil_steps: Steps of distillation, at the rate of the fine-tuning.
     """
 
     name: str = "distillation from the sibling"
-    distil_steps: int = 60
     learning_rates: tuple[float, ...] = (3e-4,)
-    steps: int = 60
-    looks: int = 2
-    batch_size: int = 16
-    assumes = ASSUMES
-    outside = True
-
-    @property
-    def needs(self) -> frozenset[str]:  # noqa: D102
-        return frozenset({"sibling"})
+    distil_steps: int = 60
 
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
-        same = {"steps": self.steps, "looks": self.looks, "batch_size": self.batch_size, "schedule": "linear"}
-        return [{"learning_rate": rate, "distil_steps": self.distil_steps, **same} for rate in self.learning_rates]
+        return [{"distil_steps": self.distil_steps, **point} for point in super().space()]
 
-    def cost(self, settings: dict[str, Any]) -> int:  # noqa: D102
-        return int(settings["steps"]) + int(settings["distil_steps"])
-
-    def run(  # noqa: D102
-        self,
-        target: Target,
-        data: AttackData,
-        *,
-        examples: int,
-        seed: int,
-        settings: dict[str, Any],
-        until: int | None = None,
-    ) -> Outcome:
-        def ready(model: PreTrainedModel, batches: Any) -> None:
-            teacher = placed(_sibling(target, data, seed)).eval()
-            distil(model, teacher, data, settings, seed=seed_of(self.name, seed))
-
-        common: dict[str, Any] = {"examples": examples, "seed": seed, "settings": settings, "until": until}
-        return tune(self.name, target, data, prepare=ready, **common)
+    def start(  # noqa: D102
+        self, model: PreTrainedModel, sibling: PreTrainedModel, data: AttackData, seed: int, settings: dict[str, Any]
+    ) -> None:
+        distil(model, sibling.eval(), data, settings, seed=seed_of(self.name, seed))
 
 
 @torch.no_grad()
@@ -150,7 +153,3 @@ def distil(
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-
-
-def _sibling(target: Target, data: AttackData, seed: int) -> PreTrainedModel:
-    return Target("undefended", target.sibling).load(data.num_labels, seed).to(device())  # type: ignore[arg-type]

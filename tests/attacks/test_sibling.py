@@ -69,7 +69,7 @@ def test_they_stand_outside_the_headline(pair, task_of, folder):
         (
             Entry(HeadOnly(), (None,)),
             Entry(Merging(steps=20), (None,)),
-            Entry(Distillation("taught", 5, steps=20), (None,)),
+            Entry(Distillation("taught", distil_steps=5, steps=20), (None,)),
         ),
         more=None,
     )
