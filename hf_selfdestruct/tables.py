@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from io import StringIO
+from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
@@ -35,13 +36,15 @@ def comparison_table(reports: Sequence[AttackReport], names: Sequence[str], widt
     """Reports side by side: the strongest attack on each hardened model, and what the suite's version says of it.
 
     Args:
-        reports: Two reports or more.
-        names: A name for each.
+        reports: Two reports or more, 26 at most.
+        names: A name for each, such as its file's.
         width: Of the text, in characters.
 
     Raises:
-        ValueError: They have no blocked task in common.
+        ValueError: They have no blocked task in common, or are too many.
     """
+    if len(reports) > len(ascii_uppercase):
+        raise ValueError(f"at most {len(ascii_uppercase)} reports are put side by side; got {len(reports)}.")
     tasks = [task for task in reports[0].blocked() if all(task in r.blocked() for r in reports)]
     if not tasks:
         raise ValueError("the reports have no blocked task in common: there is nothing to compare.")
@@ -49,8 +52,8 @@ def comparison_table(reports: Sequence[AttackReport], names: Sequence[str], widt
     for task in tasks:
         table = Table(title=f"Blocked task {task!r}: strongest attack on each model, test accuracy")
         table.add_column("examples", justify="right")
-        for name in names:
-            table.add_column(name, justify="right")
+        for letter in ascii_uppercase[: len(reports)]:
+            table.add_column(letter, justify="right")
             table.add_column("− scratch", justify="right")
         for examples in sorted({n for r in reports for n in r.budgets(task)}):
             cells = [
@@ -63,6 +66,7 @@ def comparison_table(reports: Sequence[AttackReport], names: Sequence[str], widt
             ]
             table.add_row(str(examples), *cells)
         parts.append(table)
+    parts += [f"{letter}: {name}" for letter, name in zip(ascii_uppercase, names, strict=False)]
     suites = {(r.suite["name"], r.suite["version"]) for r in reports}
     if len(suites) > 1:
         listed = ", ".join(f"{name} v{version}" for name, version in sorted(suites))
