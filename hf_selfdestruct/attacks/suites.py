@@ -100,7 +100,7 @@ SMOKE = AttackSuite(
         Entry(FullFineTuning(learning_rates=(5e-5, 3e-4), steps=(40,), looks=1), MOST),
     ),
     few_seeds=3,
-    limit=400,
+    limit=200,
     more=None,
 )
 SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES, steps=(160,), looks=4, prune=True)
