@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import norm, rankdata
 from scipy.stats import t as student
 
-from .runs import AttackRun, unpacked, unpacked_labels
+from .runs import unpacked, unpacked_labels
 
 if TYPE_CHECKING:
     from .report import AttackReport
@@ -161,12 +161,9 @@ def _by_seed(
     classes = report.tasks[task].get("num_labels", 2)
     # Scratch again has seeds of its own; it is paired with scratch in their order.
     first = min((run.seed for run in found), default=0) if role == "null" else 0
-    rows = {r.seed - first: contributions(labels, unpacked(r.predictions, classes), metric) for r in _kept(found)}
+    kept = [run for run in found if run.predictions]
+    rows = {r.seed - first: contributions(labels, unpacked(r.predictions, classes), metric) for r in kept}
     return (found[0].attack if found else ""), rows
-
-
-def _kept(runs: Sequence[AttackRun]) -> list[AttackRun]:
-    return [run for run in runs if run.predictions]
 
 
 def contributions(labels: np.ndarray, probabilities: np.ndarray, metric: str) -> np.ndarray:

@@ -14,7 +14,7 @@ import evaluate
 from datasets import Dataset
 
 from . import __version__, manifest
-from .attacks import AttackSuite, DesiredData, Split, Target, named_suite
+from .attacks import AttackSuite, DesiredData, Target, named_suite
 from .attacks.data import check_attackable
 from .attacks.ledger import Ledger
 from .card import CardDetails, render_folder
@@ -26,7 +26,6 @@ from .tasks import BlockedTask
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
-BENIGN_ROWS, COST_ROWS = 2000, 256
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 logger = logging.getLogger(__name__)
@@ -93,7 +92,7 @@ def attack_trainer(
         columns=trainer.input_columns,
         collate=trainer.blocked_collator,
         controls=controls,
-        desired=_desired_data(trainer),
+        desired=DesiredData.of(trainer.train_dataset, trainer.eval_dataset, trainer.input_columns),
         metrics=metrics,
         storage=storage,
         workers=workers,
@@ -200,16 +199,6 @@ def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | Non
         keeping_losses=trainer.keeping_losses,
         keep_dataset=trainer.keep_dataset,
     )
-
-
-def _desired_data(trainer: SelfDestructTrainer) -> DesiredData | None:
-    """The desired task as an attacker may have it: benign rows, and rows to see what an attack costs."""
-    splits = [
-        Split.of(dataset, trainer.input_columns, limit=limit)
-        for dataset, limit in ((trainer.train_dataset, BENIGN_ROWS), (trainer.eval_dataset, COST_ROWS))
-    ]
-    train, test = splits
-    return DesiredData(train, test) if train and test else None
 
 
 def _quality(trainer: SelfDestructTrainer, dataset: Dataset | None) -> dict[str, float]:

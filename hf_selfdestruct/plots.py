@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .recovery import looks, recovery
 from .report import NOT_MEASURED, AttackReport
-from .runs import ROLES, AttackRun
+from .runs import ROLES
 
 COLOURS = {"base": "#7f7f7f", "undefended": "#d55e00", "hardened": "#0072b2", "scratch": "#009e73"}
 MARKERS = {"base": "^", "undefended": "s", "hardened": "o", "scratch": "D"}
@@ -118,8 +117,7 @@ def attacks_and_models(report: AttackReport, task: str) -> Figure:
             axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if light else "black")
     else:
         _say_empty(axes)
-    outside = {name for name, facts in report.attacks.items() if facts.get("outside")}
-    labels = [f"{_short(a)} ({most[a]}{', outside' if a in outside else ''})" for a in attacks]
+    labels = [f"{_short(a)} ({most[a]}{', outside' if report.outside(a) else ''})" for a in attacks]
     axes.set_xticks(range(len(roles)) if attacks else (), roles if attacks else ())
     # A name may hold a dollar sign, and is no formula.
     axes.set_yticks(range(len(attacks)), labels, fontsize=9, parse_math=False)
@@ -134,10 +132,12 @@ def best_so_far(report: AttackReport, task: str) -> Figure:
     figure, axes = _figure(f"Does searching longer help? “{task}”", "selection accuracy, best so far")
     examples = max(report.budgets(task), default=0)
     first = min((run.seed for run in report.runs if run.task == task and run.role in ROLES), default=0)
-    tried = {
-        role: [r.selection.accuracy for r in _finished(report, task, role, examples) if r.selection and r.seed == first]
-        for role in report.roles()
-    }
+    runs = [
+        run
+        for run in report.runs
+        if (run.task, run.examples, run.seed) == (task, examples, first) and not report.outside(run.attack)
+    ]
+    tried = {role: [r.selection.accuracy for r in runs if r.role == role and r.selection] for role in report.roles()}
     for role in [role for role in tried if tried[role]]:
         best = np.maximum.accumulate(tried[role])
         drawn = [*range(1, len(best) + 1), len(best) + 0.5], [*best, best[-1]]  # so that a single one is seen
@@ -147,13 +147,6 @@ def best_so_far(report: AttackReport, task: str) -> Figure:
     axes.set_xlabel(f"settings tried, in the order of the suite, with {examples} examples")
     _close(axes, report, task, empty=not any(tried.values()))
     return figure
-
-
-def _finished(report: AttackReport, task: str, role: str, examples: int) -> Iterator[AttackRun]:
-    for run in report.runs:
-        outside = report.attacks.get(run.attack, {}).get("outside")
-        if (run.task, run.role, run.examples) == (task, role, examples) and run.selection and not outside:
-            yield run
 
 
 def _figure(title: str, value: str) -> tuple[Figure, Axes]:

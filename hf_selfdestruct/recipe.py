@@ -26,13 +26,11 @@ from .attacks.data import Collate, in_batches
 from .attacks.ledger import Ledger
 from .config import HardenConfig, TaskConfig, training_arguments
 from .corpus import check_source, load_data, reason
-from .evidence import BENIGN_ROWS, COST_ROWS
 from .report import AttackReport
 from .tasks import BlockedTask
 from .trainer import SelfDestructTrainer
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +164,7 @@ def attack(
         columns=tokenizer.model_input_names,
         collate=collate,
         controls=_tasks(config.control_tasks, data),
-        desired=_desired_data(data),
+        desired=DesiredData.of(data["train"], data["validation"], tokenizer.model_input_names),
         storage=storage,
         workers=workers,
         progress=progress,
@@ -204,13 +202,6 @@ def _check_storage(storage: str | None) -> None:
         Ledger(storage)
     except (ImportError, SQLAlchemyError) as error:
         raise ValueError(f"storage {storage!r} cannot be opened ({reason(error)}).") from None
-
-
-def _desired_data(data: DatasetDict) -> DesiredData | None:
-    columns = [c for c in data["train"].column_names if c in MODEL_INPUTS]
-    train = Split.of(data["train"], columns, limit=BENIGN_ROWS)
-    test = Split.of(data["validation"], columns, limit=COST_ROWS)
-    return DesiredData(train, test) if train and test else None
 
 
 def _accuracy(target: Target, count: int, rows: Dataset, collate: Collate) -> dict[str, float]:

@@ -94,7 +94,7 @@ def looks(report: AttackReport, task: str, examples: int, role: str) -> Iterator
         return run.attack
 
     runs = [r for r in report.runs if (r.task, r.examples, r.role) == (task, examples, role) and r.chosen and r.test]
-    inside = [r for r in runs if not report.attacks.get(r.attack, {}).get("outside")]
+    inside = [r for r in runs if not report.outside(r.attack)]
     for _, group in itertools.groupby(sorted(inside, key=name), key=name):
         same = list(group)
         curves = [run.curve or ((run.steps, run.selection.accuracy),) for run in same if run.selection]

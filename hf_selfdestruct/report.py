@@ -75,6 +75,10 @@ class AttackReport:
         """Numbers of examples at which the models were attacked on a task, ascending."""
         return sorted({run.examples for run in self.runs if run.task == task and run.role in ROLES})
 
+    def outside(self, attack: str) -> bool:
+        """Whether an attack stands outside the headline."""
+        return bool(self.attacks.get(attack, {}).get("outside"))
+
     def summaries(self, task: str) -> list[Summary]:
         """One summary per attack, examples and role, over the seeds of the chosen settings."""
         return summaries_of(run for run in self.runs if run.task == task)
@@ -94,7 +98,7 @@ class AttackReport:
             s
             for s in self.summaries(task)
             if (s.examples, s.role) == (examples, role)
-            and not self.attacks.get(s.attack, {}).get("outside")
+            and not self.outside(s.attack)
             and (most_desired_drop is None or (s.desired_drop is not None and s.desired_drop <= most_desired_drop))
         ]
         return max(found, key=lambda s: s.selection, default=None)

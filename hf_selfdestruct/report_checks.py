@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from .runs import REFERENCES, ROLES, STATUSES, AttackRun, unpacked, unpacked_labels
@@ -83,8 +82,7 @@ def _check_run(run: AttackRun, where: str) -> None:
         if (scores is not None) != there:
             raise ValueError(f"{where}: a run that is {run.status!r} cannot have {split} {scores!r}.")
         if scores:
-            bounded = [v for f in dataclasses.fields(scores) if f.name not in ("loss", "extra")
-                       for v in [getattr(scores, f.name)]]  # fmt: skip
+            bounded = (scores.accuracy, scores.auc, scores.balanced_accuracy)
             if not all(0 <= score <= 1 for score in bounded) or scores.loss < 0:
                 raise ValueError(f"{where}.{split}: scores must lie in [0, 1], losses at 0 or above; got {scores}.")
             checked(dict[str, float], scores.extra, f"{where}.{split}.extra")

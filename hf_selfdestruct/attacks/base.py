@@ -250,10 +250,12 @@ class AnyOf(Attack):
         return [{"variant": attack.name, **settings} for attack in self.of for settings in attack.space()]
 
     def rung(self, settings: dict[str, Any]) -> int | None:  # noqa: D102
-        return self._variant(settings)[0].rung(self._variant(settings)[1])
+        attack, inner = self._variant(settings)
+        return attack.rung(inner)
 
     def cost(self, settings: dict[str, Any]) -> int:  # noqa: D102
-        return self._variant(settings)[0].cost(self._variant(settings)[1])
+        attack, inner = self._variant(settings)
+        return attack.cost(inner)
 
     def run(  # noqa: D102
         self,

@@ -15,6 +15,7 @@ from ..tasks import BlockedTask, seed_of
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 LABELS = ("labels", "label")
+BENIGN_ROWS, COST_ROWS = 2000, 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,10 @@ class Split:
     def take(self, rows: Sequence[int]) -> Split:
         """The split's rows of these numbers."""
         return Split([self.features[row] for row in rows], self.labels[list(rows)])
+
+    def joined(self, other: Split) -> Split:
+        """The rows of both."""
+        return Split([*self.features, *other.features], np.concatenate([self.labels, other.labels]))
 
     @classmethod
     def of(cls, dataset: Any, columns: Sequence[str], *, limit: int | None = None) -> Split | None:
@@ -57,6 +62,18 @@ class DesiredData:
 
     train: Split
     test: Split
+
+    @classmethod
+    def of(cls, train: Any, test: Any, columns: Sequence[str]) -> DesiredData | None:
+        """Some rows of two datasets, see :meth:`Split.of`; ``None`` where one has no integer labels.
+
+        Args:
+            train: Dataset of the benign rows.
+            test: Dataset on which the desired task's quality is measured.
+            columns: Columns the models accept.
+        """
+        benign, measured = Split.of(train, columns, limit=BENIGN_ROWS), Split.of(test, columns, limit=COST_ROWS)
+        return cls(benign, measured) if benign and measured else None
 
     @property
     def classes(self) -> int:
@@ -102,6 +119,7 @@ class AttackData:
         limit: int | None = None,
         desired: DesiredData | None = None,
         metrics: Mapping[str, evaluate.Metric] | None = None,
+        more: bool = False,
     ) -> AttackData:
         """The attacker's view of a blocked task.
 
@@ -112,6 +130,7 @@ class AttackData:
             limit: Most rows of the selection and test splits (the first ones of a fixed shuffle).
             desired: The desired task, where the attacker has it.
             metrics: Metrics of the user's own.
+            more: Whether the reference with more data is wanted.
 
         Raises:
             ValueError: The task has no rows for the attacker or none to test on.
@@ -123,7 +142,7 @@ class AttackData:
             return Split(task.features(name, [int(r) for r in rows], columns), task.labels(name)[rows])
 
         train = split_of("attack", task.attacker_rows(), None)
-        further = split_of("train", np.arange(len(task.train)), None)
+        further = split_of("train", np.arange(len(task.train)), None) if more else None
         return cls(
             task=task.name,
             num_labels=task.classes,
@@ -132,7 +151,7 @@ class AttackData:
             test=split_of("test", np.arange(len(task.splits()["test"])), limit),
             collate=collate,
             desired=desired,
-            more=Split([*train.features, *further.features], np.concatenate([train.labels, further.labels])),
+            more=train.joined(further) if further else None,
             metrics=metrics or {},
         )
 

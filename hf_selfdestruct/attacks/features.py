@@ -63,16 +63,17 @@ def features_of(target: Target, data: AttackData, seed: int, tamper: Tamper | No
 
 
 def _encode(target: Target, data: AttackData, seed: int, tamper: Tamper | None) -> Features:
-    model, head = placed(target.load(data.num_labels, seed)), target.published()
+    model, head = placed(target.load(data.num_labels, seed)), None
     if tamper is not None:
         tamper.apply(model, seed, inputs_of(data, data.train, seed))
-        head = None
+    elif (published := target.published()) is not None:
+        head = placed(published).eval()
     model.eval()
-    head = placed(head).eval() if head is not None else None
+    causal = any(getattr(module, "is_causal", False) for module in model.modules())
     shapes: list[tuple[tuple[int, str], int]] = []
 
     def call(batch: dict[str, Tensor]) -> Tensor:
-        cells = _cells(model, head, {k: v.to(device()) for k, v in batch.items() if k != "labels"})
+        cells = _cells(model, head, causal, {k: v.to(device()) for k, v in batch.items() if k != "labels"})
         shapes[:] = [(cell, value.shape[1]) for cell, value in cells.items()]
         return torch.cat([*cells.values()], dim=1)
 
@@ -89,7 +90,9 @@ def _encode(target: Target, data: AttackData, seed: int, tamper: Tamper | None) 
     return Features(found, max(layer for (layer, _), _ in shapes), float(counter.get_total_flops()))
 
 
-def _cells(model: PreTrainedModel, head: PreTrainedModel | None, inputs: dict[str, Tensor]) -> dict[Any, Tensor]:
+def _cells(
+    model: PreTrainedModel, head: PreTrainedModel | None, causal: bool, inputs: dict[str, Tensor]
+) -> dict[Any, Tensor]:
     """Each hidden layer pooled in two ways (in one, where it is a map of pixels), and the published head's logits."""
     hidden = model.base_model(**inputs, output_hidden_states=True).hidden_states
     cells: dict[tuple[int, str], Tensor] = {}
@@ -98,20 +101,15 @@ def _cells(model: PreTrainedModel, head: PreTrainedModel | None, inputs: dict[st
             cells[layer, "mean"] = states.float().mean(dim=(2, 3))
             continue
         mask = inputs.get("attention_mask")
-        mask = torch.ones(states.shape[:2], device=states.device) if mask is None else mask
-        if mask.shape != states.shape[:2]:  # patches are not masked by what pixels were given
+        if mask is None or mask.shape != states.shape[:2]:  # patches are not masked by what pixels were given
             mask = torch.ones(states.shape[:2], device=states.device)
         weights = mask.unsqueeze(-1).to(states.dtype)
         cells[layer, "mean"] = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-        cells[layer, "first"] = states[:, 0]
-        if _causal(model):
+        if causal:  # the first has seen one token
             last = mask.long().cumsum(1).argmax(1)
             cells[layer, "last"] = states[torch.arange(len(states), device=states.device), last]
-            del cells[layer, "first"]  # it has seen one token
+        else:
+            cells[layer, "first"] = states[:, 0]
     if head is not None:
         cells[-1, "logits"] = head(**inputs).logits
     return cells
-
-
-def _causal(model: PreTrainedModel) -> bool:
-    return any(getattr(module, "is_causal", False) for module in model.modules())

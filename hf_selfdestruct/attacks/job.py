@@ -64,6 +64,7 @@ class Job:
                 limit=self.suite.limit,
                 desired=self.desired,
                 metrics=self.metrics,
+                more=self.suite.more is not None,
             )
             for task in (*self.tasks, *self.controls)
         }

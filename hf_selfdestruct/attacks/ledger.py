@@ -21,7 +21,6 @@ from optuna.trial import TrialState, create_trial
 from ..runs import AttackRun, Scores
 
 GRACE = 60.0
-FREE = ("run", "key", "hits", "width")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,8 +151,6 @@ def _holder() -> str:
 
 
 def _runs(process: int) -> bool:
-    if process == os.getpid():
-        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -98,20 +98,16 @@ class HeadOnly(Attack):
         cells = [c for c in features.usable() if self.every_layer or c == (features.layers, "mean")]
         if not cells:
             raise FloatingPointError("the attacked model's features are not finite, or the same for every row")
-        probes: dict[Any, Any] = {}
-        hits = []
+        probes, selections = {}, {}
         for cell in cells:
             made = CLASSIFIERS[self.classifier](settings["strength"], len(few))
             train = features.cells["train"][cell][few].astype(np.float64)
             probes[cell] = fitted(make_pipeline(StandardScaler(), made), train, labels)
-            predicted = spread(probes[cell], features.cells["selection"][cell], data.num_labels)
-            hits.append(rounded(predicted).argmax(axis=1) == data.selection.labels)
-        best = cells[int(np.argmax([row.mean() for row in hits]))]
-        selection, test = (
-            rounded(spread(probes[best], features.cells[split][best], data.num_labels))
-            for split in ("selection", "test")
-        )
-        found = scores(data.selection.labels, selection, data.metrics)
+            selections[cell] = rounded(spread(probes[cell], features.cells["selection"][cell], data.num_labels))
+        hits = np.stack([selections[cell].argmax(axis=1) == data.selection.labels for cell in cells])
+        best = cells[int(hits.mean(axis=1).argmax())]
+        test = rounded(spread(probes[best], features.cells["test"][best], data.num_labels))
+        found = scores(data.selection.labels, selections[best], data.metrics)
         return Outcome(
             found,
             scores(data.test.labels, test, data.metrics),
@@ -120,7 +116,7 @@ class HeadOnly(Attack):
             curve=((0, found.accuracy),),
             desired_drop=0.0 if self.tamper is None else None,  # the trunk is as it was
             probabilities=test,
-            hits=np.stack(hits),
+            hits=hits,
             found={"layer": best[0], "pooling": best[1]},
         )
 

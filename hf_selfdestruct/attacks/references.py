@@ -80,8 +80,14 @@ def _words(tokens: list[int]) -> list[str]:
 
 
 def with_more(data: AttackData) -> AttackData:
-    """The attacker's data with all further labelled rows to train on."""
-    return replace(data, train=data.more or data.train, memory={})
+    """The attacker's data with all further labelled rows to train on.
+
+    Raises:
+        ValueError: They were not asked for.
+    """
+    if data.more is None:
+        raise ValueError("no further rows; give AttackData.of(..., more=True).")
+    return replace(data, train=data.more, memory={})
 
 
 MORE = FullFineTuning("full fine-tuning, more data", learning_rates=(3e-4,), steps=(600,), looks=4)

@@ -17,7 +17,7 @@ from ..metrics import scores
 from ..runs import rounded
 from ..tasks import seed_of
 from .base import Outcome, Target, device, placed
-from .data import AttackData, Split, in_batches
+from .data import AttackData, DesiredData, Split, in_batches
 from .optimizers import OPTIMIZERS
 
 PREPARING = 64  # batches to prepare a model with
@@ -56,7 +56,6 @@ def tune(
     settings: dict[str, Any],
     prepare: Prepare | None = None,
     until: int | None = None,
-    rows: Split | None = None,
 ) -> Outcome:
     """Load a model, prepare it, train it; the global generators are left as they were.
 
@@ -69,12 +68,11 @@ def tune(
         settings: See :func:`train`.
         prepare: What is done to the loaded model first; it also gets batches of inputs.
         until: Stop at this step and leave the test split alone.
-        rows: Train on these instead of a few drawn by ``seed``.
 
     Raises:
         FloatingPointError: The run diverged.
     """
-    few = data.train.take(data.few(examples, seed)) if rows is None else rows
+    few = data.train.take(data.few(examples, seed))
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed_of(name, seed))
@@ -176,14 +174,20 @@ def _desired_drop(target: Target, model: PreTrainedModel, data: AttackData) -> f
     if data.desired is None:
         return None
     key = ("desired", target.folder, target.random, target.identity()["sha256"])
-    published = target.published()
-    if published is None or (published.config.num_labels or 0) < data.desired.classes:
+    published = _published(target, data.desired)
+    if published is None:
         return None
     rows = data.desired.test
     if key not in data.memory:
         data.memory[key] = float((predictions(placed(published), data, rows).argmax(1) == rows.labels).mean())
     setattr(published, published.base_model_prefix, model.base_model)
     return data.memory[key] - float((predictions(placed(published), data, rows).argmax(1) == rows.labels).mean())
+
+
+def _published(target: Target, desired: DesiredData) -> PreTrainedModel | None:
+    """The model as published, where its head has a place for every desired label."""
+    found = target.published()
+    return found if found is not None and (found.config.num_labels or 0) >= desired.classes else None
 
 
 def _needs_benign(settings: dict[str, Any]) -> bool:
@@ -194,9 +198,7 @@ def _companion(target: Target, model: PreTrainedModel, data: AttackData, seed: i
     """The desired task's model on the trunk of ``model``: with the published head, or a new one."""
     if data.desired is None:
         raise ValueError("benign steps need the desired task's rows; give AttackData(desired=...).")
-    found = target.published()
-    if found is None or (found.config.num_labels or 0) < data.desired.classes:
-        found = target.load(data.desired.classes, seed)
+    found = _published(target, data.desired) or target.load(data.desired.classes, seed)
     setattr(found, found.base_model_prefix, model.base_model)
     return placed(found)
 
