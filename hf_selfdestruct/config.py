@@ -38,6 +38,9 @@ class DataConfig:
             paper does with its biographies.
         splits: Names of the splits, where they are not ``train``, ``validation`` and ``test``.
         max_rows: Most rows of each split, the first ones of a fixed shuffle; all by default.
+        keep_path: Hub id or folder of unlabelled texts on which the model's general use is kept (``train``), and
+            measured (``test``).
+        keep_text_column: Column with those texts.
 
     Raises:
         ValueError: A value is of another kind or out of range.
@@ -51,6 +54,8 @@ class DataConfig:
     replace_pronouns: bool = False
     splits: dict[str, str] = field(default_factory=dict)
     max_rows: int | None = None
+    keep_path: str | None = None
+    keep_text_column: str = "text"
 
     def __post_init__(self) -> None:
         """Check every value."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,18 @@ def check_source(data: DataConfig) -> None:
     Raises:
         ValueError: What is missing, and where it was looked for.
     """
-    folder = Path(data.path)
+    _check_folder(data.path, "path", [data.splits.get(split, split) for split in SPLITS])
+    if data.keep_path is not None:
+        _check_folder(data.keep_path, "keep_path", ["train", "test"])
+
+
+def _check_folder(path: str, key: str, names: list[str]) -> None:
+    folder = Path(path)
     if folder.is_dir():
-        for split in SPLITS:
-            _file(folder, data.splits.get(split, split))
-    elif folder.is_absolute() or data.path.startswith(".") or data.path.count("/") > 1:
-        raise ValueError(f"data: path: no folder {data.path!r}.")
+        for name in names:
+            _file(folder, name)
+    elif folder.is_absolute() or path.startswith(".") or path.count("/") > 1:
+        raise ValueError(f"data: {key}: no folder {path!r}.")
 
 
 def load_data(config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
@@ -52,7 +58,7 @@ def load_data(config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> Datas
     """
     data = config.data
     check_source(data)
-    found = _read(data)
+    found = _read(data.path, {split: data.splits.get(split, split) for split in SPLITS})
     blocked = [task.label_column for task in (*config.blocked_tasks, *config.control_tasks)]
     for split in SPLITS:
         for column in (data.text_column, data.label_column, *blocked, *([data.only] if data.only else [])):
@@ -79,6 +85,27 @@ def load_data(config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> Datas
     return found.rename_column(data.label_column, "label") if data.label_column != "label" else found
 
 
+def load_kept(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> DatasetDict | None:
+    """Tokenised texts without labels: ``train`` to keep a model's general use on, ``test`` to measure it.
+
+    Raises:
+        ValueError: As for :func:`load_data`.
+    """
+    if data.keep_path is None:
+        return None
+    found = _read(data.keep_path, {split: split for split in ("train", "test")})
+    for split, rows in found.items():
+        check_columns(rows.column_names, data.keep_text_column, f"{data.keep_path}, split {split!r}")
+    found = found.select_columns([data.keep_text_column])
+    _check_values(found, data.keep_text_column, data.keep_path, lambda value: isinstance(value, str), "text")
+    return found.map(
+        lambda rows: tokenizer(rows[data.keep_text_column], truncation=True, max_length=data.max_length),
+        batched=True,
+        remove_columns=[data.keep_text_column],
+        desc="tokenising",
+    )
+
+
 def neutral(text: str) -> str:
     """The text with gendered pronouns replaced, capitals kept.
 
@@ -99,23 +126,20 @@ def reason(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _read(data: DataConfig) -> DatasetDict:
-    names = {split: data.splits.get(split, split) for split in SPLITS}
-    folder = Path(data.path)
+def _read(path: str, names: Mapping[str, str]) -> DatasetDict:
+    folder = Path(path)
     if folder.is_dir():
         return DatasetDict({split: _load(_file(folder, name)) for split, name in names.items()})
     try:
-        found = load_dataset(data.path)
+        found = load_dataset(path)
     except DatasetGenerationError as error:
         raise ValueError(
-            f"data: path: {data.path!r} on the Hub cannot be read ({reason(error.__cause__ or error)})."
+            f"data: path: {path!r} on the Hub cannot be read ({reason(error.__cause__ or error)})."
         ) from None
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"data: path: {data.path!r} is neither a folder here nor on the Hub ({reason(error)})."
-        ) from None
+        raise ValueError(f"data: path: {path!r} is neither a folder here nor on the Hub ({reason(error)}).") from None
     for split, name in names.items():
-        check_columns(list(found), name, f"{data.path}: {split} split")
+        check_columns(list(found), name, f"{path}: {split} split")
     return DatasetDict({split: found[name] for split, name in names.items()})
 
 

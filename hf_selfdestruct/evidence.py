@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import evaluate
 from datasets import Dataset
 
-from . import __version__, manifest
+from . import __version__, manifest, similarity
 from .attacks import AttackSuite, DesiredData, Target, named_suite
 from .attacks.data import check_attackable
 from .attacks.ledger import Ledger
@@ -38,6 +38,7 @@ def attack_trainer(
     undefended: str | Path | None = None,
     base: str | Path | None = None,
     desired_dataset: Dataset | None = None,
+    kept_dataset: Dataset | None = None,
     card: CardDetails | Mapping[str, Any] | None = None,
     storage: str | None = None,
     controls: Sequence[BlockedTask] = (),
@@ -55,6 +56,8 @@ def attack_trainer(
             seed, blocking weight 0) into ``output_dir/_undefended``.
         base: Folder or Hub id of the starting model; by default ``output_dir/_base``.
         desired_dataset: Where desired quality is measured; by default the trainer's ``eval_dataset``.
+        kept_dataset: Held-out unlabelled rows on which the models' general use is measured: how alike the hardened
+            model and its sibling find them, beside the base (see :func:`similarity.rank_correlation`).
         card: The user's own words.
         storage: Optuna storage URL; by default a file in the folder. One storage for several hardened models
             lets them share the runs on base, undefended and scratch.
@@ -78,10 +81,10 @@ def attack_trainer(
         check_attackable(task)
     trainer.save_model()
     sibling = _trained_sibling(trainer, base) if undefended is None else _sibling(trainer, str(undefended))
-    desired = {
+    desired: dict[str, Any] = {
         "dataset": "the evaluation split" if desired_dataset is None else "the desired task's test split",
-        "hardened": _quality(trainer, desired_dataset),
-        "undefended": _quality(sibling, desired_dataset),
+        "hardened": _quality(trainer, desired_dataset) | _alike(trainer, base, kept_dataset),
+        "undefended": _quality(sibling, desired_dataset) | _alike(sibling, base, kept_dataset),
     }
     storage = storage or f"sqlite:///{folder / '_attacks.db'}"
     with trainer.accelerator.main_process_first():
@@ -129,6 +132,8 @@ def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
         "blocking_every": args.blocking_every,
         "step_weights": args.step_weights,
         **({"keeping_weight": args.keeping_weight, "keeping_losses": keeping} if keeping else {}),
+        **({"keeping_erases": True} if keeping and args.keeping_erases else {}),
+        **({"reinitialize": args.reinitialize} if args.reinitialize else {}),
         **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),
         "outer_steps": trainer.state.global_step,
         "outer_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
@@ -177,7 +182,7 @@ def _trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTra
 
 def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | None = None) -> SelfDestructTrainer:
     args = copy.copy(trainer.args)
-    args.blocking_weight = 0.0
+    args.blocking_weight, args.reinitialize, args.keeping_erases = 0.0, None, False
     args.output_dir = output_dir or source
     args.save_strategy = args.eval_strategy = "no"
     args.load_best_model_at_end = args.push_to_hub = args.eval_on_start = False
@@ -199,6 +204,17 @@ def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | Non
         keeping_losses=trainer.keeping_losses,
         keep_dataset=trainer.keep_dataset,
     )
+
+
+def _alike(trainer: SelfDestructTrainer, base: str, rows: Dataset | None) -> dict[str, float]:
+    if rows is None:
+        return {}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    start = type(model).from_pretrained(base, use_safetensors=True).to(model.device)
+    found = similarity.rank_correlation(
+        model, start, rows, columns=trainer.input_columns, collate=trainer.blocked_collator
+    )
+    return {similarity.NAME: found}
 
 
 def _quality(trainer: SelfDestructTrainer, dataset: Dataset | None) -> dict[str, float]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .functional import dropout
 from .keeping import KeepingLoss, total
-from .scene import LABELS, Rows
+from .original import Original
+from .scene import LABELS, Batch, Rows
+from .tasks import BlockedTask
 
 
 class Keeper:
@@ -25,6 +25,8 @@ class Keeper:
         rows: Unlabelled rows to keep the model's general use on.
         batch_size: How many of them in one micro-step.
         autocast: Precision of the original's forward.
+        collate: Makes a batch of blocked rows.
+        erased: Blocked tasks that are erased from the original's hidden states, see :class:`original.Original`.
     """
 
     def __init__(
@@ -35,11 +37,15 @@ class Keeper:
         *,
         batch_size: int,
         autocast: Callable[[], AbstractContextManager[None]],
+        collate: Callable[[list[dict[str, Any]]], Batch],
+        erased: Sequence[BlockedTask] = (),
     ) -> None:
-        self.losses, self._rows, self._size, self._autocast = losses, rows, batch_size, autocast
+        self.losses, self._rows, self._size = losses, rows, batch_size
         self._compared = [loss for loss in losses if not loss.wants_labels]
-        self._original = copy.deepcopy(model).eval().requires_grad_(False) if self._compared else None
         self._options = {"output_hidden_states": True} if any(loss.wants_hidden_states for loss in losses) else {}
+        self._original = None
+        if self._compared:
+            self._original = Original(model, self._options, autocast=autocast, erased=erased, collate=collate)
 
     def on_desired(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """Distance to the original on the desired batch, whose labels are the desired loss's and not looked at."""
@@ -53,11 +59,8 @@ class Keeper:
 
     def _total(self, model: nn.Module, losses: Sequence[KeepingLoss], inputs: Mapping[str, Any]) -> Tensor:
         """Without dropout on either side: what is kept is what will be served, and noise is no distance."""
-        original = None
-        if self._original is not None:
-            plain = {n: v for n, v in inputs.items() if n not in LABELS}
-            with torch.no_grad(), self._autocast():
-                original = self._original(**plain, **self._options)
+        plain = {n: v for n, v in inputs.items() if n not in LABELS}
+        original = self._original(plain) if self._original is not None else None
         with dropout(model, on=False):
             outputs = model(**inputs, **self._options)
         return total(losses, outputs, original, inputs)

@@ -25,7 +25,7 @@ from .attacks import DesiredData, Split, Target, named_suite
 from .attacks.data import Collate, in_batches
 from .attacks.ledger import Ledger
 from .config import HardenConfig, TaskConfig, training_arguments
-from .corpus import check_source, load_data, reason
+from .corpus import check_source, load_data, load_kept, reason
 from .report import AttackReport
 from .tasks import BlockedTask
 from .trainer import SelfDestructTrainer
@@ -64,7 +64,12 @@ def accuracy(prediction: Any) -> dict[str, float]:
 
 
 def trainer_of(
-    config: HardenConfig, data: DatasetDict, tokenizer: PreTrainedTokenizerBase, *, source: str | None = None
+    config: HardenConfig,
+    data: DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    source: str | None = None,
+    kept: DatasetDict | None = None,
 ) -> SelfDestructTrainer:
     """The trainer of a configuration, ready to train; its model comes from ``source`` or ``config.model``."""
     args = training_arguments(config)
@@ -87,6 +92,7 @@ def trainer_of(
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=accuracy,
+        keep_dataset=kept["train"] if kept else None,
     )
 
 
@@ -98,17 +104,18 @@ def harden(config: HardenConfig) -> AttackReport:
     """
     check_source(config.data)
     tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
-    data = load_data(config, tokenizer)
+    data, kept = load_data(config, tokenizer), load_kept(config.data, tokenizer)
     checkpoint = _checkpoint(training_arguments(config).output_dir or ".")
     if checkpoint and _has_ended(checkpoint):
-        trainer = trainer_of(config, data, tokenizer, source=checkpoint)
+        trainer = trainer_of(config, data, tokenizer, source=checkpoint, kept=kept)
         trainer.take_up(checkpoint)
     else:
-        trainer = trainer_of(config, data, tokenizer)
+        trainer = trainer_of(config, data, tokenizer, kept=kept)
         trainer.train(resume_from_checkpoint=checkpoint)
     return trainer.attack(
         config.suite,
         desired_dataset=data["test"],
+        kept_dataset=kept["test"] if kept else None,
         card=config.card,
         workers=config.workers,
         controls=_tasks(config.control_tasks, data),

@@ -15,23 +15,16 @@ from transformers import PreTrainedModel, Trainer, TrainerState
 
 from . import checkpoints, presets
 from .adversary import Adversary
+from .initialization import fresh_weights
 from .keeper import Keeper
 from .keeping import KeepingLoss, keeping_loss
-from .losses import BlockingLoss, blocking_loss
+from .losses import BlockingLoss
 from .meta_step import meta_loss
 from .scene import LABELS, Draw, Rows
 from .simulation import Simulation
 from .tasks import BlockedTask
-from .trainer_checks import (
-    check_adversaries,
-    check_desired,
-    check_launch,
-    check_losses,
-    check_tasks,
-    has_loss,
-    warn_of_association,
-)
-from .trainer_parts import blocked_collator, configured_adversary, guard_of
+from .trainer_checks import check_hardening, check_launch, has_loss
+from .trainer_parts import blocked_collator, configured_adversary, configured_losses, guard_of
 from .training_args import SelfDestructTrainingArguments
 
 if TYPE_CHECKING:
@@ -110,20 +103,14 @@ class SelfDestructTrainer(Trainer):
         self.loss_is_scaled_for_ga = False
         self.blocked_tasks = list(blocked_tasks)
         self.adversaries = list(adversaries or [configured_adversary(args)])
-        self.blocking_losses = list(blocking_losses or [blocking_loss(args.blocking_loss or "")])
+        self.blocking_losses = list(blocking_losses or configured_losses(args))
         self.keeping_losses = list(keeping_losses or ([keeping_loss(args.keeping_loss)] if args.keeping_loss else []))
         self.keep_dataset = keep_dataset
         self.input_columns = list(inspect.signature(type(model).forward).parameters)
         self._has_loss = has_loss(model)
         if not self._has_loss:
             self.label_names, self.can_return_loss, args.prediction_loss_only = [], True, True
-        check_desired({"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}, model)
-        check_tasks(self.blocked_tasks, self.input_columns)
-        check_adversaries(self.adversaries, self.blocked_tasks, model, self.train_dataset)
-        check_losses(
-            self.blocking_losses, self.keeping_losses, model, keep_dataset=keep_dataset, desired=self.train_dataset
-        )
-        warn_of_association(self.blocked_tasks, self.train_dataset)
+        check_hardening(self, model)
         self.blocked_collator = blocked_collator(model, self.data_collator, self.processing_class)
         self._set_up(model)
         self._readings: dict[str, list[float]] = {}
@@ -156,8 +143,12 @@ class SelfDestructTrainer(Trainer):
             resume_from_checkpoint = checkpoints.last_complete(self.args.output_dir)
         if resume_from_checkpoint:
             self._restore(resume_from_checkpoint)
-        elif self.args.should_save and self.args.blocking_weight:
-            self._plain_model().save_pretrained(self.folder / "_base")
+        else:
+            if self.args.should_save and self.args.hardens:
+                self._plain_model().save_pretrained(self.folder / "_base")
+            if self.args.reinitialize:
+                model = self._plain_model()
+                model.load_state_dict(fresh_weights(model, self.args.reinitialize, self.args.seed), strict=False)
         self._started = time.perf_counter()
         result = super().train(resume_from_checkpoint, *arguments, **named)
         self._seconds, self._started = self.seconds(), None
@@ -248,6 +239,8 @@ class SelfDestructTrainer(Trainer):
             rows(self.keep_dataset, ()),
             batch_size=self.args.per_device_train_batch_size,
             autocast=self.accelerator.autocast,
+            erased=self.blocked_tasks if self.args.keeping_erases else (),
+            collate=lambda r: self._prepare_inputs(self.blocked_collator(r)),
         )
         self.simulation = Simulation(
             model,

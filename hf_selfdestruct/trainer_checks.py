@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Dataset
@@ -14,10 +14,14 @@ from transformers import PreTrainedModel
 
 from . import heads
 from .adversary import Adversary
+from .initialization import embeddings_of
 from .keeping import KeepingLoss
 from .losses import BlockingLoss
 from .tasks import BlockedTask, content_hashes
 from .training_args import SelfDestructTrainingArguments
+
+if TYPE_CHECKING:
+    from .trainer import SelfDestructTrainer
 
 ASSOCIATION_WARNING = 0.5
 FEWEST_SHARED_ROWS = 50
@@ -33,6 +37,24 @@ def check_launch(args: SelfDestructTrainingArguments) -> None:
             f"{args.n_gpu} GPUs in one process means DataParallel, which loses the adversary's gradients; "
             "start with `accelerate launch`, one process per GPU."
         )
+
+
+def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> None:
+    """Refuse data, tasks, adversaries and losses that cannot work together, with what to do instead."""
+    check_desired({"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}, model)
+    if trainer.args.reinitialize == "embeddings":
+        embeddings_of(model)
+    check_tasks(trainer.blocked_tasks, trainer.input_columns)
+    check_adversaries(trainer.adversaries, trainer.blocked_tasks, model, trainer.train_dataset)
+    check_losses(
+        trainer.blocking_losses,
+        trainer.keeping_losses,
+        model,
+        keep_dataset=trainer.keep_dataset,
+        desired=trainer.train_dataset,
+        erases=trainer.args.keeping_erases,
+    )
+    warn_of_association(trainer.blocked_tasks, trainer.train_dataset)
 
 
 def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:
@@ -113,6 +135,7 @@ def check_losses(
     *,
     keep_dataset: Any,
     desired: Any,
+    erases: bool = False,
 ) -> None:
     """Refuse losses that cannot be measured, and a model that nothing keeps good."""
     if not has_loss(model) and not keeping:
@@ -130,6 +153,11 @@ def check_losses(
         raise ValueError(
             "a blocking loss is measured on general rows: give keep_dataset=, or a map-style train_dataset "
             f"(got {type(desired).__name__})."
+        )
+    if erases and not any(loss.wants_hidden_states for loss in keeping):
+        raise ValueError(
+            "keeping_erases takes blocked tasks out of the original's hidden states, but no keeping loss looks at "
+            "them: set keeping_loss='hidden_state_distillation' or 'embedding_distillation'."
         )
     for loss in keeping:
         if loss.wants_labels and keep_dataset is None:

@@ -11,6 +11,8 @@ from . import heads
 from .adversary import Adversary, Range, Schedule
 from .guard import Guard
 from .inner_optimizers import INNER_OPTIMIZERS
+from .losses import BlockingLoss, blocking_loss
+from .probes import RepresentationProbe
 from .training_args import SelfDestructTrainingArguments
 
 
@@ -32,6 +34,12 @@ def configured_adversary(args: SelfDestructTrainingArguments) -> Adversary:
         prelude=args.adversary_prelude,
         dropout=args.adversary_dropout,
     )
+
+
+def configured_losses(args: SelfDestructTrainingArguments) -> list[BlockingLoss]:
+    """The blocking losses that filled arguments describe."""
+    probe = [RepresentationProbe(weight=args.probe_weight)] if args.probe_weight else []
+    return [blocking_loss(args.blocking_loss or ""), *probe]
 
 
 def guard_of(args: SelfDestructTrainingArguments) -> Guard | None:

@@ -28,6 +28,7 @@ BLOCKING_LOSSES = (
 )
 KEEPING_LOSSES = ("logit_distillation", "hidden_state_distillation", "embedding_distillation", "language_modeling")
 TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
+REINITIALIZE = ("embeddings", "trunk")
 HEADS = ("learned", "random", "keep")
 STEP_WEIGHTS = ("uniform", "last", "exponential", "drop")
 
@@ -71,6 +72,9 @@ class SelfDestructTrainingArguments(TrainingArguments):
     inner_steps_every: int = _option(100, "Outer steps after which a growing K grows by one.")
     blocking_loss: str | None = _option(None, "What hardening minimises at the fast weights.", BLOCKING_LOSSES)
     blocking_weight: float = _option(1.0, "Weight of the blocking loss beside the desired loss; 0 turns it off.")
+    probe_weight: float = _option(
+        0.0, "Weight of linear probes of every hidden state beside the blocking loss; 0 leaves them out."
+    )
     blocking_batch_size: int = _option(32, "Held-out blocked examples on which the blocking loss is measured.")
     blocking_every: int | None = _option(None, "Measure the blocking loss at every so many inner steps.")
     step_weights: str | None = _option(None, "Weights of the K+1 blocking losses.", STEP_WEIGHTS)
@@ -97,6 +101,10 @@ class SelfDestructTrainingArguments(TrainingArguments):
         None, "Distillation to the original model (or its own language modelling).", KEEPING_LOSSES
     )
     keeping_weight: float = _option(1.0, "Weight of the keeping losses beside the desired loss.")
+    keeping_erases: bool = _option(
+        False, "Whether blocked tasks are erased (LEACE) from the original's hidden states before they are kept."
+    )
+    reinitialize: str | None = _option(None, "Weights drawn anew before hardening starts.", REINITIALIZE)
     max_desired_drop: float | None = _option(
         None,
         "Guard: when validation is worse than its best by more than this, the blocking weight backs off; "
@@ -113,6 +121,11 @@ class SelfDestructTrainingArguments(TrainingArguments):
         default="end", metadata={"help": "Must stay 'end': only a finished, attacked model is published."}
     )
 
+    @property
+    def hardens(self) -> bool:
+        """Whether anything but ordinary training is asked for."""
+        return bool(self.blocking_weight or self.reinitialize or self.keeping_erases)
+
     def __post_init__(self) -> None:
         """Check everything that can be checked without a model."""
         super().__post_init__()
@@ -126,6 +139,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
             "adversary_optimizer": INNER_OPTIMIZERS,
             "adversary_head": HEADS,
             "keeping_loss": KEEPING_LOSSES,
+            "reinitialize": REINITIALIZE,
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
@@ -168,8 +182,9 @@ class SelfDestructTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be a positive number; got {value!r}.")
-        if not (self.blocking_weight >= 0 and math.isfinite(self.blocking_weight)):
-            raise ValueError(f"blocking_weight must be zero or more; got {self.blocking_weight!r}.")
+        for name in ("blocking_weight", "probe_weight"):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise ValueError(f"{name} must be zero or more; got {getattr(self, name)!r}.")
         if self.adversary_learning_rate_max is not None:
             if self.adversary_learns_rate:
                 raise ValueError(

@@ -8,7 +8,7 @@ from datasets import Dataset
 from toy_project import make_tokenizer, sentences, write_jsonl
 
 from hf_selfdestruct.config import DataConfig, HardenConfig, TaskConfig
-from hf_selfdestruct.corpus import load_data, neutral
+from hf_selfdestruct.corpus import check_source, load_data, load_kept, neutral
 
 SPLITS = ("train", "validation", "test")
 
@@ -244,3 +244,30 @@ def test_pronouns_are_replaced_on_request(tmp_path, tokenizer):
         found = load_data(config_of(folder, replace_pronouns=replaced), tokenizer)
         texts = [neutral(r["text"]) if replaced else r["text"] for r in rows["test"]]
         assert found["test"]["input_ids"][:] == tokenizer(texts, truncation=True, max_length=16)["input_ids"]
+
+
+# Texts to keep general use on
+
+
+def test_kept_texts_are_tokenised_and_have_no_labels(tmp_path, tokenizer) -> None:
+    folder = save(tmp_path / "kept", {s: [{"words": r["text"], "n": 1} for r in toy()[s]] for s in ("train", "test")})
+    data = DataConfig(str(tmp_path), max_length=6, keep_path=str(folder), keep_text_column="words")
+    kept = load_kept(data, tokenizer)
+    assert {*kept["train"].column_names} <= {"input_ids", "attention_mask", "token_type_ids"}
+    assert (len(kept["train"]), len(kept["test"])) == (30, 10)
+    assert max(map(len, kept["train"]["input_ids"])) == 6
+    assert load_kept(DataConfig(str(tmp_path)), tokenizer) is None
+
+
+def test_wrong_kept_texts_are_refused(tmp_path, tokenizer) -> None:
+    folder = save(tmp_path / "data", toy())
+    with pytest.raises(ValueError, match=r"keep_path: no folder '\./nowhere'"):
+        check_source(DataConfig(str(folder), keep_path="./nowhere"))
+    half = save(tmp_path / "half", {"train": toy()["train"]})
+    with pytest.raises(ValueError, match=r"holds no test\.parquet"):
+        check_source(DataConfig(str(folder), keep_path=str(half)))
+    with pytest.raises(ValueError, match="'words'"):
+        load_kept(DataConfig(str(folder), keep_path=str(folder), keep_text_column="words"), tokenizer)
+    numbers = save(tmp_path / "numbers", {s: [{"text": 1}] for s in ("train", "test")})
+    with pytest.raises(ValueError, match="row 0: must be text, got 1"):
+        load_kept(DataConfig(str(folder), keep_path=str(numbers)), tokenizer)

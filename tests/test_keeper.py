@@ -25,6 +25,7 @@ from hf_selfdestruct.keeping import (
     LanguageModeling,
     LogitDistillation,
 )
+from hf_selfdestruct.original import Original
 
 
 def unlabelled(toy_rows, rows: int = 30, seed: int = 60) -> Dataset:
@@ -146,13 +147,13 @@ def test_the_original_is_frozen_where_it_was(make_trainer, tiny_model, toy_rows,
         learning_rate=1e-2,
     )
     batch = toy_batch()
-    start = trainer.keeper._original(**batch).logits.clone()
+    start = trainer.keeper._original(batch).logits.clone()
     with torch.no_grad():
         assert torch.equal(model.eval()(**batch).logits, start)
     trainer.train()
-    assert torch.equal(trainer.keeper._original(**batch).logits, start)
+    assert torch.equal(trainer.keeper._original(batch).logits, start)
     assert not torch.equal(model.eval()(**batch).logits, start)
-    assert not [p for p in trainer.keeper._original.parameters() if p.requires_grad or p.grad is not None]
+    assert not [p for p in trainer.keeper._original._model.parameters() if p.requires_grad or p.grad is not None]
 
 
 def test_the_keeping_gradient_adds_up(make_trainer, tiny_model, toy_rows, toy_data, tmp_path) -> None:
@@ -177,7 +178,7 @@ def test_the_keeping_gradient_adds_up(make_trainer, tiny_model, toy_rows, toy_da
     for batch in (inputs, kept):
         plain = {n: v for n, v in batch.items() if n != "labels"}
         ours = model.eval()(**plain, output_hidden_states=True)
-        theirs = trainer.keeper._original(**plain, output_hidden_states=True)
+        theirs = trainer.keeper._original(plain)
         total = total + 0.7 * loss(ours, theirs, plain)
     total.backward()
     for n, p in model.named_parameters():
@@ -294,3 +295,39 @@ def test_a_bare_trunk_is_attacked_like_any_other(make_trainer, tiny_model, toy_r
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=2)
     kept = load_file(tmp_path / "model.safetensors")
     assert torch.equal(stock.bert.embeddings.word_embeddings.weight, kept["embeddings.word_embeddings.weight"])
+
+
+def test_what_is_blocked_is_erased_from_what_is_kept(make_trainer, tiny_model, toy_rows, toy_task, tmp_path) -> None:
+    """The states kept have equal class means at every layer; logits and what is not blocked stay."""
+    model, task = tiny_model(), toy_task(rows=200)
+    options = {"output_hidden_states": True}
+    trainer = make_trainer(
+        tmp_path, model=model, keeping_losses=[HiddenStateDistillation()], keeping_erases=True, blocked_tasks=[task]
+    )
+    collate = trainer.blocked_collator
+    plain, erased = (
+        Original(model, options, autocast=trainer.accelerator.autocast, erased=tasks, collate=collate)
+        for tasks in ((), (task,))
+    )
+    batch = dict(collate(task.features("train", range(200), trainer.input_columns)))
+    labels = batch.pop("labels").bool()
+    before, after = plain(batch), erased(batch)
+    assert len(after.hidden_states) == len(before.hidden_states) > 1
+    for was, now in zip(before.hidden_states, after.hidden_states, strict=True):
+        gaps = [(m[labels].mean(0) - m[~labels].mean(0)).norm() for m in _means(was, now, batch["attention_mask"])]
+        assert gaps[0] > 0.01
+        assert gaps[1] < 1e-4 * gaps[0] + 1e-5
+    assert torch.equal(before.logits, after.logits)
+    # Keeping then pulls the model there: its distance to the erased states is not zero before the first step.
+    trainer.train()
+    losses = [entry["keeping_loss"] for entry in trainer.state.log_history if "keeping_loss" in entry]
+    assert losses[0] > 1e-4
+
+
+def _means(was, now, mask):
+    return [(states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) for states in (was, now)]
+
+
+def test_erasing_what_is_not_kept_is_refused(make_trainer, tmp_path) -> None:
+    with pytest.raises(ValueError, match="set keeping_loss='hidden_state_distillation' or"):
+        make_trainer(tmp_path, keeping_losses=[LogitDistillation()], keeping_erases=True)

@@ -1,0 +1,70 @@
+"""Linear concept erasure in closed form: the smallest change after which no linear probe tells the classes apart.
+
+LEACE, Belrose et al. 2023, arXiv:2306.03819, theorem 4.3: with whitening ``W = C_xx^(-1/2)`` and ``P`` the orthogonal
+projection onto the columns of ``W C_xz``, the map is ``r(x) = x - W^+ P W (x - mean)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+_LEAST = 1e-6  # directions whose variance is below this share of the largest are left as they are
+
+
+@dataclass(frozen=True, eq=False)
+class Erasure:
+    """An affine map ``x - left @ right @ (x - mean)`` of rank below the number of classes.
+
+    Attributes:
+        mean: Shape ``(width,)``.
+        left: Shape ``(width, rank)``.
+        right: Shape ``(rank, width)``.
+    """
+
+    mean: Tensor
+    left: Tensor
+    right: Tensor
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """States of shape ``(..., width)`` without the concept.
+
+        A mean over positions of erased states is the erased mean: the map is affine.
+        """
+        mean, left, right = (part.to(states) for part in (self.mean, self.left, self.right))
+        return states - (states - mean) @ right.T @ left.T
+
+
+def leace(tasks: Sequence[tuple[Tensor, Tensor]]) -> Erasure:
+    """The erasure of one concept, or of several at once.
+
+    For one task the guarantee is exact on the rows given: afterwards the classes' means are equal, so that no linear
+    classifier beats the best constant. Several tasks share one covariance of all their rows.
+
+    Args:
+        tasks: For each, features of shape ``(rows, width)`` and integer labels of shape ``(rows,)``.
+
+    Example:
+        >>> rows = torch.tensor([[0.0, 1.0], [0.0, 3.0], [4.0, 1.0], [4.0, 3.0]])
+        >>> leace([(rows, torch.tensor([0, 0, 1, 1]))])(rows)[:, 0].tolist()
+        [2.0, 2.0, 2.0, 2.0]
+    """
+    centred = [(features.double() - features.double().mean(0), labels) for features, labels in tasks]
+    everything = torch.cat([features.double() for features, _ in tasks])
+    mean = everything.mean(0)
+    values, vectors = torch.linalg.eigh((everything - mean).T @ (everything - mean) / len(everything))
+    kept = values > _LEAST * values[-1]
+    scale, basis = values[kept].sqrt(), vectors[:, kept]
+    crossed = [
+        features.T @ (hot - hot.mean(0)) / len(features)
+        for features, labels in centred
+        for hot in [one_hot(labels.unique(return_inverse=True)[1]).double()]
+    ]
+    whitened = (basis / scale).T @ torch.cat(crossed, dim=1)
+    left, strengths, _ = torch.linalg.svd(whitened, full_matrices=False)
+    directions = left[:, strengths > 1e-9 * strengths[:1]] if strengths.any() else left[:, :0]
+    return Erasure(mean, (basis * scale) @ directions, directions.T @ (basis / scale).T)

@@ -1,0 +1,70 @@
+"""Whether a model still finds the same texts alike: a measure of an encoder's general use, without any task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from scipy.stats import spearmanr
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .probes import pool
+
+MOST_ROWS, BATCH = 512, 32
+NAME = "similarity_rank_correlation"
+
+
+def rank_correlation(
+    model: PreTrainedModel,
+    other: PreTrainedModel,
+    rows: Dataset,
+    *,
+    columns: Sequence[str],
+    collate: Callable[[list[Any]], Mapping[str, Tensor]],
+) -> float:
+    """Spearman's correlation of two models' cosine similarities over all pairs of texts.
+
+    Embeddings are means over the counted positions of the last hidden state, which is what users of a sentence
+    encoder take.
+
+    Args:
+        model: A model.
+        other: Another, such as the one it was made from.
+        rows: Texts, as the models take them; the first 512 are used.
+        columns: Columns the models accept.
+        collate: Makes batches.
+
+    Returns:
+        In [-1, 1]; 1 where all pairs stand in the same order.
+
+    Raises:
+        ValueError: There are fewer than three texts.
+    """
+    if len(rows) < 3:
+        raise ValueError(f"a rank correlation of similarities needs at least 3 texts; got {len(rows)}.")
+    kept = rows.select_columns([c for c in rows.column_names if c in columns])
+    above = np.triu_indices(min(len(rows), MOST_ROWS), k=1)
+    one, two = (_similarities(found, kept, collate)[above] for found in (model, other))
+    return float(spearmanr(one, two).statistic)
+
+
+@torch.no_grad()
+def _similarities(
+    model: PreTrainedModel, rows: Dataset, collate: Callable[[list[Any]], Mapping[str, Tensor]]
+) -> np.ndarray:
+    trunk, training = model.base_model, model.training
+    model.eval()
+    embeddings = []
+    for start in range(0, min(len(rows), MOST_ROWS), BATCH):
+        chosen = rows[start : min(start + BATCH, MOST_ROWS)]
+        batch = collate([dict(zip(chosen, values, strict=True)) for values in zip(*chosen.values(), strict=True)])
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        states = trunk(**batch, output_hidden_states=True).hidden_states[-1]
+        embeddings.append(pool(states, batch.get("attention_mask"), "mean").float().cpu())
+    model.train(training)
+    units = torch.nn.functional.normalize(torch.cat(embeddings).double(), dim=1)
+    return (units @ units.T).numpy()
