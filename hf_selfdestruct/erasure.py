@@ -1,7 +1,10 @@
-"""Linear concept erasure in closed form: the smallest change after which no linear probe tells the classes apart.
+"""What of a concept is linear, in closed form: the directions that tell it, and the least change that erases it.
 
 LEACE, Belrose et al. 2023, arXiv:2306.03819, theorem 4.3: with whitening ``W = C_xx^(-1/2)`` and ``P`` the orthogonal
-projection onto the columns of ``W C_xz``, the map is ``r(x) = x - W^+ P W (x - mean)``.
+projection onto the columns of ``W C_xz``, the map is ``r(x) = x - W^+ P W (x - mean)``. One direction for two classes
+is enough against linear probes of the very features it was fitted to. It is not where the features are still to be
+trained on: then :func:`directions` finds one set of directions after the other, as INLP does (Ravfogel et al. 2020,
+arXiv:2004.07667), by ridge regressions instead of support vector machines.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+RIDGE = 0.1  # of the mean variance of a feature
 _LEAST = 1e-6  # directions whose variance is below this share of the largest are left as they are
 
 
@@ -68,3 +72,32 @@ def leace(tasks: Sequence[tuple[Tensor, Tensor]]) -> Erasure:
     left, strengths, _ = torch.linalg.svd(whitened, full_matrices=False)
     directions = left[:, strengths > 1e-9 * strengths[:1]] if strengths.any() else left[:, :0]
     return Erasure(mean, (basis * scale) @ directions, directions.T @ (basis / scale).T)
+
+
+def directions(features: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Directions along which features tell the classes apart, the most telling first.
+
+    Each round fits a ridge regression of the classes, takes the space of its weights and projects the features off it.
+
+    Args:
+        features: Shape ``(rows, width)``.
+        labels: Integers of shape ``(rows,)``.
+        count: Directions wanted.
+
+    Returns:
+        Orthonormal columns, shape ``(width, count)`` in float64; fewer where nothing is left to tell.
+    """
+    hot = one_hot(labels.unique(return_inverse=True)[1]).double()
+    rest, wanted = features.double() - features.double().mean(0), hot - hot.mean(0)
+    ridge = RIDGE * rest.square().mean() * torch.eye(rest.shape[1]).to(rest)
+    found, least = rest.new_zeros(rest.shape[1], 0), 0.0
+    while found.shape[1] < count:
+        weights = torch.linalg.solve(rest.T @ rest / len(rest) + ridge, rest.T @ wanted / len(rest))
+        left, strengths, _ = torch.linalg.svd(weights - found @ (found.T @ weights), full_matrices=False)
+        least = least or 1e-6 * strengths.max().item()  # what is below is rounding
+        new = left[:, strengths > least][:, : count - found.shape[1]]
+        if not new.shape[1]:
+            break
+        found = torch.cat([found, new], dim=1)
+        rest = rest - rest @ new @ new.T
+    return found

@@ -26,6 +26,7 @@ from .tasks import BlockedTask
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
+INITIAL = ("erase_directions", "reinitialize", "reinitialize_keeps")
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
         "step_weights": args.step_weights,
         **({"keeping_weight": args.keeping_weight, "keeping_losses": keeping} if keeping else {}),
         **({"keeping_erases": True} if keeping and args.keeping_erases else {}),
-        **({"reinitialize": args.reinitialize} if args.reinitialize else {}),
+        **{n: getattr(args, n) for n in INITIAL if getattr(args, n)},
         **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),
         "outer_steps": trainer.state.global_step,
         "outer_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
@@ -182,7 +183,8 @@ def _trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTra
 
 def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | None = None) -> SelfDestructTrainer:
     args = copy.copy(trainer.args)
-    args.blocking_weight, args.reinitialize, args.keeping_erases = 0.0, None, False
+    args.blocking_weight, args.keeping_erases = 0.0, False
+    args.erase_directions, args.reinitialize, args.reinitialize_keeps = 0, None, 0
     args.output_dir = output_dir or source
     args.save_strategy = args.eval_strategy = "no"
     args.load_best_model_at_end = args.push_to_hub = args.eval_on_start = False

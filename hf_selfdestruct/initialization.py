@@ -1,47 +1,109 @@
-"""Fresh weights to start hardening from: what was never there cannot be recovered.
+"""What a model starts hardening from: the less its weights remember of a blocked task, the less there is to recover.
 
-A published model keeps what its weights remember of the blocked task; weights drawn anew remember nothing. Training
-then puts back what the desired task needs, and no more. The price is general use: a buyer who wants another task
-finds less to build on, and the report's control tasks say how much.
+Training alone moves a pretrained model little: what it knows of the words stays in its input embeddings, where a probe
+or a fine-tuning finds it. Two cures, in closed form, before the first step. *Erasing* takes the blocked tasks'
+directions out of the input embeddings, and leaves a model of general use. *Drawing anew* keeps nothing but the desired
+task's directions and fills the others with noise: for a model with one purpose. What is gone for the attacker is gone
+for every buyer with another task, and the report's control tasks say how much that is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import heads
+from .erasure import directions
 from .functional import Weights
-from .tasks import seed_of
-from .training_args import REINITIALIZE
+from .probes import pool
+from .tasks import BlockedTask, draw_rows, seed_of
+from .training_args import SelfDestructTrainingArguments
+
+ROWS, BATCH = 16384, 256
+
+Collate = Callable[[list[dict[str, Any]]], Mapping[str, Tensor]]
+Labelled = tuple[Tensor, Tensor]
 
 
-def fresh_weights(model: PreTrainedModel, part: str, seed: int) -> Weights:
-    """New values for a part of a model's weights.
+def initial_weights(
+    model: PreTrainedModel,
+    args: SelfDestructTrainingArguments,
+    *,
+    tasks: Sequence[BlockedTask],
+    desired: Dataset | None,
+    columns: Sequence[str],
+    collate: Collate,
+) -> Weights:
+    """The weights that arguments ask to change before the first step.
 
     Args:
         model: The model; it is not changed.
-        part: ``"embeddings"`` (the input embeddings, normal with the mean and standard deviation that each of their
-            features has now, so that the layers above see inputs of the size they know) or ``"trunk"`` (everything
-            below the head, by the architecture's own initialisation).
-        seed: Seed of the draw; the global generator is left as it was.
+        args: ``erase_directions``, ``reinitialize``, ``reinitialize_keeps`` and the seed.
+        tasks: Blocked tasks, of which the adversary's rows are looked at.
+        desired: The desired task's training rows.
+        columns: Columns the model accepts.
+        collate: Makes a batch of blocked rows.
 
     Returns:
-        Parameter name to tensor.
-
-    Raises:
-        ValueError: ``part`` is misspelt, or the model has no table of input embeddings.
+        Parameter name to new values; empty where nothing is asked for.
     """
-    if part not in REINITIALIZE:
-        raise ValueError(f"part must be one of {', '.join(REINITIALIZE)}; got {part!r}.")
-    device, drawn_from = model.device, seed_of("fresh weights", part, seed)
-    if part == "trunk":
-        names = [n for n, _ in model.named_parameters() if n not in {*heads.head_names(model)}]
-        return heads.draw(heads.live_skeleton(model), names, drawn_from, device=device)
+    if args.reinitialize == "trunk":
+        return fresh_trunk(model, args.seed)
+    if not (args.erase_directions or args.reinitialize):
+        return {}
     name, table = embeddings_of(model)
-    noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(drawn_from)).to(table)
-    return {name: table.mean(0) + table.std(0) * noise}
+    original = table
+    for task in tasks if args.erase_directions else ():
+        rows = draw_rows(np.arange(len(task.train)), ROWS, "erased", task.name).tolist()
+        seen = _pooled(table, task.features("train", rows, columns), collate)
+        table = without(table, directions(*seen, args.erase_directions))
+    if args.reinitialize:
+        kept = table.new_zeros(table.shape[1], 0).double()
+        if args.reinitialize_keeps:
+            kept = directions(*_pooled(table, _labelled(desired, columns), collate), args.reinitialize_keeps)
+        table = drawn_anew(table, kept, args.seed)
+    return {name: table.to(original)}
+
+
+def without(table: Tensor, erased: Tensor) -> Tensor:
+    """A table of embeddings in which all rows have their mean along some directions.
+
+    Args:
+        table: Shape ``(rows, width)``.
+        erased: Orthonormal columns, shape ``(width, count)``.
+    """
+    centred = table.double() - table.double().mean(0)
+    return (table.double() - centred @ erased @ erased.T).to(table)
+
+
+def drawn_anew(table: Tensor, kept: Tensor, seed: int) -> Tensor:
+    """A table of embeddings that is noise except along some directions.
+
+    The noise is normal, with the mean and standard deviation each feature has now: the layers above see inputs of the
+    size they know.
+
+    Args:
+        table: Shape ``(rows, width)``.
+        kept: Orthonormal columns, shape ``(width, count)``; may be none.
+        seed: Seed of the draw; the global generator is left as it was.
+    """
+    generator = torch.Generator().manual_seed(seed_of("fresh embeddings", seed))
+    noise = torch.randn(table.shape, generator=generator, dtype=torch.float64).to(table.device) * table.double().std(0)
+    mean = table.double().mean(0)
+    kept = kept.to(noise)
+    return (mean + noise + (table.double() - mean - noise) @ kept @ kept.T).to(table)
+
+
+def fresh_trunk(model: PreTrainedModel, seed: int) -> Weights:
+    """New values, by the architecture's own initialisation, for everything below the head."""
+    names = [n for n, _ in model.named_parameters() if n not in {*heads.head_names(model)}]
+    return heads.draw(heads.live_skeleton(model), names, seed_of("fresh trunk", seed), device=model.device)
 
 
 def embeddings_of(model: PreTrainedModel) -> tuple[str, Tensor]:
@@ -58,3 +120,38 @@ def embeddings_of(model: PreTrainedModel) -> tuple[str, Tensor]:
     if name is None or table is None or table.dim() != 2:
         raise ValueError(f"{type(model).__name__} has no table of input embeddings; use reinitialize='trunk'.")
     return name, table.detach()
+
+
+def check_initialization(model: PreTrainedModel, args: SelfDestructTrainingArguments, desired: Any) -> None:
+    """Refuse what :func:`initial_weights` could not do.
+
+    Raises:
+        ValueError: The model has no embeddings, or the desired task no integer labels to find directions by.
+    """
+    if args.erase_directions or args.reinitialize == "embeddings":
+        embeddings_of(model)
+    if args.reinitialize_keeps and not (isinstance(desired, Dataset) and _label_of(desired)):
+        raise ValueError("reinitialize_keeps needs a map-style train_dataset with one integer label per row.")
+
+
+def _label_of(rows: Dataset) -> str | None:
+    found = next((c for c in ("labels", "label") if c in rows.column_names), None)
+    return found if found and isinstance(rows.with_format(None)[0][found], int) else None
+
+
+def _labelled(desired: Dataset | None, columns: Sequence[str]) -> list[dict[str, Any]]:
+    if desired is None or (label := _label_of(desired)) is None:
+        raise ValueError("reinitialize_keeps needs a map-style train_dataset with one integer label per row.")
+    kept = [c for c in desired.column_names if c in columns and c not in ("label", "labels")]
+    rows = desired.with_format(None)[draw_rows(np.arange(len(desired)), ROWS, "kept directions").tolist()]
+    return [{**{c: rows[c][i] for c in kept}, "labels": rows[label][i]} for i in range(len(rows[label]))]
+
+
+def _pooled(table: Tensor, rows: list[dict[str, Any]], collate: Collate) -> Labelled:
+    """Mean embedding of each row, and the labels."""
+    pooled, labels = [], []
+    for start in range(0, len(rows), BATCH):
+        batch = collate(rows[start : start + BATCH])
+        pooled.append(pool(table[batch["input_ids"]], batch.get("attention_mask"), "mean"))
+        labels.append(batch["labels"])
+    return torch.cat(pooled), torch.cat(labels)

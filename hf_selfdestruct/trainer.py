@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, Trainer, TrainerState
 
 from . import checkpoints, presets
 from .adversary import Adversary
-from .initialization import fresh_weights
+from .initialization import initial_weights
 from .keeper import Keeper
 from .keeping import KeepingLoss, keeping_loss
 from .losses import BlockingLoss
@@ -146,9 +146,7 @@ class SelfDestructTrainer(Trainer):
         else:
             if self.args.should_save and self.args.hardens:
                 self._plain_model().save_pretrained(self.folder / "_base")
-            if self.args.reinitialize:
-                model = self._plain_model()
-                model.load_state_dict(fresh_weights(model, self.args.reinitialize, self.args.seed), strict=False)
+            self._initialize()
         self._started = time.perf_counter()
         result = super().train(resume_from_checkpoint, *arguments, **named)
         self._seconds, self._started = self.seconds(), None
@@ -213,6 +211,18 @@ class SelfDestructTrainer(Trainer):
 
     def _plain_model(self) -> PreTrainedModel:
         return self.accelerator.unwrap_model(self.model)
+
+    def _initialize(self) -> None:
+        model = self._plain_model()
+        changed = initial_weights(
+            model,
+            self.args,
+            tasks=self.blocked_tasks,
+            desired=self.train_dataset,
+            columns=self.input_columns,
+            collate=lambda r: self._prepare_inputs(self.blocked_collator(r)),
+        )
+        model.load_state_dict(changed, strict=False)
 
     def _extra(self) -> dict[str, float]:
         """Numbers of the run that a checkpoint keeps."""

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from . import heads
 from .adversary import Adversary
-from .initialization import embeddings_of
+from .initialization import check_initialization
 from .keeping import KeepingLoss
 from .losses import BlockingLoss
 from .tasks import BlockedTask, content_hashes
@@ -42,8 +42,7 @@ def check_launch(args: SelfDestructTrainingArguments) -> None:
 def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> None:
     """Refuse data, tasks, adversaries and losses that cannot work together, with what to do instead."""
     check_desired({"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}, model)
-    if trainer.args.reinitialize == "embeddings":
-        embeddings_of(model)
+    check_initialization(model, trainer.args, trainer.train_dataset)
     check_tasks(trainer.blocked_tasks, trainer.input_columns)
     check_adversaries(trainer.adversaries, trainer.blocked_tasks, model, trainer.train_dataset)
     check_losses(

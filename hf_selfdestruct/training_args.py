@@ -104,7 +104,11 @@ class SelfDestructTrainingArguments(TrainingArguments):
     keeping_erases: bool = _option(
         False, "Whether blocked tasks are erased (LEACE) from the original's hidden states before they are kept."
     )
-    reinitialize: str | None = _option(None, "Weights drawn anew before hardening starts.", REINITIALIZE)
+    erase_directions: int = _option(
+        0, "Directions of each blocked task taken out of the input embeddings before the first step."
+    )
+    reinitialize: str | None = _option(None, "Weights drawn anew before the first step.", REINITIALIZE)
+    reinitialize_keeps: int = _option(0, "Directions of the desired task that embeddings drawn anew keep.")
     max_desired_drop: float | None = _option(
         None,
         "Guard: when validation is worse than its best by more than this, the blocking weight backs off; "
@@ -124,7 +128,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
     @property
     def hardens(self) -> bool:
         """Whether anything but ordinary training is asked for."""
-        return bool(self.blocking_weight or self.reinitialize or self.keeping_erases)
+        return bool(self.blocking_weight or self.erase_directions or self.reinitialize or self.keeping_erases)
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without a model."""
@@ -164,6 +168,8 @@ class SelfDestructTrainingArguments(TrainingArguments):
             "adversary_prelude": 0,
             "blocking_batch_size": 2,
             "blocking_every": 1,
+            "erase_directions": 0,
+            "reinitialize_keeps": 0,
         }
         for name, bound in least.items():
             value = getattr(self, name)
@@ -197,6 +203,8 @@ class SelfDestructTrainingArguments(TrainingArguments):
                     f"adversary_learning_rate_max ({self.adversary_learning_rate_max}) is below "
                     f"adversary_learning_rate ({low})."
                 )
+        if self.reinitialize_keeps and self.reinitialize != "embeddings":
+            raise ValueError("reinitialize_keeps needs reinitialize='embeddings'.")
         if self.max_desired_drop is not None and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
             raise ValueError("max_desired_drop needs readings of the desired task: set eval_strategy='steps'.")
 

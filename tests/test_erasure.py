@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from hf_selfdestruct.erasure import leace
+from hf_selfdestruct.erasure import directions, leace
 
 
 def rows_of(classes: int, seed: int = 0, rows: int = 400, width: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,3 +87,25 @@ def test_degenerate_rows(flaw: str) -> None:
         torch.testing.assert_close(erased, features)
     else:
         torch.testing.assert_close(erased[labels == 0].mean(0), erased[labels == 1].mean(0), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("classes", "count"), [(2, 6), (4, 9)])
+def test_directions_tell_the_classes_and_without_them_nothing_does(classes: int, count: int) -> None:
+    features, labels = rows_of(classes, rows=2000)
+    found = directions(features, labels, count)
+    torch.testing.assert_close(found.T @ found, torch.eye(count, dtype=torch.float64))
+    majority = np.bincount(labels).max() / len(labels)
+
+    def score(rows: torch.Tensor) -> float:
+        return LogisticRegression(max_iter=2000).fit(rows, labels).score(rows, labels)
+
+    first = found[:, : classes - 1]
+    assert score(features @ first) > score(features) - 0.1  # the first ones tell nearly all
+    assert score(features - features @ found @ found.T) < majority + 0.3 * (score(features) - majority)
+
+
+def test_directions_end_where_nothing_is_left_to_tell() -> None:
+    features, labels = rows_of(2)
+    assert directions(features, torch.zeros_like(labels), 3).shape == (12, 0)
+    assert directions(features, labels, 50).shape[1] <= 12
+    assert directions(features, labels, 0).shape == (12, 0)

@@ -1,64 +1,145 @@
-"""Fresh weights: nothing of the old ones is left, and everything else stays."""
+"""Before the first step: what is erased is gone, what is drawn anew is noise, and everything else stays."""
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from hf_selfdestruct import heads
-from hf_selfdestruct.initialization import fresh_weights
+from hf_selfdestruct.initialization import drawn_anew, embeddings_of, fresh_trunk, without
 
 
-@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
-def test_embeddings_are_new_and_of_the_old_size(tiny_model, architecture: str) -> None:
-    model = tiny_model(architecture)
-    table = model.get_input_embeddings().weight
-    with torch.no_grad():
-        table.mul_(torch.linspace(0.5, 3, table.shape[1])).add_(torch.linspace(-1, 1, table.shape[1]))
-    found = fresh_weights(model, "embeddings", seed=0)
-    ((name, drawn),) = found.items()
-    assert model.get_parameter(name) is table
-    rows = len(table)
-    torch.testing.assert_close(drawn.mean(0), table.mean(0), atol=5 * table.std().item() / rows**0.5, rtol=0)
-    torch.testing.assert_close(drawn.std(0), table.std(0), rtol=5 / rows**0.5, atol=0)
-    correlation = torch.corrcoef(torch.stack([(t - t.mean(0)).flatten() for t in (drawn, table.detach())]))[0, 1]
+@pytest.fixture
+def table() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(4000, 8, generator=generator) * torch.linspace(0.5, 3, 8) + torch.linspace(-1, 1, 8)
+
+
+def unit(*at: int) -> torch.Tensor:
+    return torch.eye(8, dtype=torch.float64)[:, list(at)]
+
+
+def test_rows_drawn_anew_have_the_old_size_and_nothing_else(table) -> None:
+    drawn = drawn_anew(table, unit(), seed=0)
+    torch.testing.assert_close(drawn.mean(0), table.mean(0), atol=0.25, rtol=0)
+    torch.testing.assert_close(drawn.std(0), table.std(0), rtol=0.06, atol=0)
+    correlation = torch.corrcoef(torch.stack([(t - t.mean(0)).flatten() for t in (drawn, table)]))[0, 1]
     assert correlation.abs() < 5 / table.numel() ** 0.5
 
 
-def test_the_trunk_is_new_and_the_head_stays(tiny_model) -> None:
+def test_directions_that_are_kept_are_kept_and_all_others_are_noise(table) -> None:
+    turn = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64))[0]
+    kept, others = turn[:, :2], turn[:, 2:]
+    drawn = drawn_anew(table, kept, seed=0).double()
+    torch.testing.assert_close(drawn @ kept, table.double() @ kept, atol=1e-5, rtol=1e-5)
+    for direction in others.T:
+        pair = torch.stack([drawn @ direction, table.double() @ direction])
+        assert torch.corrcoef(pair)[0, 1].abs() < 5 / len(table) ** 0.5
+
+
+def test_what_is_erased_is_the_mean_and_the_rest_stays(table) -> None:
+    erased = without(table, unit(1, 4))
+    torch.testing.assert_close(erased[:, [1, 4]], table.mean(0)[[1, 4]].expand(4000, 2), atol=1e-4, rtol=0)
+    rest = [0, 2, 3, 5, 6, 7]
+    torch.testing.assert_close(erased[:, rest], table[:, rest])
+
+
+def test_a_seed_decides_and_the_global_generator_stays(tiny_model, table) -> None:
+    model, before = tiny_model(), torch.random.get_rng_state()
+    for draw in (lambda seed: {"table": drawn_anew(table, unit(), seed)}, lambda seed: fresh_trunk(model, seed)):
+        one, two, other = draw(0), draw(0), draw(1)
+        assert all(torch.equal(one[n], two[n]) for n in one)
+        assert any(not torch.equal(one[n], other[n]) for n in one)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_trunk_is_new_and_the_head_is_not_in_it(tiny_model) -> None:
     model = tiny_model()
-    found = fresh_weights(model, "trunk", seed=0)
+    found = fresh_trunk(model, seed=0)
     assert {*found} == {n for n, _ in model.named_parameters()} - {*heads.head_names(model)}
     matrices = [n for n, value in found.items() if value.dim() == 2]
     assert matrices
     assert not any(torch.equal(found[n], model.get_parameter(n)) for n in matrices)
 
 
-@pytest.mark.parametrize("part", ["embeddings", "trunk"])
-def test_a_seed_decides_and_the_global_generator_stays(tiny_model, part: str) -> None:
-    model, before = tiny_model(), torch.random.get_rng_state()
-    one, two, other = (fresh_weights(model, part, seed) for seed in (0, 0, 1))
-    assert all(torch.equal(one[n], two[n]) for n in one)
-    assert any(not torch.equal(one[n], other[n]) for n in one)
-    assert torch.equal(before, torch.random.get_rng_state())
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_embeddings_are_found_by_what_they_are(tiny_model, architecture: str) -> None:
+    model = tiny_model(architecture)
+    name, values = embeddings_of(model)
+    assert model.get_parameter(name) is model.get_input_embeddings().weight
+    assert torch.equal(values, model.get_parameter(name))
+    assert not values.requires_grad
 
 
-def test_wrong_parts(tiny_model) -> None:
-    with pytest.raises(ValueError, match="embeddings, trunk; got 'head'"):
-        fresh_weights(tiny_model(), "head", seed=0)
-    with pytest.raises(ValueError, match="no table of input embeddings; use reinitialize='trunk'"):
-        fresh_weights(tiny_model("resnet"), "embeddings", seed=0)
+def pooled(model, rows) -> torch.Tensor:
+    table = model.get_input_embeddings().weight.detach()
+    ids, mask = torch.tensor(rows["input_ids"][:]), torch.tensor(rows["attention_mask"][:])
+    return (table[ids] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 
-def test_hardening_starts_from_fresh_weights_and_its_references_do_not(make_trainer, tiny_model, tmp_path) -> None:
-    model = tiny_model()
+@pytest.mark.parametrize(
+    "arguments", [{"erase_directions": 4}, {"reinitialize": "embeddings", "reinitialize_keeps": 3}]
+)
+def test_hardening_starts_there_and_its_references_do_not(
+    make_trainer, tiny_model, toy_task, tmp_path, arguments
+) -> None:
+    model, task = tiny_model(), toy_task(rows=200)
     before = model.get_input_embeddings().weight.detach().clone()
-    trainer = make_trainer(tmp_path, model=model, reinitialize="embeddings", max_steps=1, learning_rate=1e-9)
-    fresh = next(iter(fresh_weights(model, "embeddings", seed=trainer.args.seed).values()))
+    trainer = make_trainer(tmp_path, model=model, blocked_tasks=[task], max_steps=1, learning_rate=1e-9, **arguments)
+
+    def score(labels) -> float:
+        rows = pooled(model, task.train)
+        return LogisticRegression(C=100, max_iter=3000).fit(rows, labels).score(rows, labels)
+
+    blocked = score(task.labels("train"))
     trainer.train()
-    torch.testing.assert_close(model.get_input_embeddings().weight.detach(), fresh, atol=1e-6, rtol=0)
+    after = model.get_input_embeddings().weight.detach()
+    assert not torch.allclose(after, before, atol=1e-3)
+    if "erase_directions" in arguments:
+        assert blocked > 0.6
+        assert score(task.labels("train")) < blocked - 0.05
     report = trainer.attack("smoke")
-    assert report.recipe["reinitialize"] == "embeddings"
+    assert {n: report.recipe[n] for n in arguments} == arguments
     for reference in ("_base", "_undefended"):
         kept = type(model).from_pretrained(tmp_path / reference).get_input_embeddings().weight.detach()
         torch.testing.assert_close(kept, before, atol=1e-6, rtol=0)
+
+
+def test_resuming_does_not_start_over(make_trainer, tiny_model, tmp_path) -> None:
+    def trained(steps: int, **resume):
+        trainer = make_trainer(
+            tmp_path,
+            model=tiny_model(),
+            reinitialize="embeddings",
+            max_steps=steps,
+            save_steps=2,
+            save_strategy="steps",
+        )
+        trainer.train(**resume)
+        return {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+
+    whole = trained(4)
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    again = trained(4, resume_from_checkpoint=True)
+    assert all(torch.equal(whole[n], again[n]) for n in whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"reinitialize": "head"}, "reinitialize must be one of embeddings, trunk; got 'head'"),
+        ({"reinitialize_keeps": 3}, "reinitialize_keeps needs reinitialize='embeddings'"),
+        ({"erase_directions": -1}, "erase_directions must be a whole number of at least 0; got -1"),
+    ],
+)
+def test_wrong_arguments(make_trainer, tmp_path, arguments, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, **arguments)
+
+
+def test_a_model_without_words_is_told_so_before_training(tiny_model) -> None:
+    with pytest.raises(ValueError, match="no table of input embeddings; use reinitialize='trunk'"):
+        embeddings_of(tiny_model("resnet"))

@@ -153,6 +153,11 @@ def test_from_the_command_line(tmp_path) -> None:
         "adversary_trainable": "head",
         "adversary_batch_size": 3,
         "adversary_head_learning_rate": 0.02,
+        "probe_weight": 0.5,
+        "keeping_erases": True,
+        "erase_directions": 2,
+        "reinitialize": "embeddings",
+        "reinitialize_keeps": 7,
     }
     inherited = {field.name for field in dataclasses.fields(SelfDestructTrainingArguments.__mro__[1])}
     own = {field.name for field in dataclasses.fields(SelfDestructTrainingArguments)} - inherited
