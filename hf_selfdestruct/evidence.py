@@ -26,7 +26,7 @@ from .tasks import BlockedTask
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
-INITIAL = ("erase_directions", "reinitialize", "reinitialize_keeps")
+INITIAL = ("erase_directions", "merge_words", "reinitialize", "reinitialize_keeps")
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 logger = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ def _trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTra
 def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | None = None) -> SelfDestructTrainer:
     args = copy.copy(trainer.args)
     args.blocking_weight, args.keeping_erases = 0.0, False
-    args.erase_directions, args.reinitialize, args.reinitialize_keeps = 0, None, 0
+    args.erase_directions, args.merge_words, args.reinitialize, args.reinitialize_keeps = 0, 0.0, None, 0
     args.output_dir = output_dir or source
     args.save_strategy = args.eval_strategy = "no"
     args.load_best_model_at_end = args.push_to_hub = args.eval_on_start = False

@@ -1,10 +1,11 @@
 """What a model starts hardening from: the less its weights remember of a blocked task, the less there is to recover.
 
 Training alone moves a pretrained model little: what it knows of the words stays in its input embeddings, where a probe
-or a fine-tuning finds it. Two cures, in closed form, before the first step. *Erasing* takes the blocked tasks'
-directions out of the input embeddings, and leaves a model of general use. *Drawing anew* keeps nothing but the desired
-task's directions and fills the others with noise: for a model with one purpose. What is gone for the attacker is gone
-for every buyer with another task, and the report's control tasks say how much that is.
+or a fine-tuning finds it. Three cures, in closed form, before the first step. *Erasing* takes the blocked tasks'
+directions out of the input embeddings, against probes. *Merging* makes words that tell the classes apart one with
+their opposites (see :mod:`vocabulary`), against fine-tuning too. Both leave a model of general use. *Drawing anew*
+keeps nothing but the desired task's directions and fills the others with noise: for a model with one purpose. What is
+gone for the attacker is gone for a buyer with another task, and the report's control tasks say how much that is.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from .functional import Weights
 from .probes import pool
 from .tasks import BlockedTask, draw_rows, seed_of
 from .training_args import SelfDestructTrainingArguments
+from .vocabulary import merged, neutral_groups, row_counts
 
 ROWS, BATCH = 16384, 256
+NEIGHBOUR_DIRECTIONS = 20  # taken out of the table in which opposites are looked for
 
 Collate = Callable[[list[dict[str, Any]]], Mapping[str, Tensor]]
-Labelled = tuple[Tensor, Tensor]
 
 
 def initial_weights(
@@ -44,7 +46,7 @@ def initial_weights(
 
     Args:
         model: The model; it is not changed.
-        args: ``erase_directions``, ``reinitialize``, ``reinitialize_keeps`` and the seed.
+        args: ``erase_directions``, ``merge_words``, ``reinitialize``, ``reinitialize_keeps`` and the seed.
         tasks: Blocked tasks, of which the adversary's rows are looked at.
         desired: The desired task's training rows.
         columns: Columns the model accepts.
@@ -55,14 +57,19 @@ def initial_weights(
     """
     if args.reinitialize == "trunk":
         return fresh_trunk(model, args.seed)
-    if not (args.erase_directions or args.reinitialize):
+    if not (args.erase_directions or args.merge_words or args.reinitialize):
         return {}
-    name, table = embeddings_of(model)
-    original = table
-    for task in tasks if args.erase_directions else ():
-        rows = draw_rows(np.arange(len(task.train)), ROWS, "erased", task.name).tolist()
-        seen = _pooled(table, task.features("train", rows, columns), collate)
-        table = without(table, directions(*seen, args.erase_directions))
+    name, original = embeddings_of(model)
+    table = original
+    rows = [_rows_of(task, columns) for task in tasks]
+    if args.erase_directions:
+        table = _erased(table, rows, collate, args.erase_directions)
+    if args.merge_words:
+        counts = [row_counts(*_words(found), len(table)) for found in rows]
+        near = _erased(original, rows, collate, NEIGHBOUR_DIRECTIONS).cpu().numpy()
+        table = merged(
+            table, neutral_groups(near, counts, args.merge_words), np.sum([c.sum(axis=1) for c in counts], axis=0)
+        )
     if args.reinitialize:
         kept = table.new_zeros(table.shape[1], 0).double()
         if args.reinitialize_keeps:
@@ -128,10 +135,25 @@ def check_initialization(model: PreTrainedModel, args: SelfDestructTrainingArgum
     Raises:
         ValueError: The model has no embeddings, or the desired task no integer labels to find directions by.
     """
-    if args.erase_directions or args.reinitialize == "embeddings":
+    if args.erase_directions or args.merge_words or args.reinitialize == "embeddings":
         embeddings_of(model)
     if args.reinitialize_keeps and not (isinstance(desired, Dataset) and _label_of(desired)):
         raise ValueError("reinitialize_keeps needs a map-style train_dataset with one integer label per row.")
+
+
+def _rows_of(task: BlockedTask, columns: Sequence[str]) -> list[dict[str, Any]]:
+    rows = draw_rows(np.arange(len(task.train)), ROWS, "initialization", task.name).tolist()
+    return task.features("train", rows, columns)
+
+
+def _erased(table: Tensor, tasks: Sequence[list[dict[str, Any]]], collate: Collate, count: int) -> Tensor:
+    for rows in tasks:
+        table = without(table, directions(*_pooled(table, rows, collate), count))
+    return table
+
+
+def _words(rows: list[dict[str, Any]]) -> tuple[list[Any], np.ndarray]:
+    return [row["input_ids"] for row in rows], np.asarray([row["labels"] for row in rows])
 
 
 def _label_of(rows: Dataset) -> str | None:
@@ -147,7 +169,7 @@ def _labelled(desired: Dataset | None, columns: Sequence[str]) -> list[dict[str,
     return [{**{c: rows[c][i] for c in kept}, "labels": rows[label][i]} for i in range(len(rows[label]))]
 
 
-def _pooled(table: Tensor, rows: list[dict[str, Any]], collate: Collate) -> Labelled:
+def _pooled(table: Tensor, rows: list[dict[str, Any]], collate: Collate) -> tuple[Tensor, Tensor]:
     """Mean embedding of each row, and the labels."""
     pooled, labels = [], []
     for start in range(0, len(rows), BATCH):

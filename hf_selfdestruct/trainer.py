@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, Trainer, TrainerState
 
 from . import checkpoints, presets
 from .adversary import Adversary
-from .initialization import initial_weights
 from .keeper import Keeper
 from .keeping import KeepingLoss, keeping_loss
 from .losses import BlockingLoss
@@ -24,7 +23,7 @@ from .scene import LABELS, Draw, Rows
 from .simulation import Simulation
 from .tasks import BlockedTask
 from .trainer_checks import check_hardening, check_launch, has_loss
-from .trainer_parts import blocked_collator, configured_adversary, configured_losses, guard_of
+from .trainer_parts import TieCallback, blocked_collator, configured_adversary, configured_losses, guard_of, initialize
 from .training_args import SelfDestructTrainingArguments
 
 if TYPE_CHECKING:
@@ -117,6 +116,8 @@ class SelfDestructTrainer(Trainer):
         self._seconds = 0.0
         self._started: float | None = None
         self.add_callback(checkpoints.OuterStepCallback(self))
+        if args.merge_words:
+            self.add_callback(TieCallback(model))
 
     def compute_loss(
         self,
@@ -146,7 +147,7 @@ class SelfDestructTrainer(Trainer):
         else:
             if self.args.should_save and self.args.hardens:
                 self._plain_model().save_pretrained(self.folder / "_base")
-            self._initialize()
+            initialize(self)
         self._started = time.perf_counter()
         result = super().train(resume_from_checkpoint, *arguments, **named)
         self._seconds, self._started = self.seconds(), None
@@ -211,18 +212,6 @@ class SelfDestructTrainer(Trainer):
 
     def _plain_model(self) -> PreTrainedModel:
         return self.accelerator.unwrap_model(self.model)
-
-    def _initialize(self) -> None:
-        model = self._plain_model()
-        changed = initial_weights(
-            model,
-            self.args,
-            tasks=self.blocked_tasks,
-            desired=self.train_dataset,
-            columns=self.input_columns,
-            collate=lambda r: self._prepare_inputs(self.blocked_collator(r)),
-        )
-        model.load_state_dict(changed, strict=False)
 
     def _extra(self) -> dict[str, float]:
         """Numbers of the run that a checkpoint keeps."""

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, default_data_collator
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    default_data_collator,
+)
 
 from . import heads
 from .adversary import Adversary, Range, Schedule
 from .guard import Guard
+from .initialization import embeddings_of, initial_weights
 from .inner_optimizers import INNER_OPTIMIZERS
 from .losses import BlockingLoss, blocking_loss
 from .probes import RepresentationProbe
 from .training_args import SelfDestructTrainingArguments
+from .vocabulary import TiedRows
+
+if TYPE_CHECKING:
+    from .trainer import SelfDestructTrainer
 
 
 def configured_adversary(args: SelfDestructTrainingArguments) -> Adversary:
@@ -51,6 +62,39 @@ def guard_of(args: SelfDestructTrainingArguments) -> Guard | None:
     if greater is None:
         greater = not (args.metric_for_best_model or "loss").endswith("loss")  # as transformers decides it
     return Guard(args.max_desired_drop, greater_is_better=greater)
+
+
+def initialize(trainer: SelfDestructTrainer) -> None:
+    """Give the live model the weights it is to start hardening from."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    changed = initial_weights(
+        model,
+        trainer.args,
+        tasks=trainer.blocked_tasks,
+        desired=trainer.train_dataset,
+        columns=trainer.input_columns,
+        collate=lambda rows: trainer._prepare_inputs(trainer.blocked_collator(rows)),
+    )
+    model.load_state_dict(changed, strict=False)
+
+
+class TieCallback(TrainerCallback):
+    """Keeps merged words one while they are trained, see :class:`vocabulary.TiedRows`."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Find the equal rows; a checkpoint's weights are in place by now."""
+        self._tied = TiedRows(self._model.get_parameter(embeddings_of(self._model)[0]))
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let them have one gradient."""
+        self._tied.gather()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Undo what rounding may have set apart."""
+        self._tied.spread()
 
 
 def blocked_collator(

@@ -107,6 +107,10 @@ class SelfDestructTrainingArguments(TrainingArguments):
     erase_directions: int = _option(
         0, "Directions of each blocked task taken out of the input embeddings before the first step."
     )
+    merge_words: float = _option(
+        0.0,
+        "Merge words until none tells blocked classes apart by more standard errors than this; 0 leaves them.",
+    )
     reinitialize: str | None = _option(None, "Weights drawn anew before the first step.", REINITIALIZE)
     reinitialize_keeps: int = _option(0, "Directions of the desired task that embeddings drawn anew keep.")
     max_desired_drop: float | None = _option(
@@ -128,7 +132,8 @@ class SelfDestructTrainingArguments(TrainingArguments):
     @property
     def hardens(self) -> bool:
         """Whether anything but ordinary training is asked for."""
-        return bool(self.blocking_weight or self.erase_directions or self.reinitialize or self.keeping_erases)
+        changes = (self.erase_directions, self.merge_words, self.reinitialize, self.keeping_erases)
+        return bool(self.blocking_weight) or any(changes)
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without a model."""
@@ -188,7 +193,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be a positive number; got {value!r}.")
-        for name in ("blocking_weight", "probe_weight"):
+        for name in ("blocking_weight", "probe_weight", "merge_words"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} must be zero or more; got {getattr(self, name)!r}.")
         if self.adversary_learning_rate_max is not None:

@@ -27,6 +27,7 @@ LEVELS = (
         "learned",
         "keeping",
         "probes",
+        "vocabulary",
         "erasure",
         "episode",
         "skeletons",

@@ -143,3 +143,20 @@ def test_wrong_arguments(make_trainer, tmp_path, arguments, message: str) -> Non
 def test_a_model_without_words_is_told_so_before_training(tiny_model) -> None:
     with pytest.raises(ValueError, match="no table of input embeddings; use reinitialize='trunk'"):
         embeddings_of(tiny_model("resnet"))
+
+
+def test_merged_words_stay_one_through_training_and_resuming(make_trainer, tiny_model, toy_task, tmp_path) -> None:
+    def trained(**resume):
+        saving = {"save_steps": 2, "save_strategy": "steps"}
+        made = make_trainer(
+            tmp_path, model=tiny_model(), blocked_tasks=[toy_task(rows=200)], merge_words=1.5, max_steps=4, **saving
+        )
+        made.train(**resume)
+        return made.model.get_input_embeddings().weight.detach().clone()
+
+    before = tiny_model().get_input_embeddings().weight.detach()
+    whole = trained()
+    sizes = [len(torch.unique(table, dim=0)) for table in (before, whole)]
+    assert sizes[1] < sizes[0]
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    assert torch.equal(whole, trained(resume_from_checkpoint=True))

@@ -156,6 +156,7 @@ def test_from_the_command_line(tmp_path) -> None:
         "probe_weight": 0.5,
         "keeping_erases": True,
         "erase_directions": 2,
+        "merge_words": 2.5,
         "reinitialize": "embeddings",
         "reinitialize_keeps": 7,
     }
