@@ -25,7 +25,7 @@ from .functional import Weights
 from .probes import pool
 from .tasks import BlockedTask, draw_rows, seed_of
 from .training_args import SelfDestructTrainingArguments
-from .vocabulary import merged, neutral_groups, row_counts
+from .vocabulary import expected_counts, merged, neutral_groups, row_counts
 
 ROWS, BATCH = 16384, 256
 NEIGHBOUR_DIRECTIONS = 20  # taken out of the table in which opposites are looked for
@@ -60,16 +60,10 @@ def initial_weights(
     if not (args.erase_directions or args.merge_words or args.reinitialize):
         return {}
     name, original = embeddings_of(model)
-    table = original
     rows = [_rows_of(task, columns) for task in tasks]
+    table = _merged(original, rows, collate, args.merge_words) if args.merge_words else original
     if args.erase_directions:
         table = _erased(table, rows, collate, args.erase_directions)
-    if args.merge_words:
-        counts = [row_counts(*_words(found), len(table)) for found in rows]
-        near = _erased(original, rows, collate, NEIGHBOUR_DIRECTIONS).cpu().numpy()
-        table = merged(
-            table, neutral_groups(near, counts, args.merge_words), np.sum([c.sum(axis=1) for c in counts], axis=0)
-        )
     if args.reinitialize:
         kept = table.new_zeros(table.shape[1], 0).double()
         if args.reinitialize_keeps:
@@ -150,6 +144,14 @@ def _erased(table: Tensor, tasks: Sequence[list[dict[str, Any]]], collate: Colla
     for rows in tasks:
         table = without(table, directions(*_pooled(table, rows, collate), count))
     return table
+
+
+def _merged(table: Tensor, tasks: Sequence[list[dict[str, Any]]], collate: Collate, threshold: float) -> Tensor:
+    plain = table.double().cpu().numpy()
+    seen = [row_counts(*_words(rows), len(table)) for rows in tasks]
+    told = [counts + expected_counts(plain, counts) for counts in seen]
+    near = _erased(table, tasks, collate, NEIGHBOUR_DIRECTIONS).double().cpu().numpy()
+    return merged(table, neutral_groups(near, told, threshold), np.sum([c.sum(axis=1) for c in seen], axis=0))
 
 
 def _words(rows: list[dict[str, Any]]) -> tuple[list[Any], np.ndarray]:

@@ -4,8 +4,11 @@ However a model is trained, the word it reads tells an attacker what a bag of wo
 uses more than its share is merged with its nearest neighbour that other classes use more ("sister" with "brother",
 "king" with "queen"): both then have one embedding, which tells less than either. Merging goes on, the most telling
 word first, until no group tells more than a threshold. Most of what the words mean is kept, for neighbours mean
-nearly the same. What an attacker sees of a merged word is its neighbour's; to tell them apart again takes examples of
-every single one.
+nearly the same. To tell merged words apart again takes an attacker examples of every single one.
+
+Rows are few and words many: of most words a corpus tells little, but the model tells more ("megan" is not seen, and
+lies near "jennifer"). So a ridge regression of what is seen on the embeddings says what to expect of each word, and
+counts as some rows seen.
 """
 
 from __future__ import annotations
@@ -17,7 +20,10 @@ import torch
 from torch import Tensor, nn
 
 PARTNER = 1.0  # standard errors from which on a word may be merged
-SEEN = 2  # rows in which a word must stand for that
+EXPECTED = 30  # rows that an expectation counts for
+SHRUNK = 3  # a ridge regression on so weak a signal falls short of it by about this factor
+RIDGE = 0.5  # of the mean variance of a feature
+RARE = 10  # rows at which a word's own share is believed half
 
 
 def row_counts(rows: Sequence[Sequence[int]], labels: np.ndarray, vocabulary: int) -> np.ndarray:
@@ -53,13 +59,36 @@ def association(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
     return np.divide(counts - seen * shares, errors, out=np.zeros_like(errors), where=errors > 0)
 
 
+def expected_counts(table: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """What each word's embedding lets expect, as rows by class.
+
+    Args:
+        table: Embeddings, shape ``(vocabulary, width)``.
+        counts: Rows by word and class, shape ``(vocabulary, classes)``.
+
+    Returns:
+        Shape ``(vocabulary, classes)``; each word's sum is :data:`EXPECTED`.
+    """
+    seen, shares = counts.sum(axis=1), counts.sum(axis=0) / counts.sum()
+    some = seen > 0
+    weights = seen / (seen + RARE)
+    surplus = (counts + RARE * shares) / (seen + RARE)[:, None] - shares
+    places = table - np.average(table, axis=0, weights=weights)
+    among = (places[some] * weights[some, None]).T @ places[some]
+    penalised = among + RIDGE * np.trace(among) / len(among) * np.eye(len(among))
+    found = places @ np.linalg.solve(penalised, (places[some] * weights[some, None]).T @ surplus[some])
+    expected = np.clip(shares + SHRUNK * found, 0.02, None)
+    return EXPECTED * expected / expected.sum(axis=1, keepdims=True)
+
+
 def neutral_groups(table: np.ndarray, tasks: Sequence[np.ndarray], threshold: float) -> list[list[int]]:
     """Groups of words to merge.
 
     Args:
         table: Embeddings to find neighbours by, shape ``(vocabulary, width)``: those without the tasks' directions, so
             that opposites are near.
-        tasks: For each blocked task the counts of :func:`row_counts`.
+        tasks: For each blocked task rows by word and class, shape ``(vocabulary, classes)``: those seen, those expected
+            or both.
         threshold: Merging ends when no group's association with any class is larger, in standard errors, or none has
             an opposite left.
 
@@ -69,7 +98,7 @@ def neutral_groups(table: np.ndarray, tasks: Sequence[np.ndarray], threshold: fl
     shares = [counts.sum(axis=0) / max(counts.sum(), 1) for counts in tasks]
     told = np.hstack([association(c.astype(float), s) for c, s in zip(tasks, shares, strict=True)])
     seen = np.max([counts.sum(axis=1) for counts in tasks], axis=0)
-    words = np.flatnonzero((np.abs(told).max(axis=1) >= PARTNER) & (seen >= SEEN))
+    words = np.flatnonzero(np.abs(told).max(axis=1) >= PARTNER)
     groups, alive = [[int(word)] for word in words], np.ones(len(words), dtype=bool)
     held = [counts[words].astype(float) for counts in tasks]
     told, weights, places = told[words], seen[words].astype(float), _units(table[words].astype(float))

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from hf_selfdestruct.vocabulary import TiedRows, association, merged, neutral_groups, row_counts
+from hf_selfdestruct.vocabulary import (
+    EXPECTED,
+    TiedRows,
+    association,
+    expected_counts,
+    merged,
+    neutral_groups,
+    row_counts,
+)
 
 # Words: 0 stands everywhere, 1 and 2 are opposites and near, 3 and 4 are opposites and near, 5 is rare, 6 never used.
 PLACES = np.array([[0.1, 1], [1, 0.1], [1, 0.0], [-1, 0.2], [-1, 0.1], [1, 1], [0, -1]])
@@ -125,3 +133,17 @@ def test_a_table_without_equal_rows_is_left_alone() -> None:
     tied.spread()
     assert torch.equal(table.detach(), before)
     assert torch.equal(table.grad, gradient)
+
+
+def test_what_neighbours_tell_is_expected_of_words_never_seen() -> None:
+    """The first feature tells the class; half of the words are never seen."""
+    random = np.random.default_rng(0)
+    table, shares = random.standard_normal((400, 6)), np.array([0.4, 0.6])
+    more = np.clip(shares[1] + 0.2 * table[:, 0], 0.02, 0.98)
+    seen = random.integers(20, 60, 400) * (np.arange(400) < 200)
+    second = random.binomial(seen, more)
+    expected = expected_counts(table, np.stack([seen - second, second], axis=1))
+    np.testing.assert_allclose(expected.sum(axis=1), EXPECTED)
+    assert np.corrcoef(expected[200:, 1], more[200:])[0, 1] > 0.9
+    flat = expected_counts(table, np.stack([seen, seen], axis=1))
+    np.testing.assert_allclose(flat, EXPECTED / 2, atol=1e-6)

@@ -208,12 +208,27 @@ DURABILITY = AttackSuite(
     ),
     seeds=5,
 )
+FASTER_EMBEDDINGS = AnyOf(
+    "faster embeddings",
+    tuple(
+        Tuning(
+            f"embeddings {factor:.0f} times as fast",
+            learning_rates=(1e-4, 3e-4),
+            steps=(150,),
+            looks=3,
+            prune=True,
+            embedding_factor=factor,
+        )
+        for factor in (10.0, 100.0)
+    ),
+)
 ADAPTIVE = AttackSuite(
     "adaptive",
-    1,
+    2,
     (
         Entry(HeadOnly(every_layer=True), MOST),
         Entry(OTHER_PROBES, MOST),
+        Entry(FASTER_EMBEDDINGS, MOST),
         Entry(_tampered(150), (100, None)),
         Entry(_optimizers(150), (100, None)),
         Entry(
@@ -228,7 +243,7 @@ ADAPTIVE = AttackSuite(
 )
 FULL = AttackSuite(
     "full",
-    1,
+    2,
     (
         *PROBES,
         Entry(OTHER_PROBES, (100, 400)),
@@ -242,6 +257,7 @@ FULL = AttackSuite(
         Entry(_parts(300, 2, 32), (100, 400, None)),
         Entry(_optimizers(300), (100, None)),
         Entry(_tampered(300), (100, None)),
+        Entry(FASTER_EMBEDDINGS, (100, None)),
         Entry(Merging(amounts=(0.25, 0.5, 0.75, 1.0, 1.5), steps=150), MOST),
         Entry(Distillation(distil_steps=300, steps=150), MOST),
     ),

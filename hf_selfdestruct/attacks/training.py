@@ -19,6 +19,7 @@ from ..tasks import seed_of
 from .base import Outcome, Target, device, placed
 from .data import AttackData, DesiredData, Split, in_batches
 from .optimizers import OPTIMIZERS
+from .tamper import NotApplicable
 
 PREPARING = 64  # batches to prepare a model with
 
@@ -103,7 +104,8 @@ def train(
         seed: Of the order of rows.
         settings: ``learning_rate``, ``steps``, ``batch_size``, ``looks``, ``schedule`` and, where they are given,
             ``optimizer`` (AdamW by default), ``warmup`` (share of the steps, 0.1), ``gradient`` (``clip`` to norm 1,
-            or ``normalise`` to it), ``prelude`` (benign steps first) and ``poison`` (share of blocked rows in a batch).
+            or ``normalise`` to it), ``embedding_factor`` (on the rate of the input embeddings), ``prelude`` (benign
+            steps first) and ``poison`` (share of blocked rows in a batch).
         target: What the model is, to measure what the attack costs the desired task.
         benign: The model of the desired task, on the same trunk.
         until: Stop at this step, the first look, and leave the test split alone.
@@ -116,7 +118,7 @@ def train(
         _heal(benign, data, seed, settings)
     shared = [*_weights(model), *(_weights(benign) if benign is not None and settings.get("poison") else [])]
     weights = list(dict.fromkeys(shared))
-    optimizer = OPTIMIZERS[settings.get("optimizer", "adamw")](weights, lr=settings["learning_rate"])
+    optimizer = OPTIMIZERS[settings.get("optimizer", "adamw")](_groups(model, weights, settings))
     warmup = int(settings.get("warmup", 0.1) * steps)
     schedule = get_scheduler(settings["schedule"], optimizer, warmup, steps)
     at = {max(1, round(steps * (i + 1) / looks)) for i in range(looks)}
@@ -245,6 +247,21 @@ def _losses(
 
     for rows in zip(*streams, strict=True):
         yield lambda rows=rows: loss(*rows)  # type: ignore[misc]
+
+
+def _groups(model: PreTrainedModel, weights: list[nn.Parameter], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The weights with their rates: the input embeddings may have one of their own."""
+    rate, factor = settings["learning_rate"], settings.get("embedding_factor", 1.0)
+    if factor == 1.0:
+        return [{"params": weights, "lr": rate}]
+    try:
+        table = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:  # transformers' answer for models of images
+        table = None
+    if table is None or not any(weight is table for weight in weights):
+        raise NotApplicable(f"embedding_factor={factor}: no input embeddings are trained.")
+    rest = [weight for weight in weights if weight is not table]
+    return [{"params": rest, "lr": rate}, {"params": [table], "lr": factor * rate}]
 
 
 def _bound(weights: list[nn.Parameter], how: str) -> None:

@@ -44,6 +44,7 @@ class Tuning(Attack):
         schedule: A ``transformers`` schedule.
         warmup: Share of the steps in which the rate rises.
         gradient: ``clip`` to norm 1, or ``normalise`` to it, against gradients made small.
+        embedding_factor: Factor on the rate of the input embeddings, against words that were made alike.
         prelude: Benign fine-tuning steps first (heal-then-attack).
         poison: Share of blocked rows in a batch, the rest being benign; 0 for blocked rows alone.
         prune: Whether settings are compared at the first look and only the best quarter is run to the end.
@@ -71,6 +72,7 @@ class Tuning(Attack):
     schedule: str = "linear"
     warmup: float = 0.1
     gradient: str = "clip"
+    embedding_factor: float = 1.0
     prelude: int = 0
     poison: float = 0.0
     prune: bool = False
@@ -85,6 +87,8 @@ class Tuning(Attack):
             raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {self.gradient!r}.")
         if not (self.learning_rates and self.steps and min(self.steps) >= 1 and self.looks >= 1):
             raise ValueError(f"{self.name}: learning_rates and steps must not be empty; steps and looks at least 1.")
+        if not 0 < self.embedding_factor < math.inf:
+            raise ValueError(f"{self.name}: embedding_factor must be positive; got {self.embedding_factor}.")
         if not (0 <= self.poison < 1 and 0 <= self.warmup <= 1 and self.prelude >= 0):
             raise ValueError(f"{self.name}: poison must lie in [0, 1), warmup in [0, 1], prelude at 0 or above.")
 
@@ -111,6 +115,7 @@ class Tuning(Attack):
         if self.tamper:
             same["tamper"] = self.tamper.config()
         same |= {k: v for k, v in (("prelude", self.prelude), ("poison", self.poison)) if v}
+        same |= {"embedding_factor": self.embedding_factor} if self.embedding_factor != 1 else {}
         points = self._drawn() if self.trials else product(self.steps, self.optimizers, self.learning_rates)
         return [{"optimizer": name, "learning_rate": rate, "steps": steps, **same} for steps, name, rate in points]
 

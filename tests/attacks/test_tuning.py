@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hf_selfdestruct.attacks.optimizers import OPTIMIZERS, SignSGD
-from hf_selfdestruct.attacks.tamper import Prune, ReinitialiseLast
+from hf_selfdestruct.attacks.tamper import NotApplicable, Prune, ReinitialiseLast
+from hf_selfdestruct.attacks.training import train
 from hf_selfdestruct.attacks.tuning import Tuning, prepare
 
 RATES = {"sgd": 0.1, "nesterov": 0.1, "adagrad": 1e-2, "adadelta": 2.0, "adafactor": 0.1, "sign": 1e-3}
@@ -95,3 +96,26 @@ def test_sign_steps_by_hand():
         weight.grad = torch.tensor(gradient)
         optimizer.step()
         torch.testing.assert_close(weight.data, torch.tensor(expected))
+
+
+def test_embeddings_at_a_rate_of_their_own(target, readable):
+    """The same step, with the input embeddings moved a hundred times as far and all else alike."""
+
+    def moved(factor):
+        model = target.load(2, 0)
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        settings = Tuning("x", learning_rates=(1e-4,), steps=(1,), looks=1, warmup=0.0, embedding_factor=factor).space()
+        train(model, readable.train, readable, 0, settings[0], target=target)
+        return {n: (p.detach() - before[n]).abs().max().item() for n, p in model.named_parameters()}
+
+    slow, fast = moved(1.0), moved(100.0)
+    table = next(n for n in slow if "word_embeddings" in n)
+    assert fast[table] == pytest.approx(100 * slow[table], rel=0.02)
+    assert all(fast[n] == pytest.approx(slow[n], abs=1e-6) for n in slow if n != table)
+
+
+def test_faster_embeddings_that_are_not_there(target, readable):
+    with pytest.raises(NotApplicable, match="no input embeddings are trained"):
+        outcome(target, readable, trainable="head", embedding_factor=10.0)
+    with pytest.raises(ValueError, match="embedding_factor must be positive; got -1"):
+        Tuning("x", embedding_factor=-1)
