@@ -40,6 +40,7 @@ def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "
     optimizer = episode.optimizer
     path = Trajectory(course, f, trajectory)
     path.run(x, optimizer.init(x))
+    course.end(x)
     # Costates: gradients of each objective with respect to x and f, to the optimizer's state, and to the rate.
     sums = [course.zeros(x, f) for _ in range(2 if episode.learns or episode.learns_rate else 1)]
     states: list[State] = [optimizer.init(x) for _ in sums]

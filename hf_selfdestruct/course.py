@@ -41,6 +41,7 @@ class Course:
         self._constant = {n: w.detach() for n, w in self._start.items() if n not in asked | episode.moving}
         self._losses: dict[int, Tensor] = {}
         self._accuracies: dict[int, float] = {}
+        self._fast: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -109,6 +110,11 @@ class Course:
             if factor:
                 self._add(total, grad([value], leaves, keep=value is reading.loss and len(sums) > 1), factor)
 
+    def end(self, x: Tensor) -> None:
+        """Keep the fast weights after the last inner step, where they are wanted; ``x`` may change afterwards."""
+        if self.episode.carries:
+            self._fast = x.detach().clone()
+
     def result(
         self, blocked: Tensor, own: Tensor | None, rate: Tensor | None, hvp_error: float | None = None
     ) -> MetaGradient:
@@ -131,6 +137,7 @@ class Course:
             losses=losses,
             accuracies={k: self._accuracies[k] for k in losses},
             hvp_error=hvp_error,
+            fast={} if self._fast is None else self.moving.split(self._fast),
         )
 
     def _named(self, gradient: Tensor) -> Weights:

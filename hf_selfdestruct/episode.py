@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -42,6 +42,7 @@ class Episode:
         learns: Whether gradients for ``own`` are wanted.
         learns_rate: Whether a gradient for the rate is wanted.
         wanted: Names of published weights whose meta-gradient is wanted; all by default.
+        carries: Whether the fast weights at the end are wanted.
     """
 
     published: Weights
@@ -55,6 +56,7 @@ class Episode:
     learns: bool = False
     learns_rate: bool = False
     wanted: frozenset[str] | None = None
+    carries: bool = False
 
     def __post_init__(self) -> None:
         """Check the lengths against each other."""
@@ -85,6 +87,7 @@ class MetaGradient:
         accuracies: Blocked accuracy there.
         hvp_error: Estimated relative error of Hessian-vector products by finite differences (the largest of
             the episode), or ``None``.
+        fast: The weights that moved, as they were after the last inner step; empty unless asked for.
     """
 
     loss: float
@@ -94,3 +97,4 @@ class MetaGradient:
     losses: dict[int, float]
     accuracies: dict[int, float]
     hvp_error: float | None = None
+    fast: Weights = field(default_factory=dict)

@@ -55,7 +55,8 @@ def attack_trainer(
         suite: A shipped suite's name, or a suite of your own.
         undefended: Folder of the sibling; by default it is trained now (same start, data, steps and
             seed, blocking weight 0) into ``output_dir/_undefended``.
-        base: Folder or Hub id of the starting model; by default ``output_dir/_base``.
+        base: Folder or Hub id of the model an attacker may start from; by default ``output_dir/_base``, which is where
+            training started and so does the sibling.
         desired_dataset: Where desired quality is measured; by default the trainer's ``eval_dataset``.
         kept_dataset: Held-out unlabelled rows on which the models' general use is measured: how alike the hardened
             model and its sibling find them, beside the base (see :func:`similarity.rank_correlation`).
@@ -75,17 +76,18 @@ def attack_trainer(
     chosen = named_suite(suite) if isinstance(suite, str) else suite
     details = card if isinstance(card, CardDetails) else CardDetails.from_dict(dict(card or {}))
     folder = trainer.folder
-    base = str(base or folder / "_base")
-    if not Path(base).is_dir() and base == str(folder / "_base"):
-        raise ValueError(f"{base} is missing: call train() first, or pass base= the model it started from.")
+    start = str(folder / "_base") if (folder / "_base").is_dir() or base is None else str(base)
+    if base is None and not Path(start).is_dir():
+        raise ValueError(f"{start} is missing: call train() first, or pass base= the model it started from.")
+    base = str(base or start)
     for task in trainer.blocked_tasks:
         check_attackable(task)
     trainer.save_model()
-    sibling = _trained_sibling(trainer, base) if undefended is None else _sibling(trainer, str(undefended))
+    sibling = _trained_sibling(trainer, start) if undefended is None else _sibling(trainer, str(undefended))
     desired: dict[str, Any] = {
         "dataset": "the evaluation split" if desired_dataset is None else "the desired task's test split",
-        "hardened": _quality(trainer, desired_dataset) | _alike(trainer, base, kept_dataset),
-        "undefended": _quality(sibling, desired_dataset) | _alike(sibling, base, kept_dataset),
+        "hardened": _quality(trainer, desired_dataset) | _alike(trainer, start, kept_dataset),
+        "undefended": _quality(sibling, desired_dataset) | _alike(sibling, start, kept_dataset),
     }
     storage = storage or f"sqlite:///{folder / '_attacks.db'}"
     with trainer.accelerator.main_process_first():

@@ -40,6 +40,7 @@ def unrolled(episode: Episode) -> MetaGradient:
         if k < episode.steps:
             (g,) = _gradients(episode.inner_losses[k](weights), [x], graph=True)
             x, state = episode.optimizer.update(x, g, state, k + 1, rate)
+    course.end(x)
     learns = episode.learns or episode.learns_rate
     toward = _gradients(blocked, leaves, graph=learns)
     own = _gradients(adversarial, [*leaves, rate]) if learns else None
@@ -71,6 +72,7 @@ def first_order(episode: Episode) -> MetaGradient:
         if k < episode.steps:
             course.inner_gradient(k, x, f, out=g)
             episode.optimizer.advance_(x, g, state, k + 1, episode.learning_rate)
+    course.end(x)
     return course.result(sums[0], sums[1] if len(sums) > 1 else None, slope)
 
 

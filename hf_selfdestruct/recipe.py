@@ -18,6 +18,7 @@ from transformers import (
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
     TrainerState,
+    set_seed,
 )
 
 from . import checkpoints
@@ -73,6 +74,7 @@ def trainer_of(
 ) -> SelfDestructTrainer:
     """The trainer of a configuration, ready to train; its model comes from ``source`` or ``config.model``."""
     args = training_arguments(config)
+    set_seed(args.seed)  # of the new head
     labels = data["train"].features["label"].names
     model = AutoModelForSequenceClassification.from_pretrained(
         source or config.model,

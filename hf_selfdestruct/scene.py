@@ -88,6 +88,7 @@ class Scene:
         self._simulation, self._model, self._draw = simulation, model, draw
         self._args, recipe = simulation.args, draw.recipe
         self._skeleton = simulation.skeleton(draw)
+        self._learned = simulation.learned[draw.task.name, draw.number]
         self._device = self._args.device
         task = draw.task
         rows = task.adversary_rows()
@@ -109,6 +110,10 @@ class Scene:
         simulation, recipe = self._simulation, self._draw.recipe
         published = self._published()
         own = {OWN + n: w for n, w in self._own().items()}
+        self._plain = dict(published)
+        for name, offset in self._learned.offset.items():
+            published[name] = published[name] + self._rows(name, offset).to(published[name].device)
+        own |= {n: w.to(self._device) for n, w in self._learned.own.items()}
         moving = self._skeleton.trained(recipe.trainable)
         if self._prelude:
             moving |= simulation.benign_skeleton.trained("all")
@@ -128,7 +133,19 @@ class Scene:
             learns=recipe.head == "learned",
             learns_rate=recipe.learns_rate,
             wanted=frozenset(n for n, p in self._model.named_parameters() if p.requires_grad),
+            carries=recipe.carries > 1,
         )
+
+    def carry(self, fast: Weights) -> None:
+        """Let the adversary keep its fast weights, relative to the published ones."""
+        offset = {n: w - self._plain[n] for n, w in fast.items() if n in self._plain}
+        name = self._skeleton.embedding
+        if self._chosen is not None and name in offset:
+            before = self._learned.offset.get(name, self._model.get_parameter(name).new_zeros(()))
+            full = before.expand(self._model.get_parameter(name).shape).clone()
+            offset[name] = full.index_copy_(0, self._chosen, offset[name])
+        own = {n: w for n, w in fast.items() if n not in self._plain}
+        self._learned.carry(offset, own, most=self._draw.recipe.carries)
 
     def whole(self, weights: Weights) -> Weights:
         """Gradients with respect to whole embeddings, from those with respect to the rows that exist."""
@@ -151,11 +168,14 @@ class Scene:
             self._constants[INDEX] = index.to(self._device)
         return published
 
+    def _rows(self, name: str, values: Tensor) -> Tensor:
+        """The rows that exist here of a whole table; other weights as they are."""
+        return values if self._chosen is None or name != self._skeleton.embedding else values[self._chosen]
+
     def _own(self) -> Weights:
         """The adversary's head and adapters: learned, or drawn for this episode."""
         drawn: Weights = {}
-        learned = self._simulation.learned[self._draw.task.name, self._draw.number].head
-        learned = learned if self._draw.recipe.head == "learned" else {}
+        learned = self._learned.head if self._draw.recipe.head == "learned" else {}
         own = self._skeleton.own
         if any(plain(n) not in learned for n in own):
             drawn = self._skeleton.draw(seed_of("head", *self._draw.key), device=self._device)

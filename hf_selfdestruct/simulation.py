@@ -99,6 +99,8 @@ class Simulation:
         """The meta-gradient of what a draw stands for, starting from the live model's weights, by its names."""
         scene = Scene(self, model, draw)
         found = self._way(scene.episode())
+        if draw.recipe.carries > 1:
+            scene.carry(found.fast)
         return replace(found, weights=scene.whole(found.weights))
 
     def learn(self, draw: Draw, gradient: MetaGradient, *, share: float) -> None:

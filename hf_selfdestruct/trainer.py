@@ -16,14 +16,22 @@ from transformers import PreTrainedModel, Trainer, TrainerState
 from . import checkpoints, presets
 from .adversary import Adversary
 from .keeper import Keeper
-from .keeping import KeepingLoss, keeping_loss
+from .keeping import KeepingLoss
 from .losses import BlockingLoss
 from .meta_step import meta_loss
 from .scene import LABELS, Draw, Rows
 from .simulation import Simulation
 from .tasks import BlockedTask
 from .trainer_checks import check_hardening, check_launch, has_loss
-from .trainer_parts import TieCallback, blocked_collator, configured_adversary, configured_losses, guard_of, initialize
+from .trainer_parts import (
+    TieCallback,
+    blocked_collator,
+    configured_adversary,
+    configured_keeping,
+    configured_losses,
+    guard_of,
+    initialize,
+)
 from .training_args import SelfDestructTrainingArguments
 
 if TYPE_CHECKING:
@@ -103,7 +111,7 @@ class SelfDestructTrainer(Trainer):
         self.blocked_tasks = list(blocked_tasks)
         self.adversaries = list(adversaries or [configured_adversary(args)])
         self.blocking_losses = list(blocking_losses or configured_losses(args))
-        self.keeping_losses = list(keeping_losses or ([keeping_loss(args.keeping_loss)] if args.keeping_loss else []))
+        self.keeping_losses = list(keeping_losses or configured_keeping(args))
         self.keep_dataset = keep_dataset
         self.input_columns = list(inspect.signature(type(model).forward).parameters)
         self._has_loss = has_loss(model)

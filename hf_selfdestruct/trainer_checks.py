@@ -53,6 +53,11 @@ def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> Non
         desired=trainer.train_dataset,
         erases=trainer.args.keeping_erases,
     )
+    if trainer.args.world_size > 1 and any(adversary.carries > 1 for adversary in trainer.adversaries):
+        raise ValueError(
+            "an adversary that goes on from where it was (carries) is one process's own, and would be lost in a "
+            "checkpoint of several; set adversary_carries=1 or launch one process."
+        )
     warn_of_association(trainer.blocked_tasks, trainer.train_dataset)
 
 

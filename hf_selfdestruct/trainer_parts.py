@@ -18,6 +18,7 @@ from .adversary import Adversary, Range, Schedule
 from .guard import Guard
 from .initialization import embeddings_of, initial_weights
 from .inner_optimizers import INNER_OPTIMIZERS
+from .keeping import KeepingLoss, keeping_loss
 from .losses import BlockingLoss, blocking_loss
 from .probes import RepresentationProbe
 from .training_args import SelfDestructTrainingArguments
@@ -44,6 +45,7 @@ def configured_adversary(args: SelfDestructTrainingArguments) -> Adversary:
         trainable=args.adversary_trainable or "",
         prelude=args.adversary_prelude,
         dropout=args.adversary_dropout,
+        carries=args.adversary_carries,
     )
 
 
@@ -51,6 +53,11 @@ def configured_losses(args: SelfDestructTrainingArguments) -> list[BlockingLoss]
     """The blocking losses that filled arguments describe."""
     probe = [RepresentationProbe(weight=args.probe_weight)] if args.probe_weight else []
     return [blocking_loss(args.blocking_loss or ""), *probe]
+
+
+def configured_keeping(args: SelfDestructTrainingArguments) -> list[KeepingLoss]:
+    """The keeping losses that arguments name; may be none."""
+    return [keeping_loss(name) for name in (args.keeping_loss.split("+") if args.keeping_loss else ())]
 
 
 def guard_of(args: SelfDestructTrainingArguments) -> Guard | None:

@@ -94,11 +94,14 @@ class SelfDestructTrainingArguments(TrainingArguments):
     adversary_examples: int | None = _option(None, "Most blocked examples the adversary has in an outer step.")
     adversary_prelude: int = _option(0, "Benign steps of the adversary on the desired task, before the blocked ones.")
     adversary_dropout: bool = _option(False, "Whether the adversary's steps run with dropout.")
+    adversary_carries: int = _option(
+        1, "Outer steps in a row in which the adversary goes on from where it was, before it starts anew."
+    )
     adversary_head_learning_rate: float | None = _option(
         None, "Adam rate at which the learned head (and 10x, the log rate) improve."
     )
     keeping_loss: str | None = _option(
-        None, "Distillation to the original model (or its own language modelling).", KEEPING_LOSSES
+        None, "Distillation to the original model (or its own language modelling); several with +.", KEEPING_LOSSES
     )
     keeping_weight: float = _option(1.0, "Weight of the keeping losses beside the desired loss.")
     keeping_erases: bool = _option(
@@ -147,13 +150,15 @@ class SelfDestructTrainingArguments(TrainingArguments):
             "step_weights": STEP_WEIGHTS,
             "adversary_optimizer": INNER_OPTIMIZERS,
             "adversary_head": HEADS,
-            "keeping_loss": KEEPING_LOSSES,
             "reinitialize": REINITIALIZE,
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
+        for name in self.keeping_loss.split("+") if self.keeping_loss else ():
+            if name not in KEEPING_LOSSES:
+                raise ValueError(f"keeping_loss must be of {', '.join(KEEPING_LOSSES)}, joined by +; got {name!r}.")
         if self.adversary_trainable is not None and not TRAINABLE.fullmatch(self.adversary_trainable):
             raise ValueError(
                 "adversary_trainable must be all, head, lora or last_n (such as last_2); "
@@ -171,6 +176,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
             "adversary_batch_size": 1,
             "adversary_examples": 1,
             "adversary_prelude": 0,
+            "adversary_carries": 1,
             "blocking_batch_size": 2,
             "blocking_every": 1,
             "erase_directions": 0,

@@ -136,6 +136,7 @@ def test_from_the_command_line(tmp_path) -> None:
         "adversary_examples": 50,
         "adversary_prelude": 2,
         "adversary_dropout": True,
+        "adversary_carries": 5,
         "keeping_loss": "logit_distillation",
         "keeping_weight": 0.25,
         "max_desired_drop": 0.02,
