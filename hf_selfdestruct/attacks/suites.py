@@ -103,6 +103,17 @@ SMOKE = AttackSuite(
     limit=200,
     more=None,
 )
+GLANCE = AttackSuite(
+    "glance",
+    1,
+    (
+        Entry(HeadOnly(every_layer=True), MOST),
+        Entry(FullFineTuning(learning_rates=RATES[1:4], steps=(160,), looks=4, prune=True), MOST),
+    ),
+    seeds=1,
+    few_seeds=1,
+    more=None,
+)
 SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES, steps=(160,), looks=4, prune=True)
 QUICK = AttackSuite("quick", 1, (*PROBES, Entry(SEARCHED, MOST)))
 DEFAULT = AttackSuite(
@@ -263,7 +274,7 @@ FULL = AttackSuite(
     ),
     seeds=5,
 )
-SUITES = {suite.name: suite for suite in (SMOKE, QUICK, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL)}
+SUITES = {suite.name: suite for suite in (SMOKE, GLANCE, QUICK, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL)}
 
 
 def named_suite(name: str) -> AttackSuite:
