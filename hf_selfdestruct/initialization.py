@@ -41,6 +41,7 @@ def initial_weights(
     desired: Dataset | None,
     columns: Sequence[str],
     collate: Collate,
+    spared: Sequence[int] = (),
 ) -> Weights:
     """The weights that arguments ask to change before the first step.
 
@@ -51,6 +52,7 @@ def initial_weights(
         desired: The desired task's training rows.
         columns: Columns the model accepts.
         collate: Makes a batch of blocked rows.
+        spared: Words that are not merged: the tokenizer's own.
 
     Returns:
         Parameter name to new values; empty where nothing is asked for.
@@ -61,7 +63,9 @@ def initial_weights(
         return {}
     name, original = embeddings_of(model)
     rows = [_rows_of(task, columns) for task in tasks]
-    table = _merged(original, rows, collate, args.merge_words) if args.merge_words else original
+    table = original
+    if args.merge_words:
+        table = _merged(table, rows, collate, args.merge_words, spared)
     if args.erase_directions:
         table = _erased(table, rows, collate, args.erase_directions)
     if args.reinitialize:
@@ -146,12 +150,15 @@ def _erased(table: Tensor, tasks: Sequence[list[dict[str, Any]]], collate: Colla
     return table
 
 
-def _merged(table: Tensor, tasks: Sequence[list[dict[str, Any]]], collate: Collate, threshold: float) -> Tensor:
+def _merged(
+    table: Tensor, tasks: Sequence[list[dict[str, Any]]], collate: Collate, threshold: float, spared: Sequence[int]
+) -> Tensor:
     plain = table.double().cpu().numpy()
     seen = [row_counts(*_words(rows), len(table)) for rows in tasks]
     told = [counts + expected_counts(plain, counts) for counts in seen]
     near = _erased(table, tasks, collate, NEIGHBOUR_DIRECTIONS).double().cpu().numpy()
-    return merged(table, neutral_groups(near, told, threshold), np.sum([c.sum(axis=1) for c in seen], axis=0))
+    groups = neutral_groups(near, told, threshold, spared=spared)
+    return merged(table, groups, np.sum([c.sum(axis=1) for c in seen], axis=0))
 
 
 def _words(rows: list[dict[str, Any]]) -> tuple[list[Any], np.ndarray]:

@@ -81,6 +81,7 @@ def initialize(trainer: SelfDestructTrainer) -> None:
         desired=trainer.train_dataset,
         columns=trainer.input_columns,
         collate=lambda rows: trainer._prepare_inputs(trainer.blocked_collator(rows)),
+        spared=getattr(trainer.processing_class, "all_special_ids", ()),
     )
     model.load_state_dict(changed, strict=False)
 

@@ -158,7 +158,9 @@ class SelfDestructTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
         for name in self.keeping_loss.split("+") if self.keeping_loss else ():
             if name not in KEEPING_LOSSES:
-                raise ValueError(f"keeping_loss must be one of {', '.join(KEEPING_LOSSES)}; got {name!r}. Join several by +.")
+                raise ValueError(
+                    f"keeping_loss must be one of {', '.join(KEEPING_LOSSES)}; got {name!r}. Join several by +."
+                )
         if self.adversary_trainable is not None and not TRAINABLE.fullmatch(self.adversary_trainable):
             raise ValueError(
                 "adversary_trainable must be all, head, lora or last_n (such as last_2); "

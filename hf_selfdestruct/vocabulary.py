@@ -81,7 +81,9 @@ def expected_counts(table: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return EXPECTED * expected / expected.sum(axis=1, keepdims=True)
 
 
-def neutral_groups(table: np.ndarray, tasks: Sequence[np.ndarray], threshold: float) -> list[list[int]]:
+def neutral_groups(
+    table: np.ndarray, tasks: Sequence[np.ndarray], threshold: float, *, spared: Sequence[int] = ()
+) -> list[list[int]]:
     """Groups of words to merge.
 
     Args:
@@ -91,6 +93,7 @@ def neutral_groups(table: np.ndarray, tasks: Sequence[np.ndarray], threshold: fl
             or both.
         threshold: Merging ends when no group's association with any class is larger, in standard errors, or none has
             an opposite left.
+        spared: Words that stay as they are: a tokenizer's own.
 
     Returns:
         Groups of two words or more; each word is in one group at most.
@@ -98,7 +101,7 @@ def neutral_groups(table: np.ndarray, tasks: Sequence[np.ndarray], threshold: fl
     shares = [counts.sum(axis=0) / max(counts.sum(), 1) for counts in tasks]
     told = np.hstack([association(c.astype(float), s) for c, s in zip(tasks, shares, strict=True)])
     seen = np.max([counts.sum(axis=1) for counts in tasks], axis=0)
-    words = np.flatnonzero(np.abs(told).max(axis=1) >= PARTNER)
+    words = np.setdiff1d(np.flatnonzero(np.abs(told).max(axis=1) >= PARTNER), list(spared))
     groups, alive = [[int(word)] for word in words], np.ones(len(words), dtype=bool)
     held = [counts[words].astype(float) for counts in tasks]
     told, weights, places = told[words], seen[words].astype(float), _units(table[words].astype(float))

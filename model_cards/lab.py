@@ -38,7 +38,7 @@ def main(variants: str, *overrides: str) -> None:
             with ledger.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             done.append(line)
-        source.with_name("README.md").write_text(_table(done))
+        source.with_name("TABLE.md").write_text(_table(done))
 
 
 def _config(variant: dict[str, Any], overrides: tuple[str, ...], runs: Path) -> HardenConfig:

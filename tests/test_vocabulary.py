@@ -76,6 +76,11 @@ def test_no_group_tells_more_than_the_threshold_where_opposites_are_left() -> No
     assert np.abs(association(counts.astype(float), counts.sum(0) / counts.sum())).max() > strongest[0] > strongest[1]
 
 
+def test_a_tokenizers_own_words_stay() -> None:
+    counts = row_counts(*rows_and_labels(), vocabulary=7)
+    assert [sorted(g) for g in neutral_groups(PLACES, [counts], threshold=3.0, spared=[1, 0])] == [[3, 4]]
+
+
 def test_two_tasks_are_both_neutral() -> None:
     rows, labels = rows_and_labels()
     other = np.array([int(3 in row) for row in rows])
