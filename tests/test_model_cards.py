@@ -28,7 +28,7 @@ def test_card_is_what_its_report_renders(folder):
 
 
 def test_readme_leads_with_the_wikibios_result():
-    report = AttackReport.load(ROOT / "model_cards" / "wikibios-gender" / "selfdestruct" / "report.json")
+    report = AttackReport.load(ROOT / "model_cards" / "wikibios-general" / "selfdestruct" / "report.json")
     readme = (ROOT / "README.md").read_text()
     for examples in report.budgets("gender"):
         cells = [report.strongest("gender", examples, role) for role in report.roles()]
@@ -36,3 +36,4 @@ def test_readme_leads_with_the_wikibios_result():
         assert f"| {examples} | {row} | {difference(report, 'gender', examples)} |" in readme
     for role in ("undefended", "hardened"):
         assert f"{report.desired[role]['accuracy']:.3f}" in readme
+    assert f"{report.desired['hardened']['similarity_rank_correlation']:.3f}" in readme
