@@ -88,7 +88,7 @@ def test_plan_cuts_budgets_to_what_there_is():
 @pytest.mark.parametrize("name", SUITES)
 def test_plan_of_a_shipped_suite_counts_its_runs(name):
     suite = named_suite(name)
-    assert suite.seeds >= 3
+    assert suite.seeds >= (1 if name == "glance" else 3)  # a glance is to choose by, and says so
     found = set()
     for attack, examples in suite.plan(10**6):
         space = attack.space()
