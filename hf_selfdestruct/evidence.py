@@ -22,11 +22,11 @@ from .files import file_hash
 from .plots import save_plots
 from .report import AttackReport
 from .tasks import BlockedTask
+from .training_args import UNDEFENDED
 
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
-INITIAL = ("erase_directions", "merge_words", "reinitialize", "reinitialize_keeps")
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 logger = logging.getLogger(__name__)
@@ -76,10 +76,10 @@ def attack_trainer(
     chosen = named_suite(suite) if isinstance(suite, str) else suite
     details = card if isinstance(card, CardDetails) else CardDetails.from_dict(dict(card or {}))
     folder = trainer.folder
-    start = str(folder / "_base") if (folder / "_base").is_dir() or base is None else str(base)
-    if base is None and not Path(start).is_dir():
-        raise ValueError(f"{start} is missing: call train() first, or pass base= the model it started from.")
-    base = str(base or start)
+    started = folder / "_base"
+    if base is None and not started.is_dir():
+        raise ValueError(f"{started} is missing: call train() first, or pass base= the model it started from.")
+    start, base = str(started if started.is_dir() else base), str(base or started)
     for task in trainer.blocked_tasks:
         check_attackable(task)
     trainer.save_model()
@@ -133,10 +133,10 @@ def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
         "blocking_weight": args.blocking_weight,
         "blocking_batch_size": args.blocking_batch_size,
         "blocking_every": args.blocking_every,
+        **({"blocking_interval": args.blocking_interval} if args.blocking_interval > 1 else {}),
         "step_weights": args.step_weights,
         **({"keeping_weight": args.keeping_weight, "keeping_losses": keeping} if keeping else {}),
-        **({"keeping_erases": True} if keeping and args.keeping_erases else {}),
-        **{n: getattr(args, n) for n in INITIAL if getattr(args, n)},
+        **{n: getattr(args, n) for n in UNDEFENDED if getattr(args, n)},
         **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),
         "outer_steps": trainer.state.global_step,
         "outer_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
@@ -185,8 +185,8 @@ def _trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTra
 
 def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | None = None) -> SelfDestructTrainer:
     args = copy.copy(trainer.args)
-    args.blocking_weight, args.keeping_erases = 0.0, False
-    args.erase_directions, args.merge_words, args.reinitialize, args.reinitialize_keeps = 0, 0.0, None, 0
+    for name, value in UNDEFENDED.items():
+        setattr(args, name, value)
     args.output_dir = output_dir or source
     args.save_strategy = args.eval_strategy = "no"
     args.load_best_model_at_end = args.push_to_hub = args.eval_on_start = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from datasets import Dataset, DatasetDict
 from sqlalchemy.exc import SQLAlchemyError
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -21,7 +23,7 @@ from transformers import (
     set_seed,
 )
 
-from . import checkpoints
+from . import checkpoints, similarity
 from .attacks import DesiredData, Split, Target, named_suite
 from .attacks.data import Collate, in_batches
 from .attacks.ledger import Ledger
@@ -116,6 +118,7 @@ def harden(config: HardenConfig) -> AttackReport:
         trainer.train(resume_from_checkpoint=checkpoint)
     return trainer.attack(
         config.suite,
+        base=config.model,  # not training's start, whose new head differs by seed: all seeds share one base
         desired_dataset=data["test"],
         kept_dataset=kept["test"] if kept else None,
         card=config.card,
@@ -166,7 +169,9 @@ def attack(
     data = load_data(config, tokenizer)
     collate = DataCollatorWithPadding(tokenizer)
     count = data["test"].features["label"].num_classes
-    desired = {t.role: _accuracy(t, count, data["test"], collate) for t in targets if t.role != "base"}
+    kept = load_kept(config.data, tokenizer)
+    general = {t.role: _alike(t, targets[0], kept["test"], collate) for t in targets[1:]} if kept else {}
+    desired = {t.role: _accuracy(t, count, data["test"], collate) | general.get(t.role, {}) for t in targets[1:]}
     report = named_suite(config.suite).run(
         [*targets, Target("scratch", model, random=True)],
         blocked_tasks(config, data),
@@ -225,6 +230,13 @@ def _accuracy(target: Target, count: int, rows: Dataset, collate: Collate) -> di
     split = Split(features, np.asarray(rows["label"][:]))
     predicted = in_batches(split, collate, lambda batch: model(**batch).logits)
     return {"accuracy": float((predicted.argmax(axis=1) == split.labels).mean())}
+
+
+def _alike(target: Target, base: Target, rows: Dataset, collate: Collate) -> dict[str, float]:
+    """Whether a model still finds the same texts alike as the base."""
+    one, two = (AutoModel.from_pretrained(t.folder, use_safetensors=True) for t in (target, base))
+    columns = list(inspect.signature(type(one).forward).parameters)
+    return {similarity.NAME: similarity.rank_correlation(one, two, rows, columns=columns, collate=collate)}
 
 
 def _checkpoint(folder: str) -> str | None:

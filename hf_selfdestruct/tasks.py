@@ -179,6 +179,11 @@ def content_hashes(data: Dataset, label_column: str) -> list[str]:
     return [hashlib.sha256(repr(row).encode()).hexdigest() for row in zip(*cells, strict=True)]
 
 
+def label_column_of(columns: Sequence[str]) -> str | None:
+    """The column that ``transformers`` takes for the labels; ``None`` where there is none."""
+    return next((c for c in ("labels", "label") if c in columns), None)
+
+
 def check_columns(columns: Sequence[str], wanted: str, where: str) -> None:
     """Refuse a missing column, naming it, where it was looked for and what there is."""
     if wanted not in columns:

@@ -170,6 +170,10 @@ class SelfDestructTrainer(Trainer):
         """Seconds trained so far, those before an interruption included."""
         return self._seconds + (time.perf_counter() - self._started if self._started else 0.0)
 
+    def blocked_batch(self, rows: list[dict[str, Any]]) -> Any:
+        """A batch of blocked rows, where the model is."""
+        return self._prepare_inputs(self.blocked_collator(rows))
+
     def take_up(self, checkpoint: str | Path) -> None:
         """Take up the state of a run that ended in ``checkpoint``, whose weights the model already has."""
         self._restore(checkpoint)
@@ -247,7 +251,7 @@ class SelfDestructTrainer(Trainer):
             batch_size=self.args.per_device_train_batch_size,
             autocast=self.accelerator.autocast,
             erased=self.blocked_tasks if self.args.keeping_erases else (),
-            collate=lambda r: self._prepare_inputs(self.blocked_collator(r)),
+            collate=self.blocked_batch,
         )
         self.simulation = Simulation(
             model,
@@ -255,7 +259,7 @@ class SelfDestructTrainer(Trainer):
             tasks=self.blocked_tasks,
             adversaries=self.adversaries,
             losses=self.blocking_losses,
-            collate=lambda r: self._prepare_inputs(self.blocked_collator(r)),
+            collate=self.blocked_batch,
             columns=self.input_columns,
             benign=rows(self.train_dataset, LABELS),
             general=rows(general, ()),
@@ -273,7 +277,7 @@ class SelfDestructTrainer(Trainer):
             terms["keeping_loss"] = keeping.item() if self._has_loss else (keeping + desired).item()
             desired = desired + keeping
         self._check(terms, draw)
-        if self.args.blocking_weight == 0:
+        if self.args.blocking_weight == 0 or self.state.global_step % self.args.blocking_interval:
             return desired
         gradient = self.simulation.meta_gradient(model, draw)
         factor = self.guard.factor if self.guard else 1.0

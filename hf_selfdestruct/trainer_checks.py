@@ -17,7 +17,7 @@ from .adversary import Adversary
 from .initialization import check_initialization
 from .keeping import KeepingLoss
 from .losses import BlockingLoss
-from .tasks import BlockedTask, content_hashes
+from .tasks import BlockedTask, content_hashes, label_column_of
 from .training_args import SelfDestructTrainingArguments
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def check_desired(datasets: Mapping[str, Any], model: PreTrainedModel) -> None:
             continue
         if len(data) == 0:
             raise ValueError(f"{name} is empty: give it at least one row.")
-        label = next((c for c in ("labels", "label") if c in data.column_names), None)
+        label = label_column_of(data.column_names)
         if label is None or count < 2 or model.config.problem_type == "multi_label_classification":
             continue
         cells = data.with_format(None)[label][:]
@@ -176,7 +176,7 @@ def warn_of_association(tasks: Sequence[BlockedTask], desired: Any) -> None:
     """
     if not isinstance(desired, Dataset):
         return
-    label = next((c for c in ("labels", "label") if c in desired.column_names), None)
+    label = label_column_of(desired.column_names)
     if label is None:
         return
     some = desired.select(range(min(len(desired), MOST_ROWS)))

@@ -57,7 +57,7 @@ def configured_losses(args: SelfDestructTrainingArguments) -> list[BlockingLoss]
 
 def configured_keeping(args: SelfDestructTrainingArguments) -> list[KeepingLoss]:
     """The keeping losses that arguments name; may be none."""
-    return [keeping_loss(name) for name in (args.keeping_loss.split("+") if args.keeping_loss else ())]
+    return [keeping_loss(name) for name in args.keeping_losses]
 
 
 def guard_of(args: SelfDestructTrainingArguments) -> Guard | None:
@@ -80,7 +80,7 @@ def initialize(trainer: SelfDestructTrainer) -> None:
         tasks=trainer.blocked_tasks,
         desired=trainer.train_dataset,
         columns=trainer.input_columns,
-        collate=lambda rows: trainer._prepare_inputs(trainer.blocked_collator(rows)),
+        collate=trainer.blocked_batch,
         spared=getattr(trainer.processing_class, "all_special_ids", ()),
     )
     model.load_state_dict(changed, strict=False)

@@ -31,6 +31,14 @@ TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
 REINITIALIZE = ("embeddings", "trunk")
 HEADS = ("learned", "random", "keep")
 STEP_WEIGHTS = ("uniform", "last", "exponential", "drop")
+UNDEFENDED: dict[str, Any] = {  # what an undefended sibling is trained with
+    "blocking_weight": 0.0,
+    "keeping_erases": False,
+    "erase_directions": 0,
+    "merge_words": 0.0,
+    "reinitialize": None,
+    "reinitialize_keeps": 0,
+}
 
 
 def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
@@ -77,6 +85,9 @@ class SelfDestructTrainingArguments(TrainingArguments):
     )
     blocking_batch_size: int = _option(32, "Held-out blocked examples on which the blocking loss is measured.")
     blocking_every: int | None = _option(None, "Measure the blocking loss at every so many inner steps.")
+    blocking_interval: int = _option(
+        1, "Outer steps from one blocking loss to the next; those between train for the desired task alone."
+    )
     step_weights: str | None = _option(None, "Weights of the K+1 blocking losses.", STEP_WEIGHTS)
     adversary_optimizer: str | None = _option(None, "Optimizer of the adversary.", INNER_OPTIMIZERS)
     adversary_learning_rate: float | None = _option(
@@ -135,8 +146,12 @@ class SelfDestructTrainingArguments(TrainingArguments):
     @property
     def hardens(self) -> bool:
         """Whether anything but ordinary training is asked for."""
-        changes = (self.erase_directions, self.merge_words, self.reinitialize, self.keeping_erases)
-        return bool(self.blocking_weight) or any(changes)
+        return any(getattr(self, name) != value for name, value in UNDEFENDED.items())
+
+    @property
+    def keeping_losses(self) -> list[str]:
+        """The names in ``keeping_loss``; may be none."""
+        return self.keeping_loss.split("+") if self.keeping_loss else []
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without a model."""
@@ -156,7 +171,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
-        for name in self.keeping_loss.split("+") if self.keeping_loss else ():
+        for name in self.keeping_losses:
             if name not in KEEPING_LOSSES:
                 raise ValueError(
                     f"keeping_loss must be one of {', '.join(KEEPING_LOSSES)}; got {name!r}. Join several by +."
@@ -181,6 +196,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
             "adversary_carries": 1,
             "blocking_batch_size": 2,
             "blocking_every": 1,
+            "blocking_interval": 1,
             "erase_directions": 0,
             "reinitialize_keeps": 0,
         }
@@ -216,6 +232,11 @@ class SelfDestructTrainingArguments(TrainingArguments):
                     f"adversary_learning_rate_max ({self.adversary_learning_rate_max}) is below "
                     f"adversary_learning_rate ({low})."
                 )
+        if self.reinitialize == "trunk" and (self.erase_directions or self.merge_words):
+            raise ValueError(
+                "reinitialize='trunk' draws every word anew, so nothing is left to erase or to merge: give it alone, "
+                "or reinitialize='embeddings'."
+            )
         if self.reinitialize_keeps and self.reinitialize != "embeddings":
             raise ValueError("reinitialize_keeps needs reinitialize='embeddings'.")
         if self.max_desired_drop is not None and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":

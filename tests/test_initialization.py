@@ -132,6 +132,8 @@ def test_resuming_does_not_start_over(make_trainer, tiny_model, tmp_path) -> Non
     [
         ({"reinitialize": "head"}, "reinitialize must be one of embeddings, trunk; got 'head'"),
         ({"reinitialize_keeps": 3}, "reinitialize_keeps needs reinitialize='embeddings'"),
+        ({"reinitialize": "trunk", "merge_words": 1.0}, "nothing is left to erase or to merge"),
+        ({"reinitialize": "trunk", "erase_directions": 1}, "nothing is left to erase or to merge"),
         ({"erase_directions": -1}, "erase_directions must be a whole number of at least 0; got -1"),
     ],
 )

@@ -742,6 +742,19 @@ def test_logged_readings_are_means_since_the_last_log(make_trainer, tmp_path) ->
         assert seldom.state.log_history[0][name] == pytest.approx(mean, rel=1e-6), name
 
 
+def test_an_interval_leaves_the_blocking_loss_out_in_between(make_trainer, tmp_path) -> None:
+    always, seldom = make_trainer(tmp_path, max_steps=4), make_trainer(tmp_path, max_steps=4, blocking_interval=3)
+    always.train()
+    seldom.train()
+    often, rare = ([e for e in t.state.log_history if "loss" in e] for t in (always, seldom))
+    assert ["blocking_loss" in entry for entry in often] == [True] * 4
+    assert ["blocking_loss" in entry for entry in rare] == [True, False, False, True]
+    assert rare[0]["blocking_loss"] == often[0]["blocking_loss"]  # before the first step they are the same
+    assert rare[1]["desired_loss"] == often[1]["desired_loss"]
+    assert rare[2]["desired_loss"] != often[2]["desired_loss"]
+    assert all(entry["loss"] == pytest.approx(entry["desired_loss"]) for entry in rare[1:3])
+
+
 def test_several_tasks_are_drawn_by_weight(make_trainer, toy_task, tmp_path) -> None:
     tasks = [toy_task("rare", weight=1.0), toy_task("usual", seed=20, weight=3.0)]
     trainer = make_trainer(tmp_path, blocked_tasks=tasks, max_steps=12)
