@@ -25,7 +25,7 @@ from .functional import Weights
 from .probes import pool
 from .tasks import BlockedTask, draw_rows, seed_of
 from .training_args import SelfDestructTrainingArguments
-from .vocabulary import expected_counts, merged, neutral_groups, row_counts
+from .vocabulary import expected_counts, joined, merged, neutral_groups, row_counts
 
 ROWS, BATCH = 16384, 256
 NEIGHBOUR_DIRECTIONS = 20  # taken out of the table in which opposites are looked for
@@ -47,7 +47,8 @@ def initial_weights(
 
     Args:
         model: The model; it is not changed.
-        args: ``erase_directions``, ``merge_words``, ``reinitialize``, ``reinitialize_keeps`` and the seed.
+        args: ``erase_directions``, ``merge_words``, ``merge_groups``, ``reinitialize``, ``reinitialize_keeps`` and
+            the seed.
         tasks: Blocked tasks, of which the adversary's rows are looked at.
         desired: The desired task's training rows.
         columns: Columns the model accepts.
@@ -65,7 +66,7 @@ def initial_weights(
     rows = [_rows_of(task, columns) for task in tasks]
     table = original
     if args.merge_words:
-        table = _merged(table, rows, collate, args.merge_words, spared)
+        table = _merged(table, rows, collate, args, spared)
     if args.erase_directions:
         table = _erased(table, rows, collate, args.erase_directions)
     if args.reinitialize:
@@ -151,14 +152,21 @@ def _erased(table: Tensor, tasks: Sequence[list[dict[str, Any]]], collate: Colla
 
 
 def _merged(
-    table: Tensor, tasks: Sequence[list[dict[str, Any]]], collate: Collate, threshold: float, spared: Sequence[int]
+    table: Tensor,
+    tasks: Sequence[list[dict[str, Any]]],
+    collate: Collate,
+    args: SelfDestructTrainingArguments,
+    spared: Sequence[int],
 ) -> Tensor:
     plain = table.double().cpu().numpy()
     seen = [row_counts(*_words(rows), len(table)) for rows in tasks]
     told = [counts + expected_counts(plain, counts) for counts in seen]
     near = _erased(table, tasks, collate, NEIGHBOUR_DIRECTIONS).double().cpu().numpy()
-    groups = neutral_groups(near, told, threshold, spared=spared)
-    return merged(table, groups, np.sum([c.sum(axis=1) for c in seen], axis=0))
+    groups = neutral_groups(near, told, args.merge_words, spared=spared)
+    used = np.sum([counts.sum(axis=1) for counts in seen], axis=0)
+    if args.merge_groups:
+        groups = joined(groups, near, used, args.merge_groups)
+    return merged(table, groups, used)
 
 
 def _words(rows: list[dict[str, Any]]) -> tuple[list[Any], np.ndarray]:

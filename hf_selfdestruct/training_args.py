@@ -36,6 +36,7 @@ UNDEFENDED: dict[str, Any] = {  # what an undefended sibling is trained with
     "keeping_erases": False,
     "erase_directions": 0,
     "merge_words": 0.0,
+    "merge_groups": 0,
     "reinitialize": None,
     "reinitialize_keeps": 0,
 }
@@ -125,6 +126,9 @@ class SelfDestructTrainingArguments(TrainingArguments):
         0.0,
         "Merge words until none tells blocked classes apart by more standard errors than this; 0 leaves them.",
     )
+    merge_groups: int = _option(
+        0, "Most groups that merged words end in: the fewer, the less a context tells which one stood there; 0 is any."
+    )
     reinitialize: str | None = _option(None, "Weights drawn anew before the first step.", REINITIALIZE)
     reinitialize_keeps: int = _option(0, "Directions of the desired task that embeddings drawn anew keep.")
     max_desired_drop: float | None = _option(
@@ -198,6 +202,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
             "blocking_every": 1,
             "blocking_interval": 1,
             "erase_directions": 0,
+            "merge_groups": 0,
             "reinitialize_keeps": 0,
         }
         for name, bound in least.items():
@@ -232,6 +237,8 @@ class SelfDestructTrainingArguments(TrainingArguments):
                     f"adversary_learning_rate_max ({self.adversary_learning_rate_max}) is below "
                     f"adversary_learning_rate ({low})."
                 )
+        if self.merge_groups and not self.merge_words:
+            raise ValueError("merge_groups needs merge_words, the threshold from which on words are merged.")
         if self.reinitialize == "trunk" and (self.erase_directions or self.merge_words):
             raise ValueError(
                 "reinitialize='trunk' draws every word anew, so nothing is left to erase or to merge: give it alone, "

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 PARTNER = 1.0  # standard errors from which on a word may be merged
@@ -120,6 +121,24 @@ def neutral_groups(
         places[one] = _units(weights[one] * places[one] + weights[other] * places[other])
         weights[one] += weights[other]
     return [group for group, left in zip(groups, alive, strict=True) if left and len(group) > 1]
+
+
+def joined(groups: Sequence[Sequence[int]], table: np.ndarray, weights: np.ndarray, most: int) -> list[list[int]]:
+    """Groups joined to fewer, those near each other first.
+
+    Opposites made one can still be told apart where they stand in different contexts. In a large group they cannot.
+
+    Args:
+        groups: Groups of words.
+        table: Embeddings to find neighbours by, shape ``(vocabulary, width)``.
+        weights: How often each word is used, shape ``(vocabulary,)``.
+        most: Groups wanted; fewer stay as they are.
+    """
+    if len(groups) <= most:
+        return [list(group) for group in groups]
+    places = np.stack([np.average(table[list(g)], axis=0, weights=weights[list(g)] + 1.0) for g in groups])
+    found = KMeans(most, n_init=4, random_state=0).fit_predict(_units(places))
+    return [[word for i in np.flatnonzero(found == number) for word in groups[int(i)]] for number in range(most)]
 
 
 def merged(table: Tensor, groups: Sequence[Sequence[int]], counts: np.ndarray) -> Tensor:

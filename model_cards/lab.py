@@ -7,75 +7,83 @@ half-way, the same command goes on: what is in ``ledger.jsonl`` is not run again
 """
 
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import AutoTokenizer, DataCollatorWithPadding
+from datasets import DatasetDict
+from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_selfdestruct.attacks import Target, named_suite
-from hf_selfdestruct.config import HardenConfig, load_config, training_arguments
+from hf_selfdestruct.config import HardenConfig, load_config
 from hf_selfdestruct.corpus import load_data, load_kept
-from hf_selfdestruct.recipe import accuracy, blocked_tasks, trainer_of
+from hf_selfdestruct.recipe import blocked_tasks, trainer_of
 from hf_selfdestruct.similarity import NAME, rank_correlation
 
 SUITE = "glance"
 REFERENCES = {"base": False, "scratch": True}
+RUNS = Path("lab-runs")
 
 
 def main(variants: str, *overrides: str) -> None:
     """Run what is not in the ledger yet, then write the table."""
     source = Path(variants)
-    ledger, runs = source.with_name("ledger.jsonl"), Path("lab-runs")
-    done = _read(ledger)
+    ledger = source.with_name("ledger.jsonl")
+    done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
+    known = {(line["setting"], line["variant"]) for line in done}
     for variant in yaml.safe_load(source.read_text()):
-        known = {(line["variant"], line["setting"]) for line in done}
-        config = _config(variant, overrides, runs)
-        if (variant["name"], variant["config"]) not in known:
-            line = {"variant": variant["name"], "setting": variant["config"], **_run(config, variant, runs)}
+        setting, name, training = Path(variant["config"]).stem, variant["name"], variant.get("training", {})
+        folder = RUNS / f"{setting}-{name.replace(' ', '-')}"
+        words = [word for key, value in training.items() for word in (f"--{key}", str(value))]
+        config = load_config(variant["config"], [*overrides, *words, "--output_dir", str(folder)])
+        if (setting, name) not in known:
+            line = {"setting": setting, "variant": name, "training": training, **_run(config, name, folder)}
             with ledger.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             done.append(line)
         source.with_name("TABLE.md").write_text(_table(done))
 
 
-def _config(variant: dict[str, Any], overrides: tuple[str, ...], runs: Path) -> HardenConfig:
-    folder = runs / f"{Path(variant['config']).stem}-{variant['name'].replace(' ', '-')}"
-    words = [word for name, value in variant.get("training", {}).items() for word in (f"--{name}", str(value))]
-    return load_config(variant["config"], [*overrides, *words, "--output_dir", str(folder)])
-
-
-def _run(config: HardenConfig, variant: dict[str, Any], runs: Path) -> dict[str, Any]:
-    """Harden (or, for a reference, take) a model, and what a glance tells about it."""
+def _run(config: HardenConfig, name: str, folder: Path) -> dict[str, Any]:
+    """What a glance tells about a reference, or about a model hardened now."""
     tokenizer = AutoTokenizer.from_pretrained(config.model)
-    data, kept = load_data(config, tokenizer), load_kept(config.data, tokenizer)
-    found: dict[str, Any] = {"training": variant.get("training", {})}
-    target = Target("base", config.model)
-    if variant["name"] in REFERENCES:
-        target = Target(variant["name"], config.model, random=REFERENCES[variant["name"]])
+    data = load_data(config, tokenizer)
+    if name in REFERENCES:
+        found, target = {}, Target(name, config.model, random=REFERENCES[name])
     else:
-        trainer, started = trainer_of(config, data, tokenizer, kept=kept), time.perf_counter()
-        base = type(trainer.model).from_pretrained(config.model, num_labels=trainer.model.config.num_labels)
-        trainer.train()
-        found["seconds"] = round(time.perf_counter() - started)
-        trainer.save_model()
-        trainer.compute_metrics = accuracy
-        found["desired"] = trainer.evaluate(data["test"])["eval_accuracy"]
-        if kept:
-            collate = DataCollatorWithPadding(tokenizer)
-            alike = {"columns": tokenizer.model_input_names, "collate": collate}
-            found[NAME] = rank_correlation(trainer.model, base, kept["test"], **alike)
-        target = Target("hardened", str(training_arguments(config).output_dir))
+        found, target = _hardened(config, data, tokenizer, folder), Target("hardened", str(folder))
     report = named_suite(SUITE).run(
         [target],
         blocked_tasks(config, data),
         columns=tokenizer.model_input_names,
         collate=DataCollatorWithPadding(tokenizer),
-        storage=f"sqlite:///{runs / 'attacks.db'}",
+        storage=f"sqlite:///{RUNS / 'attacks.db'}",
     )
-    found["attacks"] = {r.attack: r.test.accuracy for r in report.runs if r.chosen and r.test and r.role != "raw"}
+    scores: dict[str, list[float]] = {}
+    for run in report.runs:
+        if run.chosen and run.test and run.role == target.role:
+            scores.setdefault(run.attack, []).append(run.test.accuracy)
+    return {**found, "attacks": {attack: round(statistics.fmean(values), 4) for attack, values in scores.items()}}
+
+
+def _hardened(
+    config: HardenConfig, data: DatasetDict, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> dict[str, float]:
+    """Harden into a folder; what it cost and what is left of the desired task and of general use."""
+    kept = load_kept(config.data, tokenizer)
+    trainer, started = trainer_of(config, data, tokenizer, kept=kept), time.perf_counter()
+    trainer.train()
+    found: dict[str, float] = {"seconds": round(time.perf_counter() - started)}
+    trainer.save_model()
+    found["desired"] = round(trainer.evaluate(data["test"])["eval_accuracy"], 4)
+    if kept:
+        base = type(trainer.model).from_pretrained(folder / "_base")
+        columns, collate = trainer.input_columns, trainer.blocked_collator
+        alike = rank_correlation(trainer.model, base, kept["test"], columns=columns, collate=collate)
+        found[NAME] = round(alike, 4)
     return found
 
 
@@ -87,14 +95,12 @@ def _table(lines: list[dict[str, Any]]) -> str:
         differs = ", ".join(f"{name} {value}" for name, value in line["training"].items())
         numbers = [line.get("desired"), line.get(NAME), *(line["attacks"].get(name) for name in names)]
         shown = ["" if number is None else f"{number:.3f}" for number in numbers]
-        setting = Path(line["setting"]).stem
-        rows.append([setting, line["variant"], differs, *shown, str(line.get("seconds", ""))])
-    text = "# Lab book\n\nOne hardening seed and one attack seed each: a glance, to choose by. Accuracy on test.\n\n"
+        rows.append([line["setting"], line["variant"], differs, *shown, str(line.get("seconds", ""))])
+    text = (
+        f"# Lab book\n\nOne hardening seed each, suite `{SUITE}`: to choose by. Accuracy on test, mean over attack "
+        "seeds.\n\n"
+    )
     return text + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
-
-
-def _read(ledger: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
 
 
 if __name__ == "__main__":

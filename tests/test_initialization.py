@@ -132,6 +132,7 @@ def test_resuming_does_not_start_over(make_trainer, tiny_model, tmp_path) -> Non
     [
         ({"reinitialize": "head"}, "reinitialize must be one of embeddings, trunk; got 'head'"),
         ({"reinitialize_keeps": 3}, "reinitialize_keeps needs reinitialize='embeddings'"),
+        ({"merge_groups": 3}, "merge_groups needs merge_words"),
         ({"reinitialize": "trunk", "merge_words": 1.0}, "nothing is left to erase or to merge"),
         ({"reinitialize": "trunk", "erase_directions": 1}, "nothing is left to erase or to merge"),
         ({"erase_directions": -1}, "erase_directions must be a whole number of at least 0; got -1"),
@@ -162,3 +163,22 @@ def test_merged_words_stay_one_through_training_and_resuming(make_trainer, tiny_
     assert sizes[1] < sizes[0]
     shutil.rmtree(tmp_path / "checkpoint-4")
     assert torch.equal(whole, trained(resume_from_checkpoint=True))
+
+
+def test_merged_words_end_in_as_few_groups_as_asked_for(make_trainer, tiny_model, toy_task, tmp_path) -> None:
+    def groups(most: int) -> list[int]:
+        made = make_trainer(
+            tmp_path / str(most),
+            model=tiny_model(),
+            blocked_tasks=[toy_task(rows=200)],
+            merge_words=1.5,
+            merge_groups=most,
+            max_steps=1,
+        )
+        made.train()
+        found = torch.unique(made.model.get_input_embeddings().weight.detach(), dim=0, return_counts=True)[1]
+        return [size for size in found.tolist() if size > 1]
+
+    free, one = groups(0), groups(1)
+    assert len(free) > 1
+    assert one == [sum(free)]

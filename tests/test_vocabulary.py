@@ -12,6 +12,7 @@ from hf_selfdestruct.vocabulary import (
     TiedRows,
     association,
     expected_counts,
+    joined,
     merged,
     neutral_groups,
     row_counts,
@@ -55,6 +56,15 @@ def test_opposites_that_are_near_become_one() -> None:
     assert sorted(sorted(group) for group in groups) == [[1, 2], [3, 4]]
     told = association(np.stack([counts[group].sum(0) for group in groups]).astype(float), counts.sum(0) / counts.sum())
     assert np.abs(told).max() <= 3.0
+
+
+def test_groups_near_each_other_are_joined_until_there_are_few_enough() -> None:
+    groups = [[1], [2], [3, 4], [5]]
+    weights = np.array([9, 3, 3, 2, 2, 1, 0])
+    assert joined(groups, PLACES, weights, most=4) == groups
+    assert sorted(sorted(group) for group in joined(groups, PLACES, weights, most=3)) == [[1, 2], [3, 4], [5]]
+    assert sorted(sorted(group) for group in joined(groups, PLACES, weights, most=2)) == [[1, 2, 5], [3, 4]]
+    assert sorted(joined(groups, PLACES, weights, most=1)[0]) == [1, 2, 3, 4, 5]
 
 
 def test_no_group_tells_more_than_the_threshold_where_opposites_are_left() -> None:

@@ -105,13 +105,11 @@ SMOKE = AttackSuite(
 )
 GLANCE = AttackSuite(
     "glance",
-    1,
+    2,
     (
         Entry(HeadOnly(every_layer=True), MOST),
-        Entry(FullFineTuning(learning_rates=RATES[1:4], steps=(160,), looks=4, prune=True), MOST),
+        Entry(FullFineTuning(learning_rates=RATES[1:3], steps=(160,), looks=2), MOST),
     ),
-    seeds=1,
-    few_seeds=1,
     more=None,
 )
 SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES, steps=(160,), looks=4, prune=True)
