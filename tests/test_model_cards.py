@@ -1,8 +1,10 @@
 """Committed cards are what their reports render, and the README's table is what the report says."""
 
 import json
+import runpy
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from hf_selfdestruct.card import CardDetails, render
@@ -37,3 +39,15 @@ def test_readme_leads_with_the_wikibios_result():
     for role in ("undefended", "hardened"):
         assert f"{report.desired[role]['accuracy']:.3f}" in readme
     assert f"{report.desired['hardened']['similarity_rank_correlation']:.3f}" in readme
+
+
+def test_genders_are_even_within_profession_and_source():
+    even = runpy.run_path(str(ROOT / "model_cards" / "source_shift.py"))["even"]
+    counts = {("actor", "a", "f"): 3, ("actor", "a", "m"): 5, ("actor", "b", "m"): 2, ("poet", "a", "f"): 1}
+    counts["poet", "a", "m"] = 1
+    rows = [
+        dict(zip(("profession", "source", "gender"), key, strict=True)) for key, n in counts.items() for _ in range(n)
+    ]
+    found = even(pd.DataFrame(rows)).groupby(["profession", "source", "gender"]).size().to_dict()
+    expected = {("actor", "a", g): 3 for g in "fm"} | {("poet", "a", g): 1 for g in "fm"}
+    assert found == expected
