@@ -1,11 +1,11 @@
 """What a model starts hardening from: the less its weights remember of a blocked task, the less there is to recover.
 
 Training alone moves a pretrained model little: what it knows of the words stays in its input embeddings, where a probe
-or a fine-tuning finds it. Three cures, in closed form, before the first step. *Erasing* takes the blocked tasks'
-directions out of the input embeddings, against probes. *Merging* makes words that tell the classes apart one with
-their opposites (see :mod:`vocabulary`), against fine-tuning too. Both leave a model of general use. *Drawing anew*
-keeps nothing but the desired task's directions and fills the others with noise: for a model with one purpose. What is
-gone for the attacker is gone for a buyer with another task, and the report's control tasks say how much that is.
+or a fine-tuning finds it. Three cures, in closed form, before the first step. *Merging* makes words that tell the
+classes apart one with their opposites (see :mod:`vocabulary`), against fine-tuning. *Erasing* takes the blocked tasks'
+directions out of the input embeddings, against probes. Both leave a model of general use. *Keeping* leaves of each word
+nothing but some directions that tell the desired task: for a model with one purpose. What is gone for the attacker is
+gone for a buyer with another task, and the report's control tasks say how much that is.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from . import heads
 from .erasure import directions
 from .functional import Weights
 from .probes import pool
-from .tasks import BlockedTask, draw_rows, seed_of
+from .tasks import BlockedTask, draw_rows
 from .training_args import SelfDestructTrainingArguments
 from .vocabulary import expected_counts, joined, merged, neutral_groups, row_counts
 
@@ -47,33 +46,29 @@ def initial_weights(
 
     Args:
         model: The model; it is not changed.
-        args: ``erase_directions``, ``merge_words``, ``merge_groups``, ``reinitialize``, ``reinitialize_keeps`` and
-            the seed.
+        args: ``merge_words``, ``merge_groups``, ``erase_directions`` and ``keep_directions``.
         tasks: Blocked tasks, of which the adversary's rows are looked at.
         desired: The desired task's training rows.
         columns: Columns the model accepts.
         collate: Makes a batch of blocked rows.
-        spared: Words that are not merged: the tokenizer's own.
+        spared: Words that are neither merged nor reduced: the tokenizer's own.
 
     Returns:
         Parameter name to new values; empty where nothing is asked for.
     """
-    if args.reinitialize == "trunk":
-        return fresh_trunk(model, args.seed)
-    if not (args.erase_directions or args.merge_words or args.reinitialize):
+    if not (args.merge_words or args.erase_directions or args.keep_directions):
         return {}
     name, original = embeddings_of(model)
+    own = torch.as_tensor(list(spared), dtype=torch.long, device=original.device)
     rows = [_rows_of(task, columns) for task in tasks]
     table = original
     if args.merge_words:
         table = _merged(table, rows, collate, args, spared)
     if args.erase_directions:
         table = _erased(table, rows, collate, args.erase_directions)
-    if args.reinitialize:
-        kept = table.new_zeros(table.shape[1], 0).double()
-        if args.reinitialize_keeps:
-            kept = directions(*_pooled(table, _labelled(desired, columns), collate), args.reinitialize_keeps)
-        table = drawn_anew(table, kept, args.seed)
+    if args.keep_directions:
+        kept = directions(*_pooled(table, _labelled(desired, columns), collate), args.keep_directions)
+        table = reduced(table, kept).index_copy(0, own, table[own])
     return {name: table.to(original)}
 
 
@@ -88,28 +83,17 @@ def without(table: Tensor, erased: Tensor) -> Tensor:
     return (table.double() - centred @ erased @ erased.T).to(table)
 
 
-def drawn_anew(table: Tensor, kept: Tensor, seed: int) -> Tensor:
-    """A table of embeddings that is noise except along some directions.
-
-    The noise is normal, with the mean and standard deviation each feature has now: the layers above see inputs of the
-    size they know.
+def reduced(table: Tensor, kept: Tensor) -> Tensor:
+    """A table of embeddings of which some directions are left, stretched to the size it had: layers above know that.
 
     Args:
         table: Shape ``(rows, width)``.
-        kept: Orthonormal columns, shape ``(width, count)``; may be none.
-        seed: Seed of the draw; the global generator is left as it was.
+        kept: Orthonormal columns, shape ``(width, count)``.
     """
-    generator = torch.Generator().manual_seed(seed_of("fresh embeddings", seed))
-    noise = torch.randn(table.shape, generator=generator, dtype=torch.float64).to(table.device) * table.double().std(0)
     mean = table.double().mean(0)
-    kept = kept.to(noise)
-    return (mean + noise + (table.double() - mean - noise) @ kept @ kept.T).to(table)
-
-
-def fresh_trunk(model: PreTrainedModel, seed: int) -> Weights:
-    """New values, by the architecture's own initialisation, for everything below the head."""
-    names = [n for n, _ in model.named_parameters() if n not in {*heads.head_names(model)}]
-    return heads.draw(heads.live_skeleton(model), names, seed_of("fresh trunk", seed), device=model.device)
+    centred = table.double() - mean
+    left = centred @ kept @ kept.T
+    return (mean + left * (centred.square().sum() / left.square().sum()).sqrt()).to(table)
 
 
 def embeddings_of(model: PreTrainedModel) -> tuple[str, Tensor]:
@@ -124,7 +108,7 @@ def embeddings_of(model: PreTrainedModel) -> tuple[str, Tensor]:
         table = None
     name = next((n for n, p in model.named_parameters() if p is table), None)
     if name is None or table is None or table.dim() != 2:
-        raise ValueError(f"{type(model).__name__} has no table of input embeddings; use reinitialize='trunk'.")
+        raise ValueError(f"{type(model).__name__} has no table of input embeddings to change.")
     return name, table.detach()
 
 
@@ -134,10 +118,10 @@ def check_initialization(model: PreTrainedModel, args: SelfDestructTrainingArgum
     Raises:
         ValueError: The model has no embeddings, or the desired task no integer labels to find directions by.
     """
-    if args.erase_directions or args.merge_words or args.reinitialize == "embeddings":
+    if args.merge_words or args.erase_directions or args.keep_directions:
         embeddings_of(model)
-    if args.reinitialize_keeps and not (isinstance(desired, Dataset) and _label_of(desired)):
-        raise ValueError("reinitialize_keeps needs a map-style train_dataset with one integer label per row.")
+    if args.keep_directions and not (isinstance(desired, Dataset) and _label_of(desired)):
+        raise ValueError("keep_directions needs a map-style train_dataset with one integer label per row.")
 
 
 def _rows_of(task: BlockedTask, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -180,7 +164,7 @@ def _label_of(rows: Dataset) -> str | None:
 
 def _labelled(desired: Dataset | None, columns: Sequence[str]) -> list[dict[str, Any]]:
     if desired is None or (label := _label_of(desired)) is None:
-        raise ValueError("reinitialize_keeps needs a map-style train_dataset with one integer label per row.")
+        raise ValueError("keep_directions needs a map-style train_dataset with one integer label per row.")
     kept = [c for c in desired.column_names if c in columns and c not in ("label", "labels")]
     rows = desired.with_format(None)[draw_rows(np.arange(len(desired)), ROWS, "kept directions").tolist()]
     return [{**{c: rows[c][i] for c in kept}, "labels": rows[label][i]} for i in range(len(rows[label]))]

@@ -28,7 +28,6 @@ BLOCKING_LOSSES = (
 )
 KEEPING_LOSSES = ("logit_distillation", "hidden_state_distillation", "embedding_distillation", "language_modeling")
 TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
-REINITIALIZE = ("embeddings", "trunk")
 HEADS = ("learned", "random", "keep")
 STEP_WEIGHTS = ("uniform", "last", "exponential", "drop")
 UNDEFENDED: dict[str, Any] = {  # what an undefended sibling is trained with
@@ -37,8 +36,7 @@ UNDEFENDED: dict[str, Any] = {  # what an undefended sibling is trained with
     "erase_directions": 0,
     "merge_words": 0.0,
     "merge_groups": 0,
-    "reinitialize": None,
-    "reinitialize_keeps": 0,
+    "keep_directions": 0,
 }
 
 
@@ -129,8 +127,9 @@ class SelfDestructTrainingArguments(TrainingArguments):
     merge_groups: int = _option(
         0, "Most groups that merged words end in: the fewer, the less a context tells which one stood there; 0 is any."
     )
-    reinitialize: str | None = _option(None, "Weights drawn anew before the first step.", REINITIALIZE)
-    reinitialize_keeps: int = _option(0, "Directions of the desired task that embeddings drawn anew keep.")
+    keep_directions: int = _option(
+        0, "Directions of the desired task to which the input embeddings are reduced before the first step; 0 is all."
+    )
     max_desired_drop: float | None = _option(
         None,
         "Guard: when validation is worse than its best by more than this, the blocking weight backs off; "
@@ -169,7 +168,6 @@ class SelfDestructTrainingArguments(TrainingArguments):
             "step_weights": STEP_WEIGHTS,
             "adversary_optimizer": INNER_OPTIMIZERS,
             "adversary_head": HEADS,
-            "reinitialize": REINITIALIZE,
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
@@ -203,7 +201,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
             "blocking_interval": 1,
             "erase_directions": 0,
             "merge_groups": 0,
-            "reinitialize_keeps": 0,
+            "keep_directions": 0,
         }
         for name, bound in least.items():
             value = getattr(self, name)
@@ -239,13 +237,6 @@ class SelfDestructTrainingArguments(TrainingArguments):
                 )
         if self.merge_groups and not self.merge_words:
             raise ValueError("merge_groups needs merge_words, the threshold from which on words are merged.")
-        if self.reinitialize == "trunk" and (self.erase_directions or self.merge_words):
-            raise ValueError(
-                "reinitialize='trunk' draws every word anew, so nothing is left to erase or to merge: give it alone, "
-                "or reinitialize='embeddings'."
-            )
-        if self.reinitialize_keeps and self.reinitialize != "embeddings":
-            raise ValueError("reinitialize_keeps needs reinitialize='embeddings'.")
         if self.max_desired_drop is not None and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
             raise ValueError("max_desired_drop needs readings of the desired task: set eval_strategy='steps'.")
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from hf_selfdestruct import heads
-from hf_selfdestruct.initialization import drawn_anew, embeddings_of, fresh_trunk, without
+from hf_selfdestruct.initialization import embeddings_of, reduced, without
 
 
 @pytest.fixture
@@ -22,22 +21,15 @@ def unit(*at: int) -> torch.Tensor:
     return torch.eye(8, dtype=torch.float64)[:, list(at)]
 
 
-def test_rows_drawn_anew_have_the_old_size_and_nothing_else(table) -> None:
-    drawn = drawn_anew(table, unit(), seed=0)
-    torch.testing.assert_close(drawn.mean(0), table.mean(0), atol=0.25, rtol=0)
-    torch.testing.assert_close(drawn.std(0), table.std(0), rtol=0.06, atol=0)
-    correlation = torch.corrcoef(torch.stack([(t - t.mean(0)).flatten() for t in (drawn, table)]))[0, 1]
-    assert correlation.abs() < 5 / table.numel() ** 0.5
-
-
-def test_directions_that_are_kept_are_kept_and_all_others_are_noise(table) -> None:
+def test_what_is_kept_is_kept_and_nothing_else_and_the_size_stays(table) -> None:
     turn = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64))[0]
     kept, others = turn[:, :2], turn[:, 2:]
-    drawn = drawn_anew(table, kept, seed=0).double()
-    torch.testing.assert_close(drawn @ kept, table.double() @ kept, atol=1e-5, rtol=1e-5)
-    for direction in others.T:
-        pair = torch.stack([drawn @ direction, table.double() @ direction])
-        assert torch.corrcoef(pair)[0, 1].abs() < 5 / len(table) ** 0.5
+    before, after = (t.double() - t.double().mean(0) for t in (table, reduced(table, kept)))
+    assert (after @ others).abs().max() < 1e-5
+    torch.testing.assert_close(after.square().sum(), before.square().sum(), rtol=1e-5, atol=0)
+    stretched = (after @ kept).norm() / (before @ kept).norm()
+    torch.testing.assert_close(after @ kept, stretched * before @ kept, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(reduced(table, turn), table)
 
 
 def test_what_is_erased_is_the_mean_and_the_rest_stays(table) -> None:
@@ -45,24 +37,6 @@ def test_what_is_erased_is_the_mean_and_the_rest_stays(table) -> None:
     torch.testing.assert_close(erased[:, [1, 4]], table.mean(0)[[1, 4]].expand(4000, 2), atol=1e-4, rtol=0)
     rest = [0, 2, 3, 5, 6, 7]
     torch.testing.assert_close(erased[:, rest], table[:, rest])
-
-
-def test_a_seed_decides_and_the_global_generator_stays(tiny_model, table) -> None:
-    model, before = tiny_model(), torch.random.get_rng_state()
-    for draw in (lambda seed: {"table": drawn_anew(table, unit(), seed)}, lambda seed: fresh_trunk(model, seed)):
-        one, two, other = draw(0), draw(0), draw(1)
-        assert all(torch.equal(one[n], two[n]) for n in one)
-        assert any(not torch.equal(one[n], other[n]) for n in one)
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
-def test_the_trunk_is_new_and_the_head_is_not_in_it(tiny_model) -> None:
-    model = tiny_model()
-    found = fresh_trunk(model, seed=0)
-    assert {*found} == {n for n, _ in model.named_parameters()} - {*heads.head_names(model)}
-    matrices = [n for n, value in found.items() if value.dim() == 2]
-    assert matrices
-    assert not any(torch.equal(found[n], model.get_parameter(n)) for n in matrices)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
@@ -80,9 +54,7 @@ def pooled(model, rows) -> torch.Tensor:
     return (table[ids] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"erase_directions": 4}, {"reinitialize": "embeddings", "reinitialize_keeps": 3}]
-)
+@pytest.mark.parametrize("arguments", [{"erase_directions": 4}, {"keep_directions": 3}])
 def test_hardening_starts_there_and_its_references_do_not(
     make_trainer, tiny_model, toy_task, tmp_path, arguments
 ) -> None:
@@ -98,6 +70,8 @@ def test_hardening_starts_there_and_its_references_do_not(
     trainer.train()
     after = model.get_input_embeddings().weight.detach()
     assert not torch.allclose(after, before, atol=1e-3)
+    if "keep_directions" in arguments:
+        assert torch.linalg.matrix_rank(after - after.mean(0), rtol=1e-4) <= arguments["keep_directions"]
     if "erase_directions" in arguments:
         assert blocked > 0.6
         assert score(task.labels("train")) < blocked - 0.05
@@ -113,7 +87,7 @@ def test_resuming_does_not_start_over(make_trainer, tiny_model, tmp_path) -> Non
         trainer = make_trainer(
             tmp_path,
             model=tiny_model(),
-            reinitialize="embeddings",
+            keep_directions=3,
             max_steps=steps,
             save_steps=2,
             save_strategy="steps",
@@ -130,11 +104,7 @@ def test_resuming_does_not_start_over(make_trainer, tiny_model, tmp_path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"reinitialize": "head"}, "reinitialize must be one of embeddings, trunk; got 'head'"),
-        ({"reinitialize_keeps": 3}, "reinitialize_keeps needs reinitialize='embeddings'"),
         ({"merge_groups": 3}, "merge_groups needs merge_words"),
-        ({"reinitialize": "trunk", "merge_words": 1.0}, "nothing is left to erase or to merge"),
-        ({"reinitialize": "trunk", "erase_directions": 1}, "nothing is left to erase or to merge"),
         ({"erase_directions": -1}, "erase_directions must be a whole number of at least 0; got -1"),
     ],
 )
@@ -144,7 +114,7 @@ def test_wrong_arguments(make_trainer, tmp_path, arguments, message: str) -> Non
 
 
 def test_a_model_without_words_is_told_so_before_training(tiny_model) -> None:
-    with pytest.raises(ValueError, match="no table of input embeddings; use reinitialize='trunk'"):
+    with pytest.raises(ValueError, match="no table of input embeddings to change"):
         embeddings_of(tiny_model("resnet"))
 
 

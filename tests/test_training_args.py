@@ -145,6 +145,7 @@ def test_from_the_command_line(tmp_path) -> None:
         "blocking_loss": "uniform_kl",
         "blocking_weight": 0.5,
         "blocking_batch_size": 12,
+        "blocking_interval": 3,
         "step_weights": "last",
         "adversary_optimizer": "sgd",
         "adversary_learning_rate": 1e-4,
@@ -158,8 +159,8 @@ def test_from_the_command_line(tmp_path) -> None:
         "keeping_erases": True,
         "erase_directions": 2,
         "merge_words": 2.5,
-        "reinitialize": "embeddings",
-        "reinitialize_keeps": 7,
+        "merge_groups": 7,
+        "keep_directions": 7,
     }
     inherited = {field.name for field in dataclasses.fields(SelfDestructTrainingArguments.__mro__[1])}
     own = {field.name for field in dataclasses.fields(SelfDestructTrainingArguments)} - inherited
