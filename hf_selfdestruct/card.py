@@ -20,6 +20,15 @@ from .tables import DESIRED_DROP, reference_lines
 
 NOT_STATED = "not stated"
 NOISE = 0.03
+CLOSED_FORMS = {  # what was done to a model before it was trained, and what that takes from its users
+    "merge_words": "Words that tell a blocked task were made one with others until no group told more than {} standard "
+    "errors: the model cannot tell them apart.",
+    "merge_groups": "Merged words ended in {} groups at most.",
+    "erase_directions": "{} directions of each blocked task were erased from the input embeddings.",
+    "keep_directions": "The input embeddings were reduced to {} directions that tell the desired task: what other "
+    "tasks need of the words is gone too.",
+    "keeping_erases": "The original that the model was kept by had the blocked tasks erased from its hidden states.",
+}
 # Markdown shows these as the characters they name and reads no structure in them.
 ENTITIES = str.maketrans({character: f"&#{ord(character)};" for character in "&<>|[]`\\#"})
 
@@ -109,6 +118,9 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         desired=_desired(report),
         plots=list(plots),
         most_examples=max((n for task in report.blocked() for n in report.budgets(task)), default=NOT_STATED),
+        before_training=[
+            text.format(report.recipe[name]) for name, text in CLOSED_FORMS.items() if name in report.recipe
+        ],
         recipe=_flat(report.recipe),
         seconds=sum(run.seconds for run in report.runs),
         NOT_STATED=NOT_STATED,

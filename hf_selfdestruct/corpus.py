@@ -133,11 +133,9 @@ def _read(path: str, names: Mapping[str, str]) -> DatasetDict:
     try:
         found = load_dataset(path)
     except DatasetGenerationError as error:
-        raise ValueError(
-            f"data: path: {path!r} on the Hub cannot be read ({reason(error.__cause__ or error)})."
-        ) from None
+        raise ValueError(f"data: {path!r} on the Hub cannot be read ({reason(error.__cause__ or error)}).") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"data: path: {path!r} is neither a folder here nor on the Hub ({reason(error)}).") from None
+        raise ValueError(f"data: {path!r} is neither a folder here nor on the Hub ({reason(error)}).") from None
     for split, name in names.items():
         check_columns(list(found), name, f"{path}: {split} split")
     return DatasetDict({split: found[name] for split, name in names.items()})

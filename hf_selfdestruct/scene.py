@@ -139,20 +139,17 @@ class Scene:
     def carry(self, fast: Weights) -> None:
         """Let the adversary keep its fast weights, relative to the published ones."""
         offset = {n: w - self._plain[n] for n, w in fast.items() if n in self._plain}
-        name = self._skeleton.embedding
-        if self._chosen is not None and name in offset:
-            before = self._learned.offset.get(name, self._model.get_parameter(name).new_zeros(()))
-            full = before.expand(self._model.get_parameter(name).shape).clone()
-            offset[name] = full.index_copy_(0, self._chosen, offset[name])
+        offset = self.whole(offset, onto=self._learned.offset)
         own = {n: w for n, w in fast.items() if n not in self._plain}
         self._learned.carry(offset, own, most=self._draw.recipe.carries)
 
-    def whole(self, weights: Weights) -> Weights:
-        """Gradients with respect to whole embeddings, from those with respect to the rows that exist."""
+    def whole(self, weights: Weights, *, onto: Weights | None = None) -> Weights:
+        """Values for whole embeddings, from those for the rows that exist here; other rows are ``onto``'s, or 0."""
         name = self._skeleton.embedding
         if self._chosen is None or name not in weights:
             return weights
-        full = weights[name].new_zeros(self._model.get_parameter(name).shape)
+        table = self._model.get_parameter(name)
+        full = onto[name].clone() if onto and name in onto else weights[name].new_zeros(table.shape)
         return {**weights, name: full.index_copy_(0, self._chosen, weights[name])}
 
     def _published(self) -> Weights:

@@ -205,6 +205,24 @@ def test_the_users_words_are_printed_or_not_stated():
     assert "| recipe | not stated |" in render(made_report(recipe={}), CardDetails())
 
 
+def test_what_was_done_before_training_is_said_in_words():
+    forms = {
+        "merge_words": 2.5,
+        "merge_groups": 7,
+        "erase_directions": 3,
+        "keep_directions": 34,
+        "keeping_erases": True,
+    }
+    made = render(made_report(recipe={"method": "mlac", **forms}), CardDetails())
+    section = made.partition("## Recipe\n\n")[2].partition("\n\n| setting")[0].splitlines()
+    assert len(section) == len(forms)
+    for line, number in zip(section, ("2.5", "7", "3", "34", "erased"), strict=True):
+        assert line.startswith("- ")
+        assert number in line
+    plain = render(made_report(recipe={"method": "mlac"}), CardDetails())
+    assert "## Recipe\n\n| setting | value |" in plain
+
+
 def test_title_falls_back_on_the_models_name():
     assert "\n# hardened-model\n" in render(made_report(), CardDetails())
     assert "\n# Tiny BERT, gender blocked\n" in render(made_report(), DETAILS)
