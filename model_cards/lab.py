@@ -32,6 +32,7 @@ def main(variants: str, *overrides: str) -> None:
     """Run what is not in the ledger yet, then write the table."""
     source = Path(variants)
     ledger = source.with_name("ledger.jsonl")
+    RUNS.mkdir(exist_ok=True)
     done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
     known = {(line["setting"], line["variant"]) for line in done}
     for variant in yaml.safe_load(source.read_text()):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from toy_project import make_project
 
 from hf_selfdestruct.card import CardDetails, render
 from hf_selfdestruct.comparison import difference
@@ -51,3 +52,25 @@ def test_genders_are_even_within_profession_and_source():
     found = even(pd.DataFrame(rows)).groupby(["profession", "source", "gender"]).size().to_dict()
     expected = {("actor", "a", g): 3 for g in "fm"} | {("poet", "a", g): 1 for g in "fm"}
     assert found == expected
+
+
+def test_the_lab_book_has_a_line_for_each_variant_and_runs_none_twice(tmp_path, monkeypatch):
+    config = make_project(tmp_path)
+    variants, ledger = tmp_path / "variants.yaml", tmp_path / "ledger.jsonl"
+    one = {"name": "two steps", "config": str(config), "training": {"max_steps": 2, "blocking_weight": 0.5}}
+    variants.write_text(json.dumps([{"name": "scratch", "config": str(config)}, one]))
+    monkeypatch.chdir(tmp_path)
+    lab = runpy.run_path(str(ROOT / "model_cards" / "lab.py"))["main"]
+    lab(str(variants))
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    assert [line["variant"] for line in lines] == ["scratch", "two steps"]
+    for line in lines:
+        assert {*line["attacks"]} == {"layer probe", "full fine-tuning"}
+        assert all(0 < score < 1 for score in line["attacks"].values())
+    assert lines[1]["training"] == one["training"]
+    assert 0 < lines[1]["desired"] < 1
+    table = (tmp_path / "TABLE.md").read_text()
+    assert "| config | two steps | max_steps 2, blocking_weight 0.5 |" in table
+    lab(str(variants))
+    assert [json.loads(line) for line in ledger.read_text().splitlines()] == lines
+    assert (tmp_path / "TABLE.md").read_text() == table
