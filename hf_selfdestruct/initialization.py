@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from .erasure import directions
 from .functional import Weights
 from .probes import pool
-from .tasks import BlockedTask, draw_rows
+from .tasks import BlockedTask, draw_rows, label_column_of
 from .training_args import SelfDestructTrainingArguments
 from .vocabulary import expected_counts, joined, merged, neutral_groups, row_counts
 
@@ -120,8 +120,8 @@ def check_initialization(model: PreTrainedModel, args: SelfDestructTrainingArgum
     """
     if args.merge_words or args.erase_directions or args.keep_directions:
         embeddings_of(model)
-    if args.keep_directions and not (isinstance(desired, Dataset) and _label_of(desired)):
-        raise ValueError("keep_directions needs a map-style train_dataset with one integer label per row.")
+    if args.keep_directions:
+        _label_of(desired)
 
 
 def _rows_of(task: BlockedTask, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -157,14 +157,16 @@ def _words(rows: list[dict[str, Any]]) -> tuple[list[Any], np.ndarray]:
     return [row["input_ids"] for row in rows], np.asarray([row["labels"] for row in rows])
 
 
-def _label_of(rows: Dataset) -> str | None:
-    found = next((c for c in ("labels", "label") if c in rows.column_names), None)
-    return found if found and isinstance(rows.with_format(None)[0][found], int) else None
-
-
-def _labelled(desired: Dataset | None, columns: Sequence[str]) -> list[dict[str, Any]]:
-    if desired is None or (label := _label_of(desired)) is None:
+def _label_of(desired: Any) -> str:
+    """The column with the desired task's integer labels."""
+    found = label_column_of(desired.column_names) if isinstance(desired, Dataset) else None
+    if found is None or not isinstance(desired.with_format(None)[0][found], int):
         raise ValueError("keep_directions needs a map-style train_dataset with one integer label per row.")
+    return found
+
+
+def _labelled(desired: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
+    label = _label_of(desired)
     kept = [c for c in desired.column_names if c in columns and c not in ("label", "labels")]
     rows = desired.with_format(None)[draw_rows(np.arange(len(desired)), ROWS, "kept directions").tolist()]
     return [{**{c: rows[c][i] for c in kept}, "labels": rows[label][i]} for i in range(len(rows[label]))]

@@ -6,9 +6,11 @@ import shutil
 
 import pytest
 import torch
+from datasets import Dataset
 from sklearn.linear_model import LogisticRegression
 
-from hf_selfdestruct.initialization import embeddings_of, reduced, without
+from hf_selfdestruct.initialization import check_initialization, embeddings_of, reduced, without
+from hf_selfdestruct.training_args import SelfDestructTrainingArguments
 
 
 @pytest.fixture
@@ -111,6 +113,15 @@ def test_resuming_does_not_start_over(make_trainer, tiny_model, tmp_path) -> Non
 def test_wrong_arguments(make_trainer, tmp_path, arguments, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, **arguments)
+
+
+@pytest.mark.parametrize("labels", [None, [[0, 1], [1, 0]], [0.5, 1.5]])
+def test_directions_of_the_desired_task_need_one_integer_label_per_row(tiny_model, tmp_path, labels) -> None:
+    args = SelfDestructTrainingArguments(str(tmp_path), keep_directions=3)
+    rows = {"input_ids": [[1, 2], [3, 4]]} | ({} if labels is None else {"labels": labels})
+    with pytest.raises(ValueError, match="map-style train_dataset with one integer label per row"):
+        check_initialization(tiny_model(), args, Dataset.from_dict(rows))
+    check_initialization(tiny_model(), args, Dataset.from_dict({**rows, "labels": [0, 1]}))
 
 
 def test_a_model_without_words_is_told_so_before_training(tiny_model) -> None:
