@@ -42,6 +42,17 @@ def test_readme_leads_with_the_wikibios_result():
     assert f"{report.desired['hardened']['similarity_rank_correlation']:.3f}" in readme
 
 
+def test_readme_says_what_a_model_with_one_purpose_gave():
+    report = AttackReport.load(ROOT / "model_cards" / "wikibios-gender" / "selfdestruct" / "report.json")
+    readme = (ROOT / "README.md").read_text()
+    reached = {role: report.strongest("gender", 939, role).mean for role in report.roles()}
+    told = f"{reached['hardened']:.3f} from 939 examples (scratch {reached['scratch']:.3f}, undefended"
+    assert f"{told} {reached['undefended']:.3f})" in " ".join(readme.split())
+    assert all(difference(report, "gender", examples).low <= 0 for examples in report.budgets("gender"))
+    quality = [f"{report.desired[role]['accuracy']:.3f}" for role in ("hardened", "undefended")]
+    assert f"professions are at {quality[0]}, undefended {quality[1]}" in " ".join(readme.split())
+
+
 def test_genders_are_even_within_profession_and_source():
     even = runpy.run_path(str(ROOT / "model_cards" / "source_shift.py"))["even"]
     counts = {("actor", "a", "f"): 3, ("actor", "a", "m"): 5, ("actor", "b", "m"): 2, ("poet", "a", "f"): 1}
