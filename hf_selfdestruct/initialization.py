@@ -160,8 +160,11 @@ def _words(rows: list[dict[str, Any]]) -> tuple[list[Any], np.ndarray]:
 def _label_of(desired: Any) -> str:
     """The column with the desired task's integer labels."""
     found = label_column_of(desired.column_names) if isinstance(desired, Dataset) else None
-    if found is None or not isinstance(desired.with_format(None)[0][found], int):
-        raise ValueError("keep_directions needs a map-style train_dataset with one integer label per row.")
+    labels = desired.with_format(None)[found][:] if found else []
+    if found is None or not all(isinstance(label, int) for label in labels) or len(set(labels)) < 2:
+        raise ValueError(
+            "keep_directions needs a map-style train_dataset with one integer label per row, of two classes or more."
+        )
     return found
 
 

@@ -115,7 +115,7 @@ def test_wrong_arguments(make_trainer, tmp_path, arguments, message: str) -> Non
         make_trainer(tmp_path, **arguments)
 
 
-@pytest.mark.parametrize("labels", [None, [[0, 1], [1, 0]], [0.5, 1.5]])
+@pytest.mark.parametrize("labels", [None, [[0, 1], [1, 0]], [0.5, 1.5], [1, 1]])
 def test_directions_of_the_desired_task_need_one_integer_label_per_row(tiny_model, tmp_path, labels) -> None:
     args = SelfDestructTrainingArguments(str(tmp_path), keep_directions=3)
     rows = {"input_ids": [[1, 2], [3, 4]]} | ({} if labels is None else {"labels": labels})
