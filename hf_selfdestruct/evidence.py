@@ -214,11 +214,7 @@ def _alike(trainer: SelfDestructTrainer, base: str, rows: Dataset | None) -> dic
     if rows is None:
         return {}
     model = trainer.accelerator.unwrap_model(trainer.model)
-    start = type(model).from_pretrained(base, use_safetensors=True).to(model.device)
-    found = similarity.rank_correlation(
-        model, start, rows, columns=trainer.input_columns, collate=trainer.blocked_collator
-    )
-    return {similarity.NAME: found}
+    return similarity.to_base(model, base, rows, columns=trainer.input_columns, collate=trainer.blocked_collator)
 
 
 def _quality(trainer: SelfDestructTrainer, dataset: Dataset | None) -> dict[str, float]:

@@ -234,9 +234,9 @@ def _accuracy(target: Target, count: int, rows: Dataset, collate: Collate) -> di
 
 def _alike(target: Target, base: Target, rows: Dataset, collate: Collate) -> dict[str, float]:
     """Whether a model still finds the same texts alike as the base."""
-    one, two = (AutoModel.from_pretrained(t.folder, use_safetensors=True) for t in (target, base))
-    columns = list(inspect.signature(type(one).forward).parameters)
-    return {similarity.NAME: similarity.rank_correlation(one, two, rows, columns=columns, collate=collate)}
+    model = AutoModel.from_pretrained(target.folder, use_safetensors=True)
+    columns = list(inspect.signature(type(model).forward).parameters)
+    return similarity.to_base(model, base.folder, rows, columns=columns, collate=collate)
 
 
 def _checkpoint(folder: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,19 @@ def rank_correlation(
     above = np.triu_indices(min(len(rows), MOST_ROWS), k=1)
     one, two = (_similarities(found, kept, collate)[above] for found in (model, other))
     return float(spearmanr(one, two).statistic)
+
+
+def to_base(
+    model: PreTrainedModel,
+    base: str | Path,
+    rows: Dataset,
+    *,
+    columns: Sequence[str],
+    collate: Callable[[list[Any]], Mapping[str, Tensor]],
+) -> dict[str, float]:
+    """:func:`rank_correlation` with the model in a folder, under the name that reports give it."""
+    start: Any = type(model).from_pretrained(base, use_safetensors=True)
+    return {NAME: rank_correlation(model, start.to(model.device), rows, columns=columns, collate=collate)}
 
 
 @torch.no_grad()

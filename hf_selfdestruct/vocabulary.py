@@ -136,7 +136,7 @@ def joined(groups: Sequence[Sequence[int]], table: np.ndarray, weights: np.ndarr
     """
     if len(groups) <= most:
         return [list(group) for group in groups]
-    places = np.stack([np.average(table[list(g)], axis=0, weights=weights[list(g)] + 1.0) for g in groups])
+    places = merged(torch.as_tensor(table), groups, weights)[[group[0] for group in groups]].numpy()
     found = KMeans(most, n_init=4, random_state=0).fit_predict(_units(places))
     return [[word for i in np.flatnonzero(found == number) for word in groups[int(i)]] for number in range(most)]
 

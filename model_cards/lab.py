@@ -21,7 +21,7 @@ from hf_selfdestruct.attacks import Target, named_suite
 from hf_selfdestruct.config import HardenConfig, load_config
 from hf_selfdestruct.corpus import load_data, load_kept
 from hf_selfdestruct.recipe import blocked_tasks, trainer_of
-from hf_selfdestruct.similarity import NAME, rank_correlation
+from hf_selfdestruct.similarity import NAME, to_base
 
 SUITE = "glance"
 REFERENCES = {"base": False, "scratch": True}
@@ -37,10 +37,10 @@ def main(variants: str, *overrides: str) -> None:
     known = {(line["setting"], line["variant"]) for line in done}
     for variant in yaml.safe_load(source.read_text()):
         setting, name, training = Path(variant["config"]).stem, variant["name"], variant.get("training", {})
-        folder = RUNS / f"{setting}-{name.replace(' ', '-')}"
-        words = [word for key, value in training.items() for word in (f"--{key}", str(value))]
-        config = load_config(variant["config"], [*overrides, *words, "--output_dir", str(folder)])
         if (setting, name) not in known:
+            folder = RUNS / f"{setting}-{name.replace(' ', '-')}"
+            words = [word for key, value in training.items() for word in (f"--{key}", str(value))]
+            config = load_config(variant["config"], [*overrides, *words, "--output_dir", str(folder)])
             line = {"setting": setting, "variant": name, "training": training, **_run(config, name, folder)}
             with ledger.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -81,10 +81,8 @@ def _hardened(
     trainer.save_model()
     found["desired"] = round(trainer.evaluate(data["test"])["eval_accuracy"], 4)
     if kept:
-        base = type(trainer.model).from_pretrained(folder / "_base")
         columns, collate = trainer.input_columns, trainer.blocked_collator
-        alike = rank_correlation(trainer.model, base, kept["test"], columns=columns, collate=collate)
-        found[NAME] = round(alike, 4)
+        found |= to_base(trainer.model, folder / "_base", kept["test"], columns=columns, collate=collate)
     return found
 
 

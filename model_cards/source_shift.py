@@ -16,11 +16,10 @@ SOURCES = {"train": "simplewiki", "validation": "enwiki", "test": "enwiki"}
 
 def main(folder: str, out: str) -> None:
     """Write ``train``, ``validation`` and ``test`` as parquet, with the professions that all of them have."""
-    splits = {
-        split: even(rows[rows["source"].str.startswith(source)])
-        for split, source in SOURCES.items()
-        for rows in [pd.read_parquet(Path(folder, f"{split}.parquet"))]
-    }
+    splits = {}
+    for split, source in SOURCES.items():
+        rows = pd.read_parquet(Path(folder, f"{split}.parquet"))
+        splits[split] = even(rows[rows["source"].str.startswith(source)])
     shared = set.intersection(*(set(rows["profession"]) for rows in splits.values()))
     Path(out).mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():

@@ -57,10 +57,9 @@ def test_genders_are_even_within_profession_and_source():
     even = runpy.run_path(str(ROOT / "model_cards" / "source_shift.py"))["even"]
     counts = {("actor", "a", "f"): 3, ("actor", "a", "m"): 5, ("actor", "b", "m"): 2, ("poet", "a", "f"): 1}
     counts["poet", "a", "m"] = 1
-    rows = [
-        dict(zip(("profession", "source", "gender"), key, strict=True)) for key, n in counts.items() for _ in range(n)
-    ]
-    found = even(pd.DataFrame(rows)).groupby(["profession", "source", "gender"]).size().to_dict()
+    names = ["profession", "source", "gender"]
+    rows = [key for key, count in counts.items() for _ in range(count)]
+    found = even(pd.DataFrame(rows, columns=names)).groupby(names).size().to_dict()
     expected = {("actor", "a", g): 3 for g in "fm"} | {("poet", "a", g): 1 for g in "fm"}
     assert found == expected
 
