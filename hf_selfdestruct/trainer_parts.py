@@ -52,7 +52,7 @@ def configured_adversary(args: SelfDestructTrainingArguments) -> Adversary:
 def configured_losses(args: SelfDestructTrainingArguments) -> list[BlockingLoss]:
     """The blocking losses that filled arguments describe."""
     probe = [RepresentationProbe(weight=args.probe_weight)] if args.probe_weight else []
-    return [blocking_loss(args.blocking_loss or ""), *probe]
+    return [*map(blocking_loss, args.blocking_losses), *probe]
 
 
 def configured_keeping(args: SelfDestructTrainingArguments) -> list[KeepingLoss]:

@@ -77,7 +77,9 @@ class SelfDestructTrainingArguments(TrainingArguments):
     inner_steps: int | None = _option(None, "K, the optimizer steps of the adversary in each outer step.")
     inner_steps_start: int | None = _option(None, "If given, K grows by one at a time from this to inner_steps.")
     inner_steps_every: int = _option(100, "Outer steps after which a growing K grows by one.")
-    blocking_loss: str | None = _option(None, "What hardening minimises at the fast weights.", BLOCKING_LOSSES)
+    blocking_loss: str | None = _option(
+        None, "What hardening minimises at the fast weights; several with +.", BLOCKING_LOSSES
+    )
     blocking_weight: float = _option(1.0, "Weight of the blocking loss beside the desired loss; 0 turns it off.")
     probe_weight: float = _option(
         0.0, "Weight of linear probes of every hidden state beside the blocking loss; 0 leaves them out."
@@ -152,6 +154,11 @@ class SelfDestructTrainingArguments(TrainingArguments):
         return any(getattr(self, name) != value for name, value in UNDEFENDED.items())
 
     @property
+    def blocking_losses(self) -> list[str]:
+        """The names in ``blocking_loss``; none before a method has filled it."""
+        return [] if self.blocking_loss is None else self.blocking_loss.split("+")
+
+    @property
     def keeping_losses(self) -> list[str]:
         """The names in ``keeping_loss``; may be none."""
         return self.keeping_loss.split("+") if self.keeping_loss else []
@@ -164,7 +171,6 @@ class SelfDestructTrainingArguments(TrainingArguments):
             "meta_gradient": META_GRADIENTS,
             "hvp": HVPS,
             "trajectory": TRAJECTORIES,
-            "blocking_loss": BLOCKING_LOSSES,
             "step_weights": STEP_WEIGHTS,
             "adversary_optimizer": INNER_OPTIMIZERS,
             "adversary_head": HEADS,
@@ -173,11 +179,14 @@ class SelfDestructTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
-        for name in self.keeping_losses:
-            if name not in KEEPING_LOSSES:
-                raise ValueError(
-                    f"keeping_loss must be one of {', '.join(KEEPING_LOSSES)}; got {name!r}. Join several by +."
-                )
+        joined = {
+            "blocking_loss": (self.blocking_losses, BLOCKING_LOSSES),
+            "keeping_loss": (self.keeping_losses, KEEPING_LOSSES),
+        }
+        for name, (values, allowed) in joined.items():
+            for value in values:
+                if value not in allowed:
+                    raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}. Join several by +.")
         if self.adversary_trainable is not None and not TRAINABLE.fullmatch(self.adversary_trainable):
             raise ValueError(
                 "adversary_trainable must be all, head, lora or last_n (such as last_2); "

@@ -1,9 +1,10 @@
-"""The lab book: harden variants of a configuration, glance at each, keep one line per variant, draw the table.
+"""The lab book: harden variants of a configuration, glance at each, keep one line per model, draw the table.
 
-    python model_cards/lab.py model_cards/lab/variants.yaml --data.path DIR --data.keep_path DIR --model MODEL
+    python model_cards/lab.py model_cards/lab/recipes.yaml --data.path DIR --data.keep_path DIR --model MODEL
 
-Each variant changes some arguments of a configuration; ``base`` and ``scratch`` are what every table needs. Killed
-half-way, the same command goes on: what is in ``ledger.jsonl`` is not run again.
+Each variant changes some arguments of a configuration, for each of its ``seeds`` (of hardening, 0 unless told);
+``base`` and ``scratch`` are what every table needs. Killed half-way, the same command goes on: what is in
+``recipes.jsonl`` is not run again. The table is ``recipes.md``.
 """
 
 import json
@@ -31,21 +32,25 @@ RUNS = Path("lab-runs")
 def main(variants: str, *overrides: str) -> None:
     """Run what is not in the ledger yet, then write the table."""
     source = Path(variants)
-    ledger = source.with_name("ledger.jsonl")
+    ledger = source.with_suffix(".jsonl")
     RUNS.mkdir(exist_ok=True)
     done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
-    known = {(line["setting"], line["variant"]) for line in done}
+    known = {(line["setting"], line["variant"], line["seed"]) for line in done}
     for variant in yaml.safe_load(source.read_text()):
         setting, name, training = Path(variant["config"]).stem, variant["name"], variant.get("training", {})
-        if (setting, name) not in known:
-            folder = RUNS / f"{setting}-{name.replace(' ', '-')}"
+        for seed in variant.get("seeds", [0]):
+            if (setting, name, seed) in known:
+                continue
+            folder = RUNS / f"{source.stem}-{setting}-{name.replace(' ', '-')}-{seed}"
             words = [word for key, value in training.items() for word in (f"--{key}", str(value))]
-            config = load_config(variant["config"], [*overrides, *words, "--output_dir", str(folder)])
-            line = {"setting": setting, "variant": name, "training": training, **_run(config, name, folder)}
+            config = load_config(
+                variant["config"], [*overrides, *words, "--output_dir", str(folder), "--seed", str(seed)]
+            )
+            line = {"setting": setting, "variant": name, "seed": seed, "training": training}
+            done.append(line | _run(config, name, folder))
             with ledger.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            done.append(line)
-        source.with_name("TABLE.md").write_text(_table(done))
+                file.write(json.dumps(done[-1]) + "\n")
+    source.with_suffix(".md").write_text(_table(done))
 
 
 def _run(config: HardenConfig, name: str, folder: Path) -> dict[str, Any]:
@@ -88,18 +93,27 @@ def _hardened(
 
 def _table(lines: list[dict[str, Any]]) -> str:
     names = sorted({attack for line in lines for attack in line["attacks"]})
-    head = ["setting", "variant", "what differs", "desired", "similarity", *names, "seconds"]
+    head = ["setting", "variant", "what differs", "seeds", "desired", "similarity", *names, "seconds"]
     rows = [head, ["---"] * len(head)]
-    for line in sorted(lines, key=lambda line: line["setting"]):
-        differs = ", ".join(f"{name} {value}" for name, value in line["training"].items())
-        numbers = [line.get("desired"), line.get(NAME), *(line["attacks"].get(name) for name in names)]
-        shown = ["" if number is None else f"{number:.3f}" for number in numbers]
-        rows.append([line["setting"], line["variant"], differs, *shown, str(line.get("seconds", ""))])
+    for setting, variant in dict.fromkeys((line["setting"], line["variant"]) for line in lines):
+        same = [line for line in lines if (line["setting"], line["variant"]) == (setting, variant)]
+        differs = ", ".join(f"{name} {value}" for name, value in same[0]["training"].items())
+        measured = [_over_seeds([line.get(name) for line in same]) for name in ("desired", NAME)]
+        reached = [_over_seeds([line["attacks"].get(name) for line in same]) for name in names]
+        seconds = _over_seeds([line.get("seconds") for line in same], "{:.0f}")
+        rows.append([setting, variant, differs, str(len(same)), *measured, *reached, seconds])
     text = (
-        f"# Lab book\n\nOne hardening seed each, suite `{SUITE}`: to choose by. Accuracy on test, mean over attack "
-        "seeds.\n\n"
+        f"# Lab book\n\nSuite `{SUITE}`: to choose by. Accuracy on test, mean over attack seeds; with several "
+        "hardening seeds mean ± standard deviation over them.\n\n"
     )
     return text + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _over_seeds(values: list[float | None], form: str = "{:.3f}") -> str:
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < 2:
+        return "".join(map(form.format, numbers))
+    return f"{form.format(statistics.fmean(numbers))} ± {form.format(statistics.stdev(numbers))}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import statistics
 from pathlib import Path
 
 import pandas as pd
@@ -66,21 +67,29 @@ def test_genders_are_even_within_profession_and_source():
 
 def test_the_lab_book_has_a_line_for_each_variant_and_runs_none_twice(tmp_path, monkeypatch):
     config = make_project(tmp_path)
-    variants, ledger = tmp_path / "variants.yaml", tmp_path / "ledger.jsonl"
+    variants, ledger = tmp_path / "variants.yaml", tmp_path / "variants.jsonl"
     one = {"name": "two steps", "config": str(config), "training": {"max_steps": 2, "blocking_weight": 0.5}}
+    one["seeds"] = [0, 3]
     variants.write_text(json.dumps([{"name": "scratch", "config": str(config)}, one]))
     monkeypatch.chdir(tmp_path)
     lab = runpy.run_path(str(ROOT / "model_cards" / "lab.py"))["main"]
     lab(str(variants))
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]
-    assert [line["variant"] for line in lines] == ["scratch", "two steps"]
+    assert [line["variant"] for line in lines] == ["scratch", "two steps", "two steps"]
+    assert [line["seed"] for line in lines] == [0, 0, 3]
     for line in lines:
         assert {*line["attacks"]} == {"layer probe", "full fine-tuning"}
         assert all(0 < score < 1 for score in line["attacks"].values())
     assert lines[1]["training"] == one["training"]
-    assert 0 < lines[1]["desired"] < 1
-    table = (tmp_path / "TABLE.md").read_text()
-    assert "| config | two steps | max_steps 2, blocking_weight 0.5 |" in table
+    assert all(0 < line["desired"] < 1 for line in lines[1:])
+    weights = {path.read_bytes() for path in tmp_path.glob("lab-runs/*two-steps*/model.safetensors")}
+    assert len(weights) == 2
+    table = (tmp_path / "variants.md").read_text()
+    scores = [line["attacks"]["full fine-tuning"] for line in lines]
+    assert f"| {scores[0]:.3f} |" in table
+    both = f"{statistics.fmean(scores[1:]):.3f} ± {statistics.stdev(scores[1:]):.3f}"
+    assert "| config | two steps | max_steps 2, blocking_weight 0.5 | 2 | " in table
+    assert f" | {both} | " in table
     lab(str(variants))
     assert [json.loads(line) for line in ledger.read_text().splitlines()] == lines
-    assert (tmp_path / "TABLE.md").read_text() == table
+    assert (tmp_path / "variants.md").read_text() == table

@@ -8,6 +8,7 @@ import pytest
 from transformers import HfArgumentParser
 
 from hf_selfdestruct import curvature, inner_optimizers, keeping, losses, presets, training_args, trajectory
+from hf_selfdestruct.trainer_parts import configured_losses
 from hf_selfdestruct.training_args import SelfDestructTrainingArguments
 
 
@@ -43,6 +44,14 @@ def test_choices_are_what_their_rooms_know() -> None:
     assert set(training_args.INNER_OPTIMIZERS) == set(inner_optimizers.INNER_OPTIMIZERS)
     assert set(training_args.HVPS) == set(curvature.HVPS)
     assert training_args.TRAJECTORIES == trajectory.TRAJECTORIES
+
+
+@pytest.mark.parametrize("value", ["entropy+", "", "+entropy", "entropy+gradient"])
+def test_losses_joined_by_plus_are_all_known(make_args, value) -> None:
+    with pytest.raises(ValueError, match=r"blocking_loss must be one of .*; got '(gradient)?'. Join several by \+."):
+        make_args(blocking_loss=value)
+    joined = make_args(blocking_loss="entropy+gradient_norm", probe_weight=0)
+    assert configured_losses(joined) == [losses.Entropy(), losses.GradientNorm()]
 
 
 @pytest.mark.parametrize("name", CHOICES)
