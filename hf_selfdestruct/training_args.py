@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-METHODS = ("mlac", "ac", "sophon", "tar", "booster", "ctrap")
+METHODS = ("mlac", "mlac_fast", "ac", "sophon", "tar", "booster", "ctrap")
 META_GRADIENTS = ("exact", "unrolled", "first_order")
 HVPS = ("double_backward", "finite_difference")
 TRAJECTORIES = ("device", "cpu", "recompute")

@@ -12,7 +12,10 @@ from toy_project import make_project
 from hf_selfdestruct.card import CardDetails, render
 from hf_selfdestruct.comparison import difference
 from hf_selfdestruct.manifest import published_files
+from hf_selfdestruct.presets import fill
 from hf_selfdestruct.report import AttackReport
+from hf_selfdestruct.trainer_parts import configured_adversary
+from hf_selfdestruct.training_args import SelfDestructTrainingArguments
 
 ROOT = Path(__file__).parents[1]
 CARDS = sorted(p.parent for p in (ROOT / "model_cards").glob("*/README.md"))
@@ -29,6 +32,21 @@ def test_card_is_what_its_report_renders(folder):
     plots = [name for name in published_files(folder) if name.endswith(".png")]
     assert plots
     assert (folder / "README.md").read_text() == render(report, details, plots=plots)
+
+
+@pytest.mark.parametrize("folder", CARDS, ids=lambda p: p.name)
+def test_the_fast_preset_is_what_was_measured(folder, tmp_path):
+    recipe = AttackReport.load(folder / "selfdestruct" / "report.json").recipe
+    args = SelfDestructTrainingArguments(str(tmp_path), method="mlac_fast", use_cpu=True)
+    fill(args)
+    measured = [configured_adversary(args).config(), args.meta_gradient, args.blocking_every, args.step_weights]
+    assert measured == [
+        recipe["adversaries"]["0"],
+        recipe["meta_gradient"],
+        recipe["blocking_every"],
+        recipe["step_weights"],
+    ]
+    assert recipe["blocking_losses"]["0"]["name"] == "HeadAdjustedCrossEntropy"
 
 
 def test_readme_leads_with_the_wikibios_result():
