@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from .adversary import Adversary
     from .attacks import Attack, AttackSuite
     from .blocking import BlockingLoss
-    from .card import CardDetails
+    from .details import CardDetails
     from .losses import HeadAdjustedCrossEntropy, NegativeCrossEntropy, UniformKL
     from .report import AttackReport
     from .tasks import BlockedTask
@@ -38,7 +38,7 @@ _ROOMS = {
     "AttackSuite": "attacks",
     "BlockedTask": "tasks",
     "BlockingLoss": "blocking",
-    "CardDetails": "card",
+    "CardDetails": "details",
     "HeadAdjustedCrossEntropy": "losses",
     "NegativeCrossEntropy": "losses",
     "SelfDestructTrainer": "trainer",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .comparison import difference
+from .details import CardDetails
 from .recovery import recovery, regret
 from .report import NOT_MEASURED, AttackReport, cell
-from .schema import checked, parse_json
+from .schema import parse_json
 from .tables import DESIRED_DROP, reference_lines
 
 NOT_STATED = "not stated"
@@ -29,49 +28,23 @@ CLOSED_FORMS = {  # what was done to a model before it was trained, and what tha
     "tasks need of the words is gone too.",
     "keeping_erases": "The original that the model was kept by had the blocked tasks erased from its hidden states.",
 }
+CONSIDERATIONS = {  # after the framework that details.py names
+    "product_hazards": "Product hazards (harm done with the model as it is)",
+    "data_hazards": "Data hazards (harm made possible by what is published)",
+    "attention_hazards": "Attention hazards (harm done by drawing attention to it)",
+    "affected": "Who could be harmed",
+    "stages": "Stages of release",
+    "access": "Conditions of access",
+    "review": "External review",
+    "takedown": "Takedown",
+}
+GATES = {
+    "": "none set by this card",
+    "auto": "whoever agrees to the conditions",
+    "manual": "whom the publisher lets in",
+}
 # Markdown shows these as the characters they name and reads no structure in them.
 ENTITIES = str.maketrans({character: f"&#{ord(character)};" for character in "&<>|[]`\\#"})
-
-
-@dataclass(frozen=True)
-class CardDetails:
-    """The user's own words; what is left empty is printed as "not stated".
-
-    Args:
-        title: Heading of the card.
-        license: Hub licence identifier, such as ``apache-2.0``.
-        base_model: Hub id of the model that was hardened.
-        datasets: Hub ids of the data.
-        language: Language codes.
-        intended_use: What the model is for.
-        contact: Whom to tell about a break or a harm.
-        release_plan: How and to whom it is released.
-    """
-
-    title: str = ""
-    license: str = ""
-    base_model: str = ""
-    datasets: tuple[str, ...] = ()
-    language: tuple[str, ...] = ()
-    intended_use: str = ""
-    contact: str = ""
-    release_plan: str = ""
-
-    def to_json(self) -> str:
-        """The details as JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def from_dict(cls, raw: Any, where: str = "card") -> CardDetails:
-        """Details from plain values.
-
-        Raises:
-            ValueError: An unknown field or a wrong type; the message names it.
-        """
-        if isinstance(raw, dict):  # one data set or language may stand without a list
-            raw = {k: [v] if k in ("datasets", "language") and isinstance(v, str) else v for k, v in raw.items()}
-        details: CardDetails = checked(cls, raw, where)
-        return details
 
 
 def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] = ()) -> str:
@@ -122,6 +95,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
             text.format(report.recipe[name]) for name, text in CLOSED_FORMS.items() if name in report.recipe
         ],
         recipe=_flat(report.recipe),
+        considerations=_considerations(details),
         seconds=sum(run.seconds for run in report.runs),
         NOT_STATED=NOT_STATED,
         NOT_MEASURED=NOT_MEASURED,
@@ -217,6 +191,20 @@ def _desired(report: AttackReport) -> list[list[str]]:
     return [[m, *(_number(report.desired.get(role, {}).get(m)) for role in report.roles())] for m in metrics]
 
 
+def _considerations(details: CardDetails) -> list[tuple[str, str]]:
+    said = details.release.stated()
+    rows = [("Intended use", details.intended_use), ("Release plan", details.release_plan)]
+    for name, label in CONSIDERATIONS.items():
+        value = said.get(name, "")
+        rows.append((label, "; ".join(value) if isinstance(value, list) else value))
+    rows += [
+        ("Who gets the files", GATES[details.gate.mode]),
+        ("Contact, also for a break of this defence", details.contact),
+        ("Licence", details.license),
+    ]
+    return [(label, value or NOT_STATED) for label, value in rows]
+
+
 def _number(value: Any) -> str:
     return NOT_MEASURED if value is None else f"{value:.4f}"
 
@@ -242,6 +230,9 @@ def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:
         for name, value in sorted(hardened.items())
         if name != "loss"
     ]
+    more: dict[str, Any] = details.gate.metadata(report.blocked())
+    if stated := details.release.stated():
+        more["release_considerations"] = stated
     data = ModelCardData(
         language=list(details.language) or None,
         license=details.license or None,
@@ -252,6 +243,7 @@ def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:
         pipeline_tag="text-classification",
         model_name=title if results else None,
         eval_results=results or None,
+        **more,
     )
     return data.to_yaml()
 
@@ -263,6 +255,21 @@ def _plain(value: Any) -> Any:
     return " ".join(str(value).split()).translate(ENTITIES)
 
 
+def details_of(folder: str | Path) -> CardDetails:
+    """The user's own words in ``folder/selfdestruct/card.json``; empty ones where there is no such file.
+
+    Raises:
+        ValueError: The file is broken.
+    """
+    path = Path(folder, "selfdestruct", "card.json")
+    if not path.is_file():
+        return CardDetails()
+    try:
+        return CardDetails.from_dict(parse_json(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def card_of(folder: str | Path) -> str:
     """The card of ``folder/selfdestruct``: its ``report.json``, ``card.json`` and plots, rendered.
 
@@ -270,14 +277,7 @@ def card_of(folder: str | Path) -> str:
         ValueError: The folder holds no readable report, or a broken ``card.json``.
     """
     evidence = Path(folder, "selfdestruct")
-    report = AttackReport.load(evidence / "report.json")
-    path = evidence / "card.json"
-    details = CardDetails()
-    if path.is_file():
-        try:
-            details = CardDetails.from_dict(parse_json(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+    report, details = AttackReport.load(evidence / "report.json"), details_of(folder)
     return render(report, details, plots=[f"selfdestruct/{p.name}" for p in sorted(evidence.glob("*.png"))])
 
 

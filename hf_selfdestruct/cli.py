@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from .details import GATES
+
 WRONG_INPUT, FAILED = 2, 1
 
 
@@ -81,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("folder", metavar="DIR")
     push.add_argument("repo_id", metavar="REPO_ID")
     push.add_argument("--private", action="store_true", help="make a new repository private")
+    push.add_argument("--gated", choices=GATES, help="who wants the files must ask; written to the card too")
+    push.add_argument("--revision", help="branch to commit to; by default main")
+    push.add_argument("--create-pr", action="store_true", help="open a pull request instead of a commit to main")
+    push.add_argument("--dry-run", action="store_true", help="list what would go, and send nothing")
 
     verify = command("verify", _verify, "check a hardened folder against its manifest")
     verify.add_argument("folder", metavar="DIR")
@@ -175,10 +181,24 @@ def _card(arguments: argparse.Namespace) -> int:
 
 
 def _push(arguments: argparse.Namespace) -> int:
-    from .hub import push
+    from .hub import planned, push
 
-    commit = push(arguments.folder, arguments.repo_id, private=arguments.private or None)
-    _show(f"{commit.commit_url}\n")
+    if arguments.dry_run:
+        files = planned(arguments.folder, gated=arguments.gated)
+        for name, size in files.items():
+            _show(f"{size:>14,}  {name}\n")
+        total = f"{sum(files.values()):>14,}  bytes in {len(files)} files"
+        _show(f"{total} would go to {arguments.repo_id}; nothing was sent\n")
+        return 0
+    commit = push(
+        arguments.folder,
+        arguments.repo_id,
+        private=arguments.private or None,
+        gated=arguments.gated,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+    )
+    _show(f"{commit.pr_url or commit.commit_url}\n")
     return 0
 
 

@@ -16,7 +16,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from .attacks import named_suite
-from .card import CardDetails
+from .details import CardDetails
 from .training_args import SelfDestructTrainingArguments
 
 SPLITS = ("train", "validation", "test")

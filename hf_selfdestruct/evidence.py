@@ -17,7 +17,8 @@ from . import __version__, manifest, similarity
 from .attacks import AttackSuite, DesiredData, Target, named_suite
 from .attacks.data import check_attackable
 from .attacks.ledger import Ledger
-from .card import CardDetails, render_folder
+from .card import render_folder
+from .details import CardDetails
 from .files import file_hash
 from .plots import save_plots
 from .report import AttackReport

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
 
-from .manifest import MANIFEST, problems, published_files
+from .card import details_of
+from .details import GATES
+from .manifest import MANIFEST, PUBLISHED, SIGNATURE
+from .staging import staged, staged_files
 
 LOG_IN = "run `hf auth login`, or set HF_TOKEN, and push again"
 
@@ -19,12 +23,16 @@ def push(
     message: str = "Publish hardened model",
     token: str | None = None,
     private: bool | None = None,
+    gated: str | None = None,
     revision: str | None = None,
+    create_pr: bool = False,
 ) -> CommitInfo:
     """Upload a hardened folder's published files in one commit.
 
-    The folder is verified first. Nothing but the files of the manifest and the manifest itself goes:
-    no pickles, no optimizer state, no logs. Doing it again is safe; equal files are not sent twice.
+    The files are copied, and the copy verified, before anything is sent. Nothing but the files of the manifest, the
+    manifest itself and a signature goes: no pickles, no optimizer state, no logs. Files of our kind that the repository
+    still has of an earlier version go in the same commit. Doing it again is safe: equal files are not sent twice, and
+    where nothing differs there is no commit.
 
     Args:
         folder: A hardened folder.
@@ -32,37 +40,82 @@ def push(
         message: Commit message.
         token: Hub token; by default the one of ``hf auth login`` or ``HF_TOKEN``.
         private: Whether a new repository is private.
-        revision: Branch to commit to; by default ``main``.
+        gated: ``auto`` or ``manual``: who wants the files must ask. Written to the card, and switched on before the
+            first file goes. By default what the card's ``gate`` says.
+        revision: Branch to commit to, made if need be; by default ``main``.
+        create_pr: Whether to open a pull request instead.
 
     Returns:
         What the Hub says of the commit.
 
     Raises:
-        ValueError: The folder has no evidence, or does not agree with its manifest.
+        ValueError: The folder has no evidence, does not agree with its manifest, or would give away a token or a path
+            of this machine; or no such gate.
         ConnectionError: The Hub cannot be reached, or refuses; nothing is half-published.
     """
-    if found := problems(folder):
-        raise ValueError(f"{folder} is not published: {'; '.join(found)}.")
-    api = HfApi(token=token)
-    try:
-        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        return api.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            allow_patterns=[*published_files(folder), MANIFEST],
-            commit_message=message,
-            revision=revision,
-        )
-    except LocalTokenNotFoundError:
-        raise ConnectionError(f"no Hub token: {LOG_IN}.") from None
-    except HfHubHTTPError as error:
-        code = error.response.status_code if error.response is not None else "no status"
-        advice = "check the name and that the token may write there, and push again"
-        if code == 401:
-            advice = f"there is no token, or not one that it knows: {LOG_IN}"
-        raise ConnectionError(f"the Hub refused {repo_id!r} ({code}): {advice}; nothing is half-published.") from None
-    except (HTTPError, OSError) as error:  # the client's own failures to connect are no OSError
-        raise ConnectionError(
-            f"the Hub could not be reached ({type(error).__name__}): check the network and push again; "
-            "nothing is half-published."
-        ) from None
+    if gated is not None and gated not in GATES:
+        raise ValueError(f"gated must be one of {', '.join(GATES)}; got {gated!r}.")
+    if create_pr and revision:
+        raise ValueError("a pull request goes to main; leave revision or create_pr out.")
+    with staged(folder, gated=gated) as copy:
+        try:
+            return _commit(
+                HfApi(token=token), copy, repo_id, message, private=private, revision=revision, create_pr=create_pr
+            )
+        except LocalTokenNotFoundError:
+            raise ConnectionError(f"no Hub token: {LOG_IN}.") from None
+        except HfHubHTTPError as error:
+            raise ConnectionError(f"the Hub refused {repo_id!r} {_why(error)}; nothing is half-published.") from None
+        # The client's own failures to connect are no OSError, and an upload's is a RuntimeError around one.
+        except (HTTPError, OSError, RuntimeError) as error:
+            raise ConnectionError(
+                f"the Hub could not be reached ({type(error).__name__}): check the network and push again; "
+                "nothing is half-published."
+            ) from None
+
+
+def planned(folder: str | Path, *, gated: str | None = None) -> dict[str, int]:
+    """What :func:`push` would send: each file's path in the repository, and its size in bytes.
+
+    Raises:
+        ValueError: As :func:`push`.
+    """
+    with staged(folder, gated=gated) as copy:
+        return staged_files(copy)
+
+
+def _commit(
+    api: HfApi, copy: Path, name: str, message: str, *, private: bool | None, revision: str | None, create_pr: bool
+) -> CommitInfo:
+    repo = api.create_repo(name, private=private, exist_ok=True).repo_id
+    if revision:
+        api.create_branch(repo, branch=revision, exist_ok=True)
+    if mode := details_of(copy).gate.mode:
+        api.update_repo_settings(repo, gated="auto" if mode == "auto" else "manual")
+    held = api.model_info(repo, revision=revision)
+    sent = staged_files(copy)
+    stale = [s.rfilename for s in held.siblings or () if s.rfilename not in sent and _ours(s.rfilename)]
+    operations = [CommitOperationAdd(path, copy / path) for path in sent]
+    return api.create_commit(
+        repo,
+        [*operations, *map(CommitOperationDelete, stale)],
+        commit_message=message,
+        revision=revision,
+        create_pr=create_pr,
+        parent_commit=held.sha,
+    )
+
+
+def _ours(path: str) -> bool:
+    """Whether a file in a repository is of the kinds we publish; ``*`` stays within a folder."""
+    patterns = [p for p in (*PUBLISHED, MANIFEST, SIGNATURE) if p.count("/") == path.count("/")]
+    return any(fnmatch(path, pattern) for pattern in patterns)
+
+
+def _why(error: HfHubHTTPError) -> str:
+    code = error.response.status_code if error.response is not None else "no status"
+    if code == 401:
+        return f"(401): there is no token, or not one that it knows: {LOG_IN}"
+    if code == 412:
+        return "(412): somebody else has just pushed there: look at what, and push again"
+    return f"({code}): check the name and that the token may write there, and push again"

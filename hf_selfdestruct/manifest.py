@@ -16,13 +16,14 @@ MANIFEST = "selfdestruct/manifest.json"
 REPORT = "selfdestruct/report.json"
 # Exact names, because `tokenizer*` would also match code and pickles.
 PUBLISHED = (
-    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
-    "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "spiece.model",
-    "spm.model", "sentencepiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm",
+    "*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "generation_config.json",
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "bpe.codes",
+    "spiece.model", "spm.model", "sentencepiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm",
     "special_tokens_map.json", "added_tokens.json", "preprocessor_config.json", "chat_template.jinja", "README.md",
     "selfdestruct/report.json", "selfdestruct/card.json", "selfdestruct/*.png",
 )  # fmt: skip
 SUSPECT = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.py")
+SIGNATURE = "model.sig"  # signs the manifest too, so that it is not in it
 LEFT_BY_TRAINER = "training_args.bin"  # never published
 
 
@@ -56,11 +57,17 @@ def write_manifest(folder: str | Path) -> Path:
 
 
 def stamp_config(folder: str | Path, stamp: dict[str, Any]) -> None:
-    """Put ``{"hf_selfdestruct": stamp}`` into ``config.json``, where stock ``transformers`` carries it along."""
-    path = Path(folder, "config.json")
+    """Put ``{"hf_selfdestruct": stamp}`` into the config, where stock ``transformers`` carries it along."""
+    path = config_file(folder)
     config = json.loads(path.read_text(encoding="utf-8"))
     config["hf_selfdestruct"] = stamp
     write_whole(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def config_file(folder: str | Path) -> Path:
+    """The folder's ``config.json``, or the ``adapter_config.json`` of a folder that holds only an adapter."""
+    whole, adapter = Path(folder, "config.json"), Path(folder, "adapter_config.json")
+    return adapter if adapter.is_file() and not whole.is_file() else whole
 
 
 def problems(folder: str | Path) -> list[str]:
@@ -113,20 +120,21 @@ def _changes(folder: Path) -> list[str]:
 def _disagreements(folder: Path) -> list[str]:
     """The config must carry the report's hash, and the card be what the report renders."""
     # A file may have been removed together with its entry in the manifest.
-    if missing := [name for name in (REPORT, "README.md", "config.json") if not (folder / name).is_file()]:
+    config = config_file(folder).name
+    if missing := [name for name in (REPORT, "README.md", config) if not (folder / name).is_file()]:
         return [f"{name}: missing" for name in missing]
     found = []
     if _stamped_hash(folder) != file_hash(folder / REPORT):
-        found.append(f"config.json: does not carry the hash of {REPORT}")
+        found.append(f"{config}: does not carry the hash of {REPORT}")
     if (folder / "README.md").read_bytes() != card_of(folder).encode():
         found.append(f"README.md: is not what {REPORT} and card.json render")
     return found
 
 
 def _stamped_hash(folder: Path) -> Any:
-    """The report's hash in ``config.json``; ``None`` where there is none."""
+    """The report's hash in the config; ``None`` where there is none."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))  # which may hold infinities
+        config = json.loads(config_file(folder).read_text(encoding="utf-8"))  # which may hold infinities
     except (ValueError, RecursionError):
         return None
     stamp = config.get("hf_selfdestruct") if isinstance(config, dict) else None

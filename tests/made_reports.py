@@ -129,7 +129,7 @@ def made_folder(folder: Path) -> Path:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from hf_selfdestruct.card import CardDetails
+    from hf_selfdestruct.details import CardDetails
     from hf_selfdestruct.evidence import complete_folder
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -14,7 +14,7 @@ NAME = "hf_selfdestruct"
 ROOT = Path(__file__).resolve().parents[1] / NAME
 LEVELS = (
     ("demo", "demo.grammar_words", "schema", "files", "runs"),
-    ("tasks", "metrics", "comparison", "report_checks", "demo.grammar"),
+    ("tasks", "metrics", "comparison", "report_checks", "details", "demo.grammar"),
     ("recovery", "attacks.data"),
     ("tables",),
     ("report",),
@@ -41,7 +41,7 @@ LEVELS = (
     ("meta_gradient", "meta_step", "attacks.suite"),
     ("presets", "plots", "card", "attacks.suites", "checkpoints", "scene", "trainer_checks", "trainer_parts"),
     ("manifest", "attacks", "simulation", "original"),
-    ("keeper",),
+    ("keeper", "staging"),
     ("hub", "evidence"),
     ("trainer",),
     ("config",),

@@ -9,8 +9,9 @@ import yaml
 from huggingface_hub import ModelCard
 from made_reports import ROLES, made_labels, made_probabilities, made_report, made_run, predicted_report
 
-from hf_selfdestruct.card import CardDetails, headlines, render, render_folder
+from hf_selfdestruct.card import headlines, render, render_folder
 from hf_selfdestruct.comparison import difference
+from hf_selfdestruct.details import CardDetails
 from hf_selfdestruct.recovery import regret
 from hf_selfdestruct.report import AttackReport
 

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from toy_project import make_project
 
-from hf_selfdestruct.card import CardDetails, render
+from hf_selfdestruct.card import render
 from hf_selfdestruct.comparison import difference
+from hf_selfdestruct.details import CardDetails
 from hf_selfdestruct.manifest import published_files
 from hf_selfdestruct.presets import fill
 from hf_selfdestruct.report import AttackReport
