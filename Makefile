@@ -21,7 +21,7 @@ $(need_python)
 @echo "setting up $(1) from $(2) (the first time takes a few minutes)"
 @test -x $(1)/bin/pip || $(PYTHON) -m venv --clear $(1)
 @$(1)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c $(2) $(TORCH)
-@$(1)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c $(2) -e '.[demo,test]'
+@$(1)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c $(2) -e '.[demo,sign,test]'
 @touch $@
 endef
 

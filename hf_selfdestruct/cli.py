@@ -79,18 +79,37 @@ def _parser() -> argparse.ArgumentParser:
     card = command("card", _card, "render DIR/README.md again from the report and card.json")
     card.add_argument("folder", metavar="DIR")
 
+    _add_publishing(command)
+    return parser
+
+
+def _add_publishing(command: Callable[..., argparse.ArgumentParser]) -> None:
     push = command("push", _push, "publish a hardened folder on the Hub")
     push.add_argument("folder", metavar="DIR")
     push.add_argument("repo_id", metavar="REPO_ID")
     push.add_argument("--private", action="store_true", help="make a new repository private")
     push.add_argument("--gated", choices=GATES, help="who wants the files must ask; written to the card too")
+    push.add_argument("--sign", metavar="KEY", help="private elliptic-curve key (PEM) to sign with")
     push.add_argument("--revision", help="branch to commit to; by default main")
     push.add_argument("--create-pr", action="store_true", help="open a pull request instead of a commit to main")
     push.add_argument("--dry-run", action="store_true", help="list what would go, and send nothing")
 
-    verify = command("verify", _verify, "check a hardened folder against its manifest")
-    verify.add_argument("folder", metavar="DIR")
-    return parser
+    verify = command("verify", _verify, "check a hardened folder, or one on the Hub, against its manifest")
+    verify.add_argument("source", metavar="DIR_OR_REPO_ID")
+    verify.add_argument("--public-key", metavar="KEY", help="check the signature, with this key (PEM)")
+    verify.add_argument("--revision", help="of the repository on the Hub; by default main")
+    verify.add_argument("--rerun", action="store_true", help="repeat the worst recorded attack; needs --config")
+    verify.add_argument("--config", metavar="CONFIG.yaml", help="where the data is that was attacked with")
+
+    made = command("fingerprint", _fingerprint, "is the served model the certified one?")
+    steps = made.add_subparsers(dest="step", required=True, metavar="make|check")
+    make = steps.add_parser("make", help="record what a classifier answers to secret texts", allow_abbrev=False)
+    make.add_argument("folder", metavar="DIR")
+    make.add_argument("file", metavar="FINGERPRINT.json", help="keep it private")
+    make.add_argument("--probes", type=int, default=64, help="texts to ask; by default 64")
+    check = steps.add_parser("check", help="ask a folder or an endpoint the same texts", allow_abbrev=False)
+    check.add_argument("file", metavar="FINGERPRINT.json")
+    check.add_argument("source", metavar="DIR_OR_URL")
 
 
 # Each command imports what it needs, so that `--help` and wrong options answer at once.
@@ -184,7 +203,7 @@ def _push(arguments: argparse.Namespace) -> int:
     from .hub import planned, push
 
     if arguments.dry_run:
-        files = planned(arguments.folder, gated=arguments.gated)
+        files = planned(arguments.folder, gated=arguments.gated, key=arguments.sign)
         for name, size in files.items():
             _show(f"{size:>14,}  {name}\n")
         total = f"{sum(files.values()):>14,}  bytes in {len(files)} files"
@@ -197,20 +216,78 @@ def _push(arguments: argparse.Namespace) -> int:
         gated=arguments.gated,
         revision=arguments.revision,
         create_pr=arguments.create_pr,
+        key=arguments.sign,
     )
     _show(f"{commit.pr_url or commit.commit_url}\n")
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from .manifest import problems
+    from .manifest import SIGNATURE, problems
+    from .signing import signature_problems
 
-    found = problems(arguments.folder)
+    if arguments.rerun and not arguments.config:
+        raise ValueError("--rerun needs --config CONFIG.yaml: the report holds only fingerprints of the data.")
+    folder = _folder(arguments.source, arguments.revision)
+    found = problems(folder)
+    if not found and arguments.public_key:
+        found = signature_problems(folder, arguments.public_key)
     for problem in found:
         _show(f"{problem}\n")
-    if not found:
-        _show("every file agrees; unsigned hashes detect accidents, not forgery\n")
-    return FAILED if found else 0
+    if found:
+        return FAILED
+    if arguments.public_key:
+        _show("every file agrees, and the signature is of this key\n")
+    else:
+        signed = f"; {SIGNATURE} was not checked: give --public-key" if (folder / SIGNATURE).is_file() else ""
+        _show(f"every file agrees; unsigned hashes detect accidents, not forgery{signed}\n")
+    return _rerun(folder, arguments.config) if arguments.rerun else 0
+
+
+def _folder(source: str, revision: str | None) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise ValueError(f"no folder {source}; a model on the Hub is named owner/name.")
+    from .hub import fetched
+
+    return fetched(source, revision=revision)
+
+
+def _rerun(folder: Path, config: str) -> int:
+    _quiet()
+    from .config import load_config
+    from .rerun import rerun
+
+    found = rerun(folder, load_config(config))
+    for one in found:
+        _show(f"{one.line()}\n")
+    return 0 if all(one.stands for one in found) else FAILED
+
+
+def _fingerprint(arguments: argparse.Namespace) -> int:
+    _quiet()
+    from .fingerprint import Fingerprint, check, folder_answers, make
+
+    if arguments.step == "make":
+        made = make(arguments.folder, probes=arguments.probes)
+        made.save(arguments.file)
+        _show(f"{arguments.file}: keep it private; {made.rate()}\n")
+        return 0
+    made, source = Fingerprint.load(arguments.file), arguments.source
+    if source.startswith(("http://", "https://")):
+        from .hub import endpoint_answers
+
+        answers = endpoint_answers(source, made.labels)
+    else:
+        answers = folder_answers(_folder(source, None), made.labels)
+    finding = check(made, answers)
+    verdict = "the certified weights answer" if finding.same else "ANOTHER MODEL ANSWERS"
+    _show(
+        f"{verdict}: probabilities differ by {finding.difference:.2e} (threshold {finding.threshold:.2e}), and "
+        f"{finding.differing} of {finding.probes} answers; {made.rate()}\n"
+    )
+    return 0 if finding.same else FAILED
 
 
 def _show(text: str) -> None:

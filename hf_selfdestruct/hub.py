@@ -1,16 +1,20 @@
-"""Publishing on the Hub: the only room that talks to the network."""
+"""The Hub and endpoints: the only room that talks to the network."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+import numpy as np
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
 
 from .card import details_of
 from .details import GATES
-from .manifest import MANIFEST, PUBLISHED, SIGNATURE
+from .fingerprint import Answers
+from .manifest import MANIFEST, PUBLISHED, SIGNATURE, SUSPECT
 from .staging import staged, staged_files
 
 LOG_IN = "run `hf auth login`, or set HF_TOKEN, and push again"
@@ -26,6 +30,7 @@ def push(
     gated: str | None = None,
     revision: str | None = None,
     create_pr: bool = False,
+    key: str | Path | None = None,
 ) -> CommitInfo:
     """Upload a hardened folder's published files in one commit.
 
@@ -44,6 +49,7 @@ def push(
             first file goes. By default what the card's ``gate`` says.
         revision: Branch to commit to, made if need be; by default ``main``.
         create_pr: Whether to open a pull request instead.
+        key: Private key to sign with, see :func:`signing.sign`.
 
     Returns:
         What the Hub says of the commit.
@@ -57,30 +63,66 @@ def push(
         raise ValueError(f"gated must be one of {', '.join(GATES)}; got {gated!r}.")
     if create_pr and revision:
         raise ValueError("a pull request goes to main; leave revision or create_pr out.")
-    with staged(folder, gated=gated) as copy:
-        try:
-            return _commit(
-                HfApi(token=token), copy, repo_id, message, private=private, revision=revision, create_pr=create_pr
-            )
-        except LocalTokenNotFoundError:
-            raise ConnectionError(f"no Hub token: {LOG_IN}.") from None
-        except HfHubHTTPError as error:
-            raise ConnectionError(f"the Hub refused {repo_id!r} {_why(error)}; nothing is half-published.") from None
-        # The client's own failures to connect are no OSError, and an upload's is a RuntimeError around one.
-        except (HTTPError, OSError, RuntimeError) as error:
-            raise ConnectionError(
-                f"the Hub could not be reached ({type(error).__name__}): check the network and push again; "
-                "nothing is half-published."
-            ) from None
+    with staged(folder, gated=gated, key=key) as copy, _one_line(repo_id, "nothing is half-published"):
+        return _commit(
+            HfApi(token=token), copy, repo_id, message, private=private, revision=revision, create_pr=create_pr
+        )
 
 
-def planned(folder: str | Path, *, gated: str | None = None) -> dict[str, int]:
+def fetched(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:
+    """A published hardened folder, fetched into the Hub's cache.
+
+    Only files of the kinds we publish are fetched. Nothing in them is trusted, loaded or run.
+
+    Raises:
+        ValueError: The repository holds files that can run code or hide weights, or no manifest.
+        ConnectionError: The Hub cannot be reached, or refuses.
+    """
+    api = HfApi(token=token)
+    with _one_line(repo_id, "nothing was verified"):
+        names = [s.rfilename for s in api.model_info(repo_id, revision=revision).siblings or ()]
+        if suspects := sorted(n for n in names if any(fnmatch(n, pattern) for pattern in SUSPECT)):
+            raise ValueError(f"{repo_id} holds {suspects[0]}, which can run code or hide weights; refused.")
+        if MANIFEST not in names:
+            raise ValueError(f"{repo_id} has no {MANIFEST}: it is not a hardened model that was published whole.")
+        patterns = [*PUBLISHED, MANIFEST, SIGNATURE]
+        return Path(api.snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+
+
+def endpoint_answers(url: str, labels: Sequence[str], *, token: str | None = None) -> Answers:
+    """The answers of a text-classification endpoint (Inference Endpoints, or what speaks like them).
+
+    Args:
+        url: Address of the endpoint.
+        labels: Names of the classes, in the order wanted.
+        token: Its token; by default the Hub's.
+    """
+    client = InferenceClient(model=url, token=token)
+
+    def answers(texts: Sequence[str]) -> tuple[np.ndarray, int]:
+        rows = []
+        with _one_line(url, "nothing was checked"):
+            for text in texts:
+                given = {one.label: one.score for one in client.text_classification(text, top_k=len(labels))}
+                if set(given) != set(labels):
+                    raise ValueError(
+                        f"{url} tells {', '.join(sorted(given))}; the fingerprint is of {', '.join(labels)}."
+                    )
+                rows.append([given[label] for label in labels])
+        # As coarse as the finest number given: an endpoint may round.
+        decimals = max(len(f"{score:.16f}".rstrip("0").partition(".")[2]) for row in rows for score in row)
+        return np.array(rows), decimals
+
+    return answers
+
+
+def planned(folder: str | Path, *, gated: str | None = None, key: str | Path | None = None) -> dict[str, int]:
     """What :func:`push` would send: each file's path in the repository, and its size in bytes.
 
     Raises:
         ValueError: As :func:`push`.
     """
-    with staged(folder, gated=gated) as copy:
+    with staged(folder, gated=gated, key=key) as copy:
         return staged_files(copy)
 
 
@@ -110,6 +152,22 @@ def _ours(path: str) -> bool:
     """Whether a file in a repository is of the kinds we publish; ``*`` stays within a folder."""
     patterns = [p for p in (*PUBLISHED, MANIFEST, SIGNATURE) if p.count("/") == path.count("/")]
     return any(fnmatch(path, pattern) for pattern in patterns)
+
+
+@contextmanager
+def _one_line(place: str, left: str) -> Iterator[None]:
+    """Turns what the client raises into one line that says what to do, without its token."""
+    try:
+        yield
+    except LocalTokenNotFoundError:
+        raise ConnectionError(f"no Hub token: {LOG_IN}.") from None
+    except HfHubHTTPError as error:
+        raise ConnectionError(f"{place!r} refused {_why(error)}; {left}.") from None
+    # The client's own failures to connect are no OSError, and an upload's is a RuntimeError around one.
+    except (HTTPError, OSError, RuntimeError) as error:
+        raise ConnectionError(
+            f"the Hub could not be reached ({type(error).__name__}): check the network and try again; {left}."
+        ) from None
 
 
 def _why(error: HfHubHTTPError) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from .card import details_of
 from .details import Gate
 from .manifest import MANIFEST, SIGNATURE, problems, published_files, renew_card
+from .signing import sign
 
 STAGING = "_staging"
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
@@ -20,7 +21,7 @@ TEXTS = (".json", ".md", ".jinja", ".txt")
 
 
 @contextmanager
-def staged(folder: str | Path, *, gated: str | None = None) -> Iterator[Path]:
+def staged(folder: str | Path, *, gated: str | None = None, key: str | Path | None = None) -> Iterator[Path]:
     """A folder's published files and manifest, copied, changed as asked, and verified; gone afterwards.
 
     An allow-list: no pickle, optimizer state, log or checkpoint gets here.
@@ -28,6 +29,7 @@ def staged(folder: str | Path, *, gated: str | None = None) -> Iterator[Path]:
     Args:
         folder: A hardened folder.
         gated: ``auto`` or ``manual``: the card in the copy asks for it.
+        key: Private key to sign the copy with.
 
     Yields:
         The copy.
@@ -47,8 +49,12 @@ def staged(folder: str | Path, *, gated: str | None = None) -> Iterator[Path]:
             shutil.copyfile(folder / name, copy / name)
         if gated is not None:
             _gate(copy, gated)
+            if key is None and (copy / SIGNATURE).is_file():
+                raise ValueError(f"{folder}: {SIGNATURE} signs a card without this gate; sign again with --sign KEY.")
         if found := problems(copy) + _secrets(copy, folder):
             raise ValueError(f"{folder} is not published: {'; '.join(found)}.")
+        if key is not None:
+            sign(copy, key)
         yield copy
     finally:
         shutil.rmtree(copy, ignore_errors=True)
@@ -61,11 +67,6 @@ def staged_files(copy: str | Path) -> dict[str, int]:
 
 
 def _gate(copy: Path, mode: str) -> None:
-    if (copy / SIGNATURE).is_file():
-        raise ValueError(
-            f"{SIGNATURE} signs a card without this gate; set `gate` in selfdestruct/card.json, run "
-            "`hf-selfdestruct card`, and sign again."
-        )
     details = details_of(copy)
     gate = Gate(mode, details.gate.prompt, details.gate.fields)
     (copy / "selfdestruct" / "card.json").write_text(

@@ -14,7 +14,7 @@ NAME = "hf_selfdestruct"
 ROOT = Path(__file__).resolve().parents[1] / NAME
 LEVELS = (
     ("demo", "demo.grammar_words", "schema", "files", "runs"),
-    ("tasks", "metrics", "comparison", "report_checks", "details", "demo.grammar"),
+    ("tasks", "metrics", "comparison", "report_checks", "details", "fingerprint", "demo.grammar"),
     ("recovery", "attacks.data"),
     ("tables",),
     ("report",),
@@ -41,13 +41,14 @@ LEVELS = (
     ("meta_gradient", "meta_step", "attacks.suite"),
     ("presets", "plots", "card", "attacks.suites", "checkpoints", "scene", "trainer_checks", "trainer_parts"),
     ("manifest", "attacks", "simulation", "original"),
-    ("keeper", "staging"),
+    ("keeper", "signing"),
+    ("staging",),
     ("hub", "evidence"),
     ("trainer",),
     ("config",),
     ("corpus",),
     ("recipe",),
-    ("demo.recipe",),
+    ("demo.recipe", "rerun"),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

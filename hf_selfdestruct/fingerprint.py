@@ -1,0 +1,229 @@
+"""Is the served model the certified one? Its answers to private texts, and how much honest serving changes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from .files import file_hash, write_whole
+from .schema import checked, parse_json
+
+WORDS = (4, 20)  # of a probe, at least and at most
+LONGEST = 64  # tokens of a probe; the rest is cut
+HALVES = 25  # random halves of the probes, each measured as a check would be
+MARGIN = 10.0  # how much more than what was measured honest serving may differ: other machines were not there
+# Ways of honest serving: batch size, whether every text is padded to the longest of all, attention, threads.
+SERVINGS = (
+    (1, False, "eager", 1),
+    (16, False, "sdpa", 1),
+    (5, True, "eager", 2),
+    (64, False, "eager", 1),
+    (3, False, "sdpa", 2),
+    (64, True, "sdpa", 1),
+)
+Answers = Callable[[Sequence[str]], tuple[np.ndarray, int]]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What certified weights answer to texts that nobody else knows. Keep it private: who knows it can imitate it.
+
+    Attributes:
+        probes: The texts.
+        labels: Names of the classes.
+        probabilities: Of every class, for every probe.
+        sha256: Of the weights.
+        threshold: Root mean square difference of probabilities above which another model answers.
+        largest: The largest difference that honest serving gave.
+        false_alarms: Honest servings, not used for the threshold, that were above it.
+        servings: Number of those.
+    """
+
+    probes: tuple[str, ...]
+    labels: tuple[str, ...]
+    probabilities: tuple[tuple[float, ...], ...]
+    sha256: str
+    threshold: float
+    largest: float
+    false_alarms: int
+    servings: int
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together."""
+        shape = {len(row) for row in self.probabilities}
+        if len(self.probes) != len(self.probabilities) or shape != {len(self.labels)}:
+            raise ValueError("a fingerprint needs probes, labels, and a probability of each label for each probe.")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"a fingerprint's threshold must lie between 0 and 1; got {self.threshold}.")
+
+    def expected(self) -> np.ndarray:
+        """The certified probabilities, shape ``(probes, labels)``."""
+        return np.array(self.probabilities)
+
+    def rate(self) -> str:
+        """The measured false-alarm rate, with its upper 95 % bound where there was none (the rule of three)."""
+        bound = "" if self.false_alarms else f", so at most {3 / self.servings:.3f} with 95 % confidence"
+        return f"{self.false_alarms} of {self.servings} honest servings raised a false alarm{bound}"
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON."""
+        write_whole(path, json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Fingerprint:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: No fingerprint; the message names the field.
+        """
+        try:
+            made: Fingerprint = checked(cls, parse_json(Path(path).read_text(encoding="utf-8")), "fingerprint")
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{path}: not a fingerprint: {error}") from None
+        return made
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        difference: Root mean square difference of the probabilities to the certified ones.
+        threshold: What it may be.
+        differing: Probes whose likeliest class is another one.
+        probes: Number of probes.
+    """
+
+    difference: float
+    threshold: float
+    differing: int
+    probes: int
+
+    @property
+    def same(self) -> bool:
+        """Whether the certified weights answer."""
+        return self.difference <= self.threshold
+
+
+def make(folder: str | Path, *, probes: int = 64, seed: int | None = None) -> Fingerprint:
+    """Record a model's answers, and how much honest serving changes them.
+
+    The threshold comes from half of :data:`SERVINGS`, times :data:`MARGIN`; false alarms are counted on the other half,
+    each on random halves of the probes.
+
+    Args:
+        folder: Folder of a text classifier.
+        probes: Texts to ask.
+        seed: Makes the texts; by default a secret one that nobody keeps.
+
+    Raises:
+        ValueError: Too few probes.
+    """
+    if probes < 8:
+        raise ValueError(f"a fingerprint needs at least 8 probes; got {probes}.")
+    texts = _texts(folder, probes, secrets.randbits(62) if seed is None else seed)
+    expected, labels = _served(folder, texts, *SERVINGS[0])
+    found = [_served(folder, texts, *serving)[0] for serving in SERVINGS]
+    halves = [np.random.default_rng(i).permutation(probes)[: probes // 2] for i in range(HALVES)]
+    measured = [[_difference(one[rows], expected[rows]) for rows in halves] for one in found]
+    used, held_out = [*chain(*measured[1::2])], [*chain(*measured[2::2])]
+    threshold = MARGIN * max(*used, 1e-7)  # no serving may be bitwise the same, nor one in single precision further off
+    return Fingerprint(
+        probes=tuple(texts),
+        labels=labels,
+        probabilities=tuple(map(tuple, expected.tolist())),
+        sha256=file_hash(*sorted(Path(folder).glob("*.safetensors"))),
+        threshold=threshold,
+        largest=max(*used, *held_out),
+        false_alarms=sum(one > threshold for one in held_out),
+        servings=len(held_out),
+    )
+
+
+def check(fingerprint: Fingerprint, answers: Answers) -> Finding:
+    """Ask somebody's model the probes.
+
+    Args:
+        fingerprint: What the certified weights answer.
+        answers: Texts to probabilities ``(texts, labels)`` in the fingerprint's order, and the number of decimals that
+            they are given with; see :func:`folder_answers` and ``hub.endpoint_answers``.
+    """
+    served, decimals = answers(fingerprint.probes)
+    expected = np.round(fingerprint.expected(), decimals)
+    return Finding(
+        difference=_difference(served, expected),
+        threshold=fingerprint.threshold + 10.0**-decimals,  # a rounding may fall to the other side
+        differing=int((served.argmax(1) != expected.argmax(1)).sum()),
+        probes=len(fingerprint.probes),
+    )
+
+
+def folder_answers(folder: str | Path, labels: Sequence[str]) -> Answers:
+    """The answers of a model in a folder, whose classes must be the fingerprint's.
+
+    Raises:
+        ValueError: It has other classes.
+    """
+
+    def answers(texts: Sequence[str]) -> tuple[np.ndarray, int]:
+        served, own = _served(folder, texts, *SERVINGS[1])
+        if own != tuple(labels):
+            raise ValueError(f"{folder} tells {', '.join(own)}; the fingerprint is of {', '.join(labels)}.")
+        return served, 16
+
+    return answers
+
+
+def _texts(folder: str | Path, count: int, seed: int) -> list[str]:
+    """Random words of the tokenizer's vocabulary: nothing that a provider could know or would answer by heart."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    words = sorted(
+        word for word in tokenizer.get_vocab() if word.isalpha() and word not in tokenizer.all_special_tokens
+    )
+    if len(words) < 8:
+        raise ValueError(f"{folder}: its tokenizer knows too few whole words to make probes of.")
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(*WORDS, count, endpoint=True)
+    return [" ".join(generator.choice(words, length)) for length in lengths]
+
+
+@torch.no_grad()
+def _served(
+    folder: str | Path, texts: Sequence[str], batch: int, pad: bool, attention: str, threads: int
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, use_safetensors=True, trust_remote_code=False, attn_implementation=attention
+    ).eval()
+    length = {"padding": "max_length", "max_length": LONGEST} if pad else {"padding": True, "max_length": LONGEST}
+    with _threads(threads):
+        logits = [
+            model(**tokenizer(texts[i : i + batch], truncation=True, return_tensors="pt", **length)).logits
+            for i in range(0, len(texts), batch)
+        ]
+    names = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
+    return torch.cat(logits).double().softmax(-1).numpy(), names
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _difference(one: np.ndarray, two: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((one - two) ** 2)))
