@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, InferenceClient
@@ -13,9 +14,11 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 
 from .card import details_of
 from .details import GATES
-from .fingerprint import Answers
 from .manifest import MANIFEST, PUBLISHED, SIGNATURE, SUSPECT
 from .staging import staged, staged_files
+
+if TYPE_CHECKING:
+    from .fingerprint import Answers
 
 LOG_IN = "run `hf auth login`, or set HF_TOKEN, and push again"
 

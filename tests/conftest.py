@@ -11,14 +11,16 @@ import shutil
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from loopback_hub import LoopbackHub
 from made_reports import made_folder
+from toy_hub import run_against
 from toy_models import ARCHITECTURES, tiny_model, toy_batch, toy_rows, toy_task
 from transformers import PreTrainedModel
 
@@ -39,6 +41,21 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(original: Path, tmp_path: Path) -> Path:
     """A copy of it, to be changed."""
     return shutil.copytree(original, tmp_path / "hardened")
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    """A Hub on loopback."""
+    with LoopbackHub() as running:
+        yield running
+
+
+@pytest.fixture
+def push(folder: Path, tmp_path: Path) -> Callable[..., Any]:
+    """``hf-selfdestruct push`` of the folder."""
+    return lambda url, *options, repo="tester/hardened", token="hf_x": run_against(
+        url, "push", folder, repo, *options, home=tmp_path, token=token
+    )
 
 
 @pytest.fixture(scope="session", params=ARCHITECTURES)
