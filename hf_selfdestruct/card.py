@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .comparison import difference
 from .details import CardDetails
+from .files import read_text
 from .recovery import recovery, regret
 from .report import NOT_MEASURED, AttackReport, cell
 from .schema import parse_json
@@ -19,6 +20,7 @@ from .tables import DESIRED_DROP, reference_lines
 
 NOT_STATED = "not stated"
 NOISE = 0.03
+MOST_BYTES = 1024 * 1024  # of the user's own words
 CLOSED_FORMS = {  # what was done to a model before it was trained, and what that takes from its users
     "merge_words": "Words that tell a blocked task were made one with others until no group told more than {} standard "
     "errors: the model cannot tell them apart.",
@@ -265,7 +267,7 @@ def details_of(folder: str | Path) -> CardDetails:
     if not path.is_file():
         return CardDetails()
     try:
-        return CardDetails.from_dict(parse_json(path.read_text(encoding="utf-8")))
+        return CardDetails.from_dict(parse_json(read_text(path, MOST_BYTES)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -16,6 +16,23 @@ def file_hash(*paths: str | Path) -> str:
     return digest.hexdigest()
 
 
+def read_text(path: str | Path, most: int) -> str:
+    """The text of a file from a stranger.
+
+    Raises:
+        ValueError: It is missing, has more bytes than ``most``, or is not UTF-8.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no file at {path}.")
+    if (size := path.stat().st_size) > most:
+        raise ValueError(f"{path} has {size} bytes; at most {most} are read.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}).") from None
+
+
 def write_whole(path: str | Path, text: str) -> None:
     """Write a text file; a reader, or a kill half-way, never meets half of it."""
     path = Path(path)

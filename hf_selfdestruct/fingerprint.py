@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from .files import file_hash, write_whole
+from .files import file_hash, read_text, write_whole
 from .schema import checked, parse_json
 
-WORDS = (4, 20)  # of a probe, at least and at most
+WORDS = (4, 12)  # of a probe, at least and at most
 LONGEST = 64  # tokens of a probe; the rest is cut
+MOST_BYTES = 16 * 1024 * 1024  # of a file
 HALVES = 25  # random halves of the probes, each measured as a check would be
 MARGIN = 10.0  # how much more than what was measured honest serving may differ: other machines were not there
 # Ways of honest serving: batch size, whether every text is padded to the longest of all, attention, threads.
@@ -87,8 +88,8 @@ class Fingerprint:
             ValueError: No fingerprint; the message names the field.
         """
         try:
-            made: Fingerprint = checked(cls, parse_json(Path(path).read_text(encoding="utf-8")), "fingerprint")
-        except (ValueError, OSError) as error:
+            made: Fingerprint = checked(cls, parse_json(read_text(path, MOST_BYTES)), "fingerprint")
+        except ValueError as error:
             raise ValueError(f"{path}: not a fingerprint: {error}") from None
         return made
 
@@ -162,7 +163,7 @@ def check(fingerprint: Fingerprint, answers: Answers) -> Finding:
     expected = np.round(fingerprint.expected(), decimals)
     return Finding(
         difference=_difference(served, expected),
-        threshold=fingerprint.threshold + 10.0**-decimals,  # a rounding may fall to the other side
+        threshold=fingerprint.threshold + 10.0**-decimals / 2,  # some roundings fall to the other side
         differing=int((served.argmax(1) != expected.argmax(1)).sum()),
         probes=len(fingerprint.probes),
     )
@@ -188,7 +189,7 @@ def _texts(folder: str | Path, count: int, seed: int) -> list[str]:
     """Random words of the tokenizer's vocabulary: nothing that a provider could know or would answer by heart."""
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     words = sorted(
-        word for word in tokenizer.get_vocab() if word.isalpha() and word not in tokenizer.all_special_tokens
+        word for word in tokenizer.get_vocab() if word.isalnum() and word not in tokenizer.all_special_tokens
     )
     if len(words) < 8:
         raise ValueError(f"{folder}: its tokenizer knows too few whole words to make probes of.")
@@ -205,7 +206,8 @@ def _served(
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, use_safetensors=True, trust_remote_code=False, attn_implementation=attention
     ).eval()
-    length = {"padding": "max_length", "max_length": LONGEST} if pad else {"padding": True, "max_length": LONGEST}
+    most = min(LONGEST, getattr(model.config, "max_position_embeddings", LONGEST) - 2)  # RoBERTa's begin at 2
+    length = {"padding": "max_length" if pad else True, "max_length": most}
     with _threads(threads):
         logits = [
             model(**tokenizer(texts[i : i + batch], truncation=True, return_tensors="pt", **length)).logits

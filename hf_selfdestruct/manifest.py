@@ -7,8 +7,10 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from .card import card_of
-from .files import file_hash, write_whole
+from .files import file_hash, read_text, write_whole
 from .report import AttackReport
 from .schema import checked, parse_json
 
@@ -22,6 +24,8 @@ PUBLISHED = (
     "special_tokens_map.json", "added_tokens.json", "preprocessor_config.json", "chat_template.jinja", "README.md",
     "selfdestruct/report.json", "selfdestruct/card.json", "selfdestruct/*.png",
 )  # fmt: skip
+CODE = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")  # what would have transformers run code
+MOST_BYTES = 16 * 1024 * 1024  # of a manifest or a config
 SUSPECT = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.py")
 SIGNATURE = "model.sig"  # signs the manifest too, so that it is not in it
 LEFT_BY_TRAINER = "training_args.bin"  # never published
@@ -123,7 +127,7 @@ def _disagreements(folder: Path) -> list[str]:
     config = config_file(folder).name
     if missing := [name for name in (REPORT, "README.md", config) if not (folder / name).is_file()]:
         return [f"{name}: missing" for name in missing]
-    found = []
+    found = _dangers(folder)
     if _stamped_hash(folder) != file_hash(folder / REPORT):
         found.append(f"{config}: does not carry the hash of {REPORT}")
     if (folder / "README.md").read_bytes() != card_of(folder).encode():
@@ -131,22 +135,43 @@ def _disagreements(folder: Path) -> list[str]:
     return found
 
 
+def _dangers(folder: Path) -> list[str]:
+    """Files that ask for code of their own, or whose headers lie."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        content = _object_in(path)
+        found += [f"{path.name}: asks for code from the repository ({key})" for key in CODE if content.get(key)]
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np") as tensors:
+                tensors.keys()
+        except (SafetensorError, OSError) as error:
+            found.append(f"{path.name}: not safetensors ({error})")
+    return found
+
+
 def _stamped_hash(folder: Path) -> Any:
     """The report's hash in the config; ``None`` where there is none."""
-    try:
-        config = json.loads(config_file(folder).read_text(encoding="utf-8"))  # which may hold infinities
-    except (ValueError, RecursionError):
-        return None
-    stamp = config.get("hf_selfdestruct") if isinstance(config, dict) else None
+    stamp = _object_in(config_file(folder)).get("hf_selfdestruct")
     return stamp.get("report_sha256") if isinstance(stamp, dict) else None
+
+
+def _object_in(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of others, which may hold infinities; an empty one where there is none."""
+    try:
+        content = json.loads(read_text(path, MOST_BYTES))
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _listed(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: it is not a hardened folder, or was never attacked.")
+    text = read_text(path, MOST_BYTES)
     try:
-        content = checked(dict[str, Any], parse_json(path.read_text(encoding="utf-8")), "manifest")
+        content = checked(dict[str, Any], parse_json(text), "manifest")
         entries: dict[str, dict[str, Any]] = checked(dict[str, dict[str, Any]], content.get("files"), "files")
     except ValueError as error:
         raise ValueError(f"{path}: not a manifest: {error}") from None

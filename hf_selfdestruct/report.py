@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .files import write_whole
+from .files import read_text, write_whole
 from .report_checks import check_report
 from .runs import NOT_MEASURED, REFERENCES, ROLES, AttackRun, Scores, Summary, cell, summaries_of
 from .schema import checked, parse_json
@@ -147,10 +147,9 @@ class AttackReport:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"no report at {path}.")
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError(f"{path} has {path.stat().st_size} bytes; a report has at most {MOST_BYTES}.")
+        text = read_text(path, MOST_BYTES)
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            return cls.from_json(text)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 

@@ -13,14 +13,17 @@ from typing import Any, get_args, get_origin, get_type_hints
 # What a reader of the message calls the types of JSON.
 NAMES = {dict: "an object", tuple: "a list", str: "text", int: "a whole number", float: "a number", bool: "a boolean"}
 LARGEST = 2**63
+MOST_ENTRIES = 500_000
 
 
 def parse_json(text: str) -> Any:
     """Parse JSON as the standard has it: without NaN and infinities, and nested no deeper than can be read.
 
     Raises:
-        ValueError: The text is not such JSON.
+        ValueError: The text is not such JSON, or has more than :data:`MOST_ENTRIES` entries.
     """
+    if text.count(",") >= MOST_ENTRIES:  # one stands between two entries; more of them in texts do no harm
+        raise ValueError(f"more than {MOST_ENTRIES} entries.")
     try:
         return json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_whole_number)
     except RecursionError:

@@ -53,7 +53,7 @@ def signature_problems(folder: str | Path, public_key: str | Path) -> list[str]:
     try:
         # Files that the Hub's client has fetched are links into its cache.
         config.set_hashing_config(hashing.Config().set_allow_symlinks(True)).verify(folder, folder / SIGNATURE)
-    except (ValueError, KeyError, OSError, AttributeError, InvalidSignature) as error:
+    except (ValueError, TypeError, KeyError, OSError, AttributeError, InvalidSignature) as error:
         what = " ".join(str(error).split()) or type(error).__name__
         return [f"{SIGNATURE}: not of this key and these files ({what})"]
     return []

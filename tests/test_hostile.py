@@ -1,0 +1,237 @@
+"""Folders and files from strangers who mean harm: refused with one line, nothing written outside, nothing run."""
+
+import contextlib
+import json
+import struct
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from made_reports import made_report
+from toy_hub import one_line, run_against
+from toy_project import run_cli
+
+from hf_selfdestruct.card import render
+from hf_selfdestruct.config import load_config
+from hf_selfdestruct.details import CardDetails
+from hf_selfdestruct.manifest import MANIFEST, problems, write_manifest
+from hf_selfdestruct.report import AttackReport
+
+INPUTS = 300  # tried of each kind in every run of the tests
+FUZZED = settings(max_examples=INPUTS, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def everything(root):
+    """Every file below a folder, with its content."""
+    return {path: path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def edited(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def lying_header(folder):
+    """A tensor that says it is a thousand times as large as the file."""
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + size])
+    name = next(n for n in header if n != "__metadata__")
+    start, end = header[name]["data_offsets"]
+    header[name]["data_offsets"] = [start, end * 1000]
+    raw = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + content[8 + size :])
+
+
+def huge_header(folder):
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**62) + b"{}")
+
+
+def million_runs(folder):
+    path = folder / "selfdestruct" / "report.json"
+    path.write_text('{"runs": [' + ",".join(["0"] * 1_000_000) + "]}")
+
+
+def remote_code(folder):
+    edited(folder / "config.json", lambda c: c.update(auto_map={"AutoModel": "model.Evil"}))
+
+
+def outside(name):
+    return lambda folder: edited(folder / MANIFEST, lambda m: m["files"].update({name: {"sha256": "0", "size": 0}}))
+
+
+# What is done to a folder, whether its manifest is written anew as by an attacker, and what is said of it.
+ATTACKS = {
+    "path outside": (outside("../../x"), False, "'../../x', a path outside"),
+    "absolute path": (outside("/etc/passwd"), False, "'/etc/passwd', a path outside"),
+    "windows path": (outside("..\\x"), False, "a path outside"),
+    "no object": (lambda f: (f / MANIFEST).write_text("[]"), False, "not a manifest"),
+    "nested": (lambda f: (f / MANIFEST).write_text("[" * 100_000), False, "not a manifest"),
+    "huge manifest": (lambda f: (f / MANIFEST).write_text(" " * 20_000_000), False, "at most"),
+    "no text": (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"), False, "UTF-8"),
+    "million runs": (million_runs, False, "report.json"),
+    "lying header": (lying_header, True, "model.safetensors: not safetensors"),
+    "huge header": (huge_header, True, "model.safetensors: not safetensors"),
+    "remote code": (remote_code, True, "config.json: asks for code"),
+    "tokenizer's code": (
+        lambda f: (f / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["x.Evil", null]}}'),
+        True,
+        "tokenizer_config.json: asks for code",
+    ),
+    "a pickle": (
+        lambda f: (f / "pytorch_model.bin").write_bytes(b"cos\nsystem\n"),
+        True,
+        "pytorch_model.bin: can run code",
+    ),
+    "a module": (lambda f: (f / "modeling.py").write_text("1/0"), True, "modeling.py: can run code"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_hostile_folder_is_refused(folder, tmp_path, name):
+    change, renews, why = ATTACKS[name]
+    change(folder)
+    if renews:
+        write_manifest(folder)
+    before = everything(tmp_path)
+    try:
+        found = problems(folder)
+    except ValueError as error:
+        found = [str(error)]
+    assert any(why in line for line in found), found
+    assert all(len(line.splitlines()) == 1 for line in found)
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["verify", "push", "card"])
+def test_from_the_command_line_it_is_one_line(folder, tmp_path, command):
+    outside("../../x")(folder)
+    words = [command, folder, *(["a/b"] if command == "push" else [])]
+    assert "a path outside" in one_line(run_cli(*words, home=tmp_path), 2)
+
+
+def test_a_million_entries_are_refused_before_they_are_read():
+    with pytest.raises(ValueError, match="more than 500000 entries"):
+        AttackReport.from_json('{"tasks": {' + ",".join(f'"t{i}": {{}}' for i in range(600_000)) + "}}")
+
+
+@pytest.mark.parametrize(("name", "why"), [("pytorch_model.bin", "can run code"), ("evil.py", "can run code")])
+def test_a_hostile_repository_is_refused_before_anything_is_fetched(hub, push, tmp_path, name, why):
+    assert push(hub.url).returncode == 0
+    hub.repos["tester/hardened"].files()[name] = b"cos\nsystem\n"
+    count = len(hub.requests)
+    assert why in one_line(run_against(hub.url, "verify", "tester/hardened", home=tmp_path), 2)
+    assert not [r for r in hub.requests[count:] if "resolve" in r]
+
+
+def test_a_repository_with_a_path_outside_writes_nothing_there(hub, push, tmp_path):
+    assert push(hub.url).returncode == 0
+    hub.repos["tester/hardened"].files()["../../../../escaped.safetensors"] = b"x"
+    run_against(hub.url, "verify", "tester/hardened", home=tmp_path)
+    assert not [path for path in tmp_path.parent.parent.rglob("escaped*")]
+
+
+SCRIPT = "<script>alert(1)</script>{{ 7 * 7 }}{% raw %}\n# heading | `x` [a](javascript:b)"
+
+
+def test_words_of_strangers_stay_words_on_the_card():
+    from dataclasses import replace
+
+    report = replace(made_report(), checks=(SCRIPT,), recipe={SCRIPT: SCRIPT})
+    body = render(report, CardDetails(title=SCRIPT, intended_use=SCRIPT)).split("---\n", 2)[2]
+    assert "{{ 7 * 7 }}" in body
+    for markup in ("<script", "`x`", "[a](", "\n# heading"):
+        assert markup not in body
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def paths(content, place=()):
+    """Places of all values in parsed JSON."""
+    yield place
+    if isinstance(content, dict | list):
+        for key in content if isinstance(content, dict) else range(len(content)):
+            yield from paths(content[key], (*place, key))
+
+
+def mutated(draw, content):
+    """Parsed JSON with another value in one place, or one place gone."""
+    content = json.loads(json.dumps(content))
+    places = [place for place in paths(content) if place]
+    *upper, last = draw(st.sampled_from(places))
+    held = content
+    for key in upper:
+        held = held[key]
+    if draw(st.booleans()):
+        held[last] = draw(JSON)
+    else:
+        del held[last]
+    return content
+
+
+@FUZZED
+@given(st.data())
+def test_any_change_of_a_report_is_read_or_refused(data):
+    text = json.dumps(mutated(data.draw, json.loads(made_report().to_json())))
+    try:
+        report = AttackReport.from_json(text)
+        render(report, CardDetails())
+    except ValueError:
+        return
+    assert AttackReport.from_json(report.to_json()) == report
+
+
+@FUZZED
+@given(st.one_of(st.text(), JSON.map(lambda value: json.dumps(value)), st.binary().map(lambda b: b.decode("latin1"))))
+@example("[" * 100_000)
+@example('{"runs": 1e999}')
+def test_any_text_is_no_report_or_one(text):
+    with contextlib.suppress(ValueError):
+        AttackReport.from_json(text)
+
+
+@FUZZED
+@given(st.data())
+def test_any_change_of_a_manifest_is_found_or_harmless(original, tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp() / "fuzzed"
+    if not folder.exists():
+        import shutil
+
+        shutil.copytree(original, folder)
+    genuine = json.loads((original / MANIFEST).read_text())
+    changed = mutated(data.draw, genuine)
+    (folder / MANIFEST).write_text(json.dumps(changed))
+    try:
+        found = problems(folder)
+    except ValueError:
+        return
+    assert found or {n: f["sha256"] for n, f in changed["files"].items()} == {
+        n: f["sha256"] for n, f in genuine["files"].items()
+    }
+
+
+CONFIG = {
+    "model": "m",
+    "data": {"path": "p", "text_column": "t", "label_column": "l", "max_length": 8},
+    "blocked_tasks": [{"name": "a", "label_column": "b"}],
+    "training": {"max_steps": 2, "method": "mlac", "use_cpu": True},
+    "card": {"title": "x", "gate": {"mode": "auto"}, "release": {"stages": ["one"]}},
+}
+
+
+@FUZZED
+@given(st.data())
+def test_any_change_of_a_configuration_is_read_or_refused(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "config.yaml"
+    path.write_text(json.dumps(mutated(data.draw, CONFIG)))
+    try:
+        load_config(path)
+    except (ValueError, TypeError):
+        return

@@ -1,0 +1,99 @@
+"""Signatures of one's own key: kept by what is published, broken by any change."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from toy_hub import one_line, run_against
+from toy_project import run_cli
+
+from hf_selfdestruct.manifest import problems, write_manifest
+from hf_selfdestruct.signing import sign, signature_problems
+from hf_selfdestruct.staging import staged
+
+
+def key_pair(folder, name, *, curve="prime256v1"):
+    """A private and a public key, as openssl writes them."""
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+    make = ["openssl", "ecparam", "-name", curve, "-genkey", "-noout"]
+    subprocess.run([*make, "-out", private], check=True)
+    subprocess.run(["openssl", "ec", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
+    return private, public
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    return key_pair(tmp_path_factory.mktemp("keys"), "own")
+
+
+@pytest.fixture
+def signed(folder, keys, tmp_path):
+    """What a signed push would send."""
+    with staged(folder, key=keys[0]) as copy:
+        return copy.rename(tmp_path / "signed")
+
+
+def test_a_signed_copy_is_the_key_owners(signed, keys):
+    assert problems(signed) == []
+    assert signature_problems(signed, keys[1]) == []
+
+
+def test_others_tools_verify_it(signed, keys):
+    words = ["verify", "key", signed, "--public_key", keys[1], "--signature", signed / "model.sig"]
+    done = subprocess.run([sys.executable, "-m", "model_signing", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_another_key_is_told_apart(signed, tmp_path):
+    assert signature_problems(signed, key_pair(tmp_path, "other")[1])[0].startswith("model.sig: not of this key")
+
+
+def test_a_forger_with_a_new_manifest_is_told_apart(signed, keys):
+    """Hashes alone say that all agrees."""
+    report = signed / "selfdestruct" / "report.json"
+    raw = json.loads(report.read_text())
+    report.write_text(json.dumps({**raw, "checks": ["none"]}, indent=1, sort_keys=True) + "\n")
+    from hf_selfdestruct.card import render_folder
+    from hf_selfdestruct.files import file_hash
+    from hf_selfdestruct.manifest import stamp_config
+
+    stamp = json.loads((signed / "config.json").read_text())["hf_selfdestruct"]
+    stamp_config(signed, {**stamp, "report_sha256": file_hash(report)})
+    render_folder(signed)
+    write_manifest(signed)
+    assert problems(signed) == []
+    assert signature_problems(signed, keys[1])
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff\xfe", b'{"mediaType": "x"}'])
+def test_a_broken_signature_is_a_problem_and_no_crash(signed, keys, content):
+    (signed / "model.sig").write_bytes(content)
+    assert signature_problems(signed, keys[1])[0].startswith("model.sig: ")
+
+
+def test_an_unsigned_folder_is_a_problem(folder, keys):
+    assert signature_problems(folder, keys[1]) == ["model.sig: missing: the folder is not signed"]
+
+
+def test_wrong_keys_are_refused(folder, keys, tmp_path):
+    rsa = tmp_path / "rsa.pem"
+    subprocess.run(["openssl", "genrsa", "-out", rsa, "2048"], check=True, capture_output=True)
+    for key in (rsa, keys[1], key_pair(tmp_path, "bitcoin", curve="secp256k1")[0]):
+        with pytest.raises(ValueError, match="not a private elliptic-curve key"), staged(folder, key=key):
+            pass
+    with pytest.raises(ValueError, match="no key at"):
+        sign(folder, tmp_path / "none.pem")
+
+
+def test_from_the_command_line(hub, push, folder, keys, tmp_path):
+    private, public = keys
+    assert push(hub.url, "--sign", private).returncode == 0
+    assert "model.sig" in hub.repos["tester/hardened"].files()
+    unchecked = run_against(hub.url, "verify", "tester/hardened", home=tmp_path)
+    assert "model.sig was not checked: give --public-key" in unchecked.stdout
+    done = run_against(hub.url, "verify", "tester/hardened", "--public-key", public, home=tmp_path)
+    assert (done.returncode, "the signature is of this key" in done.stdout) == (0, True), done.stderr
+    hub.repos["tester/hardened"].files()["model.sig"] = b"{}"
+    assert not (folder / "model.sig").exists()
+    assert "no key at" in one_line(run_cli("push", folder, "a/b", "--sign", "nowhere", "--dry-run", home=tmp_path), 2)
