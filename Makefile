@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-lowest lint clean
+.PHONY: help demo test test-lowest lint browser clean
 
 # Empty unless $(PYTHON) runs and is recent enough.
 python_ok = $(shell $(PYTHON) -c 'import sys; print("ok" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
@@ -33,11 +33,16 @@ help:  ## show this help
 demo: $(VENV)/.stamp  ## train, attack and report on a small model (ARGS go to `hf-selfdestruct demo`)
 	$(VENV)/bin/hf-selfdestruct demo $(ARGS)
 
-test: lint  ## lint, then all tests with the tested versions (ARGS go to pytest)
+test: lint browser  ## lint, then all tests with the tested versions (ARGS go to pytest)
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-test-lowest: $(VENV_LOWEST)/.stamp  ## all tests with the lowest supported versions (ARGS go to pytest)
+test-lowest: $(VENV_LOWEST)/.stamp browser  ## all tests with the lowest supported versions (ARGS go to pytest)
 	$(VENV_LOWEST)/bin/python -m pytest $(ARGS)
+
+# Cards are looked at in it.
+browser:
+	@command -v chromium >/dev/null || test "$$(id -u)" = 0 || { echo "the tests need chromium: apt install chromium" >&2; exit 1; }
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
 lint: $(VENV)/.stamp  ## style, formatting and types
 	$(VENV)/bin/ruff check .
