@@ -46,8 +46,8 @@ class Fingerprint:
         sha256: Of the weights.
         threshold: Root mean square difference of probabilities above which another model answers.
         largest: The largest difference that honest serving gave.
-        false_alarms: Honest servings, not used for the threshold, that were above it.
-        servings: Number of those.
+        false_alarms: Checks of honest servings, not used for the threshold, that were above it.
+        servings: Number of those: of each held-out way of serving, :data:`HALVES` random halves of the probes.
     """
 
     probes: tuple[str, ...]
@@ -72,9 +72,8 @@ class Fingerprint:
         return np.array(self.probabilities)
 
     def rate(self) -> str:
-        """The measured false-alarm rate, with its upper 95 % bound where there was none (the rule of three)."""
-        bound = "" if self.false_alarms else f", so at most {3 / self.servings:.3f} with 95 % confidence"
-        return f"{self.false_alarms} of {self.servings} honest servings raised a false alarm{bound}"
+        """The measured false-alarm rate. The measurements share weights, machine and probes: no bound follows."""
+        return f"{self.false_alarms} of {self.servings} checks of honest servings raised a false alarm"
 
     def save(self, path: str | Path) -> None:
         """Write the JSON."""
