@@ -83,13 +83,14 @@ def fetched(repo_id: str, *, revision: str | None = None, token: str | None = No
     """
     api = HfApi(token=token)
     with _one_line(repo_id, "nothing was verified"):
-        names = [s.rfilename for s in api.model_info(repo_id, revision=revision).siblings or ()]
+        held = api.model_info(repo_id, revision=revision)
+        names = [s.rfilename for s in held.siblings or ()]
         if suspects := sorted(n for n in names if any(fnmatch(n, pattern) for pattern in SUSPECT)):
             raise ValueError(f"{repo_id} holds {suspects[0]}, which can run code or hide weights; refused.")
         if MANIFEST not in names:
             raise ValueError(f"{repo_id} has no {MANIFEST}: it is not a hardened model that was published whole.")
         patterns = [*PUBLISHED, MANIFEST, SIGNATURE]
-        return Path(api.snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+        return Path(api.snapshot_download(repo_id, revision=held.sha, allow_patterns=patterns))
 
 
 def endpoint_answers(url: str, labels: Sequence[str], *, token: str | None = None) -> Answers:

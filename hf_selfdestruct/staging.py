@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from .signing import sign
 STAGING = "_staging"
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
 TEXTS = (".json", ".md", ".jinja", ".txt")
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")  # any word may stand there
 
 
 @contextmanager
@@ -77,14 +77,14 @@ def _gate(copy: Path, mode: str) -> None:
 
 def _secrets(copy: Path, folder: Path) -> list[str]:
     """Files that would tell more than they should."""
-    here = {str(folder.resolve()), str(Path.home()), str(Path.cwd())} - {"/"}
     found = []
     for name in staged_files(copy):
-        if not name.endswith(TEXTS) or "tokenizer" in name or name in ("vocab.json", "vocab.txt", "merges.txt"):
+        if not name.endswith(TEXTS) or name in VOCABULARIES:
             continue
         text = (copy / name).read_text(encoding="utf-8", errors="replace")
         if TOKEN.search(text):
             found.append(f"{name}: holds what looks like a Hub token")
-        if paths := sorted(path for path in here if path in text or json.dumps(path)[1:-1] in text):
-            found.append(f"{name}: holds a path of this machine: {paths[0]}")
-    return found
+        for path in {str(folder.resolve()), str(Path.home()), str(Path.cwd())} - {"/"}:
+            if re.search(rf"(?<![\w.]){re.escape(path)}(?!\w)", text):
+                found.append(f"{name}: holds a path of this machine: {path}")
+    return sorted(found)

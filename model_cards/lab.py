@@ -50,7 +50,7 @@ def main(variants: str, *overrides: str) -> None:
             done.append(line | _run(config, name, folder))
             with ledger.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")
-    source.with_suffix(".md").write_text(_table(done))
+        source.with_suffix(".md").write_text(_table(done))
 
 
 def _run(config: HardenConfig, name: str, folder: Path) -> dict[str, Any]:
