@@ -1,5 +1,6 @@
 """The card: everything on it comes from the report and the user's own words, and nothing in them acts."""
 
+import dataclasses
 import html
 import json
 import re
@@ -11,7 +12,7 @@ from made_reports import ROLES, made_labels, made_probabilities, made_report, ma
 
 from hf_selfdestruct.card import headlines, render, render_folder
 from hf_selfdestruct.comparison import difference
-from hf_selfdestruct.details import CardDetails
+from hf_selfdestruct.details import CardDetails, Gate, ReleaseConsiderations
 from hf_selfdestruct.recovery import regret
 from hf_selfdestruct.report import AttackReport
 
@@ -197,13 +198,33 @@ def test_doubts_are_printed():
 
 
 def test_the_users_words_are_printed_or_not_stated():
-    text = section(render(made_report(), DETAILS), "Release considerations")
-    for words in (DETAILS.intended_use, DETAILS.contact, DETAILS.release_plan, DETAILS.license):
+    release = ReleaseConsiderations(
+        ("profiles",), ("weights",), ("fame",), ("minors", "others"), ("first", "then"), "ask", "a lab", "on request"
+    )
+    stated = dataclasses.replace(DETAILS, release=release, gate=Gate("manual"))
+    text = section(render(made_report(), stated), "Release considerations")
+    for words in (DETAILS.intended_use, DETAILS.contact, DETAILS.release_plan, DETAILS.license, "minors; others"):
         assert words in text
+    for field in dataclasses.fields(release):
+        said = getattr(release, field.name)
+        assert f"| {said if isinstance(said, str) else '; '.join(said)} |" in text
+    assert "whom the publisher lets in" in text
     assert "not stated" not in text
     empty = section(render(made_report(), CardDetails()), "Release considerations")
-    assert empty.count("not stated") == 4
+    assert empty.count("not stated") == 4 + len(dataclasses.fields(release))
     assert "| recipe | not stated |" in render(made_report(recipe={}), CardDetails())
+
+
+def test_release_considerations_and_gate_are_in_the_head_where_stated():
+    stated = CardDetails.from_dict(
+        {"release": {"affected": "minors", "takedown": "on request"}, "gate": {"mode": "auto"}}
+    )
+    head = yaml.safe_load(render(made_report(), stated).split("---\n")[1])
+    assert head["release_considerations"] == {"affected": ["minors"], "takedown": "on request"}
+    assert "gender" in head["extra_gated_prompt"]
+    assert "checkbox" in head["extra_gated_fields"].values()
+    plain = yaml.safe_load(render(made_report(), CardDetails()).split("---\n")[1])
+    assert not [key for key in plain if "gated" in key or "release" in key]
 
 
 def test_what_was_done_before_training_is_said_in_words():
@@ -312,6 +333,11 @@ def test_report_with_gaps_is_rendered_or_refused(gap, fields):
         ({"datasets": 5}, "datasets"),
         ({"language": {"en": 1, 2: 3}}, "language"),
         ({"language": None}, "language"),
+        ({"release": {"hazards": "x"}}, "release: unknown fields: hazards"),
+        ({"release": {"stages": [1]}}, "stages"),
+        ({"release": "all"}, "release: expected an object"),
+        ({"gate": {"mode": "maybe"}}, "auto, manual; got 'maybe'"),
+        ({"gate": {"fields": {"Name": "file"}}}, "the answer to 'Name' must be one of"),
         ([], "expected an object"),
         ("mit", "expected an object"),
     ],
@@ -324,6 +350,7 @@ def test_wrong_details_are_refused_by_name(raw, named):
 def test_details_round_trip():
     assert CardDetails.from_dict(json.loads(DETAILS.to_json())) == DETAILS
     assert CardDetails.from_dict({"language": "en"}).language == ("en",)
+    assert CardDetails.from_dict({"release": {"stages": "one"}}).release.stages == ("one",)
 
 
 # Folder
