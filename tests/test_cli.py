@@ -158,7 +158,7 @@ def test_verify_fails_and_names_the_file(folder, capsys):
 
 def test_verify_of_something_else_is_one_line(tmp_path, refused):
     assert "manifest.json" in refused("verify", tmp_path)
-    assert "manifest.json" in refused("verify", tmp_path / "nowhere")
+    assert "owner/name" in refused("verify", tmp_path / "nowhere")
     assert "no report at" in refused("card", tmp_path)
 
 
