@@ -40,7 +40,7 @@ CONSIDERATIONS = {  # after the framework that details.py names
     "review": "External review",
     "takedown": "Takedown",
 }
-GATES = {
+ADMITTED = {
     "": "none set by this card",
     "auto": "whoever agrees to the conditions",
     "manual": "whom the publisher lets in",
@@ -200,7 +200,7 @@ def _considerations(details: CardDetails) -> list[tuple[str, str]]:
         value = said.get(name, "")
         rows.append((label, "; ".join(value) if isinstance(value, list) else value))
     rows += [
-        ("Who gets the files", GATES[details.gate.mode]),
+        ("Who gets the files", ADMITTED[details.gate.mode]),
         ("Contact, also for a break of this defence", details.contact),
         ("Licence", details.license),
     ]

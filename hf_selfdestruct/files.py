@@ -20,17 +20,17 @@ def read_text(path: str | Path, most: int) -> str:
     """The text of a file from a stranger.
 
     Raises:
-        ValueError: It is missing, has more bytes than ``most``, or is not UTF-8.
+        ValueError: It is missing, has more bytes than ``most``, or is not UTF-8; the caller says which file.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"no file at {path}.")
+        raise ValueError("no such file.")
     if (size := path.stat().st_size) > most:
-        raise ValueError(f"{path} has {size} bytes; at most {most} are read.")
+        raise ValueError(f"has {size} bytes; at most {most} are read.")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}).") from None
+        raise ValueError(f"not UTF-8 ({error.reason} at byte {error.start}).") from None
 
 
 def write_whole(path: str | Path, text: str) -> None:

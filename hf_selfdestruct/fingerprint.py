@@ -118,8 +118,8 @@ class Finding:
 def make(folder: str | Path, *, probes: int = 64, seed: int | None = None) -> Fingerprint:
     """Record a model's answers, and how much honest serving changes them.
 
-    The threshold comes from half of :data:`SERVINGS`, times :data:`MARGIN`; false alarms are counted on the other half,
-    each on random halves of the probes.
+    The first of :data:`SERVINGS` is what is recorded. Every other one of the rest sets the threshold, times
+    :data:`MARGIN`; false alarms are counted on those between, each on random halves of the probes.
 
     Args:
         folder: Folder of a text classifier.
@@ -133,10 +133,10 @@ def make(folder: str | Path, *, probes: int = 64, seed: int | None = None) -> Fi
         raise ValueError(f"a fingerprint needs at least 8 probes; got {probes}.")
     texts = _texts(folder, probes, secrets.randbits(62) if seed is None else seed)
     expected, labels = _served(folder, texts, *SERVINGS[0])
-    found = [_served(folder, texts, *serving)[0] for serving in SERVINGS]
+    found = [_served(folder, texts, *serving)[0] for serving in SERVINGS[1:]]
     halves = [np.random.default_rng(i).permutation(probes)[: probes // 2] for i in range(HALVES)]
     measured = [[_difference(one[rows], expected[rows]) for rows in halves] for one in found]
-    used, held_out = [*chain(*measured[1::2])], [*chain(*measured[2::2])]
+    used, held_out = [*chain(*measured[::2])], [*chain(*measured[1::2])]
     threshold = MARGIN * max(*used, 1e-7)  # no serving may be bitwise the same, nor one in single precision further off
     return Fingerprint(
         probes=tuple(texts),

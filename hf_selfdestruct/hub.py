@@ -20,7 +20,7 @@ from .staging import staged, staged_files
 if TYPE_CHECKING:
     from .fingerprint import Answers
 
-LOG_IN = "run `hf auth login`, or set HF_TOKEN, and push again"
+LOG_IN = "run `hf auth login`, or set HF_TOKEN"
 
 
 def push(
@@ -66,7 +66,10 @@ def push(
         raise ValueError(f"gated must be one of {', '.join(GATES)}; got {gated!r}.")
     if create_pr and revision:
         raise ValueError("a pull request goes to main; leave revision or create_pr out.")
-    with staged(folder, gated=gated, key=key) as copy, _one_line(repo_id, "nothing is half-published"):
+    with (
+        staged(folder, gated=gated, key=key) as copy,
+        _one_line("the Hub", repo_id, "push", "nothing is half-published"),
+    ):
         return _commit(
             HfApi(token=token), copy, repo_id, message, private=private, revision=revision, create_pr=create_pr
         )
@@ -82,7 +85,7 @@ def fetched(repo_id: str, *, revision: str | None = None, token: str | None = No
         ConnectionError: The Hub cannot be reached, or refuses.
     """
     api = HfApi(token=token)
-    with _one_line(repo_id, "nothing was verified"):
+    with _one_line("the Hub", repo_id, "verify", "nothing was verified"):
         held = api.model_info(repo_id, revision=revision)
         names = [s.rfilename for s in held.siblings or ()]
         if suspects := sorted(n for n in names if any(fnmatch(n, pattern) for pattern in SUSPECT)):
@@ -105,7 +108,7 @@ def endpoint_answers(url: str, labels: Sequence[str], *, token: str | None = Non
 
     def answers(texts: Sequence[str]) -> tuple[np.ndarray, int]:
         rows = []
-        with _one_line(url, "nothing was checked"):
+        with _one_line("the endpoint", url, "check", "nothing was checked"):
             for text in texts:
                 given = {one.label: one.score for one in client.text_classification(text, top_k=len(labels))}
                 if set(given) != set(labels):
@@ -159,18 +162,25 @@ def _ours(path: str) -> bool:
 
 
 @contextmanager
-def _one_line(place: str, left: str) -> Iterator[None]:
-    """Turns what the client raises into one line that says what to do, without its token."""
+def _one_line(who: str, what: str, verb: str, left: str) -> Iterator[None]:
+    """Turns what the client raises into one line that says what to do, without its token.
+
+    Args:
+        who: Who was asked.
+        what: For what.
+        verb: What to do again after the cure.
+        left: What the failure left behind.
+    """
     try:
         yield
     except LocalTokenNotFoundError:
-        raise ConnectionError(f"no Hub token: {LOG_IN}.") from None
+        raise ConnectionError(f"no Hub token: {LOG_IN}, and {verb} again.") from None
     except HfHubHTTPError as error:
-        raise ConnectionError(f"{place!r} refused {_why(error)}; {left}.") from None
+        raise ConnectionError(f"{who} refused {what!r} {_why(error)}, and {verb} again; {left}.") from None
     # The client's own failures to connect are no OSError, and an upload's is a RuntimeError around one.
     except (HTTPError, OSError, RuntimeError) as error:
         raise ConnectionError(
-            f"the Hub could not be reached ({type(error).__name__}): check the network and try again; {left}."
+            f"{who} could not be reached ({type(error).__name__}): check the network and {verb} again; {left}."
         ) from None
 
 
@@ -179,5 +189,5 @@ def _why(error: HfHubHTTPError) -> str:
     if code == 401:
         return f"(401): there is no token, or not one that it knows: {LOG_IN}"
     if code == 412:
-        return "(412): somebody else has just pushed there: look at what, and push again"
-    return f"({code}): check the name and that the token may write there, and push again"
+        return "(412): somebody else has just pushed there: look at what"
+    return f"({code}): check the name and what the token may do there"

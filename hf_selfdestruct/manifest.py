@@ -169,9 +169,8 @@ def _listed(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: it is not a hardened folder, or was never attacked.")
-    text = read_text(path, MOST_BYTES)
     try:
-        content = checked(dict[str, Any], parse_json(text), "manifest")
+        content = checked(dict[str, Any], parse_json(read_text(path, MOST_BYTES)), "manifest")
         entries: dict[str, dict[str, Any]] = checked(dict[str, dict[str, Any]], content.get("files"), "files")
     except ValueError as error:
         raise ValueError(f"{path}: not a manifest: {error}") from None

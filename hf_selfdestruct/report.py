@@ -147,9 +147,8 @@ class AttackReport:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"no report at {path}.")
-        text = read_text(path, MOST_BYTES)
         try:
-            return cls.from_json(text)
+            return cls.from_json(read_text(path, MOST_BYTES))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 

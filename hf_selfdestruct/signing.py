@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 from .manifest import SIGNATURE
 
@@ -65,9 +64,8 @@ def _key(path: str | Path) -> Path:
     return Path(path)
 
 
-def _extra() -> ModuleType:
+def _extra() -> None:
     try:
-        import model_signing
+        import model_signing  # noqa: F401
     except ImportError:
         raise ValueError("signatures need an extra: pip install 'hf-selfdestruct[sign]'.") from None
-    return model_signing

@@ -59,7 +59,7 @@ def test_no_network_is_one_line(push):
         port = closed.getsockname()[1]
     line = one_line(push(f"http://127.0.0.1:{port}"), 1)
     assert "could not be reached" in line
-    assert "try again" in line
+    assert "push again" in line
 
 
 def test_no_token_is_one_line_that_says_what_to_set(hub, push):

@@ -1,6 +1,5 @@
 """A push that is disturbed leaves the repository as it was or complete, and pushing again completes it."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from loopback_hub import LoopbackHub
 from loopback_repos import Fault
-from toy_project import run_cli
+from toy_hub import hub_settings, run_against
+from toy_project import environment
 
 from hf_selfdestruct.manifest import MANIFEST, published_files
 
@@ -30,15 +30,13 @@ def pusher(folder, tmp_path):
 
     def start(hub):
         copy = shutil.copytree(folder, tmp_path / f"copy{len(started)}{hub.server_port}")
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        settings = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path)}
         child = subprocess.Popen(
             [sys.executable, "-c", PUSHER, copy],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**kept, **settings, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+            env=environment(tmp_path, **hub_settings(hub.url, hub.token), HF_HUB_DISABLE_PROGRESS_BARS="1"),
         )
         started.append(child)
         return child
@@ -125,10 +123,7 @@ def test_killed_half_way(pusher, folder, tmp_path):
         child.kill()
         assert state(hub, folder) == "before"
         (left,) = tmp_path.glob("copy*/_staging")
-        again = run_cli(
-            "push", left.parent, REPO, home=tmp_path,
-            HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET="1", HF_TOKEN=hub.token, HF_HUB_OFFLINE="0",
-        )  # fmt: skip
+        again = run_against(hub.url, "push", left.parent, REPO, home=tmp_path)
         assert again.returncode == 0, again.stderr
         assert state(hub, folder) == "complete"
         assert not left.exists()

@@ -118,7 +118,7 @@ def test_paths_outside_the_folder_are_refused(folder, name):
 )
 def test_broken_manifest_is_refused(folder, text):
     (folder / MANIFEST).write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"manifest\.json: not (a manifest|UTF-8)"):
+    with pytest.raises(ValueError, match=r"manifest\.json: not a manifest"):
         problems(folder)
 
 

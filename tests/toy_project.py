@@ -107,10 +107,15 @@ def make_project(folder: Path) -> Path:
     return path
 
 
-def run_cli(*words: Any, home: Path, code: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """``python -m hf_selfdestruct.cli``, or ``python -c code``, in a process of its own without network or token."""
+def environment(home: Path, **variables: str) -> dict[str, str]:
+    """Variables of a process without network or token."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     settings = {"HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "COLUMNS": "120"}
+    return {**kept, **settings, **variables}
+
+
+def run_cli(*words: Any, home: Path, code: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """``python -m hf_selfdestruct.cli``, or ``python -c code``, in a process of its own without network or token."""
     start = ["-c", code] if code else ["-m", "hf_selfdestruct.cli"]
     return subprocess.run(
         [sys.executable, *start, *map(str, words)],
@@ -119,5 +124,5 @@ def run_cli(*words: Any, home: Path, code: str | None = None, **variables: str) 
         check=False,
         cwd=home,
         timeout=300,
-        env={**kept, **settings, **variables},
+        env=environment(home, **variables),
     )
