@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .episode import Episode, MetaGradient, Reading
-from .functional import Layout, Weights
+from .functional import Layout, Weights, whole
 
 
 @dataclass
@@ -17,7 +17,8 @@ class Course:
     """An episode on flat vectors.
 
     The weights that move lie in one vector ``x``; those that do not, but whose gradient is asked for, in ``f``. A
-    gradient with respect to both is one vector, ``x``'s part first.
+    gradient with respect to both is one vector, ``x``'s part first. Where several processes share the episode, a
+    gradient is the sum of theirs, and each may keep only its piece of every vector (see :class:`ranks.Ranks`).
 
     Args:
         episode: The episode.
@@ -33,12 +34,14 @@ class Course:
 
     def __post_init__(self) -> None:
         """Sort the weights into those that move, those asked about, and constants."""
-        episode = self.episode
+        episode, self.ranks = self.episode, self.episode.ranks
         self._start = {**episode.published, **episode.own}
         asked = {*episode.names(), *episode.own} - episode.moving
         self.moving = Layout({n: w for n, w in self._start.items() if n in episode.moving})
         self.fixed = Layout({n: w for n, w in self._start.items() if n in asked})
-        self._constant = {n: w.detach() for n, w in self._start.items() if n not in asked | episode.moving}
+        self._constant = {n: whole(w.detach()) for n, w in self._start.items() if n not in asked | episode.moving}
+        kind = next(iter(self._start.values()))
+        self._like = torch.empty(0, dtype=kind.dtype, device=kind.device)
         self._losses: dict[int, Tensor] = {}
         self._accuracies: dict[int, float] = {}
         self._fast: Tensor | None = None
@@ -46,12 +49,12 @@ class Course:
     @property
     def size(self) -> int:
         """Length of ``x``."""
-        return sum(self.moving.sizes)
+        return self.ranks.length(self.moving.total)
 
     def start(self) -> tuple[Tensor, Tensor]:
         """New vectors ``x`` at theta_0, and ``f``."""
-        like = next(iter(self._start.values())).detach()
-        return self.moving.flatten(self._start, like=like), self.fixed.flatten(self._start, like=like)
+        x, f = (layout.flatten(self._start, like=self._like) for layout in (self.moving, self.fixed))
+        return self.ranks.piece(x), self.ranks.piece(f)
 
     def zeros(self, x: Tensor, f: Tensor) -> Tensor:
         """A gradient that is 0."""
@@ -63,21 +66,24 @@ class Course:
 
     def weights(self, x: Tensor, f: Tensor) -> Weights:
         """All weights by name, differentiable with respect to the vectors."""
-        return {**self._constant, **self.moving.split(x), **self.fixed.split(f)}
+        return {**self._constant, **self._split(self.moving, x), **self._split(self.fixed, f)}
 
     def leaves(self, x: Tensor, f: Tensor, *, fixed: bool = True) -> tuple[Weights, list[Tensor]]:
         """All weights by name, and those among them to differentiate at, in the order of a gradient.
 
         Leaves share the vectors' memory; a vector may change in place once nobody differentiates there.
         """
-        moving = {n: w.detach().requires_grad_() for n, w in self.moving.split(x).items()}
-        others = {n: w.detach().requires_grad_(fixed) for n, w in self.fixed.split(f).items()}
+        moving = {n: w.detach().requires_grad_() for n, w in self._split(self.moving, x).items()}
+        others = {n: w.detach().requires_grad_(fixed) for n, w in self._split(self.fixed, f).items()}
         return {**self._constant, **moving, **others}, [*moving.values(), *(others.values() if fixed else ())]
 
     def inner_gradient(self, k: int, x: Tensor, f: Tensor, *, out: Tensor) -> Tensor:
         """Gradient of inner step k's loss, without graph, written to ``out``: for ``x``, or for both by its length."""
         weights, leaves = self.leaves(x, f, fixed=len(out) > len(x))
-        self._write(out, grad([self.episode.inner_losses[k](weights)], leaves))
+        found = grad([self.episode.inner_losses[k](weights)], leaves)
+        if self.ranks.size > 1:
+            return out.copy_(self._together(found))
+        self._write(out, found)
         return out
 
     def add_hessian_products(
@@ -89,7 +95,7 @@ class Course:
         used = [i for i, g in enumerate(inner) if g is not None and g.requires_grad]
         outputs = [g for g in (inner[i] for i in used) if g is not None]
         for number, (vector, total) in enumerate(zip(vectors, sums, strict=True), start=1):
-            along = [*self.moving.split(vector).values()]
+            along = [*self._split(self.moving, vector).values()]
             found = grad(outputs, leaves, along=[along[i] for i in used], keep=number < len(vectors))
             self._add(total, found, 1.0)
 
@@ -133,22 +139,32 @@ class Course:
             loss=sum((episode.shares[k] or 0.0) * value for k, value in losses.items()),
             weights={n: toward[n] for n in episode.names()},
             own={n: theirs[n] for n in episode.own} if episode.learns else {},
-            learning_rate=rate.item() if rate is not None and episode.learns_rate else None,
+            learning_rate=self.ranks.total(rate).item() if rate is not None and episode.learns_rate else None,
             losses=losses,
             accuracies={k: self._accuracies[k] for k in losses},
             hvp_error=hvp_error,
-            fast={} if self._fast is None else self.moving.split(self._fast),
+            fast={} if self._fast is None else self._split(self.moving, self._fast),
         )
 
+    def _split(self, layout: Layout, vector: Tensor) -> Weights:
+        return layout.split(self.ranks.full(vector, layout.total))
+
     def _named(self, gradient: Tensor) -> Weights:
-        return {**self.moving.split(gradient[: self.size]), **self.fixed.split(gradient[self.size :])}
+        x, f = gradient[: self.size], gradient[self.size :]
+        return {**self._split(self.moving, x), **self._split(self.fixed, f)}
 
     def _parts(self, gradient: Tensor) -> list[Tensor]:
-        fixed = gradient[self.size :]
-        return [
-            *self.moving.split(gradient[: self.size]).values(),
-            *(self.fixed.split(fixed).values() if len(fixed) else ()),
-        ]
+        """A whole gradient, by weights; one for ``x`` alone has no others."""
+        x, f = gradient[: self.moving.total], gradient[self.moving.total :]
+        return [*self.moving.split(x).values(), *(self.fixed.split(f).values() if len(f) else ())]
+
+    def _together(self, found: Sequence[Tensor | None]) -> Tensor:
+        """The sum of every process's gradient."""
+        both = len(found) > len(self.moving.sizes)
+        full = self._like.new_zeros(self.moving.total + (self.fixed.total if both else 0))
+        self._write(full, found)
+        x, f = full[: self.moving.total], full[self.moving.total :]
+        return torch.cat([self.ranks.summed(x), self.ranks.summed(f)]) if both else self.ranks.summed(x)
 
     def _write(self, gradient: Tensor, found: Sequence[Tensor | None]) -> None:
         parts = self._parts(gradient)
@@ -159,6 +175,9 @@ class Course:
         torch._foreach_copy_([p for p, _ in pairs], [v for _, v in pairs])
 
     def _add(self, gradient: Tensor, found: Sequence[Tensor | None], factor: float) -> None:
+        if self.ranks.size > 1:
+            gradient.add_(self._together(found), alpha=factor)
+            return
         pairs = [(p, v) for p, v in zip(self._parts(gradient), found, strict=True) if v is not None]
         torch._foreach_add_([p for p, _ in pairs], [v for _, v in pairs], alpha=factor)
 

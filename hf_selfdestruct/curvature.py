@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .course import Course
+from .ranks import Ranks
 
 Products = Callable[[Course, int, Tensor, Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], float | None]
 
@@ -72,28 +73,28 @@ class FiniteDifference:
         moved, high, low = self._room
         worst = 0.0
         for v, total in zip(vectors, sums, strict=True):
-            step = self._step(x, v)
+            step = self._step(course, x, v)
             if step == 0:
                 continue
             course.inner_gradient(k, torch.add(x, v, alpha=step, out=moved), f, out=high)
             course.inner_gradient(k, torch.sub(x, v, alpha=step, out=moved), f, out=low)
             high.sub_(low)
             total.add_(high, alpha=1 / (2 * step))
-            worst = max(worst, self._error(g, high[: len(x)], low[: len(x)]))
+            worst = max(worst, self._error(course.ranks, g, high[: len(x)], low[: len(x)]))
         return worst
 
-    def _step(self, x: Tensor, v: Tensor) -> float:
-        length = v.norm().item()
+    def _step(self, course: Course, x: Tensor, v: Tensor) -> float:
+        length = course.ranks.norm(v)
         # Weights that are all zero have no size of their own to go by.
-        return self._width * max(x.norm().item(), 1e-3 * len(x) ** 0.5) / length if length else 0.0
+        return self._width * max(course.ranks.norm(x), 1e-3 * course.moving.total**0.5) / length if length else 0.0
 
-    def _error(self, g: Tensor, difference: Tensor, low: Tensor) -> float:
-        first = difference.norm().item()
+    def _error(self, ranks: Ranks, g: Tensor, difference: Tensor, low: Tensor) -> float:
+        first = ranks.norm(difference)
         if first == 0:
             return 0.0
-        rounding = torch.finfo(g.dtype).eps * g.norm().item() / first
+        rounding = torch.finfo(g.dtype).eps * ranks.norm(g) / first
         # high + low - 2 g, in the memory of low
-        second = low.sub_(g).mul_(2).add_(difference).norm().item()
+        second = ranks.norm(low.sub_(g).mul_(2).add_(difference))
         truncation = (second / first) ** 2
         best = (rounding / (2 * truncation)) ** (1 / 3) if truncation else 1.0
         self._width = min(max(self._width * best, self.LEAST), self.MOST)

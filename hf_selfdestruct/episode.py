@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .functional import Weights
 from .inner_optimizer import InnerOptimizer
+from .ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ class Episode:
         learns_rate: Whether a gradient for the rate is wanted.
         wanted: Names of published weights whose meta-gradient is wanted; all by default.
         carries: Whether the fast weights at the end are wanted.
+        ranks: The processes that share it. Each one's inner losses are its part of a sum, and each one's readings are
+            the whole's with the graph of its own rows.
+
+    Raises:
+        ValueError: The numbers of steps and shares do not fit, or an optimizer that needs the whole gradient is asked
+            to work on pieces.
     """
 
     published: Weights
@@ -57,11 +64,16 @@ class Episode:
     learns_rate: bool = False
     wanted: frozenset[str] | None = None
     carries: bool = False
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         """Check the lengths against each other."""
         if len(self.shares) != len(self.inner_losses) + 1:
             raise ValueError(f"{len(self.inner_losses)} inner steps need one more share, got {len(self.shares)}.")
+        if self.ranks.sharded and not self.optimizer.elementwise:
+            raise ValueError(
+                f"{self.optimizer} needs the whole gradient, of which each process has a piece; use another one."
+            )
 
     @property
     def steps(self) -> int:

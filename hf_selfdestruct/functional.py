@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -32,16 +33,22 @@ class Layout:
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self.shapes = {name: value.shape for name, value in weights.items()}
         self.sizes = [value.numel() for value in weights.values()]
+        self.total = sum(self.sizes)
 
     def flatten(self, weights: Mapping[str, Tensor], *, like: Tensor) -> Tensor:
         """The named weights as one new vector, of the kind of ``like`` where there are none."""
-        parts = [weights[name].detach().reshape(-1) for name in self.shapes]
+        parts = [whole(weights[name].detach()).reshape(-1) for name in self.shapes]
         return torch.cat(parts) if parts else like.new_zeros(0)
 
     def split(self, flat: Tensor) -> Weights:
         """Views of a vector, by name; differentiable."""
         parts = flat.split(self.sizes)
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+
+def whole(value: Tensor) -> Tensor:
+    """A weight whole, wherever its shards are; every process must ask for it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def call(module: nn.Module, weights: Mapping[str, Tensor], inputs: Mapping[str, Any], *, twice: bool = False) -> Any:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from .functional import dropout
 from .keeping import KeepingLoss, total
 from .original import Original
+from .ranks import ALONE, Ranks
 from .scene import LABELS, Batch, Rows
 from .tasks import BlockedTask
 
@@ -26,6 +27,7 @@ class Keeper:
         batch_size: How many of them in one micro-step.
         autocast: Precision of the original's forward.
         collate: Makes a batch of blocked rows.
+        ranks: The processes that draw rows to keep together, each taking its part.
         erased: Blocked tasks that are erased from the original's hidden states, see :class:`original.Original`.
     """
 
@@ -38,9 +40,10 @@ class Keeper:
         batch_size: int,
         autocast: Callable[[], AbstractContextManager[None]],
         collate: Callable[[list[dict[str, Any]]], Batch],
+        ranks: Ranks = ALONE,
         erased: Sequence[BlockedTask] = (),
     ) -> None:
-        self.losses, self._rows, self._size = losses, rows, batch_size
+        self.losses, self._rows, self._size, self._ranks = losses, rows, batch_size, ranks
         self._compared = [loss for loss in losses if not loss.wants_labels]
         self._options = {"output_hidden_states": True} if any(loss.wants_hidden_states for loss in losses) else {}
         self._original = None
@@ -55,7 +58,8 @@ class Keeper:
         """The same on a batch of the rows to keep, drawn by ``key``; ``None`` where there are no such rows."""
         if self._rows.data is None or not self.losses:
             return None
-        return self._total(model, self.losses, self._rows.draw(self._size, "keep", *key))
+        rows = self._rows.draw(self._size * self._ranks.size, "keep", *key)
+        return self._total(model, self.losses, self._ranks.part(rows))
 
     def _total(self, model: nn.Module, losses: Sequence[KeepingLoss], inputs: Mapping[str, Any]) -> Tensor:
         """Without dropout on either side: what is kept is what will be served, and noise is no distance."""

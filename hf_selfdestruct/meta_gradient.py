@@ -25,7 +25,12 @@ def unrolled(episode: Episode) -> MetaGradient:
 
     Returns:
         Exact gradients for the published weights and, where it learns, for the adversary.
+
+    Raises:
+        ValueError: Several processes share the episode: no graph goes through what they exchange.
     """
+    if episode.ranks.size > 1:
+        raise ValueError("an unrolled meta-gradient is one process's own; use 'exact', which gives the same.")
     course = Course(episode)
     leaves = [value.requires_grad_() for value in course.start()]
     x, f = leaves

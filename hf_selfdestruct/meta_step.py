@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .episode import MetaGradient
 
@@ -68,7 +69,7 @@ def meta_loss(
     """
     linear = torch.zeros((), device=desired.device)
     for name, value in gradient.weights.items():
-        live = parameters[name]
+        live, value = _here(parameters[name], value)
         linear = linear + torch.dot(live.reshape(-1).to(value.dtype), value.reshape(-1).to(live.device))
     blocking = gradient.loss + (linear - linear.detach())  # in this order: exactly the loss
     norms = list(torch._foreach_norm(list(gradient.weights.values()))) if gradient.weights else []
@@ -80,3 +81,11 @@ def meta_loss(
     if gradient.hvp_error is not None:
         terms["hvp_error"] = gradient.hvp_error
     return MetaLoss(desired + blocking_weight * blocking, terms)
+
+
+def _here(live: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """A parameter and a whole value for it, both as far as this process keeps them."""
+    if not isinstance(live, DTensor):
+        return live, value
+    value = distribute_tensor(value, live.device_mesh, live.placements, src_data_rank=None)
+    return live.to_local(), value.to_local()

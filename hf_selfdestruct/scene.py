@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from .adversary import Recipe
 from .episode import Episode, Reading
-from .functional import Weights, dropout, seeded
-from .losses import View
+from .functional import Weights, dropout, seeded, whole
+from .losses import IGNORED, View
 from .meta_step import step_shares
 from .skeletons import INDEX, OWN, Skeleton, plain, used_rows
 from .tasks import BlockedTask, draw_rows, seed_of
@@ -89,7 +89,7 @@ class Scene:
         self._args, recipe = simulation.args, draw.recipe
         self._skeleton = simulation.skeleton(draw)
         self._learned = simulation.learned[draw.task.name, draw.number]
-        self._device = self._args.device
+        self._device, self._ranks = self._args.device, simulation.ranks(model)
         task = draw.task
         rows = task.adversary_rows()
         if recipe.examples is not None:
@@ -134,11 +134,12 @@ class Scene:
             learns_rate=recipe.learns_rate,
             wanted=frozenset(n for n, p in self._model.named_parameters() if p.requires_grad),
             carries=recipe.carries > 1,
+            ranks=self._ranks,
         )
 
     def carry(self, fast: Weights) -> None:
         """Let the adversary keep its fast weights, relative to the published ones."""
-        offset = {n: w - self._plain[n] for n, w in fast.items() if n in self._plain}
+        offset = {n: w - whole(self._plain[n]) for n, w in fast.items() if n in self._plain}
         offset = self.whole(offset, onto=self._learned.offset)
         own = {n: w for n, w in fast.items() if n not in self._plain}
         self._learned.carry(offset, own, most=self._draw.recipe.carries)
@@ -161,7 +162,7 @@ class Scene:
             batches = [*self._prelude, *self.blocked, self.held_out, *([self._general] if self._general else [])]
             rows, index = used_rows(batches, len(published[name]), self._skeleton.padding)
             self._chosen = rows.to(self._device)
-            published[name] = published[name][self._chosen]
+            published[name] = whole(published[name])[self._chosen]
             self._constants[INDEX] = index.to(self._device)
         return published
 
@@ -182,17 +183,20 @@ class Scene:
         return skeleton.run({**self._constants, **weights}, {**batch, **options})
 
     def _benign_loss(self, batch: Batch) -> Callable[[Weights], Tensor]:
-        return lambda weights: self._run(self._simulation.benign_skeleton, weights, batch).loss
+        # Its mean is the model's own affair, so every process computes the whole and counts for its share.
+        skeleton, size = self._simulation.benign_skeleton, self._ranks.size
+        return lambda weights: self._run(skeleton, weights, batch).loss / size
 
     def _blocked_loss(self, k: int, batch: Batch) -> Callable[[Weights], Tensor]:
-        inputs = {n: v for n, v in batch.items() if n != "labels"}
+        counted = (batch["labels"] != IGNORED).sum()
+        part = self._ranks.part(batch)
+        labels = part.pop("labels").flatten()
 
         def loss(weights: Weights) -> Tensor:
             module = self._skeleton.module
             with dropout(module, on=self._draw.recipe.dropout), self._seeded(k):
-                answers = self._run(self._skeleton, weights, inputs)
-            logits, labels = View(answers.logits, batch["labels"]).counted()
-            return cross_entropy(logits, labels)
+                logits = self._run(self._skeleton, weights, part).logits
+            return cross_entropy(logits.flatten(0, -2), labels, ignore_index=IGNORED, reduction="sum") / counted
 
         return loss
 
@@ -207,20 +211,23 @@ class Scene:
         return Reading(total, cross_entropy(logits, labels), (logits.argmax(-1) == labels).float().mean().item())
 
     def _view(self, weights: Weights, batch: Batch, *, deep: bool) -> View:
-        inputs = {n: v for n, v in batch.items() if n not in LABELS}
+        part = self._ranks.part({n: v for n, v in batch.items() if n not in LABELS})
         options = {"output_hidden_states": True} if deep else {}
-        answers = self._run(self._skeleton, weights, inputs, **options)
-        labels = batch["labels"] if "labels" in batch else answers.logits.new_zeros(len(answers.logits)).long()
-        hidden = answers.hidden_states if deep else ()
+        answers = self._run(self._skeleton, weights, part, **options)
+        count = len(next(iter(batch.values())))
+        logits = self._ranks.joined(answers.logits, count)
+        hidden = [self._ranks.joined(state, count) for state in answers.hidden_states] if deep else ()
+        labels = batch["labels"] if "labels" in batch else logits.new_zeros(count).long()
         moving = [weights[n] for n in self._moving]
-        return View(answers.logits, labels, hidden, inputs.get("attention_mask"), moving)
+        return View(logits, labels, hidden, batch.get("attention_mask"), moving)
 
     def _batch(self, rows: np.ndarray, size: int, *use: Any) -> Batch:
         chosen = draw_rows(rows, size, *use, *self._draw.key)
         return self._simulation.collate(self._draw.task.features("train", chosen.tolist(), self._simulation.columns))
 
     def _seeded(self, k: int) -> Any:
-        seed = seed_of("dropout", *self._draw.key, k) if self._draw.recipe.dropout else None
+        rank = [self._ranks.rank] if self._ranks.rank else []  # other rows, other masks
+        seed = seed_of("dropout", *self._draw.key, k, *rank) if self._draw.recipe.dropout else None
         return seeded(seed, [self._device])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from . import heads
@@ -17,6 +18,7 @@ from .functional import Weights
 from .learned import LearnedAdversary
 from .losses import BlockingLoss
 from .meta_gradient import method
+from .ranks import Ranks
 from .scene import Batch, Draw, Rows, Scene
 from .skeletons import ADAPTER, Skeleton, can_compact, plain
 from .tasks import BlockedTask, seed_of
@@ -84,7 +86,8 @@ class Simulation:
         """What the next micro-step of this global step simulates."""
         micro = self._last[1] + 1 if self._last[0] == global_step else 0
         self._last = (global_step, micro)
-        key: tuple[Any, ...] = (self.args.seed, global_step, micro, self.args.process_index)
+        rank = 0 if self.args.adversary_scope == "global" else self.args.process_index
+        key: tuple[Any, ...] = (self.args.seed, global_step, micro, rank)
         generator = torch.Generator().manual_seed(seed_of("task", *key))
         task = self.tasks[int(torch.multinomial(torch.tensor([t.weight for t in self.tasks]), 1, generator=generator))]
         chances = torch.tensor([a.weight for a in self.adversaries])
@@ -94,6 +97,10 @@ class Simulation:
         if recipe.learns_rate:
             recipe = replace(recipe, learning_rate=self.learned[task.name, number].learning_rate)
         return Draw(task, number, recipe, key)
+
+    def ranks(self, model: PreTrainedModel) -> Ranks:
+        """Who simulates an adversary of this model together; sharded weights make sharded adversaries."""
+        return replace(self.args.ranks, sharded=any(isinstance(p, DTensor) for p in model.parameters()))
 
     def meta_gradient(self, model: PreTrainedModel, draw: Draw) -> MetaGradient:
         """The meta-gradient of what a draw stands for, starting from the live model's weights, by its names."""

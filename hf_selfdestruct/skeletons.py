@@ -67,6 +67,7 @@ class Skeleton:
         if lora is not None:
             inject_adapter_in_model(copy.deepcopy(lora), module, low_cpu_mem_usage=True)
         self.module, self._twice = module.eval(), twice
+        self._kind = torch.promote_types(model.dtype, torch.float32)
         self.names = heads.names_between(module, model, keep_head=keep_head)
         self.own = [n for n, _ in module.named_parameters() if n not in self.names]
         if homeless := [n for n, _ in module.named_buffers() if n not in self.names]:
@@ -99,8 +100,8 @@ class Skeleton:
         return call(self.module, inner, inputs, twice=self._twice)
 
     def draw(self, seed: int, *, device: torch.device) -> Weights:
-        """Fresh own weights, head and adapters, by skeleton names; a decision of ``seed`` alone."""
-        return heads.draw(self.module, self.own, seed, device=device)
+        """Fresh own weights, head and adapters, by skeleton names, at least float32; a decision of ``seed`` alone."""
+        return {n: w.to(self._kind) for n, w in heads.draw(self.module, self.own, seed, device=device).items()}
 
     def trained(self, trainable: str | LoraConfig) -> set[str]:
         """Names (published and own) of the weights that an adversary trains who trains so much."""

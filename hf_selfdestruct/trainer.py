@@ -101,8 +101,7 @@ class SelfDestructTrainer(Trainer):
             raise TypeError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}.")
         presets.fill(args)
         check_launch(args)
-        self.guard = guard_of(args)
-        self.guarded_step = -1
+        self.guard, self.guarded_step = guard_of(args), -1
         super().__init__(model, args, *positional, **named)
         # Most classifiers accept and ignore `num_items_in_batch`; Trainer would then scale the loss by
         # accumulation steps and processes, and change the weight between the two losses.
@@ -249,6 +248,7 @@ class SelfDestructTrainer(Trainer):
             self.keeping_losses,
             rows(self.keep_dataset, ()),
             batch_size=self.args.per_device_train_batch_size,
+            ranks=self.args.ranks,
             autocast=self.accelerator.autocast,
             erased=self.blocked_tasks if self.args.keeping_erases else (),
             collate=self.blocked_batch,

@@ -53,12 +53,36 @@ def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> Non
         desired=trainer.train_dataset,
         erases=trainer.args.keeping_erases,
     )
-    if trainer.args.world_size > 1 and any(adversary.carries > 1 for adversary in trainer.adversaries):
-        raise ValueError(
-            "an adversary that goes on from where it was (carries) is one process's own, and would be lost in a "
-            "checkpoint of several; set adversary_carries=1 or launch one process."
-        )
+    if trainer.args.world_size > 1:
+        check_processes(trainer)
     warn_of_association(trainer.blocked_tasks, trainer.train_dataset)
+
+
+def check_processes(trainer: SelfDestructTrainer) -> None:
+    """Refuse adversaries that several processes cannot simulate as ``adversary_scope`` says."""
+    args, tasks, count = trainer.args, trainer.blocked_tasks, trainer.args.world_size
+    if args.adversary_scope == "local":
+        if any(adversary.carries > 1 for adversary in trainer.adversaries):
+            raise ValueError(
+                "an adversary that goes on from where it was (carries) is one process's own, and would be lost in a "
+                "checkpoint of several; set adversary_scope='global' or adversary_carries=1."
+            )
+        return
+    if args.meta_gradient == "unrolled":
+        raise ValueError("meta_gradient='unrolled' is one process's own; 'exact' gives the same and can be shared.")
+    if twice := [type(loss).__name__ for loss in trainer.blocking_losses if loss.second_order]:
+        raise ValueError(f"{twice[0]} cannot be added up over processes; leave it out or set adversary_scope='local'.")
+    sizes = {"adversary_batch_size": min(min(a.options("batch_size")) for a in trainer.adversaries)}
+    given = [n for a in trainer.adversaries for n in a.options("examples") if n is not None]
+    sizes |= {"adversary_examples": min(given)} if given else {}
+    sizes |= {f"rows of blocked task {t.name!r} to train on": len(t.adversary_rows()) for t in tasks}
+    sizes |= {f"held-out rows of blocked task {t.name!r}": len(t.held_out_rows()) for t in tasks}
+    for name, size in {**sizes, "blocking_batch_size": args.blocking_batch_size}.items():
+        if size < count:
+            raise ValueError(
+                f"{name} is {size}: too few for {count} processes that share them out (adversary_scope='global'); "
+                "give more, or launch fewer processes."
+            )
 
 
 def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from .ranks import ALONE, Ranks
+
 METHODS = ("mlac", "mlac_fast", "ac", "sophon", "tar", "booster", "ctrap")
 META_GRADIENTS = ("exact", "unrolled", "first_order")
 HVPS = ("double_backward", "finite_difference")
@@ -29,6 +31,7 @@ BLOCKING_LOSSES = (
 KEEPING_LOSSES = ("logit_distillation", "hidden_state_distillation", "embedding_distillation", "language_modeling")
 TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
 HEADS = ("learned", "random", "keep")
+SCOPES = ("local", "global")
 STEP_WEIGHTS = ("uniform", "last", "exponential", "drop")
 UNDEFENDED: dict[str, Any] = {  # what an undefended sibling is trained with
     "blocking_weight": 0.0,
@@ -109,6 +112,11 @@ class SelfDestructTrainingArguments(TrainingArguments):
     adversary_carries: int = _option(
         1, "Outer steps in a row in which the adversary goes on from where it was, before it starts anew."
     )
+    adversary_scope: str = _option(
+        "local",
+        "Whether each process simulates its own adversary, or all of them one, whose batches they share out.",
+        SCOPES,
+    )
     adversary_head_learning_rate: float | None = _option(
         None, "Adam rate at which the learned head (and 10x, the log rate) improve."
     )
@@ -154,6 +162,11 @@ class SelfDestructTrainingArguments(TrainingArguments):
         return any(getattr(self, name) != value for name, value in UNDEFENDED.items())
 
     @property
+    def ranks(self) -> Ranks:
+        """Who simulates an adversary together: everyone, or each process its own."""
+        return Ranks(self.process_index, self.world_size) if self.adversary_scope == "global" else ALONE
+
+    @property
     def blocking_losses(self) -> list[str]:
         """The names in ``blocking_loss``; none before a method has filled it."""
         return [] if self.blocking_loss is None else self.blocking_loss.split("+")
@@ -174,6 +187,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
             "step_weights": STEP_WEIGHTS,
             "adversary_optimizer": INNER_OPTIMIZERS,
             "adversary_head": HEADS,
+            "adversary_scope": SCOPES,
         }
         for name, allowed in choices.items():
             value = getattr(self, name)

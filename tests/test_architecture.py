@@ -14,7 +14,7 @@ NAME = "hf_selfdestruct"
 ROOT = Path(__file__).resolve().parents[1] / NAME
 LEVELS = (
     ("demo", "demo.grammar_words", "schema", "files", "runs"),
-    ("tasks", "metrics", "comparison", "report_checks", "details", "fingerprint", "demo.grammar"),
+    ("tasks", "metrics", "ranks", "comparison", "report_checks", "details", "fingerprint", "demo.grammar"),
     ("recovery", "attacks.data"),
     ("tables",),
     ("report",),
@@ -73,6 +73,7 @@ DEFENCE = {
         "adjoint",
         "meta_gradient",
         "meta_step",
+        "ranks",
         "scene",
         "simulation",
     ),

@@ -1,0 +1,129 @@
+"""One adversary for all processes: the same weights as one process with the global batch."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from launched import TESTS, launch
+from safetensors.torch import load_file
+from toy_models import tiny_model, toy_rows, toy_task
+from train_together import CASES, LOCAL, MIXTURE, STEPS, losses_of, state_of, trained
+
+from hf_selfdestruct import Adversary, SelfDestructTrainer, SelfDestructTrainingArguments
+from hf_selfdestruct.episode import Episode
+from hf_selfdestruct.inner_optimizers import NormalizedSGD
+from hf_selfdestruct.losses import GradientNorm
+from hf_selfdestruct.meta_gradient import unrolled
+from hf_selfdestruct.ranks import Ranks
+from hf_selfdestruct.trainer_checks import check_processes
+
+LAUNCHES = [
+    (2, "torchrun", (*CASES, MIXTURE)),
+    (4, "accelerate", ("exact", "first order, 4 micro-batches")),
+]
+TOLERANCE = {"finite differences": 1e-7}  # of float64, whose differences divide rounding by their step
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Weights and losses of each case, trained by this process alone with the global batch."""
+    folder = tmp_path_factory.mktemp("alone")
+    runs = {case: trained(case, folder) for case in (*CASES, MIXTURE)}
+    return {case: (state_of(trainer), losses_of(trainer)) for case, trainer in runs.items()}
+
+
+@pytest.mark.parametrize(("processes", "by", "cases"), LAUNCHES)
+def test_several_processes_give_what_one_gives(tmp_path, alone, processes, by, cases):
+    done = launch(TESTS / "train_together.py", str(tmp_path), *cases, processes=processes, by=by)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for case in cases:
+        ranks = [json.loads(Path(tmp_path, f"{case}-{rank}.json").read_text()) for rank in range(processes)]
+        assert [rank["world"] for rank in ranks] == [processes] * processes
+        assert len({rank["digest"] for rank in ranks}) == 1, case  # bitwise
+        state, losses = alone[case]
+        together = load_file(tmp_path / f"{case}.safetensors")
+        assert {*together} == {*state}
+        moved = torch.cat([(together[n] - state[n]).double().flatten() for n in state]).norm()
+        length = torch.cat([value.double().flatten() for value in state.values()]).norm()
+        assert len(losses) == STEPS
+        if case == LOCAL:  # the adversaries differ, and so does what they teach: the others' likeness is no accident
+            assert moved > 1e-4 * length
+            continue
+        assert moved < TOLERANCE.get(case, 1e-12) * length, case
+        torch.testing.assert_close(ranks[0]["losses"], losses, rtol=1e-6, atol=1e-8)
+
+
+def test_rows_are_shared_out_whole_and_once():
+    for count in range(1, 12):
+        for size in range(1, count + 1):
+            shares = [list(range(count))[Ranks(rank, size).rows(count)] for rank in range(size)]
+            assert [row for share in shares for row in share] == list(range(count))
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_process_takes_its_part_of_every_tensor():
+    batch = {"input_ids": torch.arange(12).view(6, 2), "labels": torch.arange(6)}
+    part = Ranks(1, 3).part(batch)
+    assert part["input_ids"].tolist() == [[4, 5], [6, 7]]
+    assert part["labels"].tolist() == [2, 3]
+
+
+def checked(monkeypatch, tmp_path, *, adversaries=None, losses=None, processes=2, **arguments):
+    """What is checked where there are several processes, without launching them."""
+    args = SelfDestructTrainingArguments(
+        str(tmp_path), use_cpu=True, report_to="none", **{"adversary_scope": "global", **arguments}
+    )
+    trainer = SelfDestructTrainer(
+        tiny_model(),
+        args,
+        train_dataset=toy_rows(40, seed=4),
+        blocked_tasks=[toy_task()],
+        adversaries=adversaries,
+        blocking_losses=losses,
+    )
+    monkeypatch.setattr(type(args), "world_size", processes)
+    check_processes(trainer)
+
+
+def test_what_can_be_shared_passes(monkeypatch, tmp_path):
+    checked(monkeypatch, tmp_path)
+    checked(monkeypatch, tmp_path, adversary_carries=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"meta_gradient": "unrolled"}, "'unrolled' is one process's own; 'exact'"),
+        ({"losses": [GradientNorm()]}, "GradientNorm cannot be added up over processes"),
+        ({"adversary_scope": "local", "adversary_carries": 3}, "set adversary_scope='global' or adversary_carries=1"),
+        ({"adversary_batch_size": 1}, "adversary_batch_size is 1: too few for 2 processes"),
+        ({"adversary_examples": 1}, "adversary_examples is 1: too few for 2 processes"),
+        ({"adversaries": [Adversary(batch_size=(4, 1))]}, "adversary_batch_size is 1: too few for 2 processes"),
+        ({"processes": 40}, "adversary_batch_size is 16: too few for 40 processes"),
+        ({"processes": 13, "blocking_batch_size": 13}, "held-out rows of blocked task 'blocked' is 12: too few for 13"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_with_the_cure(monkeypatch, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        checked(monkeypatch, tmp_path, **options)
+
+
+def episode(**fields) -> Episode:
+    return Episode(
+        **{
+            **{"published": {"w": torch.ones(2)}, "own": {}, "moving": frozenset(["w"]), "inner_losses": []},
+            **{"measure": None, "shares": [1.0], "optimizer": NormalizedSGD(), "learning_rate": 0.1, **fields},
+        }
+    )
+
+
+def test_an_optimizer_that_needs_all_is_not_given_pieces():
+    episode(ranks=Ranks(0, 2))
+    with pytest.raises(ValueError, match=r"NormalizedSGD.* needs the whole gradient"):
+        episode(ranks=Ranks(0, 2, sharded=True))
+
+
+def test_an_unrolled_graph_is_one_process_s_own():
+    with pytest.raises(ValueError, match="unrolled meta-gradient is one process's own"):
+        unrolled(episode(ranks=Ranks(0, 2)))

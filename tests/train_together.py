@@ -1,0 +1,88 @@
+"""Trains toy cases with one adversary for all processes; launched by ``test_global_scope.py``, alone or in several."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from toy_models import tiny_model, toy_rows, toy_task
+
+from hf_selfdestruct import Adversary, SelfDestructTrainer, SelfDestructTrainingArguments
+from hf_selfdestruct.keeping import EmbeddingDistillation
+
+ROWS, STEPS = 8, 20  # desired rows in a micro-batch of all processes together; outer steps
+CASES: dict[str, dict[str, Any]] = {
+    "exact": {"meta_gradient": "exact", "probe_weight": 1.0},
+    "exact, 4 micro-batches": {"meta_gradient": "exact", "gradient_accumulation_steps": 4},
+    "finite differences": {"meta_gradient": "exact", "hvp": "finite_difference", "trajectory": "recompute"},
+    "first order": {"meta_gradient": "first_order", "adversary_examples": 17, "adversary_batch_size": 7},
+    "first order, 4 micro-batches": {"meta_gradient": "first_order", "gradient_accumulation_steps": 4},
+    "goes on": {"meta_gradient": "first_order", "adversary_carries": 3, "inner_steps": 2},
+}
+LOCAL = "each its own"
+CASES[LOCAL] = {"meta_gradient": "first_order", "adversary_scope": "local"}
+MIXTURE = "a mixture, and rows to keep"
+
+
+def trained(case: str, folder: Path) -> SelfDestructTrainer:
+    """A toy case after its training."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    args = SelfDestructTrainingArguments(
+        str(folder / case),
+        **{
+            **{"adversary_scope": "global", "inner_steps": 3, "max_steps": STEPS, "learning_rate": 1e-3},
+            **{"per_device_train_batch_size": ROWS // world, "save_strategy": "no", "logging_steps": 1},
+            **{"use_cpu": True, "disable_tqdm": True, "report_to": "none", **CASES.get(case, {})},
+        },
+    )
+    options: dict[str, Any] = {}
+    if case == MIXTURE:
+        options["adversaries"] = [
+            Adversary(steps=2, prelude=1, learns_rate=True, head="learned"),
+            Adversary(steps=2, trainable="lora", head="random"),
+        ]
+        options["keeping_losses"] = [EmbeddingDistillation()]
+        options["keep_dataset"] = toy_rows(40, seed=7, columns=())
+    trainer = SelfDestructTrainer(
+        tiny_model(layers=1).double(), args, train_dataset=toy_rows(96, seed=4), blocked_tasks=[toy_task()], **options
+    )
+    trainer.train()
+    return trainer
+
+
+def state_of(trainer: SelfDestructTrainer) -> dict[str, torch.Tensor]:
+    """Weights, and everything that adversaries have learned."""
+    learned = {
+        f"learned.{number}.{n}": v.detach()
+        for (_, number), adversary in trainer.simulation.learned.items()
+        for n, v in adversary.state_dict().items()
+    }
+    return {**{n: p.detach() for n, p in trainer._plain_model().named_parameters()}, **learned}
+
+
+def losses_of(trainer: SelfDestructTrainer) -> list[float]:
+    """The logged blocking loss of every step."""
+    return [line["blocking_loss"] for line in trainer.state.log_history if "blocking_loss" in line]
+
+
+def main(folder: Path, *cases: str) -> None:
+    """Train some cases; each process leaves a digest, the first its weights too."""
+    for case in cases:
+        trainer = trained(case, folder)
+        state = {n: v.contiguous().clone() for n, v in state_of(trainer).items()}
+        digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in state.values())).hexdigest()
+        found = {"world": trainer.args.world_size, "digest": digest, "losses": losses_of(trainer)}
+        (folder / f"{case}-{trainer.args.process_index}.json").write_text(json.dumps(found))
+        if trainer.args.process_index == 0:
+            save_file(state, folder / f"{case}.safetensors")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), *sys.argv[2:])
