@@ -63,7 +63,7 @@ class Ranks:
         if not self.sharded:
             return piece
         found = piece.new_empty(len(piece) * self.size)
-        dist.all_gather_into_tensor(found, piece.detach())
+        dist.all_gather_single(found, piece.detach())
         return found[:total]
 
     def summed(self, full: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Ranks:
             dist.all_reduce(full)
             return full
         found = full.new_empty(self.length(len(full)))
-        dist.reduce_scatter_tensor(found, self._padded(full))
+        dist.reduce_scatter_single(found, self._padded(full))
         return found
 
     def total(self, value: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -103,7 +104,13 @@ class Simulation:
         return replace(self.args.ranks, sharded=any(isinstance(p, DTensor) for p in model.parameters()))
 
     def meta_gradient(self, model: PreTrainedModel, draw: Draw) -> MetaGradient:
-        """The meta-gradient of what a draw stands for, starting from the live model's weights, by its names."""
+        """The meta-gradient of what a draw stands for, starting from the live model's weights, by its names.
+
+        Shards that a forward has gathered are given back first: the model's parameters are then the shards.
+        """
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
         scene = Scene(self, model, draw)
         found = self._way(scene.episode())
         if draw.recipe.carries > 1:

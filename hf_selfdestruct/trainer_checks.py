@@ -37,10 +37,26 @@ def check_launch(args: SelfDestructTrainingArguments) -> None:
             f"{args.n_gpu} GPUs in one process means DataParallel, which loses the adversary's gradients; "
             "start with `accelerate launch`, one process per GPU."
         )
+    if args.fsdp and args.device.type == "cpu":
+        raise ValueError("accelerate ignores FSDP on the CPU and would train whole weights; launch without FSDP.")
+    if args.fsdp:
+        logger.warning("FSDP through the Trainer has not been tested; the engine has been, on raw `fully_shard`.")
+
+
+def check_plugins(trainer: SelfDestructTrainer) -> None:
+    """Refuse what `accelerate` was configured to without the training arguments knowing."""
+    if trainer.is_deepspeed_enabled:
+        raise ValueError("accelerate is configured for DeepSpeed, which owns the backward pass; launch without it.")
+    if trainer.is_fsdp_enabled and not trainer.args.fsdp:
+        raise ValueError(
+            "accelerate is configured for FSDP, which the training arguments do not know of: set fsdp=True and "
+            "adversary_scope='global', or launch without FSDP."
+        )
 
 
 def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> None:
     """Refuse data, tasks, adversaries and losses that cannot work together, with what to do instead."""
+    check_plugins(trainer)
     check_desired({"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}, model)
     check_initialization(model, trainer.args, trainer.train_dataset)
     check_tasks(trainer.blocked_tasks, trainer.input_columns)

@@ -271,7 +271,6 @@ class SelfDestructTrainingArguments(TrainingArguments):
             ),
             "torch_compile": ("compiled graphs have no second derivative", "set torch_compile=False"),
             "fp16": ("inner gradients are not loss-scaled and underflow", "use bf16=True or full precision"),
-            "fsdp": ("sharded parameters are not supported yet", "launch without FSDP"),
             "deepspeed": ("DeepSpeed owns the backward pass", "launch without DeepSpeed"),
             "ddp_find_unused_parameters": (
                 "the weights take part in two forwards",
@@ -281,6 +280,17 @@ class SelfDestructTrainingArguments(TrainingArguments):
         for name, (why, cure) in refused.items():
             if getattr(self, name, None):
                 raise ValueError(f"{name}={getattr(self, name)!r} cannot be combined with hardening: {why}; {cure}.")
+        if self.fsdp and self.adversary_scope != "global":
+            raise ValueError(
+                "sharded weights belong to no process alone, so that all simulate one adversary: set "
+                f"adversary_scope='global' with fsdp={self.fsdp!r}, or launch without FSDP."
+            )
+        config = self.fsdp_config if self.fsdp and isinstance(self.fsdp_config, dict) else {}
+        if int(config.get("version", 2)) != 2 or config.get("activation_checkpointing"):
+            raise ValueError(
+                "hardening works with FSDP2 and without activation checkpointing (recomputed activations would use "
+                f"the wrong weights); got fsdp_config={config}: set version=2, activation_checkpointing=False."
+            )
         if str(getattr(self.hub_strategy, "value", self.hub_strategy)) != "end":
             raise ValueError(
                 f"hub_strategy={self.hub_strategy!r} would publish a half-hardened model with pickled trainer "

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from hf_selfdestruct.losses import UniformKL
 from hf_selfdestruct.scene import Draw, Scene
 from hf_selfdestruct.skeletons import OWN
 from hf_selfdestruct.trainer import SelfDestructTrainer
+from hf_selfdestruct.trainer_checks import check_plugins
 from hf_selfdestruct.training_args import INNER_OPTIMIZERS, SelfDestructTrainingArguments
 
 MODES = ("exact", "unrolled", "first_order")
@@ -515,7 +517,7 @@ def test_bf16_weights_take_part_in_the_inner_loop_in_float32(make_trainer, tiny_
         ({"gradient_checkpointing": True}, "activation_checkpointing=False"),
         ({"torch_compile": True}, "torch_compile=False"),
         ({"fp16": True}, "bf16=True"),
-        ({"fsdp": "full_shard"}, "without FSDP"),
+        ({"fsdp": True, "adversary_scope": "global"}, "ignores FSDP on the CPU"),
         ({"hub_strategy": "every_save"}, "hub_strategy='end'"),
         ({"ddp_find_unused_parameters": True}, "ddp_find_unused_parameters=False"),
     ],
@@ -525,6 +527,22 @@ def test_unsupported_options_are_refused_with_the_cure(make_trainer, tmp_path, o
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # transformers writes here; put back afterwards
     with pytest.raises(ValueError, match=cure):
         make_trainer(tmp_path, **option)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "fsdp", "cure"),
+    [
+        ("is_deepspeed_enabled", None, "DeepSpeed, which owns the backward pass; launch without it"),
+        ("is_fsdp_enabled", None, "set fsdp=True and adversary_scope='global'"),
+        ("is_fsdp_enabled", True, None),
+    ],
+)
+def test_what_accelerate_was_configured_to_is_looked_at(make_trainer, tmp_path, plugin, fsdp, cure) -> None:
+    trainer = make_trainer(tmp_path)
+    setattr(trainer, plugin, True)
+    trainer.args.fsdp = fsdp
+    with pytest.raises(ValueError, match=cure) if cure else nullcontext():
+        check_plugins(trainer)
 
 
 def test_a_refused_compilation_leaves_nothing_behind(tmp_path, monkeypatch) -> None:

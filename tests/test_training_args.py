@@ -114,7 +114,12 @@ def test_drawn_and_learned_rates_exclude_each_other(make_args) -> None:
     [
         ({"activation_checkpointing": True}, "activation_checkpointing=False"),
         ({"fp16": True}, "bf16=True"),
-        ({"fsdp": "full_shard"}, "without FSDP"),
+        ({"fsdp": True}, "adversary_scope='global' with fsdp=True"),
+        ({"fsdp": True, "adversary_scope": "global", "fsdp_config": {"version": 1}}, "set version=2"),
+        (
+            {"fsdp": True, "adversary_scope": "global", "fsdp_config": {"activation_checkpointing": True}},
+            "activation_checkpointing=False",
+        ),
         ({"ddp_find_unused_parameters": True}, "ddp_find_unused_parameters=False"),
         ({"hub_strategy": "checkpoint"}, "call trainer.push_to_hub"),
         ({"hub_strategy": "all_checkpoints"}, "hub_strategy='end'"),

@@ -1,0 +1,52 @@
+"""Weights sharded by ``fully_shard``: first order, and second order too, as in one process."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from launched import TESTS, launch
+from safetensors.torch import load_file
+from toy_models import tiny_model
+from train_sharded import CASES, STEPS, Sharded
+
+from hf_selfdestruct.functional import Layout, whole
+from hf_selfdestruct.ranks import Ranks
+
+TOLERANCE = {"exact, finite differences": 1e-7}  # of float64, whose differences divide rounding by their step
+
+
+def test_sharded_weights_give_what_whole_ones_give(tmp_path):
+    done = launch(TESTS / "train_sharded.py", str(tmp_path), processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for case in CASES:
+        alone = Sharded(case)
+        start = {n: v.clone() for n, v in alone.state().items()}
+        for number in range(STEPS):
+            alone.step(number)
+        expected, found = alone.state(), load_file(tmp_path / f"{case}.safetensors")
+        ranks = [json.loads(Path(tmp_path, f"{case}-{rank}.json").read_text()) for rank in range(2)]
+        assert [rank["world"] for rank in ranks] == [2, 2]
+        assert ranks[0]["digest"] == ranks[1]["digest"], case  # bitwise
+        assert sum(rank["here"] for rank in ranks) == sum(p.numel() for p in tiny_model().parameters())
+        assert all(torch.equal(start[n], found[n]) == (n == "log_rate" and case == "first order") for n in start), case
+        gap = torch.cat([(found[n] - expected[n]).double().flatten() for n in expected]).norm()
+        length = torch.cat([value.double().flatten() for value in expected.values()]).norm()
+        assert gap < TOLERANCE.get(case, 1e-12) * length, case
+        torch.testing.assert_close(ranks[0]["losses"], alone.losses, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("total", [0, 1, 5, 6, 7])
+def test_pieces_make_the_whole(total):
+    vector = torch.arange(1.0, total + 1)
+    pieces = [Ranks(rank, 3, sharded=True).piece(vector) for rank in range(3)]
+    assert {len(piece) for piece in pieces} == {Ranks(0, 3, sharded=True).length(total)}
+    assert torch.equal(torch.cat(pieces)[:total], vector)
+    assert torch.cat(pieces)[total:].tolist() == [0.0] * (3 * len(pieces[0]) - total)
+
+
+def test_whole_tensors_are_left_as_they_are():
+    value = torch.ones(3)
+    assert whole(value) is value
+    assert Ranks(1, 2).piece(value) is value
+    assert Layout({"a": value}).total == 3

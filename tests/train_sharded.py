@@ -1,0 +1,117 @@
+"""Outer steps on weights that ``fully_shard`` has sharded (whole in one process), for ``test_sharded.py``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from toy_models import tiny_model, toy_rows, toy_task
+from transformers import default_data_collator
+
+from hf_selfdestruct import SelfDestructTrainingArguments, presets
+from hf_selfdestruct.losses import HeadAdjustedCrossEntropy
+from hf_selfdestruct.meta_step import meta_loss
+from hf_selfdestruct.probes import RepresentationProbe
+from hf_selfdestruct.scene import Rows
+from hf_selfdestruct.simulation import Simulation
+from hf_selfdestruct.trainer_parts import configured_adversary
+
+ROWS, STEPS = 8, 20
+CASES: dict[str, dict[str, Any]] = {
+    "first order": {"meta_gradient": "first_order", "adversary_learns_rate": False},
+    "first order, a learned rate": {"meta_gradient": "first_order"},
+    "exact, double backward": {"meta_gradient": "exact"},
+    "exact, finite differences": {"meta_gradient": "exact", "hvp": "finite_difference", "trajectory": "recompute"},
+    "last layer": {"meta_gradient": "exact", "adversary_trainable": "last_1"},
+}
+
+
+class Sharded:
+    """A toy model in outer steps, its weights whole in one process, sharded in several.
+
+    Args:
+        case: Name of one of ``CASES``.
+    """
+
+    def __init__(self, case: str) -> None:
+        args = SelfDestructTrainingArguments(
+            "unused",
+            **{"adversary_scope": "global", "inner_steps": 3, "use_cpu": True, "report_to": "none", **CASES[case]},
+        )
+        presets.fill(args)
+        self.rank, self.world = args.process_index, args.world_size
+        self.model = tiny_model().double().train()
+        self.data = toy_rows(96, seed=4)
+        columns, collate = ("input_ids", "attention_mask"), default_data_collator
+        rows = Rows(self.data, columns, ("labels",), collate)
+        self.simulation = Simulation(
+            self.model,
+            args,
+            tasks=[toy_task()],
+            adversaries=[configured_adversary(args)],
+            losses=[HeadAdjustedCrossEntropy(), RepresentationProbe()],
+            collate=collate,
+            columns=columns,
+            benign=rows,
+            general=rows,
+        )
+        if self.world > 1:
+            for layer in self.model.bert.encoder.layer:
+                fully_shard(layer)
+            fully_shard(self.model)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        self.losses: list[float] = []
+
+    def step(self, number: int) -> None:
+        """One outer step."""
+        rows = [self.data[(number * ROWS + i) % len(self.data)] for i in range(ROWS)]
+        share = ROWS // self.world
+        batch = default_data_collator(rows[self.rank * share : (self.rank + 1) * share])
+        desired = self.model(**{n: v for n, v in batch.items() if n != "blocked"}).loss
+        draw = self.simulation.draw(number)
+        gradient = self.simulation.meta_gradient(self.model, draw)
+        step = meta_loss(desired, dict(self.model.named_parameters()), gradient, blocking_weight=1.0)
+        step.total.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.simulation.learn(draw, gradient, share=1.0)
+        self.simulation.learned["blocked", 0].step()
+        self.losses.append(gradient.loss)
+
+    def state(self) -> dict[str, Tensor]:
+        """Whole weights, and what the adversary has learned."""
+        weights = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in self.model.named_parameters()}
+        learned = self.simulation.learned["blocked", 0].state_dict()
+        return {n: v.detach().contiguous().clone() for n, v in {**weights, **learned}.items()}
+
+    def pieces(self) -> list[int]:
+        """How many numbers of the model lie in this process."""
+        return [p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in self.model.parameters()]
+
+
+def main(folder: Path) -> None:
+    """Train every case; each process leaves a digest, the first the weights too."""
+    for case in CASES:
+        run = Sharded(case)
+        for number in range(STEPS):
+            run.step(number)
+        state = run.state()
+        digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in state.values())).hexdigest()
+        found = {"world": run.world, "digest": digest, "losses": run.losses, "here": sum(run.pieces())}
+        (folder / f"{case}-{run.rank}.json").write_text(json.dumps(found))
+        if run.rank == 0:
+            save_file(state, folder / f"{case}.safetensors")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    main(Path(sys.argv[1]))
