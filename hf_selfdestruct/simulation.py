@@ -106,13 +106,15 @@ class Simulation:
     def meta_gradient(self, model: PreTrainedModel, draw: Draw) -> MetaGradient:
         """The meta-gradient of what a draw stands for, starting from the live model's weights, by its names.
 
-        Shards that a forward has gathered are given back first: the model's parameters are then the shards.
+        It is found in the precision of the weights, float32 at least, whatever the outer step's. Shards that a forward
+        has gathered are given back first: the model's parameters are then the shards.
         """
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
-        scene = Scene(self, model, draw)
-        found = self._way(scene.episode())
+        with torch.autocast(self.args.device.type, enabled=False):
+            scene = Scene(self, model, draw)
+            found = self._way(scene.episode())
         if draw.recipe.carries > 1:
             scene.carry(found.fast)
         return replace(found, weights=scene.whole(found.weights))

@@ -15,13 +15,13 @@ from transformers import PreTrainedModel, Trainer, TrainerState
 
 from . import checkpoints, presets
 from .adversary import Adversary
-from .keeper import Keeper
 from .keeping import KeepingLoss
 from .losses import BlockingLoss
 from .meta_step import meta_loss
-from .scene import LABELS, Draw, Rows
-from .simulation import Simulation
+from .readings import Readings
+from .scene import Draw
 from .tasks import BlockedTask
+from .termination import Termination
 from .trainer_checks import check_hardening, check_launch, has_loss
 from .trainer_parts import (
     TieCallback,
@@ -31,6 +31,8 @@ from .trainer_parts import (
     configured_losses,
     guard_of,
     initialize,
+    keeper_of,
+    simulation_of,
 )
 from .training_args import SelfDestructTrainingArguments
 
@@ -118,11 +120,12 @@ class SelfDestructTrainer(Trainer):
             self.label_names, self.can_return_loss, args.prediction_loss_only = [], True, True
         check_hardening(self, model)
         self.blocked_collator = blocked_collator(model, self.data_collator, self.processing_class)
-        self._set_up(model)
-        self._readings: dict[str, list[float]] = {}
+        self.keeper, self.simulation = keeper_of(self, model), simulation_of(self, model)
+        self._readings, self._termination = Readings(), Termination(self)
         self._seconds = 0.0
         self._started: float | None = None
         self.add_callback(checkpoints.OuterStepCallback(self))
+        self.add_callback(self._termination)
         if args.merge_words:
             self.add_callback(TieCallback(model))
 
@@ -145,7 +148,8 @@ class SelfDestructTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **named: Any) -> Any:
         """As ``Trainer.train``; ``resume_from_checkpoint=True`` takes the last *complete* checkpoint.
 
-        The model's starting weights are kept in ``output_dir/_base``, for the attacks' reference rows.
+        The model's starting weights are kept in ``output_dir/_base``, for the attacks' reference rows. On SIGTERM the
+        step is ended, its checkpoint saved, and the signal acts then.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoints.last_complete(self.args.output_dir)
@@ -156,7 +160,8 @@ class SelfDestructTrainer(Trainer):
                 self._plain_model().save_pretrained(self.folder / "_base")
             initialize(self)
         self._started = time.perf_counter()
-        result = super().train(resume_from_checkpoint, *arguments, **named)
+        with self._termination:
+            result = super().train(resume_from_checkpoint, *arguments, **named)
         self._seconds, self._started = self.seconds(), None
         return result
 
@@ -208,10 +213,10 @@ class SelfDestructTrainer(Trainer):
         return push(self.folder, repo_id, message=commit_message or "Publish hardened model", **named)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the adversary's mean readings since the last log to the training log."""
-        if "loss" in logs and self._readings:
-            logs.update({name: sum(values) / len(values) for name, values in self._readings.items()})
-            self._readings.clear()
+        """Add the adversary's mean readings and the throughput since the last log to the training log."""
+        if "loss" in logs:
+            batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            logs.update(self._readings.take(step=self.state.global_step, batch=batch))
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -234,36 +239,6 @@ class SelfDestructTrainer(Trainer):
         self._seconds, self.guarded_step = extra["seconds"], int(extra["guarded_step"])
         if self.guard and "guard.factor" in extra:
             self.guard.load_state_dict({"factor": extra["guard.factor"], "best": extra.get("guard.best")})
-
-    def _set_up(self, model: PreTrainedModel) -> None:
-        """The simulation of adversaries and the frozen original."""
-
-        def rows(data: Any, labels: Sequence[str]) -> Rows:
-            kept = data if isinstance(data, Dataset) else None
-            return Rows(kept, self.input_columns, labels, lambda r: self._prepare_inputs(self.data_collator(r)))
-
-        general = self.keep_dataset if self.keep_dataset is not None else self.train_dataset
-        self.keeper = Keeper(
-            model,
-            self.keeping_losses,
-            rows(self.keep_dataset, ()),
-            batch_size=self.args.per_device_train_batch_size,
-            ranks=self.args.ranks,
-            autocast=self.accelerator.autocast,
-            erased=self.blocked_tasks if self.args.keeping_erases else (),
-            collate=self.blocked_batch,
-        )
-        self.simulation = Simulation(
-            model,
-            self.args,
-            tasks=self.blocked_tasks,
-            adversaries=self.adversaries,
-            losses=self.blocking_losses,
-            collate=self.blocked_batch,
-            columns=self.input_columns,
-            benign=rows(self.train_dataset, LABELS),
-            general=rows(general, ()),
-        )
 
     def _add_terms(self, desired: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Keeping losses, then the blocking loss; every reading is checked and kept for the log."""
@@ -297,4 +272,4 @@ class SelfDestructTrainer(Trainer):
                     f"{draw.recipe.config()}); training stops and the last checkpoint is intact. "
                     "Lower adversary_learning_rate, inner_steps or learning_rate."
                 )
-            self._readings.setdefault(name, []).append(value)
+        self._readings.add(terms, step=self.state.global_step)

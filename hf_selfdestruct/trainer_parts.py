@@ -1,10 +1,11 @@
-"""What a trainer's arguments stand for: the adversary, the guard, the collator of blocked rows."""
+"""What a trainer is made of: adversary, guard, collator of blocked rows, simulation, keeper."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from datasets import Dataset
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -18,9 +19,12 @@ from .adversary import Adversary, Range, Schedule
 from .guard import Guard
 from .initialization import embeddings_of, initial_weights
 from .inner_optimizers import INNER_OPTIMIZERS
+from .keeper import Keeper
 from .keeping import KeepingLoss, keeping_loss
 from .losses import BlockingLoss, blocking_loss
 from .probes import RepresentationProbe
+from .scene import LABELS, Rows
+from .simulation import Simulation
 from .training_args import SelfDestructTrainingArguments
 from .vocabulary import TiedRows
 
@@ -69,6 +73,41 @@ def guard_of(args: SelfDestructTrainingArguments) -> Guard | None:
     if greater is None:
         greater = not (args.metric_for_best_model or "loss").endswith("loss")  # as transformers decides it
     return Guard(args.max_desired_drop, greater_is_better=greater)
+
+
+def simulation_of(trainer: SelfDestructTrainer, model: PreTrainedModel) -> Simulation:
+    """The simulation of adversaries."""
+    general = trainer.keep_dataset if trainer.keep_dataset is not None else trainer.train_dataset
+    return Simulation(
+        model,
+        trainer.args,
+        tasks=trainer.blocked_tasks,
+        adversaries=trainer.adversaries,
+        losses=trainer.blocking_losses,
+        collate=trainer.blocked_batch,
+        columns=trainer.input_columns,
+        benign=_rows(trainer, trainer.train_dataset, LABELS),
+        general=_rows(trainer, general, ()),
+    )
+
+
+def keeper_of(trainer: SelfDestructTrainer, model: PreTrainedModel) -> Keeper:
+    """The frozen original and the distances to it."""
+    return Keeper(
+        model,
+        trainer.keeping_losses,
+        _rows(trainer, trainer.keep_dataset, ()),
+        batch_size=trainer.args.per_device_train_batch_size,
+        ranks=trainer.args.ranks,
+        autocast=trainer.accelerator.autocast,
+        erased=trainer.blocked_tasks if trainer.args.keeping_erases else (),
+        collate=trainer.blocked_batch,
+    )
+
+
+def _rows(trainer: SelfDestructTrainer, data: Any, labels: Sequence[str]) -> Rows:
+    kept = data if isinstance(data, Dataset) else None
+    return Rows(kept, trainer.input_columns, labels, lambda r: trainer._prepare_inputs(trainer.data_collator(r)))
 
 
 def initialize(trainer: SelfDestructTrainer) -> None:

@@ -112,11 +112,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
     adversary_carries: int = _option(
         1, "Outer steps in a row in which the adversary goes on from where it was, before it starts anew."
     )
-    adversary_scope: str = _option(
-        "local",
-        "Whether each process simulates its own adversary, or all of them one, whose batches they share out.",
-        SCOPES,
-    )
+    adversary_scope: str = _option("local", "An adversary of its own for each process, or one for all.", SCOPES)
     adversary_head_learning_rate: float | None = _option(
         None, "Adam rate at which the learned head (and 10x, the log rate) improve."
     )
@@ -271,6 +267,10 @@ class SelfDestructTrainingArguments(TrainingArguments):
             ),
             "torch_compile": ("compiled graphs have no second derivative", "set torch_compile=False"),
             "fp16": ("inner gradients are not loss-scaled and underflow", "use bf16=True or full precision"),
+            "enable_jit_checkpoint": (
+                "it saves in the middle of a step, from where no run goes on exactly",
+                "leave it out: a checkpoint is saved on SIGTERM anyway",
+            ),
             "deepspeed": ("DeepSpeed owns the backward pass", "launch without DeepSpeed"),
             "ddp_find_unused_parameters": (
                 "the weights take part in two forwards",

@@ -148,6 +148,7 @@ def test_from_the_command_line(tmp_path) -> None:
         "inner_steps_every": 20,
         "blocking_every": 2,
         "adversary_examples": 50,
+        "adversary_scope": "global",
         "adversary_prelude": 2,
         "adversary_dropout": True,
         "adversary_carries": 5,
