@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
@@ -67,6 +70,23 @@ def load_learned(learned: Learned, folder: Path) -> dict[str, float]:
             {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
         )
     return extra
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say what a checkpoint that cannot be written means.
+
+    Raises:
+        OSError: It could not be written; with what was wrong, and how much room there is.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer raises a RuntimeError
+        room = shutil.disk_usage(folder.parent).free / 1e6
+        raise OSError(
+            f"the checkpoint {folder} could not be written ({error}); {room:,.0f} MB are free there. Earlier "
+            "checkpoints are intact: make room, and go on by train(resume_from_checkpoint=True)."
+        ) from error
 
 
 def last_complete(output_dir: str | None) -> str:

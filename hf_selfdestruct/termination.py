@@ -40,11 +40,16 @@ class Termination(TrainerCallback):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave signals as they were; what was told meanwhile happens now, when everyone has saved."""
+        """Leave signals as they were; what was told meanwhile happens now, when everyone has saved.
+
+        An error that ended the training goes first, and says more.
+        """
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
         self._before = None
-        if self._agreed and kind is None:
+        if kind is not None:
+            return
+        if self._agreed:
             self._trainer.accelerator.wait_for_everyone()
         if self._told or self._agreed:
             signal.raise_signal(signal.SIGTERM)

@@ -222,9 +222,10 @@ class SelfDestructTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # Before the Trainer's own files: `trainer_state.json`, written last, marks a checkpoint complete.
         folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
-        if self.args.should_save:
-            checkpoints.save_learned(self.simulation.learned, folder, extra=self._extra())
-        super()._save_checkpoint(model, trial)
+        with checkpoints.writing(folder):
+            if self.args.should_save:
+                checkpoints.save_learned(self.simulation.learned, folder, extra=self._extra())
+            super()._save_checkpoint(model, trial)
 
     def _plain_model(self) -> PreTrainedModel:
         return self.accelerator.unwrap_model(self.model)

@@ -1,0 +1,51 @@
+"""Faults in two real processes: a clear message, the last checkpoint intact, and a rerun as if nothing had been."""
+
+import pytest
+from faults import PROCESSES, Outcome, message_of, table, tried
+from faulty_training import FAULTS, NAN, PICTURES, SAVED, STEP, UNDISTURBED
+
+STRUCK = {
+    "kill -9 of one process, in an inner loop": ("killed", STEP),
+    "kill -9 while a checkpoint is written": ("killed", STEP - SAVED),
+    "disk full while a checkpoint is written": ("Earlier checkpoints are intact: make room", STEP - SAVED),
+    "SIGTERM to one process, in an inner loop": ("ended by SIGTERM", STEP + 1),
+    NAN: ("FloatingPointError: blocking_loss is nan at step 4", STEP),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Digests of a run to which nothing happens, for each toy."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    runs = {fault: tried(fault, folder / str(i), "local") for i, fault in enumerate((UNDISTURBED, PICTURES))}
+    assert all(run.code == 0 and run.worlds == (PROCESSES,) * PROCESSES for run in runs.values())
+    assert len({run.digests for run in runs.values()}) == 2
+    return {fault: run.digests for fault, run in runs.items()}
+
+
+@pytest.mark.parametrize("fault", STRUCK)
+def test_a_rerun_goes_on_bitwise(tmp_path, undisturbed, fault):
+    message, kept = STRUCK[fault]
+    seen = tried(fault, tmp_path / "run", "local")
+    assert seen.code != 0
+    assert message in seen.message
+    assert seen.kept == kept
+    assert seen.again == 0
+    assert seen.worlds == (PROCESSES,) * PROCESSES
+    assert seen.digests == undisturbed[PICTURES if fault == NAN else UNDISTURBED]
+
+
+def test_the_table_says_what_was_seen():
+    fine = [Outcome(fault, 0, "", 6, 0, ("a", "a"), (2, 2)) for fault in (UNDISTURBED, PICTURES)]
+    killed = Outcome([*FAULTS][2], 1, "killed", 4, 0, ("a", "a"), (2, 2))
+    wrong = Outcome(NAN, 1, "nan", 4, 0, ("b", "a"), (2, 2))
+    rows = table([*fine, killed, wrong], "local").splitlines()
+    assert rows[-2] == f"| {killed.fault} | 1 | killed | 4 | the weights of an undisturbed run, bitwise |"
+    assert rows[-1] == f"| {NAN} | 1 | nan | 4 | differs |"
+
+
+def test_the_message_is_that_of_the_process_that_failed():
+    lost = "[rank0]: RuntimeError: Connection closed by peer\n"
+    assert message_of(lost + "[rank1]: OSError: no room\n") == "OSError: no room"
+    failure = "Root Cause (first observed failure):\n  exitcode  : -9 (pid: 1)  (SIGKILL)\n"
+    assert message_of(lost + failure) == "killed"
