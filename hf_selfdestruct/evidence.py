@@ -125,6 +125,7 @@ def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
     """How a trainer hardens, as plain values for the report."""
     args = trainer.args
     keeping = {str(i): loss.config() for i, loss in enumerate(trainer.keeping_losses)}
+    together = {"processes": args.world_size, "adversary_scope": args.adversary_scope} if args.world_size > 1 else {}
     return {
         "method": args.method,
         "meta_gradient": args.meta_gradient,
@@ -141,6 +142,7 @@ def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
         **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),
         "outer_steps": trainer.state.global_step,
         "outer_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        **together,
         "learning_rate": args.learning_rate,
         "learning_rate_schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
         "optimizer": str(getattr(args.optim, "value", args.optim)),

@@ -24,6 +24,7 @@ OTHERS = (
     "Connection reset",
     "Broken pipe",
 )  # the launcher, and who lost a peer
+ATTACKS = "Attacks that are killed, and go on to the same report, are tried in `tests/attacks/test_workers.py`.\n"
 OUTCOMES = {"SIGKILL": "killed", "SIGTERM": "ended by SIGTERM"}
 
 
@@ -105,7 +106,7 @@ def main(target: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             done = [tried(fault, Path(folder, str(i)), scope) for i, fault in enumerate(FAULTS)]
         text.append(table(done, scope))
-        Path(target).write_text("\n".join(text))
+        Path(target).write_text("\n".join([*text, ATTACKS]))
 
 
 if __name__ == "__main__":

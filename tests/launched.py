@@ -17,8 +17,10 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def launch(script: Path, *arguments: str, processes: int, by: str = "torchrun") -> subprocess.CompletedProcess[str]:
-    """Run a script by ``torchrun`` or by ``accelerate launch``, one thread in each process, on the CPU."""
+def launch(
+    script: Path | str, *arguments: str, processes: int, by: str = "torchrun"
+) -> subprocess.CompletedProcess[str]:
+    """Run a script, or a module by its name, by ``torchrun`` or ``accelerate launch``, one thread in each process."""
     start = {
         "torchrun": ["torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", free_port()],
         "accelerate": [
@@ -28,7 +30,7 @@ def launch(script: Path, *arguments: str, processes: int, by: str = "torchrun") 
     }[by]
     paths = f"{TESTS.parent}{os.pathsep}{TESTS}"
     return subprocess.run(
-        [sys.executable, "-m", *start, str(script), *arguments],
+        [sys.executable, "-m", *start, *(["-m"] if isinstance(script, str) else []), str(script), *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,

@@ -8,14 +8,17 @@ import torch
 from launched import TESTS, launch
 from safetensors.torch import load_file
 from toy_models import tiny_model, toy_rows, toy_task
+from toy_project import make_project
 from train_together import CASES, LOCAL, MIXTURE, STEPS, losses_of, state_of, trained
 
 from hf_selfdestruct import Adversary, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.episode import Episode
 from hf_selfdestruct.inner_optimizers import NormalizedSGD
 from hf_selfdestruct.losses import GradientNorm
+from hf_selfdestruct.manifest import problems
 from hf_selfdestruct.meta_gradient import unrolled
 from hf_selfdestruct.ranks import Ranks
+from hf_selfdestruct.report import AttackReport
 from hf_selfdestruct.trainer_checks import check_processes
 
 LAUNCHES = [
@@ -52,6 +55,18 @@ def test_several_processes_give_what_one_gives(tmp_path, alone, processes, by, c
             continue
         assert moved < TOLERANCE.get(case, 1e-12) * length, case
         torch.testing.assert_close(ranks[0]["losses"], losses, rtol=1e-6, atol=1e-8)
+
+
+def test_the_whole_job_from_the_command_line(tmp_path):
+    config = make_project(tmp_path)
+    words = ("harden", str(config), "--adversary_scope", "global")
+    done = launch("hf_selfdestruct.cli", *words, processes=2, by="accelerate")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Best attack against best attack") == 1, "one process tells"
+    recipe = AttackReport.load(tmp_path / "hardened" / "selfdestruct" / "report.json").recipe
+    assert (recipe["processes"], recipe["adversary_scope"], recipe["outer_batch"]) == (2, "global", 16)
+    assert "global" in (tmp_path / "hardened" / "README.md").read_text()
+    assert problems(tmp_path / "hardened") == []
 
 
 def test_rows_are_shared_out_whole_and_once():

@@ -1,0 +1,159 @@
+"""Peaks of resident memory, measured, beside what ``memory_model.py`` predicts.
+
+Whole outer steps of training are measured in new processes, each of which runs this file; those of the meta-gradient
+alone are the ones in ``meta_gradient.jsonl``.
+"""
+
+import gc
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from memory_model import Plan, predicted
+from outer_steps import LENGTH, OURS, Job, load, machine, resident, rows
+from torch.distributed.fsdp import fully_shard
+from transformers import AutoConfig, TrainerCallback, default_data_collator
+
+from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
+from hf_selfdestruct.adversary import Adversary
+from hf_selfdestruct.demo.recipe import minilm
+from hf_selfdestruct.meta_step import meta_loss
+from hf_selfdestruct.scene import Scene
+
+HERE = Path(__file__)
+BATCH, STEPS, WITHIN = 16, 4, 0.15
+LAUNCHES = [  # way, processes, sharded
+    ("first_order", 1, False),
+    ("first_order", 2, False),
+    ("exact_fd", 2, False),
+    ("first_order", 2, True),
+    ("exact_fd", 2, True),
+]
+
+
+class Stop(TrainerCallback):
+    """Looks at the peak after the third step."""
+
+    def __init__(self) -> None:
+        self.peak = 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look."""
+        self.peak = resident("VmHWM")
+
+
+def worker(way: str, sharded: bool) -> dict[str, float]:
+    """Train three outer steps in this process; its peak, over what it held before the model."""
+    gc.collect()
+    base = resident("VmRSS")
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SelfDestructTrainingArguments(
+            folder,
+            **OURS[way],
+            **{"use_cpu": True, "adversary_scope": "global", "max_steps": 3, "save_strategy": "no"},
+            **{"blocking_loss": "uniform_kl", "step_weights": "uniform", "report_to": "none", "disable_tqdm": True},
+            per_device_train_batch_size=BATCH,
+            blocking_batch_size=BATCH * int(os.environ.get("WORLD_SIZE", "1")),
+        )
+        adversary = Adversary(steps=STEPS, batch_size=arguments.blocking_batch_size, learns_rate=True)
+        task = BlockedTask("blocked", train=rows(50 * BATCH, 1), label_column="blocked", num_labels=2)
+        trainer = SelfDestructTrainer(
+            load(Job(way), "sdpa"), arguments, train_dataset=rows(100, 2), blocked_tasks=[task], adversaries=[adversary]
+        )
+        draw = trainer.simulation.draw(0)
+        episode = Scene(trainer.simulation, trainer.model, draw).episode()
+        weights = {**episode.published, **episode.own}
+        moving = sum(weights[n].numel() for n in episode.moving)
+        if sharded:
+            return {"peak": train_sharded(trainer) - base, "moving": moving}
+        stop = Stop()
+        trainer.add_callback(stop)
+        trainer.train()
+        return {"peak": stop.peak - base, "moving": moving}
+
+
+def train_sharded(trainer: SelfDestructTrainer) -> float:
+    """Three outer steps on weights that raw ``fully_shard`` has sharded; the peak."""
+    model: Any = trainer.model
+    for layer in model.bert.encoder.layer:
+        fully_shard(layer)
+    fully_shard(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    data = rows(100, 2).remove_columns("blocked")
+    for number in range(3):
+        batch = default_data_collator([data[number * BATCH + i] for i in range(BATCH)])
+        desired = model(**batch).loss
+        draw = trainer.simulation.draw(number)
+        gradient = trainer.simulation.meta_gradient(model, draw)
+        meta_loss(desired, dict(model.named_parameters()), gradient, blocking_weight=1.0).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        trainer.simulation.learn(draw, gradient, share=1.0)
+    return resident("VmHWM")
+
+
+def launched(way: str, world: int, sharded: bool) -> dict[str, float]:
+    """Measure in new processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    start = ["-m", "torch.distributed.run", "--nproc_per_node", str(world), "--master_port", port]
+    done = subprocess.run(
+        [sys.executable, *(start if world > 1 else []), str(HERE), way, str(int(sharded))],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"peak"')))
+
+
+def points() -> list[tuple[str, float, Plan]]:
+    """What was measured, in MB, and the plan of each."""
+    config = AutoConfig.from_pretrained(minilm(), num_labels=2, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
+    alone = {"batch": BATCH, "length": LENGTH, "objectives": 1, "learns_rate": False, "trains": False}
+    found = []
+    for line in HERE.with_name("meta_gradient.jsonl").read_text().splitlines():
+        job = json.loads(line)
+        if job["method"] in OURS and job["method"] != "unrolled" and job["repeat"] == 0 and not job["error"]:
+            plan = Plan(config, job["method"], job["inner_steps"], **alone, moving=job["moving"])
+            found.append(("the meta-gradient alone", job["peak_mb"], plan))
+    for way, world, sharded in LAUNCHES:
+        seen = launched(way, world, sharded)
+        name = "sharded" if sharded else "DDP" if world > 1 else "one process"
+        plan = Plan(config, way, STEPS, BATCH, LENGTH, world, sharded, moving=int(seen["moving"]))
+        found.append((f"training, {name}", seen["peak"], plan))
+    return found
+
+
+def write(target: Path) -> None:
+    """Write the table."""
+    lines, close = [], 0
+    seen = points()
+    for what, measured, plan in seen:
+        total = sum(predicted(plan).values()) / 1e6
+        close += abs(total / measured - 1) <= WITHIN
+        lines.append(
+            f"| {what} | {plan.way} | {plan.steps} | {plan.world} | {measured:,.0f} | {total:,.0f} | "
+            f"{total / measured - 1:+.0%} |"
+        )
+    target.write_text(
+        "# Memory, predicted and measured\n\n"
+        f"all-MiniLM-L6-v2, {BATCH} rows of {LENGTH} tokens in each process: peak of resident memory over what was "
+        f"there before, MB. {machine()['machine']}. {close} of {len(seen)} predictions are within {WITHIN:.0%}. The "
+        "device is the CPU, whose allocator is not a GPU's.\n\n"
+        "| what | way | K | processes | measured | predicted | error |\n|---|---|---|---|---|---|---|\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(worker(sys.argv[1], sys.argv[2] == "1")) + "\n")
+    sys.stdout.flush()
