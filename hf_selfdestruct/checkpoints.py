@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from .learned import LearnedAdversary
 
@@ -87,6 +87,28 @@ def writing(folder: Path) -> Iterator[None]:
             f"the checkpoint {folder} could not be written ({error}); {room:,.0f} MB are free there. Earlier "
             "checkpoints are intact: make room, and go on by train(resume_from_checkpoint=True)."
         ) from error
+
+
+def renamed(model: PreTrainedModel, folder: str | Path) -> bool:
+    """Whether a checkpoint's files call weights otherwise than the model does, as those of ViT do.
+
+    ``Trainer`` loads files by their names alone: layers would silently stay as they are.
+    """
+    known = {*model.state_dict()}
+    return any(name not in known for file in Path(folder).glob("*.safetensors") for name in _names_in(file))
+
+
+def load_renamed(model: PreTrainedModel, folder: str | Path) -> None:
+    """Load a checkpoint's weights by way of ``from_pretrained``, which knows the old names."""
+    found = type(model).from_pretrained(str(folder), config=model.config, dtype=model.dtype, use_safetensors=True)
+    model.load_state_dict(found.state_dict())
+
+
+def _names_in(file: Path) -> list[str]:
+    if file.name == STATE_FILE:
+        return []
+    with safe_open(file, framework="pt") as content:
+        return list(content.keys())
 
 
 def last_complete(output_dir: str | None) -> str:

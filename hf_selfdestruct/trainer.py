@@ -50,7 +50,8 @@ class SelfDestructTrainer(Trainer):
     whatever the number of accumulation steps and processes.
 
     Overridden: ``compute_loss`` (adds the blocking loss while training), ``train`` and
-    ``_save_checkpoint`` (the adversary's state), ``log`` (its readings) and ``push_to_hub``.
+    ``_save_checkpoint`` (the adversary's state), ``_load_from_checkpoint`` and ``_load_best_model`` (files that name
+    weights otherwise), ``log`` (its readings) and ``push_to_hub``.
 
     Args:
         model: A model with its desired task's head.
@@ -226,6 +227,19 @@ class SelfDestructTrainer(Trainer):
             if self.args.should_save:
                 checkpoints.save_learned(self.simulation.learned, folder, extra=self._extra())
             super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if checkpoints.renamed(self._plain_model(), resume_from_checkpoint):
+            checkpoints.load_renamed(self._plain_model(), resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint or ""
+        if checkpoints.renamed(self._plain_model(), best):
+            checkpoints.load_renamed(self._plain_model(), best)
+        else:
+            super()._load_best_model()
 
     def _plain_model(self) -> PreTrainedModel:
         return self.accelerator.unwrap_model(self.model)

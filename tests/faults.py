@@ -56,6 +56,9 @@ def tried(fault: str, folder: Path, scope: str) -> Outcome:
     folder.mkdir(parents=True)
     struck = launch(SCRIPT, str(folder), fault, scope, processes=PROCESSES)
     kept = int(last_complete(str(folder)).rpartition("-")[2])
+    for file in folder.rglob("optimizer.pt"):
+        if file.is_symlink():  # room is made
+            file.unlink()
     again = launch(SCRIPT, str(folder), fault, scope, processes=PROCESSES) if struck.returncode else struck
     ends = [folder / f"rank{rank}.json" for rank in range(PROCESSES)]
     found = [json.loads(end.read_text()) for end in ends if end.exists()]

@@ -16,23 +16,27 @@ def images(rows: int, seed: int, label: str) -> Dataset:
     return Dataset.from_dict({"pixel_values": batch["pixel_values"].tolist(), label: batch["labels"].tolist()})
 
 
-@pytest.mark.parametrize("architecture", ["vit", "resnet"])
-@pytest.mark.parametrize("mode", ["exact", "first_order"])
-def test_image_classifiers_train(make_trainer, tmp_path, architecture, mode) -> None:
-    model = tiny_model(architecture, num_labels=3)
+def image_trainer(make_trainer, folder, model, **arguments):
     task = BlockedTask(
         "side", train=images(40, 1, "side"), attack=images(30, 2, "side"), label_column="side", num_labels=2
     )
-    trainer = make_trainer(
-        tmp_path,
+    return make_trainer(
+        folder,
         model=model,
-        meta_gradient=mode,
         train_dataset=images(16, 3, "labels"),
         eval_dataset=images(8, 4, "labels"),
         blocked_tasks=[task],
         data_collator=default_data_collator,
         remove_unused_columns=False,
+        **arguments,
     )
+
+
+@pytest.mark.parametrize("architecture", ["vit", "resnet"])
+@pytest.mark.parametrize("mode", ["exact", "first_order"])
+def test_image_classifiers_train(make_trainer, tmp_path, architecture, mode) -> None:
+    model = tiny_model(architecture, num_labels=3)
+    trainer = image_trainer(make_trainer, tmp_path, model, meta_gradient=mode)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     buffers = {n: b.clone() for n, b in model.named_buffers()}
     trainer.simulation.meta_gradient(model, trainer.simulation.draw(0))
@@ -44,3 +48,39 @@ def test_image_classifiers_train(make_trainer, tmp_path, architecture, mode) -> 
     ]
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert all(entry["meta_grad_norm"] > 1e-5 for entry in entries)
+
+
+@pytest.mark.parametrize("architecture", ["vit", "resnet"])
+def test_a_resumed_run_goes_on_bitwise(make_trainer, tmp_path, architecture) -> None:
+    """The files of ViT name its layers otherwise than the model does."""
+
+    def trained(folder, *, resume=None):
+        model = tiny_model(architecture, num_labels=3, dropout=0.1 if architecture == "vit" else 0.0)
+        trainer = image_trainer(make_trainer, folder, model, max_steps=4, save_steps=2, save_strategy="steps")
+        trainer.train(resume_from_checkpoint=resume)
+        return {n: value.detach().clone() for n, value in trainer.model.state_dict().items()}
+
+    whole = trained(tmp_path)
+    again = trained(tmp_path, resume=str(tmp_path / "checkpoint-2"))
+    assert [n for n in whole if not torch.equal(whole[n], again[n])] == []
+
+
+def test_the_best_model_is_loaded_whole(make_trainer, tmp_path) -> None:
+    trainer = image_trainer(
+        make_trainer,
+        tmp_path,
+        tiny_model("vit", num_labels=3),
+        max_steps=2,
+        save_strategy="steps",
+        eval_strategy="steps",
+        save_steps=1,
+        eval_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        learning_rate=0.3,  # the second step makes it worse
+    )
+    trainer.train()
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+    best = type(trainer.model).from_pretrained(trainer.state.best_model_checkpoint).state_dict()
+    found = trainer.model.state_dict()
+    assert [n for n in best if not torch.equal(best[n], found[n])] == []
