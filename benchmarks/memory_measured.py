@@ -98,20 +98,20 @@ def train_sharded(trainer: SelfDestructTrainer) -> float:
     return resident("VmHWM")
 
 
-def launched(way: str, world: int, sharded: bool) -> dict[str, float]:
-    """Measure in new processes."""
+def run_in_processes(script: Path, *arguments: str, world: int) -> dict[str, float]:
+    """What a script, launched in some new processes with a thread each, writes in its line of JSON."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     start = ["-m", "torch.distributed.run", "--nproc_per_node", str(world), "--master_port", port]
     done = subprocess.run(
-        [sys.executable, *(start if world > 1 else []), str(HERE), way, str(int(sharded))],
+        [sys.executable, *(start if world > 1 else []), str(script), *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         check=True,
     )
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"peak"')))
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"')))
 
 
 def points() -> list[tuple[str, float, Plan]]:
@@ -125,7 +125,7 @@ def points() -> list[tuple[str, float, Plan]]:
             plan = Plan(config, job["method"], job["inner_steps"], **alone, moving=job["moving"])
             found.append(("the meta-gradient alone", job["peak_mb"], plan))
     for way, world, sharded in LAUNCHES:
-        seen = launched(way, world, sharded)
+        seen = run_in_processes(HERE, way, str(int(sharded)), world=world)
         name = "sharded" if sharded else "DDP" if world > 1 else "one process"
         plan = Plan(config, way, STEPS, BATCH, LENGTH, world, sharded, moving=int(seen["moving"]))
         found.append((f"training, {name}", seen["peak"], plan))
