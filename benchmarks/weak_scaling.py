@@ -59,7 +59,8 @@ def main() -> None:
     HERE.with_suffix(".md").write_text(
         "# Weak scaling\n\n"
         f"all-MiniLM-L6-v2, first order, K = 4, {BATCH} rows of 64 tokens in each process; gloo. "
-        f"{machine()['machine']}. Median of {REPEATS} launches (least - most), load {os.getloadavg()[0]:.1f} at the end.\n\n"
+        f"{machine()['machine']}. Median of {REPEATS} launches (least - most), load "
+        f"{os.getloadavg()[0]:.1f} at the end.\n\n"
         "| | outer steps per second | desired examples per second | efficiency |\n|---|---|---|---|\n"
         + "\n".join(lines)
         + "\n"
