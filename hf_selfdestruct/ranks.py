@@ -89,7 +89,8 @@ class Ranks:
         return self.total(piece.norm().square()).sqrt().item() if self.sharded else piece.norm().item()
 
     def _padded(self, full: Tensor) -> Tensor:
-        return pad(full, (0, self.length(len(full)) * self.size - len(full)))
+        missing = self.length(len(full)) * self.size - len(full)
+        return pad(full, (0, missing)) if missing else full
 
 
 ALONE = Ranks()
