@@ -113,14 +113,19 @@ def passes(config: PreTrainedConfig, batch: int, length: int, *, twice: bool) ->
     return float(peak.most), float(forward)
 
 
-def sizes(config: PreTrainedConfig, tokens: int) -> tuple[int, int]:
-    """Weights of the model, and those of them that an adversary's batches of so many tokens can move."""
+def sizes(config: PreTrainedConfig, tokens: int) -> tuple[int, int, int]:
+    """Weights of the model; those that batches of so many tokens can move; those of FSDP's largest group.
+
+    Each layer is a group, and all that is in no layer is one.
+    """
     with FakeTensorMode():
         model = AutoModelForSequenceClassification.from_config(config)
         table = model.get_input_embeddings().weight
         unused = max(0, len(table) - tokens) * table.shape[1]
         count = sum(p.numel() for p in model.parameters())
-    return count, count - unused
+        layers = max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
+        groups = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+    return count, count - unused, max(*groups, count - sum(groups))
 
 
 def vectors(plan: Plan) -> float:
@@ -139,7 +144,7 @@ def vectors(plan: Plan) -> float:
 
 def predicted(plan: Plan) -> dict[str, float]:
     """Bytes on each device, by what they are for."""
-    weights, most = sizes(plan.config, plan.batch * plan.world * plan.length * (plan.steps + 1))
+    weights, most, group = sizes(plan.config, plan.batch * plan.world * plan.length * (plan.steps + 1))
     pieces = plan.world if plan.sharded else 1
     n = FLOAT * (plan.moving or most)
     once, activations = passes(plan.config, plan.batch, plan.length, twice="_db" in plan.way)
@@ -148,6 +153,8 @@ def predicted(plan: Plan) -> dict[str, float]:
         found["adding up"] = n * (1 if not plan.sharded else 1 + 1 / pieces)
     if plan.sharded:
         found["whole weights"] = n
+        # A group's weights gathered, their gradients, and the buffers both are sent through.
+        found |= {"FSDP's largest group": 4.0 * FLOAT * group} if plan.trains else {}
     if plan.trains:
         shared = FLOAT * weights / pieces
         found |= {"weights": shared, "gradients": shared, "AdamW": 2 * shared, "desired activations": activations}

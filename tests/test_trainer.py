@@ -507,6 +507,26 @@ def test_bf16_weights_take_part_in_the_inner_loop_in_float32(make_trainer, tiny_
     assert {n for n in still(before, after) if before[n].dim() > 1} == set()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"meta_gradient": "first_order"}, {"hvp": "double_backward"}, {"hvp": "finite_difference"}],
+    ids=lambda options: next(iter(options.values())),
+)
+def test_autocast_stays_outside_the_inner_loop(make_trainer, tiny_model, tmp_path, options) -> None:
+    """In bfloat16, finite differences would be noise; see benchmarks/precision.md."""
+
+    def gradient(model, *, autocast):
+        trainer = make_trainer(tmp_path, model=model, **options)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return trainer.simulation.meta_gradient(model, trainer.simulation.draw(0)).weights
+
+    plain, under = (gradient(tiny_model(), autocast=autocast) for autocast in (False, True))
+    double = gradient(tiny_model().double(), autocast=False)
+    assert all(torch.equal(plain[name], under[name]) for name in plain)
+    single, wanted = (torch.cat([w.double().flatten() for w in found.values()]) for found in (plain, double))
+    assert torch.nn.functional.cosine_similarity(single, wanted, dim=0) > 0.9999
+
+
 # What is refused, and what is warned of
 
 
