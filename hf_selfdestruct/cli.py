@@ -145,10 +145,12 @@ def _harden(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     report = harden(config)
-    # Under `accelerate launch` every process comes here.
-    if PartialState().is_main_process:
+    processes = PartialState()
+    if processes.is_main_process:
         _show(report.table())
         _show(f"hardened folder with report, card and plots: {training_arguments(config).output_dir}\n")
+    processes.wait_for_everyone()
+    processes.destroy_process_group()
     return 0
 
 

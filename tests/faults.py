@@ -40,6 +40,7 @@ class Outcome:
         again: Exit code of the same command, run again.
         digests: Of weights and learned adversaries in the end, of every process.
         worlds: World sizes that the processes saw.
+        trouble: What the second try said, if it failed.
     """
 
     fault: str
@@ -49,6 +50,7 @@ class Outcome:
     again: int
     digests: tuple[str, ...]
     worlds: tuple[int, ...]
+    trouble: str = ""
 
 
 def tried(fault: str, folder: Path, scope: str) -> Outcome:
@@ -70,6 +72,7 @@ def tried(fault: str, folder: Path, scope: str) -> Outcome:
         again.returncode,
         tuple(end["digest"] for end in found),
         tuple(end["world"] for end in found),
+        again.stderr[-3000:] if again.returncode else "",
     )
 
 

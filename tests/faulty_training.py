@@ -146,6 +146,8 @@ def main(folder: Path, fault: str, scope: str) -> None:
     digest = hashlib.sha256(b"".join(t.detach().contiguous().numpy().tobytes() for t in tensors)).hexdigest()
     found = {"world": trainer.args.world_size, "digest": digest, "step": trainer.state.global_step}
     (folder / f"rank{trainer.args.process_index}.json").write_text(json.dumps(found))
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

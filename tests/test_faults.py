@@ -30,7 +30,7 @@ def test_a_rerun_goes_on_bitwise(tmp_path, undisturbed, fault):
     assert seen.code != 0
     assert message in seen.message
     assert seen.kept == kept
-    assert seen.again == 0
+    assert seen.again == 0, seen.trouble
     assert seen.worlds == (PROCESSES,) * PROCESSES
     assert seen.digests == undisturbed[PICTURES if fault == NAN else UNDISTURBED]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
@@ -110,6 +111,8 @@ def main(folder: Path) -> None:
         (folder / f"{case}-{run.rank}.json").write_text(json.dumps(found))
         if run.rank == 0:
             save_file(state, folder / f"{case}.safetensors")
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

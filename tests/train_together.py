@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import save_file
 from toy_models import tiny_model, toy_rows, toy_task
 
@@ -81,6 +82,8 @@ def main(folder: Path, *cases: str) -> None:
         (folder / f"{case}-{trainer.args.process_index}.json").write_text(json.dumps(found))
         if trainer.args.process_index == 0:
             save_file(state, folder / f"{case}.safetensors")
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
