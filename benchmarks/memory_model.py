@@ -150,7 +150,7 @@ def predicted(plan: Plan) -> dict[str, float]:
     once, activations = passes(plan.config, plan.batch, plan.length, twice="_db" in plan.way)
     found = {"the adversary's vectors": vectors(plan) * n / pieces, "forward and backward": once}
     if plan.world > 1:  # gradients are laid side by side to be added up, while they are still there
-        found["adding up"] = n * (1 if not plan.sharded else 1 + 1 / pieces)
+        found["adding up"] = n / pieces
     if plan.sharded:
         found["whole weights"] = n
         # A group's weights gathered, their gradients, and the buffers both are sent through.

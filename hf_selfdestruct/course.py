@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -159,12 +160,13 @@ class Course:
         return [*self.moving.split(x).values(), *(self.fixed.split(f).values() if len(f) else ())]
 
     def _together(self, found: Sequence[Tensor | None]) -> Tensor:
-        """The sum of every process's gradient."""
-        both = len(found) > len(self.moving.sizes)
-        full = self._like.new_zeros(self.moving.total + (self.fixed.total if both else 0))
-        self._write(full, found)
-        x, f = full[: self.moving.total], full[self.moving.total :]
-        return torch.cat([self.ranks.summed(x), self.ranks.summed(f)]) if both else self.ranks.summed(x)
+        """The sum of every process's gradient, as far as it is kept here."""
+        count, sums = len(self.moving.sizes), []
+        for layout, values in ((self.moving, found[:count]), (self.fixed, found[count:])):
+            if values:
+                window = partial(layout.window, values, like=self._like)
+                sums.append(self.ranks.summed(window, layout.total))
+        return torch.cat(sums)
 
     def _write(self, gradient: Tensor, found: Sequence[Tensor | None]) -> None:
         parts = self._parts(gradient)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -44,6 +44,23 @@ class Layout:
         """Views of a vector, by name; differentiable."""
         parts = flat.split(self.sizes)
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def window(self, values: Sequence[Tensor | None], start: int, stop: int, *, like: Tensor) -> Tensor:
+        """Numbers ``start`` to ``stop`` of the vector that values in the order of the names make.
+
+        Args:
+            values: A tensor for each name; ``None`` stands for zeros.
+            start: First number.
+            stop: First number behind; what lies behind the vector is 0.
+            like: A tensor of the wanted kind.
+        """
+        found, offset = like.new_zeros(stop - start), 0
+        for size, value in zip(self.sizes, values, strict=True):
+            first, last = max(start, offset), min(stop, offset + size)
+            if value is not None and first < last:
+                found[first - start : last - start] = value.reshape(-1)[first - offset : last - offset]
+            offset += size
+        return found
 
 
 def whole(value: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +56,11 @@ class Ranks:
 
     def piece(self, full: Tensor) -> Tensor:
         """The piece that this process keeps of a flat vector that all of them hold; the last is filled up with 0."""
-        return self._padded(full).chunk(self.size)[self.rank].clone() if self.sharded else full
+        if not self.sharded:
+            return full
+        length = self.length(len(full))
+        mine = full[self.rank * length : (self.rank + 1) * length]
+        return pad(mine, (0, length - len(mine)))  # always a copy
 
     def full(self, piece: Tensor, total: int) -> Tensor:
         """The flat vector of ``total`` numbers that the pieces make."""
@@ -66,16 +70,23 @@ class Ranks:
         dist.all_gather_single(found, piece.detach())
         return found[:total]
 
-    def summed(self, full: Tensor) -> Tensor:
-        """The sum of everyone's flat vectors: this process's piece of it. ``full`` may be overwritten."""
-        if self.size == 1:
-            return full
+    def summed(self, window: Callable[[int, int], Tensor], total: int) -> Tensor:
+        """The sum of everyone's flat vectors, as far as this process keeps it; where sharded, never whole.
+
+        Args:
+            window: From two places to a new tensor of this process's numbers between them.
+            total: Length of the vector.
+        """
         if not self.sharded:
+            full = window(0, total)
             dist.all_reduce(full)
             return full
-        found = full.new_empty(self.length(len(full)))
-        dist.reduce_scatter_single(found, self._padded(full))
-        return found
+        length, mine = self.length(total), torch.empty(0)
+        for rank in range(self.size):
+            part = window(rank * length, (rank + 1) * length)
+            dist.reduce(part, rank)
+            mine = part if rank == self.rank else mine
+        return mine
 
     def total(self, value: Tensor) -> Tensor:
         """A sum over a whole flat vector, from the sum over one's piece."""
@@ -87,10 +98,6 @@ class Ranks:
     def norm(self, piece: Tensor) -> float:
         """Length of a whole flat vector, from one's piece."""
         return self.total(piece.norm().square()).sqrt().item() if self.sharded else piece.norm().item()
-
-    def _padded(self, full: Tensor) -> Tensor:
-        missing = self.length(len(full)) * self.size - len(full)
-        return pad(full, (0, missing)) if missing else full
 
 
 ALONE = Ranks()

@@ -45,6 +45,15 @@ def test_pieces_make_the_whole(total):
     assert torch.cat(pieces)[total:].tolist() == [0.0] * (3 * len(pieces[0]) - total)
 
 
+def test_windows_are_what_lies_between_two_places():
+    layout = Layout({"a": torch.zeros(2, 3), "b": torch.zeros(2), "c": torch.zeros(3)})
+    values = [torch.arange(6.0).view(3, 2).T, None, torch.tensor([7.0, 8.0, 9.0])]
+    full = torch.tensor([0.0, 2.0, 4.0, 1.0, 3.0, 5.0, 0.0, 0.0, 7.0, 8.0, 9.0, 0.0])
+    for start in range(12):
+        for stop in range(start, 13):
+            assert torch.equal(layout.window(values, start, stop, like=full), full[start:stop])
+
+
 def test_whole_tensors_are_left_as_they_are():
     value = torch.ones(3)
     assert whole(value) is value
