@@ -58,9 +58,8 @@ def main() -> None:
         lines.append(f"| {name} | {speed:.3f} ({spread}) | {world * BATCH * speed:.2f} | {speed / alone:.0%} |")
     HERE.with_suffix(".md").write_text(
         "# Weak scaling\n\n"
-        f"The first {LAYERS} layers of all-MiniLM-L6-v2, first order, K = 4, {BATCH} rows of 64 tokens in each process; "
-        "gloo. "
-        f"{machine()['machine']}. Median of {REPEATS} launches (least - most), load "
+        f"The first {LAYERS} layers of all-MiniLM-L6-v2, first order, K = 4, {BATCH} rows of 64 tokens in each "
+        f"process; gloo. {machine()['machine']}. Median of {REPEATS} launches (least - most), load "
         f"{os.getloadavg()[0]:.1f} at the end.\n\n"
         "| | outer steps per second | desired examples per second | efficiency |\n|---|---|---|---|\n"
         + "\n".join(lines)
