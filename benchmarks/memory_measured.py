@@ -7,7 +7,6 @@ alone are the ones in ``meta_gradient.jsonl``.
 import gc
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import torch
 from memory_model import LLAMA_8B, WAYS, Plan, answer, predicted
 from outer_steps import LENGTH, OURS, Job, load, machine, resident, rows
 from torch.distributed.fsdp import fully_shard
-from transformers import AutoConfig, LlamaConfig, TrainerCallback, default_data_collator
+from transformers import AutoConfig, LlamaConfig, default_data_collator
 
 from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.adversary import Adversary
@@ -35,17 +34,6 @@ LAUNCHES = [  # way, processes, sharded
     ("first_order", 2, True),
     ("exact_fd", 2, True),
 ]
-
-
-class Stop(TrainerCallback):
-    """Looks at the peak after the third step."""
-
-    def __init__(self) -> None:
-        self.peak = 0.0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look."""
-        self.peak = resident("VmHWM")
 
 
 def worker(way: str, sharded: bool) -> dict[str, float]:
@@ -72,15 +60,14 @@ def worker(way: str, sharded: bool) -> dict[str, float]:
         moving = sum(weights[n].numel() for n in episode.moving)
         del episode, weights
         if sharded:
-            return {"peak": train_sharded(trainer) - base, "moving": moving}
-        stop = Stop()
-        trainer.add_callback(stop)
-        trainer.train()
-        return {"peak": stop.peak - base, "moving": moving}
+            train_sharded(trainer)
+        else:
+            trainer.train()
+        return {"peak": resident("VmHWM") - base, "moving": moving}
 
 
-def train_sharded(trainer: SelfDestructTrainer) -> float:
-    """Three outer steps on weights that raw ``fully_shard`` has sharded; the peak."""
+def train_sharded(trainer: SelfDestructTrainer) -> None:
+    """Three outer steps on weights that raw ``fully_shard`` has sharded."""
     model: Any = trainer.model
     for layer in model.bert.encoder.layer:
         fully_shard(layer)
@@ -96,15 +83,11 @@ def train_sharded(trainer: SelfDestructTrainer) -> float:
         optimizer.step()
         optimizer.zero_grad()
         trainer.simulation.learn(draw, gradient, share=1.0)
-    return resident("VmHWM")
 
 
 def run_in_processes(script: Path, *arguments: str, world: int) -> dict[str, float]:
     """What a script, launched in some new processes with a thread each, writes in its line of JSON."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    start = ["-m", "torch.distributed.run", "--nproc_per_node", str(world), "--master_port", port]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
     done = subprocess.run(
         [sys.executable, *(start if world > 1 else []), str(script), *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},

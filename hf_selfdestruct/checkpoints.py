@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, TrainerCallback
 
 from .learned import LearnedAdversary
+from .ranks import anyone
 
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
@@ -89,19 +90,21 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def renamed(model: PreTrainedModel, folder: str | Path) -> bool:
-    """Whether a checkpoint's files call weights otherwise than the model does, as those of ViT do.
+def load_renamed(model: PreTrainedModel, folder: str | Path) -> bool:
+    """Load a checkpoint whose files call weights otherwise than the model does, as those of ViT do.
 
-    ``Trainer`` loads files by their names alone: layers would silently stay as they are.
+    ``Trainer`` loads files by their names alone: layers would silently stay as they are. ``from_pretrained`` knows the
+    old names.
+
+    Returns:
+        Whether it was such a checkpoint; another one is not loaded.
     """
     known = {*model.state_dict()}
-    return any(name not in known for file in Path(folder).glob("*.safetensors") for name in _names_in(file))
-
-
-def load_renamed(model: PreTrainedModel, folder: str | Path) -> None:
-    """Load a checkpoint's weights by way of ``from_pretrained``, which knows the old names."""
+    if all(name in known for file in Path(folder).glob("*.safetensors") for name in _names_in(file)):
+        return False
     found = type(model).from_pretrained(str(folder), config=model.config, dtype=model.dtype, use_safetensors=True)
     model.load_state_dict(found.state_dict())
+    return True
 
 
 def _names_in(file: Path) -> list[str]:
@@ -147,8 +150,7 @@ class OuterStepCallback(TrainerCallback):
             return
         for adversary in trainer.simulation.learned.values():
             # Each process draws for itself; an adversary that none has drawn keeps still, moments included.
-            drawn = torch.tensor(float(adversary.drawn), device=args.device)
-            if trainer.accelerator.reduce(drawn, reduction="sum") == 0:
+            if not anyone(trainer.accelerator, adversary.drawn):
                 continue
             for gradient in adversary.gradients():
                 gradient.copy_(trainer.accelerator.reduce(gradient, reduction="mean"))

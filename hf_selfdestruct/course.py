@@ -81,10 +81,7 @@ class Course:
     def inner_gradient(self, k: int, x: Tensor, f: Tensor, *, out: Tensor) -> Tensor:
         """Gradient of inner step k's loss, without graph, written to ``out``: for ``x``, or for both by its length."""
         weights, leaves = self.leaves(x, f, fixed=len(out) > len(x))
-        found = grad([self.episode.inner_losses[k](weights)], leaves)
-        if self.ranks.size > 1:
-            return out.copy_(self._together(found))
-        self._write(out, found)
+        self._write(out, grad([self.episode.inner_losses[k](weights)], leaves))
         return out
 
     def add_hessian_products(
@@ -169,6 +166,9 @@ class Course:
         return torch.cat(sums)
 
     def _write(self, gradient: Tensor, found: Sequence[Tensor | None]) -> None:
+        if self.ranks.size > 1:
+            gradient.copy_(self._together(found))
+            return
         parts = self._parts(gradient)
         for part, value in zip(parts, found, strict=True):
             if value is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -101,3 +102,8 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def anyone(accelerator: Accelerator, said: bool) -> bool:
+    """Whether any process says so; every one must ask."""
+    return bool(accelerator.reduce(torch.tensor(float(said), device=accelerator.device), reduction="sum"))

@@ -8,8 +8,9 @@ import threading
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import TrainerCallback
+
+from .ranks import anyone
 
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
@@ -56,8 +57,7 @@ class Termination(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save and stop, if any process was told to."""
-        told = torch.tensor(float(self._told), device=args.device)
-        if self._trainer.accelerator.reduce(told, reduction="sum") == 0:
+        if not anyone(self._trainer.accelerator, self._told):
             return
         self._agreed = control.should_save = control.should_training_stop = True
         logger.warning(

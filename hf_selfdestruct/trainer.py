@@ -229,16 +229,11 @@ class SelfDestructTrainer(Trainer):
             super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if checkpoints.renamed(self._plain_model(), resume_from_checkpoint):
-            checkpoints.load_renamed(self._plain_model(), resume_from_checkpoint)
-        else:
+        if not checkpoints.load_renamed(self._plain_model(), resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        best = self.state.best_model_checkpoint or ""
-        if checkpoints.renamed(self._plain_model(), best):
-            checkpoints.load_renamed(self._plain_model(), best)
-        else:
+        if not checkpoints.load_renamed(self._plain_model(), self.state.best_model_checkpoint or ""):
             super()._load_best_model()
 
     def _plain_model(self) -> PreTrainedModel:

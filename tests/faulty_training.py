@@ -7,8 +7,6 @@ Goes on from the last complete checkpoint in OUT_DIR if there is one. FAULT is a
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import signal
 import sys
@@ -17,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from toy_models import tiny_model, toy_images, toy_rows, toy_task
+from launched import hand_in, leave
+from toy_models import tiny_model, toy_pictures, toy_rows, toy_task
+from train_together import state_of
 from transformers import TrainerCallback
 
 from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.course import Course
 
+END = "end"
 STEPS, SAVED, STEP = 6, 2, 4  # outer steps, between two checkpoints, done when the fault strikes
 
 
@@ -120,34 +120,23 @@ def trainer_of(folder: Path, fault: str, scope: str) -> SelfDestructTrainer:
         adversary_dropout=True,
     )
     if fault in (NAN, PICTURES):
-        splits = {role: pictures(60, seed) for seed, role in enumerate(("train", "attack", "test"))}
-        task, rows = BlockedTask("blocked", **splits, label_column="labels"), pictures(96, 4)
+        splits = {role: toy_pictures(60, seed=seed) for seed, role in enumerate(("train", "attack", "test"))}
+        task, rows = BlockedTask("blocked", **splits, label_column="labels"), toy_pictures(96, seed=4)
         return SelfDestructTrainer(tiny_model("vit", dropout=0.1), args, train_dataset=rows, blocked_tasks=[task])
     rows = toy_rows(1 if fault == FEW else 96, seed=4)
     return SelfDestructTrainer(tiny_model(dropout=0.1), args, train_dataset=rows, blocked_tasks=[toy_task()])
 
 
-def pictures(count: int, seed: int) -> Dataset:
-    """Rows of pictures with a label."""
-    batch = toy_images(count, seed=seed)
-    return Dataset.from_dict({"pixel_values": batch["pixel_values"].float().numpy(), "labels": batch["labels"].numpy()})
-
-
 def main(folder: Path, fault: str, scope: str) -> None:
-    """Train, with the fault unless this is the second try; leave a digest of the weights."""
+    """Train, with the fault unless this is the second try, and hand in what came of it."""
     trainer = trainer_of(folder, fault, scope)
     again = any(folder.glob("checkpoint-*"))
     where, what, whom = FAULTS[fault]
     if not again and trainer.args.process_index in whom:
         where(trainer, what)
     trainer.train(resume_from_checkpoint=True if again else None)
-    tensors = [*trainer._plain_model().parameters()]
-    tensors += [v for a in trainer.simulation.learned.values() for _, v in sorted(a.state_dict().items())]
-    digest = hashlib.sha256(b"".join(t.detach().contiguous().numpy().tobytes() for t in tensors)).hexdigest()
-    found = {"world": trainer.args.world_size, "digest": digest, "step": trainer.state.global_step}
-    (folder / f"rank{trainer.args.process_index}.json").write_text(json.dumps(found))
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    hand_in(folder, END, state_of(trainer))
+    leave()
 
 
 if __name__ == "__main__":

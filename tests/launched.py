@@ -1,31 +1,33 @@
-"""Scripts launched in several real processes, as a user would launch them."""
+"""Scripts launched in several real processes, as a user would launch them, and what they hand in."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 TESTS = Path(__file__).parent
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def launch(
-    script: Path | str, *arguments: str, processes: int, by: str = "torchrun"
+    script: Path | str, *arguments: str, processes: int, by: str = "torchrun", timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run a script, or a module by its name, by ``torchrun`` or ``accelerate launch``, one thread in each process."""
     start = {
-        "torchrun": ["torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", free_port()],
+        "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)],
         "accelerate": [
             *("accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"),
-            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port()),
+            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
         ],
     }[by]
     paths = f"{TESTS.parent}{os.pathsep}{TESTS}"
@@ -34,5 +36,43 @@ def launch(
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """One number for all bits of some tensors."""
+    parts = [value.detach().contiguous().numpy().tobytes() for _, value in sorted(state.items())]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def hand_in(folder: Path, name: str, state: Mapping[str, Tensor], **found: Any) -> None:
+    """From every process a digest and what it found; the tensors themselves from the first."""
+    process = PartialState()
+    told = {"world": process.num_processes, "digest": digest_of(state), **found}
+    (folder / f"{name}-{process.process_index}.json").write_text(json.dumps(told))
+    if process.is_main_process:
+        save_file(
+            {n: value.detach().clone().contiguous() for n, value in state.items()}, folder / f"{name}.safetensors"
+        )
+
+
+def leave() -> None:
+    """End in good order, when everyone has come so far."""
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
+
+
+def handed_in(folder: Path, name: str, processes: int) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The first process's tensors, and what each of them found."""
+    told = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(processes)]
+    return load_file(folder / f"{name}.safetensors"), told
+
+
+def apart(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """Relative distance of two lots of tensors."""
+    gap, whole = (
+        torch.cat([value.double().flatten() for value in values]).norm()
+        for values in ([found[n] - expected[n] for n in expected], expected.values())
+    )
+    return (gap / whole).item()

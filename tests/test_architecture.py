@@ -14,20 +14,9 @@ NAME = "hf_selfdestruct"
 ROOT = Path(__file__).resolve().parents[1] / NAME
 LEVELS = (
     ("demo", "demo.grammar_words", "schema", "files", "runs"),
-    (
-        "tasks",
-        "metrics",
-        "ranks",
-        "readings",
-        "termination",
-        "comparison",
-        "report_checks",
-        "details",
-        "fingerprint",
-        "demo.grammar",
-    ),
-    ("recovery", "attacks.data"),
-    ("tables",),
+    ("tasks", "metrics", "comparison", "report_checks", "details", "fingerprint", "demo.grammar"),
+    ("recovery", "attacks.data", "ranks", "readings"),
+    ("tables", "termination"),
     ("report",),
     ("functional", "inner_optimizer", "head_adjustment", "blocking", "training_args", "heads", "guard"),
     ("attacks.base", "attacks.optimizers", "attacks.tamper", "attacks.ledger", "attacks.checks"),

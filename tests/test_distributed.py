@@ -1,20 +1,18 @@
 """Two real processes: ranks stay bitwise in sync, and share the attacks."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from launched import launch
 
 SCRIPT = """
-import hashlib, json, sys
+import json, sys
 from pathlib import Path
 import torch
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification
+from launched import digest_of
+from train_together import state_of
 from hf_selfdestruct.keeping import HiddenStateDistillation
 from hf_selfdestruct import Adversary, AttackSuite, BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.attacks import Entry, HeadOnly
@@ -52,9 +50,7 @@ numbers = [trainer.simulation.draw(step).number for step in range(3)]
 trainer.simulation._last = (-1, 0)
 start = {n: p.detach().clone() for n, p in model.named_parameters()}
 trainer.train()
-learned = [value for adversary in trainer.simulation.learned.values() for value in adversary.state_dict().values()]
-tensors = [*model.parameters(), *learned]
-digest = hashlib.sha256(b"".join(t.detach().contiguous().numpy().tobytes() for t in tensors)).hexdigest()
+digest = digest_of(state_of(trainer))
 report = trainer.attack(AttackSuite("tiny", 1, (Entry(HeadOnly(), (20,)),), seeds=1, few_seeds=0, more=None))
 Path(sys.argv[1], f"rank{args.process_index}.json").write_text(json.dumps({
     "world": args.world_size, "digest": digest, "runs": len(report.runs),
@@ -71,18 +67,7 @@ Path(sys.argv[1], f"rank{args.process_index}.json").write_text(json.dumps({
 def test_two_processes_stay_in_sync(tmp_path, meta_gradient, adversaries):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
-    root = str(Path(__file__).parents[1])
-    done = subprocess.run(
-        [*command, str(script), str(tmp_path / "out"), meta_gradient, adversaries],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
+    done = launch(script, str(tmp_path / "out"), meta_gradient, adversaries, processes=2, timeout=150)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / "out" / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first["world"] == second["world"] == 2

@@ -1,12 +1,8 @@
 """One adversary for all processes: the same weights as one process with the global batch."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from launched import TESTS, launch
-from safetensors.torch import load_file
+from launched import TESTS, apart, handed_in, launch
 from toy_models import tiny_model, toy_rows, toy_task
 from toy_project import make_project
 from train_together import CASES, LOCAL, MIXTURE, STEPS, losses_of, state_of, trained
@@ -41,19 +37,16 @@ def test_several_processes_give_what_one_gives(tmp_path, alone, processes, by, c
     done = launch(TESTS / "train_together.py", str(tmp_path), *cases, processes=processes, by=by)
     assert done.returncode == 0, done.stderr[-3000:]
     for case in cases:
-        ranks = [json.loads(Path(tmp_path, f"{case}-{rank}.json").read_text()) for rank in range(processes)]
+        together, ranks = handed_in(tmp_path, case, processes)
         assert [rank["world"] for rank in ranks] == [processes] * processes
         assert len({rank["digest"] for rank in ranks}) == 1, case  # bitwise
         state, losses = alone[case]
-        together = load_file(tmp_path / f"{case}.safetensors")
         assert {*together} == {*state}
-        moved = torch.cat([(together[n] - state[n]).double().flatten() for n in state]).norm()
-        length = torch.cat([value.double().flatten() for value in state.values()]).norm()
         assert len(losses) == STEPS
         if case == LOCAL:  # the adversaries differ, and so does what they teach: the others' likeness is no accident
-            assert moved > 1e-4 * length
+            assert apart(together, state) > 1e-4
             continue
-        assert moved < TOLERANCE.get(case, 1e-12) * length, case
+        assert apart(together, state) < TOLERANCE.get(case, 1e-12), case
         torch.testing.assert_close(ranks[0]["losses"], losses, rtol=1e-6, atol=1e-8)
 
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
-from datasets import Dataset
-from toy_models import tiny_model, toy_images
+from toy_models import tiny_model, toy_pictures
 from transformers import default_data_collator
 
 from hf_selfdestruct.tasks import BlockedTask
 
 
-def images(rows: int, seed: int, label: str) -> Dataset:
-    batch = toy_images(rows, seed=seed)
-    return Dataset.from_dict({"pixel_values": batch["pixel_values"].tolist(), label: batch["labels"].tolist()})
-
-
 def image_trainer(make_trainer, folder, model, **arguments):
     task = BlockedTask(
-        "side", train=images(40, 1, "side"), attack=images(30, 2, "side"), label_column="side", num_labels=2
+        "side",
+        train=toy_pictures(40, seed=1, label="side"),
+        attack=toy_pictures(30, seed=2, label="side"),
+        label_column="side",
+        num_labels=2,
     )
     return make_trainer(
         folder,
         model=model,
-        train_dataset=images(16, 3, "labels"),
-        eval_dataset=images(8, 4, "labels"),
+        train_dataset=toy_pictures(16, seed=3),
+        eval_dataset=toy_pictures(8, seed=4),
         blocked_tasks=[task],
         data_collator=default_data_collator,
         remove_unused_columns=False,

@@ -1,12 +1,8 @@
 """Weights sharded by ``fully_shard``: first order, and second order too, as in one process."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from launched import TESTS, launch
-from safetensors.torch import load_file
+from launched import TESTS, apart, handed_in, launch
 from toy_models import tiny_model
 from train_sharded import CASES, STEPS, Sharded
 
@@ -24,15 +20,13 @@ def test_sharded_weights_give_what_whole_ones_give(tmp_path):
         start = {n: v.clone() for n, v in alone.state().items()}
         for number in range(STEPS):
             alone.step(number)
-        expected, found = alone.state(), load_file(tmp_path / f"{case}.safetensors")
-        ranks = [json.loads(Path(tmp_path, f"{case}-{rank}.json").read_text()) for rank in range(2)]
+        expected = alone.state()
+        found, ranks = handed_in(tmp_path, case, 2)
         assert [rank["world"] for rank in ranks] == [2, 2]
         assert ranks[0]["digest"] == ranks[1]["digest"], case  # bitwise
         assert sum(rank["here"] for rank in ranks) == sum(p.numel() for p in tiny_model().parameters())
         assert all(torch.equal(start[n], found[n]) == (n == "log_rate" and case == "first order") for n in start), case
-        gap = torch.cat([(found[n] - expected[n]).double().flatten() for n in expected]).norm()
-        length = torch.cat([value.double().flatten() for value in expected.values()]).norm()
-        assert gap < TOLERANCE.get(case, 1e-12) * length, case
+        assert apart(found, expected) < TOLERANCE.get(case, 1e-12), case
         torch.testing.assert_close(ranks[0]["losses"], alone.losses, rtol=1e-6, atol=1e-8)
 
 

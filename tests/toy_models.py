@@ -154,6 +154,12 @@ def toy_images(rows: int = 6, *, seed: int = 0) -> dict[str, torch.Tensor]:
     return {"pixel_values": pixels, "labels": labels}
 
 
+def toy_pictures(rows: int, *, seed: int, label: str = "labels") -> Dataset:
+    """Rows of toy images."""
+    batch = toy_images(rows, seed=seed)
+    return Dataset.from_dict({"pixel_values": batch["pixel_values"].tolist(), label: batch["labels"].tolist()})
+
+
 def toy_task(name: str = "blocked", *, rows: int = 60, seed: int = 10, **fields: Any) -> BlockedTask:
     """A blocked task on toy rows, with all three splits."""
     splits = {

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from safetensors.torch import save_file
+from launched import hand_in, leave
 from toy_models import tiny_model, toy_rows, toy_task
 
 from hf_selfdestruct import Adversary, SelfDestructTrainer, SelfDestructTrainingArguments
@@ -73,17 +70,11 @@ def losses_of(trainer: SelfDestructTrainer) -> list[float]:
 
 
 def main(folder: Path, *cases: str) -> None:
-    """Train some cases; each process leaves a digest, the first its weights too."""
+    """Train some cases and hand in what came of them."""
     for case in cases:
         trainer = trained(case, folder)
-        state = {n: v.contiguous().clone() for n, v in state_of(trainer).items()}
-        digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in state.values())).hexdigest()
-        found = {"world": trainer.args.world_size, "digest": digest, "losses": losses_of(trainer)}
-        (folder / f"{case}-{trainer.args.process_index}.json").write_text(json.dumps(found))
-        if trainer.args.process_index == 0:
-            save_file(state, folder / f"{case}.safetensors")
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()
+        hand_in(folder, case, state_of(trainer), losses=losses_of(trainer))
+    leave()
 
 
 if __name__ == "__main__":
