@@ -13,10 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from .comparison import difference
 from .details import CardDetails
 from .files import read_text
-from .recovery import recovery, regret
+from .recovery import regret
 from .report import NOT_MEASURED, AttackReport, cell
 from .schema import parse_json
-from .tables import DESIRED_DROP, reference_lines
+from .tables import DESIRED_DROP, control_rows, cost_rows, reference_lines
 
 NOT_STATED = "not stated"
 NOISE = 0.03
@@ -83,9 +83,9 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         roles=report.roles(),
         headlines=[line for task in report.blocked() for line in headlines(report, task)],
         differences={task: _differences(report, task) for task in report.blocked()},
-        costs={task: _costs(report, task) for task in report.blocked()},
+        costs={task: cost_rows(report, task) for task in report.blocked()},
         references={task: reference_lines(report, task) for task in report.blocked()},
-        controls=[task for task in report.tasks if task not in report.blocked()],
+        controls={task: control_rows(report, task) for task in report.tasks if task not in report.blocked()},
         outside=sorted(name for name, facts in report.attacks.items() if facts.get("outside")),
         assumptions=sorted({facts["assumes"] for facts in report.attacks.values() if "assumes" in facts}),
         desired_drop=DESIRED_DROP,
@@ -141,16 +141,6 @@ def _differences(report: AttackReport, task: str) -> list[list[str]]:
             paid.get(examples),
         ]
         rows.append([str(examples), *(str(one) if one else NOT_MEASURED for one in found)])
-    return rows
-
-
-def _costs(report: AttackReport, task: str) -> list[list[str]]:
-    """Cost to recover, and the strongest attack that keeps the desired task, by model."""
-    budgets, rows = report.budgets(task), []
-    for role in report.roles() if budgets else ():
-        cost = recovery(report, task, role)
-        kept = report.strongest(task, budgets[-1], role, most_desired_drop=DESIRED_DROP)
-        rows.append([role, *(cost.cells() if cost else [NOT_MEASURED] * 3), cell(kept)])
     return rows
 
 

@@ -27,6 +27,8 @@ def report_table(report: AttackReport, width: int) -> str:
         parts.append(_task_table(report, task))
         if task in report.blocked() and {"hardened", "scratch"} <= report.models.keys():
             parts += [_headline_table(report, task), _cost_table(report, task)]
+        elif report.tasks[task].get("control"):
+            parts.append(_control_table(report, task))
     parts.append(_desired_line(report))
     parts += [f"check: {doubt}" for doubt in report.checks]
     return _text(parts, width)
@@ -133,21 +135,57 @@ def _headline_table(report: AttackReport, task: str) -> Table:
     return table
 
 
+def cost_rows(report: AttackReport, task: str) -> list[list[str]]:
+    """By model: the cost to recover, and the strongest attack that keeps the desired task."""
+    budgets, rows = report.budgets(task), []
+    for role in report.roles() if budgets else ():
+        kept = report.strongest(task, budgets[-1], role, most_desired_drop=DESIRED_DROP)
+        rows.append([role, *_cost(report, task, role), cell(kept)])
+    return rows
+
+
+def control_rows(report: AttackReport, task: str) -> list[list[str]]:
+    """By model: what fine-tuning to a control task reaches, its difference to undefended, and its cost."""
+    budgets, rows = report.budgets(task), []
+    for role in report.roles() if budgets else ():
+        apart = None if role == "undefended" else difference(report, task, budgets[-1], role, "undefended")
+        _, *cost = _cost(report, task, role)
+        rows.append([role, cell(report.strongest(task, budgets[-1], role)), _shown(apart), *cost])
+    return rows
+
+
+def _cost(report: AttackReport, task: str, role: str) -> list[str]:
+    cost = recovery(report, task, role)
+    return cost.cells() if cost else [NOT_MEASURED] * 3
+
+
 def _cost_table(report: AttackReport, task: str) -> Table:
-    """Cost to recover, and the strongest attack that keeps the desired task."""
     lost = f"≤ {DESIRED_DROP:.2f} desired lost"
-    table = Table(
-        title="Cost to recover 90 % of what the undefended model gives; strongest attack that keeps the desired task"
+    table = _by_model(
+        "Cost to recover 90 % of what the undefended model gives; strongest attack that keeps the desired task",
+        ("examples", "steps", "FLOPs", lost),
+        cost_rows(report, task),
     )
-    for name in ("model", "examples", "steps", "FLOPs", lost):
-        table.add_column(name, justify="left" if name == "model" else "right")
-    budgets = report.budgets(task)
-    for role in report.roles():
-        cost = recovery(report, task, role)
-        kept = report.strongest(task, max(budgets, default=0), role, most_desired_drop=DESIRED_DROP)
-        table.add_row(role, *(cost.cells() if cost else [NOT_MEASURED] * 3), cell(kept))
     paid = [f"{n}: {value}" for n, value in regret(report, task).items()]
     table.caption = "data-efficiency regret (scratch loss − hardened loss, nats): " + ("; ".join(paid) or NOT_MEASURED)
+    return table
+
+
+def _control_table(report: AttackReport, task: str) -> Table:
+    return _by_model(
+        "Benign fine-tuning, and what it costs to reach 90 % of what the undefended model gains",
+        ("accuracy", "− undefended", "steps", "FLOPs"),
+        control_rows(report, task),
+    )
+
+
+def _by_model(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title)
+    table.add_column("model")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -15,6 +15,7 @@ from hf_selfdestruct.comparison import difference
 from hf_selfdestruct.details import CardDetails, Gate, ReleaseConsiderations
 from hf_selfdestruct.recovery import regret
 from hf_selfdestruct.report import AttackReport
+from hf_selfdestruct.tables import control_rows
 
 DETAILS = CardDetails(
     title="Tiny BERT, gender blocked",
@@ -45,6 +46,19 @@ def tables(card):
 
 def cells(line):
     return re.split(r"(?<!\\)\|", line.strip())[1:-1]
+
+
+# Control tasks
+
+
+def test_benign_fine_tuning_stands_beside_the_desired_task():
+    facts = made_report().tasks["gender"]
+    report = made_report(tasks={"gender": facts, "topic": {**facts, "control": True}}, extra=(made_run(task="topic"),))
+    shown = section(render(report, DETAILS), "Desired task")
+    for row in control_rows(report, "topic"):
+        assert f"| {' | '.join(row)} |" in html.unescape(shown)
+    assert "Benign fine-tuning to **topic**" in shown
+    assert "Benign" not in render(made_report(), DETAILS)
 
 
 # YAML head

@@ -1,11 +1,13 @@
 """Tables: what the numbers say stands there, and what does not compare is said."""
 
+import dataclasses
+
 import pytest
 from made_reports import made_labels, made_probabilities, made_report, made_run, predicted_report
 
 from hf_selfdestruct.comparison import difference
 from hf_selfdestruct.recovery import recovery, regret
-from hf_selfdestruct.tables import comparison_table, report_table
+from hf_selfdestruct.tables import comparison_table, control_rows, report_table
 
 LABELS = made_labels()
 SKILLS = {"undefended": 3.0, "hardened": 0.6, "scratch": 0.4, "null": 0.4}
@@ -66,6 +68,18 @@ def test_a_control_task_is_titled_as_one():
     assert "Blocked task 'gender': test accuracy after attack (suite smoke v1; lower is better blocked)" in text
     assert "Control task 'topic': test accuracy after attack (suite smoke v1; higher is better kept)" in text
     assert text.count("Best attack against best attack") == 1, "a control has no headline"
+
+
+def test_a_control_task_shows_what_is_left_and_what_it_costs():
+    report = measured()
+    runs = [dataclasses.replace(run, task="topic") for run in report.runs]
+    report = dataclasses.replace(report, tasks={"topic": {**report.tasks["gender"], "control": True}}, runs=runs)
+    for row in control_rows(report, "topic"):
+        assert cells(report_table(report, 140), ("Benign fine-tuning", row[0])) == row[1:]
+        best, cost = report.strongest("topic", 20, row[0]), recovery(report, "topic", row[0])
+        apart = "not measured" if row[0] == "undefended" else str(difference(report, "topic", 20, row[0], "undefended"))
+        assert row[1:] == [f"{best.mean:.3f} ± {best.deviation:.3f}", apart, *cost.cells()[1:]]
+    assert [row[0] for row in control_rows(report, "topic")] == ["undefended", "hardened", "scratch"]
 
 
 def test_attacks_outside_the_headline_are_marked_and_never_strongest():
