@@ -51,7 +51,8 @@ def initial_weights(
         desired: The desired task's training rows.
         columns: Columns the model accepts.
         collate: Makes a batch of blocked rows.
-        spared: Words that are neither merged nor reduced: the tokenizer's own.
+        spared: Words that are neither merged nor reduced: the tokenizer's own. Those beyond the table, which a
+            tokenizer has if words were added to it alone, are left out.
 
     Returns:
         Parameter name to new values; empty where nothing is asked for.
@@ -59,7 +60,7 @@ def initial_weights(
     if not (args.merge_words or args.erase_directions or args.keep_directions):
         return {}
     name, original = embeddings_of(model)
-    own = torch.as_tensor(list(spared), dtype=torch.long, device=original.device)
+    own = torch.tensor([word for word in spared if word < len(original)], dtype=torch.long, device=original.device)
     rows = [_rows_of(task, columns) for task in tasks]
     table = original
     if args.merge_words:

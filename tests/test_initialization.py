@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from datasets import Dataset
 from sklearn.linear_model import LogisticRegression
 
 from hf_selfdestruct.initialization import check_initialization, embeddings_of, reduced, without
+from hf_selfdestruct.trainer_parts import initialize
 from hf_selfdestruct.training_args import SelfDestructTrainingArguments
 
 
@@ -82,6 +84,15 @@ def test_hardening_starts_there_and_its_references_do_not(
     for reference in ("_base", "_undefended"):
         kept = type(model).from_pretrained(tmp_path / reference).get_input_embeddings().weight.detach()
         torch.testing.assert_close(kept, before, atol=1e-6, rtol=0)
+
+
+def test_words_of_the_tokenizer_stay_as_they_are(make_trainer, tiny_model, tmp_path) -> None:
+    trainer = make_trainer(tmp_path, model=tiny_model(), keep_directions=3)
+    before = trainer.model.get_input_embeddings().weight.detach().clone()
+    trainer.processing_class = SimpleNamespace(all_special_ids=[2, 5, len(before)])  # the last one has no row yet
+    initialize(trainer)
+    same = (trainer.model.get_input_embeddings().weight == before).all(dim=1)
+    assert same.nonzero().flatten().tolist() == [2, 5]
 
 
 def test_resuming_does_not_start_over(make_trainer, tiny_model, tmp_path) -> None:
