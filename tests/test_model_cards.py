@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from toy_models import tiny_model
 from toy_project import make_project
+from transformers import AutoModel, AutoTokenizer
 
 from hf_selfdestruct.card import render
 from hf_selfdestruct.comparison import difference
@@ -112,3 +115,14 @@ def test_the_lab_book_has_a_line_for_each_variant_and_runs_none_twice(tmp_path, 
     lab(str(variants))
     assert [json.loads(line) for line in ledger.read_text().splitlines()] == lines
     assert (tmp_path / "variants.md").read_text() == table
+
+
+def test_a_truncated_model_is_the_first_layers_with_their_tokenizer(tmp_path):
+    make_project(tmp_path)
+    model, out = tmp_path / "model", tmp_path / "short"
+    tiny_model(layers=2).save_pretrained(model)
+    runpy.run_path(str(ROOT / "model_cards" / "truncate.py"))["main"](str(model), "1", str(out))
+    whole, kept = (AutoModel.from_pretrained(folder).state_dict() for folder in (model, out))
+    assert {*whole} - {*kept} == {name for name in whole if name.startswith("encoder.layer.1.")} != set()
+    assert all(torch.equal(kept[name], whole[name]) for name in kept)
+    assert AutoTokenizer.from_pretrained(out).get_vocab() == AutoTokenizer.from_pretrained(model).get_vocab()
