@@ -53,27 +53,42 @@ def test_the_fast_preset_is_what_was_measured(folder, tmp_path):
     assert recipe["blocking_losses"]["0"]["name"] == "HeadAdjustedCrossEntropy"
 
 
-def test_readme_leads_with_the_wikibios_result():
-    report = AttackReport.load(ROOT / "model_cards" / "wikibios-general" / "selfdestruct" / "report.json")
-    readme = (ROOT / "README.md").read_text()
-    for examples in report.budgets("gender"):
-        cells = [report.strongest("gender", examples, role) for role in report.roles()]
+def report_of(card):
+    return AttackReport.load(ROOT / "model_cards" / card / "selfdestruct" / "report.json")
+
+
+def readme():
+    return " ".join((ROOT / "README.md").read_text().split())
+
+
+@pytest.mark.parametrize(("card", "task"), [("wikibios-general", "gender"), ("wikibios-roles-swapped", "profession")])
+def test_readme_shows_what_was_measured(card, task):
+    report = report_of(card)
+    for examples in report.budgets(task):
+        cells = [report.strongest(task, examples, role) for role in report.roles()]
         row = " | ".join(f"{s.mean:.3f} ± {s.deviation:.3f}" for s in cells)
-        assert f"| {examples} | {row} | {difference(report, 'gender', examples)} |" in readme
+        assert f"| {examples} | {row} | {difference(report, task, examples)} |" in readme()
     for role in ("undefended", "hardened"):
-        assert f"{report.desired[role]['accuracy']:.3f}" in readme
-    assert f"{report.desired['hardened']['similarity_rank_correlation']:.3f}" in readme
+        assert f"{report.desired[role]['accuracy']:.3f}" in readme()
+
+
+def test_readme_says_what_is_left_of_general_use():
+    left = report_of("wikibios-general").desired["hardened"]["similarity_rank_correlation"]
+    assert f"rank correlation {left:.3f} with the base's" in readme()
 
 
 def test_readme_says_what_a_model_with_one_purpose_gave():
-    report = AttackReport.load(ROOT / "model_cards" / "wikibios-gender" / "selfdestruct" / "report.json")
-    readme = (ROOT / "README.md").read_text()
+    report = report_of("wikibios-gender")
     reached = {role: report.strongest("gender", 939, role).mean for role in report.roles()}
     told = f"{reached['hardened']:.3f} from 939 examples (scratch {reached['scratch']:.3f}, undefended"
-    assert f"{told} {reached['undefended']:.3f})" in " ".join(readme.split())
+    assert f"{told} {reached['undefended']:.3f})" in readme()
     assert all(difference(report, "gender", examples).low <= 0 for examples in report.budgets("gender"))
     quality = [f"{report.desired[role]['accuracy']:.3f}" for role in ("hardened", "undefended")]
-    assert f"professions are at {quality[0]}, undefended {quality[1]}" in " ".join(readme.split())
+    assert f"professions are at {quality[0]}, undefended {quality[1]}" in readme()
+    swapped = report_of("wikibios-roles-swapped").summaries("profession")
+    tuned = {s.role: s.mean for s in swapped if s.attack == "full fine-tuning, searched"}
+    assert [tuned["hardened"], tuned["scratch"]] == pytest.approx([0.312] * 2, abs=5e-4)  # the commonest label
+    assert f"the base gives it {tuned['base']:.3f}" in readme()
 
 
 def test_genders_are_even_within_profession_and_source():
