@@ -131,24 +131,25 @@ def _demo(arguments: argparse.Namespace) -> int:
     _quiet()
     from .demo.recipe import demo
 
-    _show(demo(arguments.output_dir, model=arguments.model).table())
-    _show(f"hardened folder with report, card and plots: {arguments.output_dir}\n")
-    return 0
+    return _hardened(demo(arguments.output_dir, model=arguments.model).table(), arguments.output_dir)
 
 
 def _harden(arguments: argparse.Namespace) -> int:
     _quiet()
-    from accelerate import PartialState
-
     from .config import load_config, training_arguments
     from .recipe import harden
 
     config = load_config(arguments.config, arguments.overrides)
-    report = harden(config)
+    return _hardened(harden(config).table(), training_arguments(config).output_dir)
+
+
+def _hardened(table: str, folder: str | None) -> int:
+    """What the first of all processes shows, and an end in good order."""
+    from accelerate import PartialState
+
     processes = PartialState()
     if processes.is_main_process:
-        _show(report.table())
-        _show(f"hardened folder with report, card and plots: {training_arguments(config).output_dir}\n")
+        _show(f"{table}hardened folder with report, card and plots: {folder}\n")
     processes.wait_for_everyone()
     processes.destroy_process_group()
     return 0
@@ -208,8 +209,8 @@ def _push(arguments: argparse.Namespace) -> int:
         files = planned(arguments.folder, gated=arguments.gated, key=arguments.sign)
         for name, size in files.items():
             _show(f"{size:>14,}  {name}\n")
-        total = f"{sum(files.values()):>14,}  bytes in {len(files)} files"
-        _show(f"{total} would go to {arguments.repo_id}; nothing was sent\n")
+        total = sum(files.values())
+        _show(f"{total:>14,}  bytes in {len(files)} files would go to {arguments.repo_id}; nothing was sent\n")
         return 0
     commit = push(
         arguments.folder,
@@ -234,9 +235,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     found = problems(folder)
     if not found and arguments.public_key:
         found = signature_problems(folder, arguments.public_key)
-    for problem in found:
-        _show(f"{problem}\n")
     if found:
+        _show("".join(f"{problem}\n" for problem in found))
         return FAILED
     if arguments.public_key:
         _show("every file agrees, and the signature is of this key\n")
