@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -14,6 +15,20 @@ def file_hash(*paths: str | Path) -> str:
         with Path(path).open("rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
+
+
+def weights_hash(folder: str | Path) -> str:
+    """SHA-256 of a folder's safetensors; empty where it has none.
+
+    They may be many gigabytes and are asked for often: a process reads them again only once they have changed.
+    """
+    found = [(str(file), file.stat()) for file in sorted(Path(folder).glob("*.safetensors"))]
+    return _hash_of(tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found)) if found else ""
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_of(files: tuple[tuple[str, int, int, int], ...]) -> str:
+    return file_hash(*(name for name, *_ in files))
 
 
 def read_text(path: str | Path, most: int) -> str:

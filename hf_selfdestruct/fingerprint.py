@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from .files import file_hash, read_text, write_whole
+from .files import read_text, weights_hash, write_whole
 from .schema import checked, parse_json
 
 WORDS = (4, 12)  # of a probe, at least and at most
@@ -142,7 +142,7 @@ def make(folder: str | Path, *, probes: int = 64, seed: int | None = None) -> Fi
         probes=tuple(texts),
         labels=labels,
         probabilities=tuple(map(tuple, expected.tolist())),
-        sha256=file_hash(*sorted(Path(folder).glob("*.safetensors"))),
+        sha256=weights_hash(folder),
         threshold=threshold,
         largest=max(*used, *held_out),
         false_alarms=sum(one > threshold for one in held_out),

@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..files import file_hash
+from ..files import weights_hash
 from ..runs import Scores
 from .data import AttackData
 
@@ -102,8 +102,7 @@ class Target:
             shape = {k: v for k, v in config.items() if k not in NO_SHAPE}
             digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()
             return {"name": "random weights of the same architecture", "sha256": digest}
-        files = sorted(Path(self.folder).glob("*.safetensors"))
-        return {"name": Path(self.folder).name, "sha256": file_hash(*files) if files else ""}
+        return {"name": Path(self.folder).name, "sha256": weights_hash(self.folder)}
 
 
 def auto_class(config: Any) -> Any:
