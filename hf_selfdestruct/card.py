@@ -75,6 +75,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         finalize=_plain,
         keep_trailing_newline=True,
     )
+    controls = {task: control_rows(report, task) for task in report.tasks if task not in report.blocked()}
     title = details.title or report.models["hardened"].get("name", "Hardened model")
     body = environment.get_template("card.md.jinja").render(
         report=report,
@@ -85,7 +86,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         differences={task: _differences(report, task) for task in report.blocked()},
         costs={task: cost_rows(report, task) for task in report.blocked()},
         references={task: reference_lines(report, task) for task in report.blocked()},
-        controls={task: control_rows(report, task) for task in report.tasks if task not in report.blocked()},
+        controls={task: table for task, table in controls.items() if table},
         outside=sorted(name for name, facts in report.attacks.items() if facts.get("outside")),
         assumptions=sorted({facts["assumes"] for facts in report.attacks.values() if "assumes" in facts}),
         desired_drop=DESIRED_DROP,

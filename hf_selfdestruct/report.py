@@ -92,8 +92,11 @@ class AttackReport:
             task: A task.
             examples: Blocked examples the attacker had.
             role: A role.
-            most_desired_drop: Count only attacks that cost the desired task no more accuracy than this.
+            most_desired_drop: Count only attacks that cost the desired task no more accuracy than this; the base has
+                none, for its head was never trained for that task.
         """
+        if most_desired_drop is not None and role == "base":
+            return None
         found = [
             s
             for s in self.summaries(task)

@@ -19,9 +19,11 @@ LEVELS = (
     ("tables", "termination"),
     ("report",),
     ("functional", "inner_optimizer", "head_adjustment", "blocking", "training_args", "heads", "guard"),
+    ("attacks.target",),
     ("attacks.base", "attacks.optimizers", "attacks.tamper", "attacks.ledger", "attacks.checks"),
-    ("attacks.search", "attacks.training"),
-    ("attacks.features",),
+    ("attacks.search", "attacks.batches"),
+    ("attacks.features", "attacks.benign"),
+    ("attacks.training",),
     (
         "inner_optimizers",
         "learned",

@@ -1,10 +1,11 @@
 """The judge: attacks on published models. It shares no code with the defence."""
 
-from .base import AnyOf, Attack, Outcome, Target
+from .base import AnyOf, Attack, Outcome
 from .data import AttackData, DesiredData, Split
 from .probes import HeadOnly
 from .suite import AttackSuite, Entry
 from .suites import named_suite
+from .target import Target
 from .tuning import FullFineTuning, Tuning
 
 __all__ = [

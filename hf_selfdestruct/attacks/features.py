@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from .base import Target, device, placed
+from .batches import inputs_of
 from .data import AttackData, in_batches
 from .tamper import Tamper
-from .training import inputs_of
+from .target import Target, device, placed
 
 MOST_KEPT = 12  # models: ten seeds of a random one, and some
 SPLITS = ("train", "selection", "test")
@@ -78,9 +78,8 @@ def _encode(target: Target, data: AttackData, seed: int, tamper: Tamper | None) 
         return torch.cat([*cells.values()], dim=1)
 
     first = data.collate([dict(data.train.features[0])])
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        call(first)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.base_model(**{k: v.to(device()) for k, v in first.items() if k != "labels"})
     found: dict[str, Any] = {}
     for split in SPLITS:
         flat = in_batches(getattr(data, split), data.collate, call)

@@ -16,11 +16,12 @@ import numpy as np
 from ..report import AttackReport, AttackRun
 from ..runs import packed_labels
 from ..tasks import BlockedTask
-from .base import Attack, Target
+from .base import Attack
 from .checks import doubts
 from .data import AttackData, Collate, DesiredData
 from .references import AGAIN, RawInput, with_more
 from .search import Search
+from .target import Target
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -123,26 +124,28 @@ class Job:
         return dataclasses.replace(report, checks=doubts(report))
 
     def _attacks(self, task: BlockedTask, data: AttackData, *, control: bool = False) -> Iterator[Search]:
-        available = len(data.train.labels)
         for target in self.targets:
-            for attack, examples in self.suite.plan(available, self._has(target)):
-                if control and (examples < available or not isinstance(attack, Tuning)):
-                    continue
+            planned = self.suite.plan(len(data.train.labels), self._has(target))
+            if control:  # as well as a buyer could
+                tunings = [(attack, examples) for attack, examples in planned if isinstance(attack, Tuning)]
+                most = max((examples for _, examples in tunings), default=0)
+                planned = [(attack, examples) for attack, examples in tunings if examples == most]
+            for attack, examples in planned:
                 study = self._study(task, attack, examples, target)
                 yield Search(attack, target, data, examples, self.suite.repeats(examples), study)
         if not control:
             yield from self._references(task, data)
 
     def _references(self, task: BlockedTask, data: AttackData) -> Iterator[Search]:
-        available = len(data.train.labels)
+        rows = len(data.train.labels)
+        most = max((n for target in self.targets for _, n in self.suite.plan(rows, self._has(target))), default=rows)
         raw, attack = Target("raw", ""), RawInput()
-        study = self._study(task, attack, available, raw)
-        yield Search(attack, raw, data, available, self.suite.repeats(available), study)
+        yield Search(attack, raw, data, most, self.suite.repeats(most), self._study(task, attack, most, raw))
         scratch = next((t for t in self.targets if t.role == "scratch"), None)
         if scratch and self.suite.more:
-            more, rows = dataclasses.replace(scratch, role="more"), with_more(data)
-            count = len(rows.train.labels)
-            yield Search(self.suite.more, more, rows, count, (0,), self._study(task, self.suite.more, count, more))
+            more, longer = dataclasses.replace(scratch, role="more"), with_more(data)
+            count = len(longer.train.labels)
+            yield Search(self.suite.more, more, longer, count, (0,), self._study(task, self.suite.more, count, more))
 
     def _has(self, target: Target | None) -> frozenset[str]:
         sibling = target is not None and bool(target.sibling)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Factory = Callable[..., torch.optim.Optimizer]
 
@@ -47,3 +47,17 @@ OPTIMIZERS: dict[str, Factory] = {
     "adafactor": torch.optim.Adafactor,
     "sign": SignSGD,
 }
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that require gradients."""
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+def bound(weights: list[nn.Parameter], how: str) -> None:
+    """Clip gradients to norm 1, or bring them to it: a gradient that was made small is as good as any other."""
+    norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    if how == "normalise" and 0 < norm < 1:
+        for weight in weights:
+            if weight.grad is not None:
+                weight.grad.div_(norm)

@@ -20,10 +20,11 @@ from sklearn.preprocessing import StandardScaler
 
 from ..metrics import scores
 from ..runs import rounded
-from .base import Attack, Outcome, Target
+from .base import Attack, Outcome
 from .data import AttackData
 from .features import features_of
 from .tamper import Tamper
+from .target import Target
 
 # Each from a strength (inverse regularisation, neighbours or iterations) and the number of training rows.
 CLASSIFIERS: dict[str, Callable[[float, int], Any]] = {

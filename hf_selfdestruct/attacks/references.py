@@ -14,9 +14,10 @@ from sklearn.preprocessing import StandardScaler
 
 from ..metrics import scores
 from ..runs import rounded
-from .base import Attack, Outcome, Target
+from .base import Attack, Outcome
 from .data import AttackData, Split
 from .probes import fitted, spread
+from .target import Target
 from .tuning import FullFineTuning
 
 AGAIN = 1000  # first seed of scratch attacked again

@@ -20,10 +20,11 @@ import torch
 
 from ..runs import AttackRun, packed
 from ..tasks import seed_of
-from .base import Attack, Target
+from .base import Attack
 from .data import AttackData
 from .ledger import Ledger, Record
 from .tamper import NotApplicable
+from .target import Target
 
 # What a model does to an attack; anything else is a mistake in the attack, and is not caught.
 FAILURES = (

@@ -12,10 +12,12 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel
 
 from ..tasks import seed_of
-from .base import Attack, Outcome, Target, placed
+from .base import Attack, Outcome
+from .batches import inputs_of
 from .data import AttackData
 from .optimizers import OPTIMIZERS
-from .training import inputs_of, tune
+from .target import Target, placed
+from .training import tune
 
 
 @dataclass(frozen=True)

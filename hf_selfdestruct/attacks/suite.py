@@ -10,10 +10,11 @@ import evaluate
 
 from ..report import AttackReport
 from ..tasks import BlockedTask
-from .base import Attack, Target
+from .base import Attack
 from .data import Collate, DesiredData
 from .job import Job
 from .references import MORE
+from .target import Target
 from .tuning import Tuning
 from .workers import carry_out
 

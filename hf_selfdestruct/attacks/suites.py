@@ -193,7 +193,7 @@ SOPHON = AttackSuite(
 )
 DURABILITY = AttackSuite(
     "durability",
-    1,
+    2,
     tuple(
         Entry(
             Tuning(
@@ -233,7 +233,7 @@ FASTER_EMBEDDINGS = AnyOf(
 )
 ADAPTIVE = AttackSuite(
     "adaptive",
-    2,
+    3,
     (
         Entry(HeadOnly(every_layer=True), MOST),
         Entry(OTHER_PROBES, MOST),

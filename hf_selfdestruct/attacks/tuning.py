@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -16,10 +17,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..tasks import seed_of
-from .base import Attack, Outcome, Target
+from .base import Attack, Outcome
 from .data import AttackData
 from .optimizers import OPTIMIZERS
 from .tamper import NotApplicable, Tamper, layers_of
+from .target import Target
 from .training import tune
 
 TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
@@ -144,13 +146,13 @@ class Tuning(Attack):
         settings: dict[str, Any],
         until: int | None = None,
     ) -> Outcome:
-        def ready(model: PreTrainedModel, batches: Iterator[dict[str, Tensor]]) -> None:
+        def shaken(model: PreTrainedModel, batches: Iterator[dict[str, Tensor]]) -> None:
             if self.tamper:
                 self.tamper.apply(model, seed, batches)
-            prepare(model, self.trainable, rank=self.rank)
 
         common: dict[str, Any] = {"examples": examples, "seed": seed, "settings": settings, "until": until}
-        return tune(self.name, target, data, prepare=ready, **common)
+        chosen = partial(prepare, trainable=self.trainable, rank=self.rank)
+        return tune(self.name, target, data, prepare=shaken, restrict=chosen, **common)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from rich.table import Table
 from transformers.utils import logging
 
 from ..report import AttackReport, AttackRun
-from .base import placed
+from .batches import inputs_of
 from .job import Job
 from .ledger import Ledger
 from .search import NotOnRecord, Search
-from .training import inputs_of
+from .target import placed
 
 FORWARD = 0.4  # of a step's time, for as many rows
 AGAIN_AFTER = 5.0  # seconds until a search held by another worker is asked for again

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertForMaskedLM
 
 from hf_selfdestruct.attacks import AttackData, Split, Target
 from hf_selfdestruct.attacks.data import in_batches
@@ -87,6 +87,40 @@ def test_loading_leaves_the_global_generator_alone(target):
     target.load(2, seed=0)
     Target("scratch", target.folder, random=True).load(2, seed=0)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_half_precision_is_no_shield(folder, copied, target):
+    """Weights published in bf16 are attacked in float32, and so is what starts from scratch."""
+    AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(copied)
+    assert AutoConfig.from_pretrained(copied).dtype == torch.bfloat16
+    half, scratch = Target("hardened", copied), Target("scratch", copied, random=True)
+    for model in (half.load(2, seed=0), scratch.load(2, seed=0), half.published()):
+        assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    of_float32 = Target("scratch", folder, random=True)
+    assert equal(state(scratch.load(2, seed=0)), state(of_float32.load(2, seed=0))) == set(state(target.load(2, 0)))
+    assert scratch.identity() == of_float32.identity()
+
+
+@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
+def test_the_blocked_task_has_one_label_whatever_the_desired_task_has(copied, kind):
+    config = AutoConfig.from_pretrained(copied, problem_type=kind)
+    config.save_pretrained(copied)
+    ids, labels = torch.tensor([[4, 9], [5, 8]]), torch.tensor([0, 1])
+    found = Target("hardened", copied).load(2, seed=0).eval()(input_ids=ids, labels=labels)
+    torch.testing.assert_close(found.loss, torch.nn.functional.cross_entropy(found.logits, labels))
+
+
+def test_a_masked_language_model_has_a_new_pooler_like_a_new_head(folder, copied):
+    BertForMaskedLM.from_pretrained(folder).save_pretrained(copied)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    one, again, other = (state(Target("base", copied).load(2, seed=seed)) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert equal(one, again) == set(one)
+    assert set(one) - equal(one, other) == {"classifier.weight", "bert.pooler.dense.weight"}
+    edit_weights(copied, lambda w: w.pop("bert.encoder.layer.0.attention.self.query.weight"))
+    with pytest.raises(ValueError, match=r"missing.*query\.weight"):
+        Target("base", copied).load(2, seed=0)
 
 
 def test_missing_trunk_weights_are_refused(copied):

@@ -36,6 +36,12 @@ def test_every_classifier_reads_what_is_there(target, readable, noise, classifie
     assert abs(chance.test.accuracy - 0.5) < 4 * 0.5 / 200**0.5
 
 
+def test_a_published_head_does_not_make_a_probe_dearer(target, readable):
+    scratch = Target("scratch", target.folder, random=True)
+    assert target.published() is not None
+    assert probe(target, readable).flops == probe(scratch, readable).flops > 0
+
+
 def test_unknown_classifier_and_no_strength_are_refused():
     with pytest.raises(ValueError, match=r"linear.*'forest'"):
         HeadOnly("forest")

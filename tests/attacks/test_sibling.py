@@ -8,9 +8,21 @@ import pytest
 import torch
 from conftest import COLUMNS, collate, dataset, save_model
 
-from hf_selfdestruct.attacks import AnyOf, AttackData, AttackSuite, DesiredData, Entry, HeadOnly, Split, Target, Tuning
+from hf_selfdestruct.attacks import (
+    AnyOf,
+    AttackData,
+    AttackSuite,
+    DesiredData,
+    Entry,
+    HeadOnly,
+    Split,
+    Target,
+    Tuning,
+    tuning,
+)
 from hf_selfdestruct.attacks.sibling import Distillation, Merging, distil, merge
 from hf_selfdestruct.attacks.tamper import Prune
+from hf_selfdestruct.attacks.tuning import prepare
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +115,37 @@ def run(target, data, **fields):
 
 def test_a_prelude_changes_the_start_and_costs_its_steps(target, with_desired):
     plain, healed = run(target, with_desired), run(target, with_desired, prelude=20)
-    assert plain.curve != healed.curve
-    assert Tuning("it", prelude=20).cost({"steps": 30}) == 50
+    assert [accuracy for _, accuracy in plain.curve] != [accuracy for _, accuracy in healed.curve]
+    assert Tuning("it", prelude=20).cost({"steps": 30}) == healed.steps == healed.curve[-1][0] == 50
+    assert plain.steps == plain.curve[-1][0] == 30
+    assert 1.5 < healed.flops / plain.flops < 1.8, "20 benign steps cost what 20 others do"
     assert run(target, with_desired, prelude=20) == healed
+
+
+@pytest.mark.parametrize("trainable", ["head", "last_1", "lora"])
+def test_a_prelude_trains_everything_whatever_is_trained_afterwards(target, with_desired, monkeypatch, trainable):
+    seen = []
+
+    def prepared(model, **fields):
+        seen.append({name: value.detach().clone() for name, value in model.base_model.named_parameters()})
+        prepare(model, **fields)
+
+    monkeypatch.setattr(tuning, "prepare", prepared)
+    run(target, with_desired, prelude=3, trainable=trainable)
+    start, (healed,) = dict(target.load(2, 0).base_model.named_parameters()), seen
+    still = {name for name in start if torch.equal(start[name], healed[name])}
+    assert {*start} == {*healed}
+    assert not still
+
+
+def test_distillation_is_counted(pair, readable):
+    taught, merged = Distillation("taught", distil_steps=5, steps=20), Merging(steps=20)
+    found, other = (
+        attack.run(pair, readable, examples=60, seed=0, settings=attack.space()[0]) for attack in (taught, merged)
+    )
+    assert found.steps == found.curve[-1][0] == taught.cost(taught.space()[0]) == 25
+    assert other.steps == 20
+    assert found.flops > other.flops
 
 
 def test_poison_keeps_the_desired_task_better(target, with_desired):

@@ -285,6 +285,13 @@ def test_control_tasks_are_fine_tuned_to_with_everything_and_stand_apart(targets
     assert AttackReport.from_json(report.to_json()) == report
 
 
+def test_what_stands_beside_has_the_most_examples_that_the_suite_gives(targets, task_of, attacked):
+    suite = suite_of(HeadOnly(), FullFineTuning(learning_rates=(3e-3,), steps=(5,)), examples=(10, 20))
+    report = attacked(suite, targets, [task_of(rows=60)], controls=[task_of(rows=60, name="control")])
+    assert {r.examples for r in report.runs if r.role == "raw"} == {20}
+    assert {(r.attack, r.examples) for r in report.runs if r.task == "control"} == {("full fine-tuning", 20)}
+
+
 class Misses(evaluate.Metric):
     """Rows labelled wrong."""
 

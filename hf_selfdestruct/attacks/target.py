@@ -1,0 +1,157 @@
+"""The models that attacks start from.
+
+Nothing of the defence is imported here: models are loaded from disk as anybody would load them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from ..files import weights_hash
+
+# What a configuration says beside the architecture.
+NO_SHAPE = {
+    *("_name_or_path", "architectures", "dtype", "finetuning_task", "hf_selfdestruct", "id2label", "label2id"),
+    *("problem_type", "torch_dtype", "transformers_version"),
+}
+# A publisher's half precision would weaken every fine-tuning: an attacker trains in float32.
+PLAIN: dict[str, Any] = {
+    "dtype": torch.float32,
+    "use_safetensors": True,
+    "trust_remote_code": False,
+    "output_loading_info": True,
+}
+AUTO_CLASSES = {
+    "input_ids": AutoModelForSequenceClassification,
+    "pixel_values": AutoModelForImageClassification,
+    "input_values": AutoModelForAudioClassification,
+    "input_features": AutoModelForAudioClassification,
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model under attack, loaded afresh from disk for every run.
+
+    Args:
+        role: ``hardened``, ``undefended``, ``base`` or ``scratch``.
+        folder: A folder or Hub id that ``transformers`` can load.
+        random: Keep only the architecture, with random weights (scratch).
+        sibling: The undefended model's folder, for attacks that hold it.
+    """
+
+    role: str
+    folder: str
+    random: bool = False
+    sibling: str = ""
+
+    def load(self, num_labels: int, seed: int) -> PreTrainedModel:
+        """The model with a new head of ``num_labels`` classes; head (and scratch) weights depend on ``seed`` alone.
+
+        Raises:
+            ValueError: The folder's trunk does not fit its own architecture.
+        """
+        with quiet():
+            return self._loaded(num_labels, seed)
+
+    def _loaded(self, num_labels: int, seed: int) -> PreTrainedModel:
+        task = {"num_labels": num_labels, "problem_type": "single_label_classification"}
+        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False, **task)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = auto_class(config).from_config(config, dtype=torch.float32)
+            if self.random:
+                return model
+            trunk, info = AutoModel.from_pretrained(self.folder, **PLAIN)
+        unpublished = _unpublished(config, trunk)
+        found = {name: value for name, value in trunk.state_dict().items() if name not in unpublished}
+        model.base_model.load_state_dict(found, strict=False)
+        # What the folder lacks, from_pretrained fills with random weights: that is not the published model.
+        if missing := sorted({*info["missing_keys"]} & model.base_model.state_dict().keys() - unpublished):
+            raise ValueError(f"{self.folder}: weights missing from the trunk: {', '.join(missing[:3])}.")
+        return model
+
+    def published(self) -> PreTrainedModel | None:
+        """The model with the head it was published with; ``None`` where it has none."""
+        if self.random:
+            return None
+        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        with quiet():
+            model, info = auto_class(config).from_pretrained(self.folder, **PLAIN)
+        return None if info["missing_keys"] else model
+
+    def identity(self) -> dict[str, Any]:
+        """Name and SHA-256 of the weights (of the configuration, for random ones), for the report."""
+        if self.random:
+            config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False).to_dict()
+            shape = {k: v for k, v in config.items() if k not in NO_SHAPE}
+            digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()
+            return {"name": "random weights of the same architecture", "sha256": digest}
+        return {"name": Path(self.folder).name, "sha256": weights_hash(self.folder)}
+
+
+def _unpublished(config: Any, trunk: PreTrainedModel) -> set[str]:
+    """Weights of the trunk that the published architecture does not have, such as a masked language model's pooler."""
+    published = getattr(transformers, str(next(iter(config.architectures or []), "")), None)
+    if not (isinstance(published, type) and issubclass(published, PreTrainedModel)) or isinstance(trunk, published):
+        return set()
+    with torch.device("meta"):
+        return {*trunk.state_dict()} - {*published(config).base_model.state_dict()}
+
+
+def auto_class(config: Any) -> Any:
+    """The ``AutoModelFor...Classification`` that fits what a model reads.
+
+    Raises:
+        ValueError: There is none for this architecture.
+    """
+    trunk: Any = AutoModel._model_mapping.get(type(config), None)
+    trunk = trunk[0] if isinstance(trunk, tuple) else trunk
+    found: Any = AUTO_CLASSES.get(getattr(trunk, "main_input_name", "input_ids"))
+    if found is None or type(config) not in found._model_mapping:
+        raise ValueError(f"{config.model_type!r} has no classification model in transformers; it cannot be attacked.")
+    return found
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' word on every load that a new head is new: an attack loads hundreds of times."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def device() -> torch.device:
+    """Where attacks run."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def placed(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, on the device."""
+    nn.Module.to(model, device())
+    return model
