@@ -19,15 +19,16 @@ from .attacks.data import check_attackable
 from .attacks.ledger import Ledger
 from .card import render_folder
 from .details import CardDetails
-from .files import file_hash
+from .files import file_hash, weights_hash
 from .plots import save_plots
 from .report import AttackReport
-from .tasks import BlockedTask
+from .tasks import BlockedTask, fingerprint
 from .training_args import UNDEFENDED
 
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
+OPTIMIZING = ("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "optim_args", "warmup_steps", "weight_decay")
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 logger = logging.getLogger(__name__)
@@ -174,16 +175,29 @@ def _trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTra
     """The same start, data, steps and seed without blocking; trained once and found again."""
     folder = trainer.folder / "_undefended"
     marker = folder / "_recipe.json"
-    recipe = json.dumps({**recipe_of(trainer), "seconds": None}, sort_keys=True, default=str)
-    if marker.is_file() and marker.read_text(encoding="utf-8") == recipe:
+    made_of = json.dumps(_ingredients(trainer, base), sort_keys=True, default=str)
+    if marker.is_file() and marker.read_text(encoding="utf-8") == made_of:
         return _sibling(trainer, str(folder))
     logger.info("training the undefended sibling")
     sibling = _sibling(trainer, base, output_dir=str(folder))
     sibling.train()
     sibling.save_model()
     if sibling.is_world_process_zero():
-        marker.write_text(recipe, encoding="utf-8")
+        marker.write_text(made_of, encoding="utf-8")
     return sibling
+
+
+def _ingredients(trainer: SelfDestructTrainer, base: str) -> dict[str, Any]:
+    """Everything on which a sibling's weights depend."""
+    data = {"train": trainer.train_dataset, "keep": trainer.keep_dataset}
+    return {
+        **recipe_of(trainer),
+        **{name: getattr(trainer.args, name) for name in OPTIMIZING},
+        "seconds": None,
+        "base": weights_hash(base),
+        "data": {name: fingerprint(rows) for name, rows in data.items() if isinstance(rows, Dataset)},
+        "optimizer_class": trainer.optimizer_cls_and_kwargs,
+    }
 
 
 def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | None = None) -> SelfDestructTrainer:
@@ -205,6 +219,7 @@ def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | Non
         processing_class=trainer.processing_class,
         compute_loss_func=trainer.compute_loss_func,
         compute_metrics=trainer.compute_metrics,
+        optimizer_cls_and_kwargs=trainer.optimizer_cls_and_kwargs,
         blocked_tasks=trainer.blocked_tasks,
         adversaries=trainer.adversaries,
         blocking_losses=trainer.blocking_losses,

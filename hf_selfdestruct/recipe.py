@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from sqlalchemy.exc import SQLAlchemyError
 from transformers import (
@@ -29,10 +31,17 @@ from .attacks.data import Collate, in_batches
 from .attacks.ledger import Ledger
 from .config import HardenConfig, TaskConfig, training_arguments
 from .corpus import check_source, load_data, load_kept, reason
+from .files import write_whole
 from .report import AttackReport
 from .tasks import BlockedTask
 from .trainer import SelfDestructTrainer
 
+# What weights depend on among the arguments that are not ours.
+DECISIVE = (
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "max_steps", "num_train_epochs", "seed", "data_seed"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "label_smoothing_factor", "load_best_model_at_end"),
+    *("bf16", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+)
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 logger = logging.getLogger(__name__)
@@ -107,11 +116,15 @@ def harden(config: HardenConfig) -> AttackReport:
         The report, also in ``output_dir/selfdestruct/report.json``.
     """
     check_source(config.data)
+    args = training_arguments(config)
+    checkpoint = _checkpoint(args.output_dir or ".")
+    _check_the_same(config, Path(args.output_dir or "."), begun=checkpoint is not None)
     tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
     data, kept = load_data(config, tokenizer), load_kept(config.data, tokenizer)
-    checkpoint = _checkpoint(training_arguments(config).output_dir or ".")
-    if checkpoint and _has_ended(checkpoint):
-        trainer = trainer_of(config, data, tokenizer, source=checkpoint, kept=kept)
+    state = TrainerState.load_from_json(str(Path(checkpoint, checkpoints.LAST_FILE))) if checkpoint else None
+    if checkpoint and state and state.global_step >= state.max_steps:  # ended: ``Trainer`` would make one step more
+        best = state.best_model_checkpoint if args.load_best_model_at_end else None
+        trainer = trainer_of(config, data, tokenizer, source=best or checkpoint, kept=kept)
         trainer.take_up(checkpoint)
     else:
         trainer = trainer_of(config, data, tokenizer, kept=kept)
@@ -247,7 +260,22 @@ def _checkpoint(folder: str) -> str | None:
     return checkpoint
 
 
-def _has_ended(checkpoint: str) -> bool:
-    """Whether training reached its last step there: ``Trainer`` would make one step more."""
-    state = TrainerState.load_from_json(str(Path(checkpoint, checkpoints.LAST_FILE)))
-    return state.global_step >= state.max_steps
+def _check_the_same(config: HardenConfig, folder: Path, *, begun: bool) -> None:
+    """Refuse to go on with another configuration's run: the report would name the wrong one."""
+    args, file = training_arguments(config), folder / "_config.json"
+    training = {f"training.{name}": getattr(args, name) for name in (*DECISIVE, *vars(type(args))["__annotations__"])}
+    data = {f"data.{name}": value for name, value in asdict(config.data).items()}
+    tasks = {"blocked_tasks": [asdict(task) for task in config.blocked_tasks]}
+    asked = json.loads(json.dumps({"model": config.model, **data, **tasks, **training}, default=str))
+    if not begun:
+        if PartialState().is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps(asked, indent=1))
+        return
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if differing := [name for name in asked if name not in known or known[name] != asked[name]]:
+        name = differing[0]
+        raise ValueError(
+            f"{folder} holds a run with {name}={known.get(name, 'not stated')!r}, and now it is {asked[name]!r}: name "
+            "another --output_dir, or remove the folder to start afresh."
+        )

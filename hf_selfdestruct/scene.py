@@ -112,7 +112,7 @@ class Scene:
         own = {OWN + n: w for n, w in self._own().items()}
         self._plain = dict(published)
         for name, offset in self._learned.offset.items():
-            published[name] = published[name] + self._rows(name, offset).to(published[name].device)
+            published[name] = published[name] + self._rows(name, offset.to(self._device))
         own |= {n: w.to(self._device) for n, w in self._learned.own.items()}
         moving = self._skeleton.trained(recipe.trainable)
         if self._prelude:
@@ -150,7 +150,8 @@ class Scene:
         if self._chosen is None or name not in weights:
             return weights
         table = self._model.get_parameter(name)
-        full = onto[name].clone() if onto and name in onto else weights[name].new_zeros(table.shape)
+        start = onto.get(name) if onto else None  # where a checkpoint was read, not where training is
+        full = weights[name].new_zeros(table.shape) if start is None else start.to(self._device, copy=True)
         return {**weights, name: full.index_copy_(0, self._chosen, weights[name])}
 
     def _published(self) -> Weights:

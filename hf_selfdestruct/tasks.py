@@ -179,6 +179,14 @@ def content_hashes(data: Dataset, label_column: str) -> list[str]:
     return [hashlib.sha256(repr(row).encode()).hexdigest() for row in zip(*cells, strict=True)]
 
 
+def fingerprint(data: Dataset) -> str:
+    """SHA-256 of a dataset's content and labels."""
+    label = label_column_of(data.column_names)
+    labels = data.with_format(None)[label][:] if label else [None] * len(data)
+    rows = zip(content_hashes(data, label or ""), labels, strict=True)
+    return hashlib.sha256("".join(f"{row}:{value};" for row, value in rows).encode()).hexdigest()
+
+
 def label_column_of(columns: Sequence[str]) -> str | None:
     """The column that ``transformers`` takes for the labels; ``None`` where there is none."""
     return next((c for c in ("labels", "label") if c in columns), None)

@@ -46,8 +46,8 @@ class SelfDestructTrainer(Trainer):
     A drop-in ``Trainer``. Each training step adds to the desired loss a blocking loss, measured along a
     simulated fine-tuning (the adversary) of K inner steps; evaluation, callbacks, resuming, mixed
     precision, gradient accumulation and launching work as in ``Trainer``. Each micro-batch is averaged
-    on its own (``num_items_in_batch`` is not used), so that the two losses keep their proportion
-    whatever the number of accumulation steps and processes.
+    on its own (the ``num_items_in_batch`` of a ``compute_loss_func`` is the micro-batch's own), so that the two losses
+    keep their proportion whatever the number of accumulation steps and processes.
 
     Overridden: ``compute_loss`` (adds the blocking loss while training), ``train`` and
     ``_save_checkpoint`` (the adversary's state), ``_load_from_checkpoint`` and ``_load_best_model`` (files that name
@@ -125,6 +125,7 @@ class SelfDestructTrainer(Trainer):
         self._readings, self._termination = Readings(), Termination(self)
         self._seconds = 0.0
         self._started: float | None = None
+        self._begun = False
         self.add_callback(checkpoints.OuterStepCallback(self))
         self.add_callback(self._termination)
         if args.merge_words:
@@ -138,6 +139,8 @@ class SelfDestructTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """The desired loss, plus the blocking loss while the model is in training mode."""
+        if model.training:  # what a ``compute_loss_func`` divides by: the items of this micro-batch, not of all
+            num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
         if self._has_loss:
             found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             desired, outputs = found if return_outputs else (found, None)
@@ -157,10 +160,10 @@ class SelfDestructTrainer(Trainer):
         if resume_from_checkpoint:
             self._restore(resume_from_checkpoint)
         else:
-            if self.args.should_save and self.args.hardens:
-                self._plain_model().save_pretrained(self.folder / "_base")
+            if self.args.should_save and self.args.hardens and not self._begun:
+                self._plain_model().save_pretrained(self.folder / "_base")  # a second training starts hardened
             initialize(self)
-        self._started = time.perf_counter()
+        self._begun, self._started = True, time.perf_counter()
         with self._termination:
             result = super().train(resume_from_checkpoint, *arguments, **named)
         self._seconds, self._started = self.seconds(), None
@@ -202,15 +205,18 @@ class SelfDestructTrainer(Trainer):
         return attack_trainer(self, suite, **options)
 
     def push_to_hub(self, commit_message: str | None = None, *_: Any, **named: Any) -> Any:
-        """Publish the hardened folder: safetensors, card, report and manifest, in one commit.
+        """Publish the hardened folder: safetensors, card, report and manifest, in one commit, by one process.
 
-        Nothing pickled is uploaded. Call :meth:`attack` first; a model without evidence is refused.
+        Nothing pickled is uploaded. Call :meth:`attack` first; a model without evidence is refused. It returns when the
+        commit is made, whatever ``blocking`` says.
         """
         from .hub import push
 
+        if not self.is_world_process_zero():
+            return None
+        named.pop("blocking", None)
+        named = {"token": self.args.hub_token, "private": self.args.hub_private_repo, **named}
         repo_id = self.args.hub_model_id or self.folder.resolve().name
-        named.setdefault("token", self.args.hub_token)
-        named.setdefault("private", self.args.hub_private_repo)
         return push(self.folder, repo_id, message=commit_message or "Publish hardened model", **named)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -119,8 +119,10 @@ def make_trainer(toy_data: dict[str, Dataset]) -> Callable[..., SelfDestructTrai
         "keeping_losses",
         "keep_dataset",
         "callbacks",
+        "compute_loss_func",
         "compute_metrics",
         "data_collator",
+        "optimizer_cls_and_kwargs",
     )
 
     def make(folder: Path, *, model: PreTrainedModel | None = None, **arguments: Any) -> SelfDestructTrainer:

@@ -8,6 +8,7 @@ import time
 
 import datasets
 import pytest
+import torch
 import transformers
 from made_reports import made_report
 from safetensors.torch import load_file, save_file
@@ -391,6 +392,40 @@ def test_harden_again_repeats_nothing(hardened, project):
     assert trials(folder) == count
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == times
     assert problems(folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--seed", "1"], r"training\.seed=0, and now it is 1"),
+        (["--inner_steps", "1"], r"training\.inner_steps=2, and now it is 1"),
+        (["--max_steps", "3"], r"training\.max_steps=2, and now it is 3"),
+        (["--data.max_length", "8"], r"data\.max_length=16, and now it is 8"),
+    ],
+)
+def test_another_configuration_does_not_go_on_with_the_run(hardened, project, capsys, words, told):
+    folder, _ = hardened
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert main(["harden", str(project), "--max_steps", "2", *words]) == 2
+    assert re.search(f"{told}.*--output_dir", capsys.readouterr().err)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_what_is_attacked_again_is_the_best_model_and_not_the_last(tmp_path):
+    config = str(make_project(tmp_path))
+    saving = [f"--{kind}_{what}" for kind in ("save", "eval") for what in ("strategy", "steps")]
+    words = [word for pair in zip(saving, ("steps", "1") * 2, strict=True) for word in pair]
+    best = ["--load_best_model_at_end", "true", "--greater_is_better", "true", "--learning_rate", "0.01"]
+    command = ["harden", config, "--max_steps", "3", *words, *best]
+    assert main(command) == 0
+    first = AttackReport.load(tmp_path / "hardened" / "selfdestruct" / "report.json")
+    assert main(command) == 0
+    again = AttackReport.load(tmp_path / "hardened" / "selfdestruct" / "report.json")
+    weights = [load_file(tmp_path / "hardened" / part / "model.safetensors") for part in ("", "checkpoint-3")]
+    assert again.models == first.models
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_selfdestruct import heads
@@ -355,6 +356,34 @@ def test_accumulation_averages_whole_micro_batches(make_trainer, tmp_path, metho
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
 
 
+def summed(outputs, labels, num_items_in_batch):
+    """A loss as users of ``compute_loss_func`` write it."""
+    return cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_a_loss_of_the_users_own_weighs_as_much_as_the_models(make_trainer, tmp_path, weight) -> None:
+    found = []
+    for number, function in enumerate((None, summed)):
+        options = {"gradient_accumulation_steps": 4, "blocking_weight": weight, "compute_loss_func": function}
+        trainer = make_trainer(tmp_path / str(number), logging_steps=1, **options)
+        trainer.train()
+        found.append((weights_of(trainer.model), trainer.evaluate()["eval_loss"]))
+    (one, loss), (other, same) = found
+    assert same == pytest.approx(loss)
+    torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+
+
+def test_a_second_training_keeps_the_first_ones_start_as_the_base(make_trainer, tiny_model, tmp_path) -> None:
+    trainer = make_trainer(tmp_path, model=tiny_model())
+    before = weights_of(trainer.model)
+    trainer.train()
+    trainer.train()
+    base = load_file(tmp_path / "_base" / "model.safetensors")
+    assert_bitwise({n: base[n] for n in before}, before)
+    assert len(still(before, weights_of(trainer.model))) == 0
+
+
 def test_every_micro_batch_draws_its_own_adversary(make_trainer, tmp_path) -> None:
     trainer = make_trainer(tmp_path)
     keys = [trainer.simulation.draw(trainer.state.global_step).key for _ in range(3)]
@@ -539,7 +568,7 @@ def test_autocast_stays_outside_the_inner_loop(make_trainer, tiny_model, tmp_pat
         ({"fp16": True}, "bf16=True"),
         ({"fsdp": True, "adversary_scope": "global"}, "ignores FSDP on the CPU"),
         ({"hub_strategy": "every_save"}, "hub_strategy='end'"),
-        ({"ddp_find_unused_parameters": True}, "ddp_find_unused_parameters=False"),
+        ({"ddp_find_unused_parameters": True}, "leave it out"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
