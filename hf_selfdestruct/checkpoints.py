@@ -164,6 +164,8 @@ class OuterStepCallback(TrainerCallback):
         name = str(args.metric_for_best_model or "loss")
         name = name if name.startswith("eval_") else f"eval_{name}"
         if name not in (metrics or {}):
+            if isinstance(self._trainer.eval_dataset, dict):
+                return  # another one of several sets
             raise ValueError(
                 f"max_desired_drop guards {name!r}, which the evaluation does not give "
                 f"({', '.join(metrics or {})}); set metric_for_best_model to one of them."

@@ -132,6 +132,11 @@ class Simulation:
         return self._skeletons[draw.task.name, draw.number][draw.recipe.head, at]
 
     @property
+    def published(self) -> set[str]:
+        """Live names of the weights that adversaries start from."""
+        return {name for kinds in self._skeletons.values() for kind in kinds.values() for name in kind.names.values()}
+
+    @property
     def benign_skeleton(self) -> Skeleton:
         """The live model's own skeleton, head included."""
         return self._benign

@@ -22,7 +22,7 @@ from .readings import Readings
 from .scene import Draw
 from .tasks import BlockedTask
 from .termination import Termination
-from .trainer_checks import check_hardening, check_launch, has_loss
+from .trainer_checks import check_hardening, check_launch, check_simulation, has_loss
 from .trainer_parts import (
     TieCallback,
     blocked_collator,
@@ -122,6 +122,7 @@ class SelfDestructTrainer(Trainer):
         check_hardening(self, model)
         self.blocked_collator = blocked_collator(model, self.data_collator, self.processing_class)
         self.keeper, self.simulation = keeper_of(self, model), simulation_of(self, model)
+        check_simulation(self, model)
         self._readings, self._termination = Readings(), Termination(self)
         self._seconds = 0.0
         self._started: float | None = None
@@ -146,6 +147,8 @@ class SelfDestructTrainer(Trainer):
             desired, outputs = found if return_outputs else (found, None)
         else:
             desired, outputs = self.keeper.on_desired(model, inputs) * self.args.keeping_weight, {}
+            if model.training:  # DDP waits for every weight, also for those that no keeping loss looks at
+                desired = desired + sum(0.0 * p.sum() for p in model.parameters() if p.requires_grad)
         total = self._add_terms(desired, inputs) if model.training else desired
         return (total, outputs) if return_outputs else total
 

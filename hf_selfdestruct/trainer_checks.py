@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from sklearn.metrics import homogeneity_completeness_v_measure
 from transformers import PreTrainedModel
@@ -54,9 +55,22 @@ def check_plugins(trainer: SelfDestructTrainer) -> None:
         )
 
 
+def check_guard(args: SelfDestructTrainingArguments, evaluated: Any) -> None:
+    """Refuse a guard that does not say which of several validation sets it looks at."""
+    if args.max_desired_drop is None or not isinstance(evaluated, dict):
+        return
+    named = (args.metric_for_best_model or "").removeprefix("eval_")
+    if not any(named.startswith(f"{name}_") for name in evaluated):
+        raise ValueError(
+            f"max_desired_drop guards one of the validation sets ({', '.join(evaluated)}): set metric_for_best_model, "
+            f"for example to 'eval_{next(iter(evaluated), '')}_loss'; got {args.metric_for_best_model!r}."
+        )
+
+
 def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> None:
     """Refuse data, tasks, adversaries and losses that cannot work together, with what to do instead."""
     check_plugins(trainer)
+    check_guard(trainer.args, trainer.eval_dataset)
     check_desired({"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}, model)
     check_initialization(model, trainer.args, trainer.train_dataset)
     check_tasks(trainer.blocked_tasks, trainer.input_columns)
@@ -72,6 +86,50 @@ def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> Non
     if trainer.args.world_size > 1:
         check_processes(trainer)
     warn_of_association(trainer.blocked_tasks, trainer.train_dataset)
+
+
+def check_simulation(trainer: SelfDestructTrainer, model: PreTrainedModel) -> None:
+    """Refuse a model that hardening would not reach, and blocked rows that it cannot answer."""
+    weights = dict(model.named_parameters())
+    if any(".base_layer." in name for name in weights):
+        raise ValueError(
+            "the model holds PEFT adapters, which the stock model of an adversary does not: merge them into its "
+            "weights first (an adversary with adapters of its own is adversary_trainable='lora')."
+        )
+    reached = any(weights[name].requires_grad for name in trainer.simulation.published & weights.keys())
+    if trainer.args.blocking_weight and not reached:
+        raise ValueError(
+            "no weight that an adversary starts from requires a gradient, so that nothing could be blocked: unfreeze "
+            "layers of the trunk, or set blocking_weight=0."
+        )
+    for task in trainer.blocked_tasks:
+        _check_rows(task, trainer, model)
+
+
+def _check_rows(task: BlockedTask, trainer: SelfDestructTrainer, model: PreTrainedModel) -> None:
+    rows = task.features("train", task.adversary_rows()[:2].tolist(), trainer.input_columns)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            batch = trainer.blocked_collator(rows)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"blocked task {task.name!r}: the data collator cannot batch its rows, which have the columns "
+            f"{', '.join(rows[0])} ({type(error).__name__}: {error}); give data_collator= one that can, or "
+            "processing_class= for the usual one."
+        ) from error
+    if task.model_class is not None or not heads.has_task_head(model):
+        return
+    inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+    was_training = model.training
+    with torch.no_grad():
+        logits = getattr(model.eval()(**inputs), "logits", None)
+    model.train(was_training)
+    if logits is None or logits.shape[:-1] != (len(rows),):
+        shape = "no logits" if logits is None else f"logits of shape {(*logits.shape,)}"
+        raise ValueError(
+            f"{type(model).__name__} gives {shape} for {len(rows)} blocked rows; a blocked task has one class per row: "
+            "give BlockedTask(..., model_class=AutoModelForSequenceClassification), or load such a model."
+        )
 
 
 def check_processes(trainer: SelfDestructTrainer) -> None:

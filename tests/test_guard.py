@@ -194,3 +194,17 @@ def test_an_integer_reading_is_kept_as_a_float() -> None:
     subject = guard(max_drop=1)
     subject.update(3)
     assert json.dumps(subject.state_dict()) == '{"factor": 1.0, "best": 3.0}'
+
+
+def test_with_several_validation_sets_it_says_which_it_guards(make_trainer, toy_data, tmp_path) -> None:
+    sets = {"a": toy_data["validation"], "b": toy_data["validation"]}
+    options = {"eval_dataset": sets, "max_desired_drop": 0.1, "eval_strategy": "steps", "eval_steps": 1}
+    for name in (None, "loss", "eval_c_loss"):
+        with pytest.raises(ValueError, match=r"\(a, b\): set metric_for_best_model, for example to 'eval_a_loss'; got"):
+            make_trainer(tmp_path, metric_for_best_model=name, **options)
+    trainer = make_trainer(tmp_path, metric_for_best_model="eval_b_loss", **options)
+    trainer.train()
+    assert trainer.guarded_step == trainer.state.global_step == 3
+    assert trainer.guard.best == pytest.approx(
+        min(x["eval_b_loss"] for x in trainer.state.log_history if "eval_b_loss" in x)
+    )

@@ -75,6 +75,11 @@ def test_readme_shows_what_was_measured(card, task):
 def test_readme_says_what_is_left_of_general_use():
     left = report_of("wikibios-general").desired["hardened"]["similarity_rank_correlation"]
     assert f"rank correlation {left:.3f} with the base's" in readme()
+    report = report_of("wikibios-general")
+    roles = ("hardened", "undefended", "base", "scratch")
+    kept = {role: f"{report.strongest('source', 939, role).mean:.3f}" for role in roles}
+    told = f"the hardened model reaches {kept['hardened']}, undefended {kept['undefended']}, the base {kept['base']}"
+    assert f"{told}, scratch {kept['scratch']}." in readme()
 
 
 def test_readme_says_what_a_model_with_one_purpose_gave():

@@ -12,12 +12,20 @@ from contextlib import nullcontext
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import cross_entropy
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BertForQuestionAnswering,
+    BertForTokenClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
 
 from hf_selfdestruct import heads
 from hf_selfdestruct.adversary import Adversary
@@ -633,6 +641,37 @@ def associated(toy_rows, toy_task, *, independent: bool):
     if not independent:
         blocked = rows.remove_columns("blocked").rename_column("labels", "blocked")
     return {"train_dataset": desired, "blocked_tasks": [toy_task(train=blocked)]}
+
+
+def test_adapters_and_frozen_trunks_that_nothing_would_reach_are_refused(make_trainer, tiny_model, tmp_path) -> None:
+    adapted, frozen = tiny_model(), tiny_model()
+    adapted.add_adapter(LoraConfig(r=2, target_modules=["query"]))
+    frozen.base_model.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"PEFT adapters.*adversary_trainable='lora'"):
+        make_trainer(tmp_path, model=adapted)
+    with pytest.raises(ValueError, match="unfreeze layers of the trunk"):
+        make_trainer(tmp_path, model=frozen)
+    make_trainer(tmp_path, model=frozen, blocking_weight=0).train()
+    frozen.base_model.encoder.layer[-1].requires_grad_(True)
+    make_trainer(tmp_path, model=frozen).train()
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [(BertForTokenClassification, r"logits of shape \(2, 8, 2\)"), (BertForQuestionAnswering, "no logits")],
+)
+def test_a_head_that_is_not_for_whole_rows_is_refused(make_trainer, tiny_model, tmp_path, kind, shown) -> None:
+    rows = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 4, "attention_mask": [[1, 1, 1]] * 4})
+    with pytest.raises(ValueError, match=f"{kind.__name__} gives {shown} for 2 blocked rows.*model_class="):
+        make_trainer(tmp_path, model=kind(tiny_model().config), train_dataset=rows, eval_dataset=rows)
+
+
+def test_a_collator_that_cannot_batch_blocked_rows_is_refused(make_trainer, tmp_path) -> None:
+    def collate(rows):
+        return default_data_collator([{**row, "labels": row["label"]} for row in rows])
+
+    with pytest.raises(ValueError, match=r"'blocked': the data collator.*attention_mask.*KeyError.*data_collator="):
+        make_trainer(tmp_path, data_collator=collate)
 
 
 def test_entangled_labels_are_warned_of(make_trainer, toy_rows, toy_task, tmp_path, caplog) -> None:

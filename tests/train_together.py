@@ -26,6 +26,8 @@ CASES: dict[str, dict[str, Any]] = {
 LOCAL = "each its own"
 CASES[LOCAL] = {"meta_gradient": "first_order", "adversary_scope": "local"}
 MIXTURE = "a mixture, and rows to keep"
+BARE = "a bare trunk, blocked in every other step"  # its pooler has a gradient in every other step only
+CASES[BARE] = {"meta_gradient": "first_order", "blocking_interval": 2}
 
 
 def trained(case: str, folder: Path) -> SelfDestructTrainer:
@@ -47,8 +49,11 @@ def trained(case: str, folder: Path) -> SelfDestructTrainer:
         ]
         options["keeping_losses"] = [EmbeddingDistillation()]
         options["keep_dataset"] = toy_rows(40, seed=7, columns=())
+    model = tiny_model(layers=1).double()
+    if case == BARE:
+        options["keeping_losses"], model = [EmbeddingDistillation()], model.base_model
     trainer = SelfDestructTrainer(
-        tiny_model(layers=1).double(), args, train_dataset=toy_rows(96, seed=4), blocked_tasks=[toy_task()], **options
+        model, args, train_dataset=toy_rows(96, seed=4), blocked_tasks=[toy_task()], **options
     )
     trainer.train()
     return trainer
