@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hf_selfdestruct.attacks import AttackData, FullFineTuning, HeadOnly, Split, Target, training
+from hf_selfdestruct.attacks import AttackData, FullFineTuning, HeadOnly, Split, Target
+from hf_selfdestruct.attacks.batches import epochs
 from hf_selfdestruct.metrics import scores
 
 SETTINGS = {"learning_rate": 3e-3, "steps": 60, "batch_size": 16, "schedule": "linear"}
@@ -250,13 +251,13 @@ def test_exploding_rate_is_a_failure(target, readable):
 
 
 def test_epochs_visit_every_row_before_any_twice():
-    order = training._epochs(10, 4, 7, seed=0)
+    order = epochs(10, 4, 7, seed=0)
     assert [len(rows) for rows in order] == [4] * 7
     stream = np.concatenate(order)
     for start in range(0, 20, 10):
         assert sorted(stream[start : start + 10]) == list(range(10))
     assert stream[:10].tolist() != stream[10:20].tolist()
-    assert [len(rows) for rows in training._epochs(3, 16, 2, seed=0)] == [3, 3]
+    assert [len(rows) for rows in epochs(3, 16, 2, seed=0)] == [3, 3]
 
 
 def test_space_is_the_product_of_what_is_searched():
