@@ -72,7 +72,7 @@ def _run(config: HardenConfig, name: str, folder: Path) -> dict[str, Any]:
     for run in report.runs:
         if run.chosen and run.test and run.role == target.role:
             scores.setdefault(run.attack, []).append(run.test.accuracy)
-    return {**found, "attacks": {attack: round(statistics.fmean(values), 4) for attack, values in scores.items()}}
+    return {**found, "attacks": {attack: round(statistics.fmean(values), 6) for attack, values in scores.items()}}
 
 
 def _hardened(

@@ -91,6 +91,13 @@ def test_readme_says_what_a_model_with_one_purpose_gave():
     quality = [f"{report.desired[role]['accuracy']:.3f}" for role in ("hardened", "undefended")]
     assert f"professions are at {quality[0]}, undefended {quality[1]}" in readme()
     swapped = report_of("wikibios-roles-swapped").summaries("profession")
+    probes = {s.role: s.mean for s in swapped if (s.attack, s.examples) == ("layer probe", 939)}
+    lines = map(json.loads, (ROOT / "model_cards" / "lab" / "recipes.jsonl").read_text().splitlines())
+    lab = {(x["setting"], x["variant"], x["seed"]): x["attacks"]["layer probe"] for x in lines}
+    alone, seeds = "closed forms alone", [reached["hardened"], *(lab["wikibios", "as shipped", n] for n in (1, 2))]
+    told = f"{lab['wikibios_roles_swapped', alone, 0]:.3f} (professions; {probes['hardened']:.3f} with the MLAC loop)"
+    first, second, third = (f"{score:.3f}" for score in seeds)
+    assert f"{told} and {lab['wikibios', alone, 0]:.3f} (gender; {first}, {second} and {third} with it" in readme()
     tuned = {s.role: s.mean for s in swapped if s.attack == "full fine-tuning, searched"}
     assert [tuned["hardened"], tuned["scratch"]] == pytest.approx([0.312] * 2, abs=5e-4)  # the commonest label
     assert f"the base gives it {tuned['base']:.3f}" in readme()
