@@ -1,0 +1,51 @@
+"""The sibling is trained once, and again when anything that it is made of changes."""
+
+import pytest
+import torch
+
+from hf_selfdestruct.attacks import AttackSuite, Entry, HeadOnly
+
+TINY = AttackSuite("tiny", 1, (Entry(HeadOnly(), (20,)),), seeds=1, few_seeds=0, more=None)
+
+
+@pytest.fixture
+def attacked(make_trainer, tiny_model, toy_task, tmp_path):
+    """Hardens and attacks in one folder; when the sibling was written there."""
+
+    def attack(*, model=None, **options) -> int:
+        trainer = make_trainer(tmp_path, model=model or tiny_model(), blocked_tasks=[toy_task(rows=60)], **options)
+        trainer.train()
+        trainer.attack(TINY)
+        return (tmp_path / "_undefended" / "model.safetensors").stat().st_mtime_ns
+
+    return attack
+
+
+def other_start(tiny_model):
+    torch.manual_seed(99)
+    return tiny_model().__class__(tiny_model().config)
+
+
+def test_a_sibling_is_found_again_only_if_everything_is_the_same(attacked, tiny_model, toy_rows) -> None:
+    times = [attacked(), attacked()]
+    assert times[0] == times[1]
+    changes = (
+        {"train_dataset": toy_rows(60, seed=5)},
+        {"weight_decay": 0.1},
+        {"model": other_start(tiny_model)},
+        {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})},
+    )
+    times += [attacked(**change) for change in changes]
+    assert len({*times}) == 1 + len(changes)
+
+
+def test_a_sibling_has_the_hardened_models_optimizer(attacked) -> None:
+    made = []
+
+    class Counted(torch.optim.SGD):
+        def __init__(self, *arguments, **named):
+            made.append(named["lr"])
+            super().__init__(*arguments, **named)
+
+    attacked(optimizer_cls_and_kwargs=(Counted, {"lr": 0.1}))
+    assert made == [0.1, 0.1]
