@@ -82,12 +82,12 @@ class Target:
             if self.random:
                 return model
             trunk, info = AutoModel.from_pretrained(self.folder, **PLAIN)
-        unpublished = _unpublished(config, trunk)
-        found = {name: value for name, value in trunk.state_dict().items() if name not in unpublished}
-        model.base_model.load_state_dict(found, strict=False)
         # What the folder lacks, from_pretrained fills with random weights: that is not the published model.
-        if missing := sorted({*info["missing_keys"]} & model.base_model.state_dict().keys() - unpublished):
-            raise ValueError(f"{self.folder}: weights missing from the trunk: {', '.join(missing[:3])}.")
+        missing = {*info["missing_keys"]} & model.base_model.state_dict().keys()
+        if lost := sorted(missing - _unpublished(config, trunk) if missing else ()):
+            raise ValueError(f"{self.folder}: weights missing from the trunk: {', '.join(lost[:3])}.")
+        found = {name: value for name, value in trunk.state_dict().items() if name not in missing}
+        model.base_model.load_state_dict(found, strict=False)
         return model
 
     def published(self) -> PreTrainedModel | None:

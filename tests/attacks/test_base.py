@@ -123,6 +123,16 @@ def test_a_masked_language_model_has_a_new_pooler_like_a_new_head(folder, copied
         Target("base", copied).load(2, seed=0)
 
 
+def test_a_pooler_that_is_published_with_a_masked_language_model_is_the_published_one(folder, copied):
+    """As in many checkpoints whose architecture has none: what lies there is not drawn anew."""
+    BertForMaskedLM.from_pretrained(folder).save_pretrained(copied)
+    pooler = {n: v for n, v in load_file(f"{folder}/model.safetensors").items() if "pooler" in n}
+    edit_weights(copied, lambda w: w.update(pooler))
+    model = state(Target("base", copied).load(2, seed=0))
+    assert pooler
+    assert all(torch.equal(model[name], value) for name, value in pooler.items())
+
+
 def test_missing_trunk_weights_are_refused(copied):
     """Weights that a folder lacks must not be filled in at random and attacked as if published."""
     edit_weights(copied, lambda w: w.pop("bert.encoder.layer.0.attention.self.query.weight"))
