@@ -28,7 +28,12 @@ from .training_args import UNDEFENDED
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
-OPTIMIZING = ("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "optim_args", "warmup_steps", "weight_decay")
+# What weights depend on among the arguments that are not ours.
+DECISIVE = (
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "max_steps", "num_train_epochs", "seed", "data_seed"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "label_smoothing_factor", "load_best_model_at_end"),
+    *("bf16", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+)
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 logger = logging.getLogger(__name__)
@@ -192,7 +197,7 @@ def _ingredients(trainer: SelfDestructTrainer, base: str) -> dict[str, Any]:
     data = {"train": trainer.train_dataset, "keep": trainer.keep_dataset}
     return {
         **recipe_of(trainer),
-        **{name: getattr(trainer.args, name) for name in OPTIMIZING},
+        **{name: getattr(trainer.args, name) for name in DECISIVE},
         "seconds": None,
         "base": weights_hash(base),
         "data": {name: fingerprint(rows) for name, rows in data.items() if isinstance(rows, Dataset)},

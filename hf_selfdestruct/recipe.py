@@ -31,17 +31,13 @@ from .attacks.data import Collate, in_batches
 from .attacks.ledger import Ledger
 from .config import HardenConfig, TaskConfig, training_arguments
 from .corpus import check_source, load_data, load_kept, reason
+from .evidence import DECISIVE
 from .files import write_whole
 from .report import AttackReport
 from .tasks import BlockedTask
 from .trainer import SelfDestructTrainer
+from .training_args import SelfDestructTrainingArguments
 
-# What weights depend on among the arguments that are not ours.
-DECISIVE = (
-    *("learning_rate", "lr_scheduler_type", "warmup_steps", "max_steps", "num_train_epochs", "seed", "data_seed"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "label_smoothing_factor", "load_best_model_at_end"),
-    *("bf16", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
-)
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 logger = logging.getLogger(__name__)
@@ -118,7 +114,7 @@ def harden(config: HardenConfig) -> AttackReport:
     check_source(config.data)
     args = training_arguments(config)
     checkpoint = _checkpoint(args.output_dir or ".")
-    _check_the_same(config, Path(args.output_dir or "."), begun=checkpoint is not None)
+    _check_the_same(config, args, begun=checkpoint is not None)
     tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
     data, kept = load_data(config, tokenizer), load_kept(config.data, tokenizer)
     state = TrainerState.load_from_json(str(Path(checkpoint, checkpoints.LAST_FILE))) if checkpoint else None
@@ -260,10 +256,11 @@ def _checkpoint(folder: str) -> str | None:
     return checkpoint
 
 
-def _check_the_same(config: HardenConfig, folder: Path, *, begun: bool) -> None:
+def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *, begun: bool) -> None:
     """Refuse to go on with another configuration's run: the report would name the wrong one."""
-    args, file = training_arguments(config), folder / "_config.json"
-    training = {f"training.{name}": getattr(args, name) for name in (*DECISIVE, *vars(type(args))["__annotations__"])}
+    folder = Path(args.output_dir or ".")
+    file, ours = folder / "_config.json", inspect.get_annotations(SelfDestructTrainingArguments)
+    training = {f"training.{name}": getattr(args, name) for name in (*DECISIVE, *ours)}
     data = {f"data.{name}": value for name, value in asdict(config.data).items()}
     tasks = {"blocked_tasks": [asdict(task) for task in config.blocked_tasks]}
     asked = json.loads(json.dumps({"model": config.model, **data, **tasks, **training}, default=str))

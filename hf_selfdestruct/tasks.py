@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,13 +137,10 @@ class BlockedTask:
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Row count and SHA-256 of content and labels of every split, for the report."""
-        prints = {}
-        for split, data in self.splits().items():
-            digest = hashlib.sha256()
-            for row, label in zip(self._contents[split], self._labels[split], strict=True):
-                digest.update(f"{row}:{label};".encode())
-            prints[split] = {"rows": len(data), "sha256": digest.hexdigest()}
-        return prints
+        return {
+            split: {"rows": len(data), "sha256": _digest(self._contents[split], self._labels[split])}
+            for split, data in self.splits().items()
+        }
 
 
 def draw_rows(rows: np.ndarray, size: int, *key: Any) -> np.ndarray:
@@ -183,8 +180,12 @@ def fingerprint(data: Dataset) -> str:
     """SHA-256 of a dataset's content and labels."""
     label = label_column_of(data.column_names)
     labels = data.with_format(None)[label][:] if label else [None] * len(data)
-    rows = zip(content_hashes(data, label or ""), labels, strict=True)
-    return hashlib.sha256("".join(f"{row}:{value};" for row, value in rows).encode()).hexdigest()
+    return _digest(content_hashes(data, label or ""), labels)
+
+
+def _digest(contents: Iterable[str], labels: Iterable[Any]) -> str:
+    rows = zip(contents, labels, strict=True)
+    return hashlib.sha256("".join(f"{row}:{label};" for row, label in rows).encode()).hexdigest()
 
 
 def label_column_of(columns: Sequence[str]) -> str | None:

@@ -24,9 +24,7 @@ from .training_args import SelfDestructTrainingArguments
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
-ASSOCIATION_WARNING = 0.5
-FEWEST_SHARED_ROWS = 50
-MOST_ROWS = 20_000
+ASSOCIATION_WARNING, FEWEST_SHARED_ROWS, MOST_ROWS = 0.5, 50, 20_000
 
 logger = logging.getLogger(__name__)
 
@@ -102,11 +100,12 @@ def check_simulation(trainer: SelfDestructTrainer, model: PreTrainedModel) -> No
             "no weight that an adversary starts from requires a gradient, so that nothing could be blocked: unfreeze "
             "layers of the trunk, or set blocking_weight=0."
         )
+    classifies = heads.has_task_head(model)
     for task in trainer.blocked_tasks:
-        _check_rows(task, trainer, model)
+        _check_rows(task, trainer, model if classifies and task.model_class is None else None)
 
 
-def _check_rows(task: BlockedTask, trainer: SelfDestructTrainer, model: PreTrainedModel) -> None:
+def _check_rows(task: BlockedTask, trainer: SelfDestructTrainer, model: PreTrainedModel | None) -> None:
     rows = task.features("train", task.adversary_rows()[:2].tolist(), trainer.input_columns)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -117,7 +116,7 @@ def _check_rows(task: BlockedTask, trainer: SelfDestructTrainer, model: PreTrain
             f"{', '.join(rows[0])} ({type(error).__name__}: {error}); give data_collator= one that can, or "
             "processing_class= for the usual one."
         ) from error
-    if task.model_class is not None or not heads.has_task_head(model):
+    if model is None:  # the adversary has a model of its own kind, not this one's head
         return
     inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
     was_training = model.training

@@ -273,7 +273,10 @@ class SelfDestructTrainingArguments(TrainingArguments):
             ),
             "push_to_hub": ("there is no report yet", "call trainer.push_to_hub() after trainer.attack() instead"),
             "deepspeed": ("DeepSpeed owns the backward pass", "launch without DeepSpeed"),
-            "ddp_find_unused_parameters": ("the weights take part in two forwards", "leave it out"),
+            "ddp_find_unused_parameters": (
+                "the weights take part in two forwards",
+                "set ddp_find_unused_parameters=False",
+            ),
         }
         for name, (why, cure) in refused.items():
             if getattr(self, name, None):

@@ -576,7 +576,7 @@ def test_autocast_stays_outside_the_inner_loop(make_trainer, tiny_model, tmp_pat
         ({"fp16": True}, "bf16=True"),
         ({"fsdp": True, "adversary_scope": "global"}, "ignores FSDP on the CPU"),
         ({"hub_strategy": "every_save"}, "hub_strategy='end'"),
-        ({"ddp_find_unused_parameters": True}, "leave it out"),
+        ({"ddp_find_unused_parameters": True}, "ddp_find_unused_parameters=False"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

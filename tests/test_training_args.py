@@ -120,7 +120,7 @@ def test_drawn_and_learned_rates_exclude_each_other(make_args) -> None:
             {"fsdp": True, "adversary_scope": "global", "fsdp_config": {"activation_checkpointing": True}},
             "activation_checkpointing=False",
         ),
-        ({"ddp_find_unused_parameters": True}, "two forwards; leave it out"),
+        ({"ddp_find_unused_parameters": True}, "ddp_find_unused_parameters=False"),
         ({"push_to_hub": True}, r"call trainer\.push_to_hub\(\) after trainer\.attack\(\)"),
         ({"hub_strategy": "checkpoint"}, "call trainer.push_to_hub"),
         ({"hub_strategy": "all_checkpoints"}, "hub_strategy='end'"),

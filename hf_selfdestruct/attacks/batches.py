@@ -28,12 +28,12 @@ def predictions(model: PreTrainedModel, data: AttackData, split: Split) -> np.nd
 def inputs_of(data: AttackData, few: Split, seed: int, steps: int = PREPARING) -> Iterator[dict[str, Tensor]]:
     """Batches of inputs without their labels, by shuffled epochs."""
     for rows in epochs(len(few.labels), 16, steps, seed):
-        yield on_device(data.collate([dict(row) for row in few.take(rows.tolist()).features]), labels=False)
+        yield batch_of(data, few.take(rows.tolist()), labels=False)
 
 
-def labelled(data: AttackData, rows: Split) -> dict[str, Tensor]:
-    """These rows as one batch."""
-    return on_device(data.collate([dict(row) for row in rows.features]), labels=True)
+def batch_of(data: AttackData, rows: Split, *, labels: bool = True) -> dict[str, Tensor]:
+    """These rows as one batch where attacks run, with or without their labels."""
+    return on_device(data.collate([dict(row) for row in rows.features]), labels=labels)
 
 
 def on_device(batch: dict[str, Tensor], *, labels: bool) -> dict[str, Tensor]:

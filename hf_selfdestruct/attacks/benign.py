@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from .batches import epochs, labelled, predictions
+from .batches import batch_of, epochs, predictions
 from .data import AttackData, DesiredData
 from .optimizers import OPTIMIZERS, bound, trained
 from .target import Target, placed
@@ -29,7 +29,7 @@ def heal(benign: PreTrainedModel, data: AttackData, seed: int, settings: dict[st
     optimizer = OPTIMIZERS["adamw"](trained(benign), lr=settings["learning_rate"])
     benign.train()
     for rows in epochs(len(data.desired.train.labels), settings["batch_size"], settings["prelude"], seed):
-        loss = benign(**labelled(data, data.desired.train.take(rows.tolist()))).loss
+        loss = benign(**batch_of(data, data.desired.train.take(rows.tolist()))).loss
         if not torch.isfinite(loss):
             raise FloatingPointError(f"benign loss is {loss.item()}")
         loss.backward()

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from .batches import inputs_of
+from .batches import batch_of, inputs_of, on_device
 from .data import AttackData, in_batches
 from .tamper import Tamper
-from .target import Target, device, placed
+from .target import Target, placed
 
 MOST_KEPT = 12  # models: ten seeds of a random one, and some
 SPLITS = ("train", "selection", "test")
@@ -73,13 +73,12 @@ def _encode(target: Target, data: AttackData, seed: int, tamper: Tamper | None) 
     shapes: list[tuple[tuple[int, str], int]] = []
 
     def call(batch: dict[str, Tensor]) -> Tensor:
-        cells = _cells(model, head, causal, {k: v.to(device()) for k, v in batch.items() if k != "labels"})
+        cells = _cells(model, head, causal, on_device(batch, labels=False))
         shapes[:] = [(cell, value.shape[1]) for cell, value in cells.items()]
         return torch.cat([*cells.values()], dim=1)
 
-    first = data.collate([dict(data.train.features[0])])
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.base_model(**{k: v.to(device()) for k, v in first.items() if k != "labels"})
+        model.base_model(**batch_of(data, data.train.take([0]), labels=False))
     found: dict[str, Any] = {}
     for split in SPLITS:
         flat = in_batches(getattr(data, split), data.collate, call)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, get_scheduler
 from ..metrics import scores
 from ..tasks import seed_of
 from .base import Outcome
-from .batches import epochs, inputs_of, labelled, predictions
+from .batches import batch_of, epochs, inputs_of, predictions
 from .benign import companion, desired_drop, heal
 from .data import AttackData, Split
 from .optimizers import OPTIMIZERS, bound, trained
@@ -188,11 +188,11 @@ def _losses(
 
     def loss(rows: np.ndarray, others: np.ndarray | None = None) -> Tensor:
         model.train()
-        value = model(**labelled(data, few.take(rows.tolist()))).loss
+        value = model(**batch_of(data, few.take(rows.tolist()))).loss
         if others is None or benign is None or data.desired is None:
             return value
         benign.train()
-        rest = benign(**labelled(data, data.desired.train.take(others.tolist()))).loss
+        rest = benign(**batch_of(data, data.desired.train.take(others.tolist()))).loss
         return (len(rows) * value + len(others) * rest) / (len(rows) + len(others))
 
     for rows in zip(*streams, strict=True):
