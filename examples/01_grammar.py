@@ -43,13 +43,10 @@ gender = BlockedTask(
 # 4. The Trainer, with the two class names changed and `blocked_tasks` added.
 args = SelfDestructTrainingArguments(
     "hardened-grammar",
-    method="mlac",
-    meta_gradient="first_order",
-    inner_steps=4,
-    blocking_weight=0.3,
-    max_steps=30,
+    method="one_purpose",  # "general" where others fine-tune the model to further tasks
+    max_steps=60,
     per_device_train_batch_size=24,
-    learning_rate=1e-4,
+    learning_rate=3e-4,
     logging_steps=5,
 )
 trainer = SelfDestructTrainer(

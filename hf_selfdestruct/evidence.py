@@ -141,7 +141,7 @@ def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
         "blocking_weight": args.blocking_weight,
         "blocking_batch_size": args.blocking_batch_size,
         "blocking_every": args.blocking_every,
-        **({"blocking_interval": args.blocking_interval} if args.blocking_interval > 1 else {}),
+        **({"blocking_interval": args.blocking_interval} if args.blocking_interval != 1 else {}),
         "step_weights": args.step_weights,
         **({"keeping_weight": args.keeping_weight, "keeping_losses": keeping} if keeping else {}),
         **{n: getattr(args, n) for n in UNDEFENDED if getattr(args, n)},

@@ -109,7 +109,10 @@ def embeddings_of(model: PreTrainedModel) -> tuple[str, Tensor]:
         table = None
     name = next((n for n, p in model.named_parameters() if p is table), None)
     if name is None or table is None or table.dim() != 2:
-        raise ValueError(f"{type(model).__name__} has no table of input embeddings to change.")
+        raise ValueError(
+            f"{type(model).__name__} has no table of input embeddings to change: set merge_words, "
+            "erase_directions and keep_directions to 0, or choose a method that leaves them out, such as 'mlac_fast'."
+        )
     return name, table.detach()
 
 
@@ -117,8 +120,11 @@ def check_initialization(model: PreTrainedModel, args: SelfDestructTrainingArgum
     """Refuse what :func:`initial_weights` could not do.
 
     Raises:
-        ValueError: The model has no embeddings, or the desired task no integer labels to find directions by.
+        ValueError: The model has no embeddings, the desired task no integer labels to find directions by, or merged
+            words are to be joined where none are merged.
     """
+    if args.merge_groups and not args.merge_words:
+        raise ValueError("merge_groups needs merge_words, the threshold from which on words are merged.")
     if args.merge_words or args.erase_directions or args.keep_directions:
         embeddings_of(model)
     if args.keep_directions:
@@ -147,7 +153,7 @@ def _merged(
     seen = [row_counts(*_words(rows), len(table)) for rows in tasks]
     told = [counts + expected_counts(plain, counts) for counts in seen]
     near = _erased(table, tasks, collate, NEIGHBOUR_DIRECTIONS).double().cpu().numpy()
-    groups = neutral_groups(near, told, args.merge_words, spared=spared)
+    groups = neutral_groups(near, told, args.merge_words or 0.0, spared=spared)
     used = np.sum([counts.sum(axis=1) for counts in seen], axis=0)
     if args.merge_groups:
         groups = joined(groups, near, used, args.merge_groups)

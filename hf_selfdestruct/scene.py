@@ -95,12 +95,12 @@ class Scene:
         if recipe.examples is not None:
             rows = draw_rows(rows, recipe.examples, "examples", *draw.key)
         self.blocked = [self._batch(rows, recipe.batch_size, "inner", k) for k in range(recipe.steps)]
-        self.held_out = self._batch(task.held_out_rows(), self._args.blocking_batch_size, "held-out")
+        self.held_out = self._batch(task.held_out_rows(), self._args.blocking_batch_size or 0, "held-out")
         self._prelude = [
             simulation.benign.draw(recipe.batch_size, "prelude", *draw.key, k) for k in range(recipe.prelude)
         ]
         general = any(loss.on_general for loss in simulation.losses)
-        size = self._args.blocking_batch_size
+        size = self._args.blocking_batch_size or 0
         self._general = simulation.general.draw(size, "general", *draw.key) if general else None
         self._chosen: Tensor | None = None
         self._constants = {n: b.detach().clone() for n, b in model.named_buffers()}

@@ -146,7 +146,7 @@ class SelfDestructTrainer(Trainer):
             found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             desired, outputs = found if return_outputs else (found, None)
         else:
-            desired, outputs = self.keeper.on_desired(model, inputs) * self.args.keeping_weight, {}
+            desired, outputs = self.keeper.on_desired(model, inputs) * (self.args.keeping_weight or 1.0), {}
             if model.training:  # DDP waits for every weight, also for those that no keeping loss looks at
                 desired = desired + sum(0.0 * p.sum() for p in model.parameters() if p.requires_grad)
         total = self._add_terms(desired, inputs) if model.training else desired
@@ -267,11 +267,11 @@ class SelfDestructTrainer(Trainer):
             parts = [self.keeper.on_desired(model, inputs)] if self._has_loss else []
             kept = self.keeper.on_kept(model, *draw.key)
             parts += [kept] if kept is not None else []
-            keeping = sum(parts, start=desired.new_zeros(())) * self.args.keeping_weight
+            keeping = sum(parts, start=desired.new_zeros(())) * (self.args.keeping_weight or 1.0)
             terms["keeping_loss"] = keeping.item() if self._has_loss else (keeping + desired).item()
             desired = desired + keeping
         self._check(terms, draw)
-        if self.args.blocking_weight == 0 or self.state.global_step % self.args.blocking_interval:
+        if self.args.blocking_weight == 0 or self.state.global_step % (self.args.blocking_interval or 1):
             return desired
         gradient = self.simulation.meta_gradient(model, draw)
         factor = self.guard.factor if self.guard else 1.0

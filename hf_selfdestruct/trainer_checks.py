@@ -79,7 +79,7 @@ def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> Non
         model,
         keep_dataset=trainer.keep_dataset,
         desired=trainer.train_dataset,
-        erases=trainer.args.keeping_erases,
+        erases=bool(trainer.args.keeping_erases),
     )
     if trainer.args.world_size > 1:
         check_processes(trainer)

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from .ranks import ALONE, Ranks
 
-METHODS = ("mlac", "mlac_fast", "ac", "sophon", "tar", "booster", "ctrap")
+METHODS = ("mlac", "mlac_fast", "general", "one_purpose", "ac", "sophon", "tar", "booster", "ctrap")
 META_GRADIENTS = ("exact", "unrolled", "first_order")
 HVPS = ("double_backward", "finite_difference")
 TRAJECTORIES = ("device", "cpu", "recompute")
@@ -84,13 +84,13 @@ class SelfDestructTrainingArguments(TrainingArguments):
         None, "What hardening minimises at the fast weights; several with +.", BLOCKING_LOSSES
     )
     blocking_weight: float = _option(1.0, "Weight of the blocking loss beside the desired loss; 0 turns it off.")
-    probe_weight: float = _option(
-        0.0, "Weight of linear probes of every hidden state beside the blocking loss; 0 leaves them out."
+    probe_weight: float | None = _option(
+        None, "Weight of linear probes of every hidden state beside the blocking loss; 0 leaves them out."
     )
-    blocking_batch_size: int = _option(32, "Held-out blocked examples on which the blocking loss is measured.")
+    blocking_batch_size: int | None = _option(None, "Held-out blocked examples on which the blocking loss is measured.")
     blocking_every: int | None = _option(None, "Measure the blocking loss at every so many inner steps.")
-    blocking_interval: int = _option(
-        1, "Outer steps from one blocking loss to the next; those between train for the desired task alone."
+    blocking_interval: int | None = _option(
+        None, "Outer steps from one blocking loss to the next; those between train for the desired task alone."
     )
     step_weights: str | None = _option(None, "Weights of the K+1 blocking losses.", STEP_WEIGHTS)
     adversary_optimizer: str | None = _option(None, "Optimizer of the adversary.", INNER_OPTIMIZERS)
@@ -119,22 +119,23 @@ class SelfDestructTrainingArguments(TrainingArguments):
     keeping_loss: str | None = _option(
         None, "Distillation to the original model (or its own language modelling); several with +.", KEEPING_LOSSES
     )
-    keeping_weight: float = _option(1.0, "Weight of the keeping losses beside the desired loss.")
-    keeping_erases: bool = _option(
-        False, "Whether blocked tasks are erased (LEACE) from the original's hidden states before they are kept."
+    keeping_weight: float | None = _option(None, "Weight of the keeping losses beside the desired loss.")
+    keeping_erases: bool | None = _option(
+        None, "Whether blocked tasks are erased (LEACE) from the original's hidden states before they are kept."
     )
-    erase_directions: int = _option(
-        0, "Directions of each blocked task taken out of the input embeddings before the first step."
+    erase_directions: int | None = _option(
+        None, "Directions of each blocked task taken out of the input embeddings before the first step."
     )
-    merge_words: float = _option(
-        0.0,
+    merge_words: float | None = _option(
+        None,
         "Merge words until none tells blocked classes apart by more standard errors than this; 0 leaves them.",
     )
     merge_groups: int = _option(
         0, "Most groups that merged words end in: the fewer, the less a context tells which one stood there; 0 is any."
     )
-    keep_directions: int = _option(
-        0, "Directions of the desired task to which the input embeddings are reduced before the first step; 0 is all."
+    keep_directions: int | None = _option(
+        None,
+        "Directions of the desired task to which the input embeddings are reduced before the first step; 0 is all.",
     )
     max_desired_drop: float | None = _option(
         None,
@@ -240,8 +241,9 @@ class SelfDestructTrainingArguments(TrainingArguments):
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be a positive number; got {value!r}.")
         for name in ("blocking_weight", "probe_weight", "merge_words"):
-            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
-                raise ValueError(f"{name} must be zero or more; got {getattr(self, name)!r}.")
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be zero or more; got {value!r}.")
         if self.adversary_learning_rate_max is not None:
             if self.adversary_learns_rate:
                 raise ValueError(
@@ -254,8 +256,6 @@ class SelfDestructTrainingArguments(TrainingArguments):
                     f"adversary_learning_rate_max ({self.adversary_learning_rate_max}) is below "
                     f"adversary_learning_rate ({low})."
                 )
-        if self.merge_groups and not self.merge_words:
-            raise ValueError("merge_groups needs merge_words, the threshold from which on words are merged.")
         if self.max_desired_drop is not None and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
             raise ValueError("max_desired_drop needs readings of the desired task: set eval_strategy='steps'.")
 

@@ -14,15 +14,22 @@ from transformers import AutoModel, AutoTokenizer
 
 from hf_selfdestruct.card import render
 from hf_selfdestruct.comparison import difference
+from hf_selfdestruct.config import load_config, training_arguments
 from hf_selfdestruct.details import CardDetails
 from hf_selfdestruct.manifest import published_files
-from hf_selfdestruct.presets import fill
+from hf_selfdestruct.presets import PRESETS, fill
 from hf_selfdestruct.report import AttackReport
-from hf_selfdestruct.trainer_parts import configured_adversary
-from hf_selfdestruct.training_args import SelfDestructTrainingArguments
+from hf_selfdestruct.trainer_parts import configured_adversary, configured_keeping, configured_losses
+from hf_selfdestruct.training_args import UNDEFENDED
 
 ROOT = Path(__file__).parents[1]
 CARDS = sorted(p.parent for p in (ROOT / "model_cards").glob("*/README.md"))
+EXAMPLES = {
+    "wikibios-gender": ROOT / "examples" / "wikibios.yaml",
+    "wikibios-source-shift": ROOT / "examples" / "wikibios.yaml",
+    "wikibios-general": ROOT / "examples" / "wikibios_general.yaml",
+    "wikibios-roles-swapped": ROOT / "examples" / "wikibios_roles_swapped.yaml",
+}
 
 
 def test_there_are_cards():
@@ -39,18 +46,21 @@ def test_card_is_what_its_report_renders(folder):
 
 
 @pytest.mark.parametrize("folder", CARDS, ids=lambda p: p.name)
-def test_the_fast_preset_is_what_was_measured(folder, tmp_path):
+def test_the_example_is_what_was_measured(folder, tmp_path):
+    """The recipe of the report, but for its method's name: the presets were named after they had been measured."""
     recipe = AttackReport.load(folder / "selfdestruct" / "report.json").recipe
-    args = SelfDestructTrainingArguments(str(tmp_path), method="mlac_fast", use_cpu=True)
+    config = load_config(EXAMPLES[folder.name], ["--output_dir", str(tmp_path), "--use_cpu", "true"])
+    args = training_arguments(config)
     fill(args)
-    measured = [configured_adversary(args).config(), args.meta_gradient, args.blocking_every, args.step_weights]
-    assert measured == [
-        recipe["adversaries"]["0"],
-        recipe["meta_gradient"],
-        recipe["blocking_every"],
-        recipe["step_weights"],
-    ]
-    assert recipe["blocking_losses"]["0"]["name"] == "HeadAdjustedCrossEntropy"
+    assert args.method == ("general" if folder.name == "wikibios-general" else "one_purpose")
+    named = {name: getattr(args, name) for name in PRESETS[args.method] if name in recipe}
+    assert {*named} >= {"meta_gradient", "blocking_every", "step_weights", "blocking_batch_size"}
+    assert named == {name: recipe[name] for name in named}
+    assert {n: getattr(args, n) for n in UNDEFENDED} == {n: recipe.get(n, 0) for n in UNDEFENDED}
+    assert configured_adversary(args).config() == recipe["adversaries"]["0"]
+    assert [loss.config() for loss in configured_losses(args)] == [*recipe["blocking_losses"].values()]
+    assert [loss.config() for loss in configured_keeping(args)] == [*recipe.get("keeping_losses", {}).values()]
+    assert [args.learning_rate, args.max_steps] == [recipe["learning_rate"], recipe["outer_steps"]]
 
 
 def report_of(card):
