@@ -45,7 +45,8 @@ MLAC_FAST: dict[str, Any] = {
     "adversary_head_learning_rate": 1e-2,
 }
 
-# Ours, for texts, as measured in model_cards/wikibios-general: an encoder that stays of general use.
+# Ours, for texts, as measured in model_cards/wikibios-general: an encoder that stays of general use. It is kept on the
+# desired task's texts, and on those of keep_dataset= where they are given, as they should be.
 GENERAL: dict[str, Any] = {
     **MLAC_FAST,
     "merge_words": 2.0,  # standard errors: lower ones cost general use alone
