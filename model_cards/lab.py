@@ -95,7 +95,8 @@ def _table(lines: list[dict[str, Any]]) -> str:
     names = sorted({attack for line in lines for attack in line["attacks"]})
     head = ["setting", "variant", "what differs", "seeds", "desired", "similarity", *names, "seconds"]
     rows = [head, ["---"] * len(head)]
-    for setting, variant in dict.fromkeys((line["setting"], line["variant"]) for line in lines):
+    variants = dict.fromkeys((line["setting"], line["variant"]) for line in lines)
+    for setting, variant in sorted(variants, key=lambda names: names[0]):
         same = [line for line in lines if (line["setting"], line["variant"]) == (setting, variant)]
         differs = ", ".join(f"{name} {value}" for name, value in same[0]["training"].items())
         measured = [_over_seeds([line.get(name) for line in same]) for name in ("desired", NAME)]
