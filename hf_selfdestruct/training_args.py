@@ -155,7 +155,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
 
     @property
     def hardens(self) -> bool:
-        """Whether anything but ordinary training is asked for."""
+        """Whether filled arguments ask for anything but ordinary training."""
         return any(getattr(self, name) != value for name, value in UNDEFENDED.items())
 
     @property
@@ -170,7 +170,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
 
     @property
     def keeping_losses(self) -> list[str]:
-        """The names in ``keeping_loss``; may be none."""
+        """The names in ``keeping_loss``; may be none, as before a method has filled it."""
         return self.keeping_loss.split("+") if self.keeping_loss else []
 
     def __post_init__(self) -> None:

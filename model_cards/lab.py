@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedToken
 from hf_selfdestruct.attacks import Target, named_suite
 from hf_selfdestruct.config import HardenConfig, load_config, training_arguments
 from hf_selfdestruct.corpus import load_data, load_kept
+from hf_selfdestruct.presets import fill
 from hf_selfdestruct.recipe import blocked_tasks, trainer_of
 from hf_selfdestruct.similarity import NAME, to_base
 
@@ -79,7 +80,9 @@ def _hardened(
     config: HardenConfig, data: DatasetDict, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> dict[str, float]:
     """Harden into a folder; what it cost and what is left of the desired task and of general use."""
-    kept = load_kept(config.data, tokenizer) if training_arguments(config).keeping_losses else None
+    args = training_arguments(config)
+    fill(args)
+    kept = load_kept(config.data, tokenizer) if args.keeping_losses else None
     trainer, started = trainer_of(config, data, tokenizer, kept=kept), time.perf_counter()
     trainer.train()
     found: dict[str, float] = {"seconds": round(time.perf_counter() - started)}

@@ -158,6 +158,18 @@ def test_the_lab_book_has_a_line_for_each_variant_and_runs_none_twice(tmp_path, 
     assert (tmp_path / "variants.md").read_text() == table
 
 
+def test_the_lab_gives_a_method_that_keeps_general_use_its_texts(tmp_path, monkeypatch):
+    config = make_project(tmp_path)
+    variants = tmp_path / "variants.yaml"
+    general = {"name": "general", "config": str(config), "training": {"method": "general", "max_steps": 1}}
+    variants.write_text(json.dumps([general]))
+    monkeypatch.chdir(tmp_path)
+    lab = runpy.run_path(str(ROOT / "model_cards" / "lab.py"))["main"]
+    lab(str(variants), "--data.keep_path", str(tmp_path / "data"), "--data.keep_text_column", "text")
+    (line,) = map(json.loads, (tmp_path / "variants.jsonl").read_text().splitlines())
+    assert -1 <= line["similarity_rank_correlation"] <= 1
+
+
 def test_a_truncated_model_is_the_first_layers_with_their_tokenizer(tmp_path):
     make_project(tmp_path)
     model, out = tmp_path / "model", tmp_path / "short"
