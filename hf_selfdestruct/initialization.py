@@ -120,13 +120,18 @@ def check_initialization(model: PreTrainedModel, args: SelfDestructTrainingArgum
     """Refuse what :func:`initial_weights` could not do.
 
     Raises:
-        ValueError: The model has no embeddings, the desired task no integer labels to find directions by, or merged
-            words are to be joined where none are merged.
+        ValueError: The model has no embeddings or too narrow ones, the desired task no integer labels to find
+            directions by, or merged words are to be joined where none are merged.
     """
     if args.merge_groups and not args.merge_words:
         raise ValueError("merge_groups needs merge_words, the threshold from which on words are merged.")
     if args.merge_words or args.erase_directions or args.keep_directions:
-        embeddings_of(model)
+        width = embeddings_of(model)[1].shape[1]
+        if (args.keep_directions or 0) >= width:
+            raise ValueError(
+                f"keep_directions={args.keep_directions} of embeddings with {width} directions would keep everything: "
+                f"set fewer, such as {width // 4}."
+            )
     if args.keep_directions:
         _label_of(desired)
 
@@ -170,7 +175,8 @@ def _label_of(desired: Any) -> str:
     labels = desired.with_format(None)[found][:] if found else []
     if found is None or not all(isinstance(label, int) for label in labels) or len(set(labels)) < 2:
         raise ValueError(
-            "keep_directions needs a map-style train_dataset with one integer label per row, of two classes or more."
+            "keep_directions needs a map-style train_dataset with one integer label per row, of two classes or more: "
+            "give one, or set keep_directions=0, as other methods than 'one_purpose' do."
         )
     return found
 

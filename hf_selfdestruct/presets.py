@@ -62,7 +62,7 @@ GENERAL: dict[str, Any] = {
 ONE_PURPOSE: dict[str, Any] = {
     **MLAC_FAST,
     "erase_directions": 4,
-    "keep_directions": 34,  # with 18 classes two sets of directions that tell them all
+    "keep_directions": 34,  # of 18 classes: two sets of directions that tell them all; for 2 fewer may do
     "probe_weight": 1.0,
     "blocking_batch_size": 48,
     "blocking_interval": 4,  # three steps of four for the desired task alone, which has its words to learn anew

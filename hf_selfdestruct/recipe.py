@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import logging
@@ -25,7 +26,7 @@ from transformers import (
     set_seed,
 )
 
-from . import checkpoints, similarity
+from . import checkpoints, presets, similarity
 from .attacks import DesiredData, Split, Target, named_suite
 from .attacks.data import Collate, in_batches
 from .attacks.ledger import Ledger
@@ -258,6 +259,8 @@ def _checkpoint(folder: str) -> str | None:
 
 def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *, begun: bool) -> None:
     """Refuse to go on with another configuration's run: the report would name the wrong one."""
+    args = copy.copy(args)
+    presets.fill(args)
     folder = Path(args.output_dir or ".")
     file, ours = folder / "_config.json", inspect.get_annotations(SelfDestructTrainingArguments)
     training = {f"training.{name}": getattr(args, name) for name in (*DECISIVE, *ours)}

@@ -16,13 +16,14 @@ from transformers import PreTrainedModel, Trainer, TrainerState
 from . import checkpoints, presets
 from .adversary import Adversary
 from .keeping import KeepingLoss
+from .loss_checks import has_loss
 from .losses import BlockingLoss
 from .meta_step import meta_loss
 from .readings import Readings
 from .scene import Draw
 from .tasks import BlockedTask
 from .termination import Termination
-from .trainer_checks import check_hardening, check_launch, check_simulation, has_loss
+from .trainer_checks import check_hardening, check_launch, check_simulation
 from .trainer_parts import (
     TieCallback,
     blocked_collator,
@@ -113,7 +114,7 @@ class SelfDestructTrainer(Trainer):
         self.blocked_tasks = list(blocked_tasks)
         self.adversaries = list(adversaries or [configured_adversary(args)])
         self.blocking_losses = list(blocking_losses or configured_losses(args))
-        self.keeping_losses = list(keeping_losses or configured_keeping(args))
+        self.keeping_losses = list(configured_keeping(args) if keeping_losses is None else keeping_losses)
         self.keep_dataset = keep_dataset
         self.input_columns = list(inspect.signature(type(model).forward).parameters)
         self._has_loss = has_loss(model)

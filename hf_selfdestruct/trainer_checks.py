@@ -16,8 +16,7 @@ from transformers import PreTrainedModel
 from . import heads
 from .adversary import Adversary
 from .initialization import check_initialization
-from .keeping import KeepingLoss
-from .losses import BlockingLoss
+from .loss_checks import check_losses, has_loss
 from .tasks import BlockedTask, content_hashes, label_column_of
 from .training_args import SelfDestructTrainingArguments
 
@@ -222,47 +221,6 @@ def check_adversaries(
                 "an adversary's prelude trains on the desired task: it needs a model with a head and a map-style "
                 f"train_dataset, got {type(model).__name__} and {type(desired).__name__}."
             )
-
-
-def has_loss(model: PreTrainedModel) -> bool:
-    """Whether the model has a head, and with it a loss of its own."""
-    return model.base_model is not model
-
-
-def check_losses(
-    blocking: Sequence[BlockingLoss],
-    keeping: Sequence[KeepingLoss],
-    model: PreTrainedModel,
-    *,
-    keep_dataset: Any,
-    desired: Any,
-    erases: bool = False,
-) -> None:
-    """Refuse losses that cannot be measured, and a model that nothing keeps good."""
-    if not has_loss(model) and not keeping:
-        raise ValueError(
-            f"{type(model).__name__} has no head and so no loss: give keeping_losses=, such as "
-            "[HiddenStateDistillation(), EmbeddingDistillation()], that keep it as it is."
-        )
-    if keep_dataset is not None and not isinstance(keep_dataset, Dataset):
-        raise TypeError(f"keep_dataset must be a map-style datasets.Dataset, got {type(keep_dataset).__name__}.")
-    if keep_dataset is not None and len(keep_dataset) == 0:
-        raise ValueError("keep_dataset is empty: give it at least one row.")
-    if keep_dataset is not None and not keeping and not any(loss.on_general for loss in blocking):
-        raise ValueError("keep_dataset is given, but no loss looks at it: give keeping_losses= or keeping_loss=.")
-    if keep_dataset is None and not isinstance(desired, Dataset) and any(loss.on_general for loss in blocking):
-        raise ValueError(
-            "a blocking loss is measured on general rows: give keep_dataset=, or a map-style train_dataset "
-            f"(got {type(desired).__name__})."
-        )
-    if erases and not any(loss.wants_hidden_states for loss in keeping):
-        raise ValueError(
-            "keeping_erases takes blocked tasks out of the original's hidden states, but no keeping loss looks at "
-            "them: set keeping_loss='hidden_state_distillation' or 'embedding_distillation'."
-        )
-    for loss in keeping:
-        if loss.wants_labels and keep_dataset is None:
-            raise ValueError(f"{type(loss).__name__} reads the rows to keep: give keep_dataset=.")
 
 
 def warn_of_association(tasks: Sequence[BlockedTask], desired: Any) -> None:

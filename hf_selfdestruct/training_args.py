@@ -52,8 +52,8 @@ def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
 class SelfDestructTrainingArguments(TrainingArguments):
     """``TrainingArguments`` plus what hardening needs: scalars and strings only.
 
-    What is left at ``None`` is filled by ``method`` (see ``presets.py``, where every value has its
-    source). Changed defaults of the base class: ``ddp_find_unused_parameters`` and
+    What is left at ``None`` is filled by ``method`` when a trainer is made, for good (see ``presets.py``,
+    where every value has its source). Changed defaults of the base class: ``ddp_find_unused_parameters`` and
     ``ddp_broadcast_buffers`` are ``False`` (either breaks a second forward through the same weights)
     and ``hub_strategy`` is ``"end"`` (a half-hardened model is never published).
 
@@ -117,7 +117,9 @@ class SelfDestructTrainingArguments(TrainingArguments):
         None, "Adam rate at which the learned head (and 10x, the log rate) improve."
     )
     keeping_loss: str | None = _option(
-        None, "Distillation to the original model (or its own language modelling); several with +.", KEEPING_LOSSES
+        None,
+        "Distillation to the original (or its own language modelling), '' for none; several with +.",
+        KEEPING_LOSSES,
     )
     keeping_weight: float | None = _option(None, "Weight of the keeping losses beside the desired loss.")
     keeping_erases: bool | None = _option(
@@ -134,8 +136,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
         0, "Most groups that merged words end in: the fewer, the less a context tells which one stood there; 0 is any."
     )
     keep_directions: int | None = _option(
-        None,
-        "Directions of the desired task to which the input embeddings are reduced before the first step; 0 is all.",
+        None, "Directions of the desired task that the input embeddings are reduced to before the first step; 0 is all."
     )
     max_desired_drop: float | None = _option(
         None,
@@ -155,8 +156,8 @@ class SelfDestructTrainingArguments(TrainingArguments):
 
     @property
     def hardens(self) -> bool:
-        """Whether filled arguments ask for anything but ordinary training."""
-        return any(getattr(self, name) != value for name, value in UNDEFENDED.items())
+        """Whether anything but ordinary training is asked for; by a method, once it has filled the arguments."""
+        return any((getattr(self, name) or 0) != value for name, value in UNDEFENDED.items())
 
     @property
     def ranks(self) -> Ranks:

@@ -38,7 +38,7 @@ LEVELS = (
         "attacks.sibling",
     ),
     ("adversary", "course", "losses", "initialization", "similarity", "attacks.references"),
-    ("curvature", "trajectory", "attacks.job"),
+    ("curvature", "trajectory", "attacks.job", "loss_checks"),
     ("adjoint", "attacks.workers"),
     ("meta_gradient", "meta_step", "attacks.suite"),
     ("presets", "plots", "card", "attacks.suites", "checkpoints", "scene", "trainer_checks"),

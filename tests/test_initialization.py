@@ -118,6 +118,7 @@ def test_resuming_does_not_start_over(make_trainer, tiny_model, tmp_path) -> Non
     ("arguments", "message"),
     [
         ({"merge_groups": 3}, "merge_groups needs merge_words"),
+        ({"keep_directions": 16}, "keep_directions=16 of embeddings with 16 directions would keep everything"),
         ({"erase_directions": -1}, "erase_directions must be a whole number of at least 0; got -1"),
     ],
 )

@@ -16,6 +16,8 @@ from transformers import (
     BertForMaskedLM,
     BertModel,
     GPT2LMHeadModel,
+    T5Config,
+    T5ForSequenceClassification,
 )
 
 from hf_selfdestruct import evidence
@@ -25,6 +27,8 @@ from hf_selfdestruct.keeping import (
     LanguageModeling,
     LogitDistillation,
 )
+from hf_selfdestruct.loss_checks import check_losses
+from hf_selfdestruct.losses import HeadAdjustedCrossEntropy
 from hf_selfdestruct.original import Original
 
 
@@ -329,5 +333,16 @@ def _means(was, now, mask):
 
 
 def test_erasing_what_is_not_kept_is_refused(make_trainer, tmp_path) -> None:
-    with pytest.raises(ValueError, match="set keeping_loss='hidden_state_distillation' or"):
-        make_trainer(tmp_path, keeping_losses=[LogitDistillation()], keeping_erases=True)
+    for kept in ({"keeping_losses": [LogitDistillation()]}, {"keeping_losses": []}, {"keeping_loss": ""}):
+        with pytest.raises(ValueError, match="or set keeping_erases=False"):
+            make_trainer(tmp_path, method="general", **kept)
+        assert len(make_trainer(tmp_path, method="general", keeping_erases=False, **kept).keeping_losses) < 2
+
+
+@pytest.mark.parametrize("method", ["one_purpose", "general"])
+def test_an_encoder_with_a_decoder_has_no_one_row_of_hidden_states(make_trainer, tmp_path, method) -> None:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    model = T5ForSequenceClassification(T5Config(vocab_size=60, num_labels=2, **sizes))
+    with pytest.raises(ValueError, match=r"RepresentationProbe looks at hidden states, of which T5For.*probe_weight=0"):
+        make_trainer(tmp_path, model=model, method=method, keep_directions=0)
+    check_losses([HeadAdjustedCrossEntropy()], [LogitDistillation()], model, keep_dataset=None, desired=None)

@@ -80,6 +80,8 @@ def test_the_papers_gradients_are_first_order(preset) -> None:
 @pytest.mark.parametrize("method", PRESETS)
 def test_every_preset_trains(make_trainer, toy_rows, tmp_path, method) -> None:
     shorter = {"inner_steps": min(PRESETS[method]["inner_steps"], 5), "adversary_batch_size": 4}
+    if PRESETS[method]["keep_directions"]:
+        shorter["keep_directions"] = 3  # of 16
     trainer = make_trainer(tmp_path, method=method, max_steps=2, **shorter)
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     trainer.train()
