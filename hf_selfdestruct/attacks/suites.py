@@ -231,12 +231,16 @@ FASTER_EMBEDDINGS = AnyOf(
         for factor in (10.0, 100.0)
     ),
 )
+LONGER = FullFineTuning(
+    "longer fine-tuning", learning_rates=(1e-4, 3e-4), steps=(640,), looks=4, prune=True, schedule="cosine"
+)
 ADAPTIVE = AttackSuite(
     "adaptive",
-    3,
+    4,
     (
         Entry(HeadOnly(every_layer=True), MOST),
         Entry(OTHER_PROBES, MOST),
+        Entry(LONGER, MOST),
         Entry(FASTER_EMBEDDINGS, MOST),
         Entry(_tampered(150), (100, None)),
         Entry(_optimizers(150), (100, None)),
