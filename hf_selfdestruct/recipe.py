@@ -171,7 +171,7 @@ def attack(
         if folder
     ]
     check_source(config.data)
-    for target in targets:
+    for target in reversed(targets):  # what was typed is refused before what the configuration names
         _check_target(target)
     _check_alike(targets)
     _check_storage(storage)

@@ -1,6 +1,6 @@
-"""Attack models by some of a suite's attacks, with all examples, and keep the report.
+r"""Attack models by some of a suite's attacks, with all examples, and keep the report.
 
-    python model_cards/entries.py examples/wikibios.yaml hardened-wikibios adaptive "longer fine-tuning" OUT.json \\
+    python model_cards/entries.py examples/wikibios.yaml hardened-wikibios adaptive "longer fine-tuning" OUT.json \
         --data.path DIR --model MODEL
 
 The folder is a hardened model's; ``base`` and ``scratch`` are attacked by their names. What is on record in

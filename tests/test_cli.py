@@ -254,6 +254,7 @@ def test_wrong_overrides_are_one_line(project, refused):
 def test_attack_refuses_what_it_cannot_use(project, refused, tmp_path):
     options = ("--config", project, "--output", tmp_path / "report.json")
     assert "no-model" in refused("attack", tmp_path / "no-model", *options)
+    assert "no-model" in refused("attack", tmp_path / "no-model", *options, "--base", tmp_path / "no-base")
     assert "huge" in refused("attack", tmp_path, *options, "--suite", "huge")
     model = project.parent / "model"
     assert "nonsense" in refused("attack", model, *options, "--storage", "nonsense")
