@@ -1,42 +1,28 @@
-"""Fine-tune a hardened model, or scratch, for longer than the suites do, and keep the report.
+"""Fine-tune a hardened model and scratch for longer than the suites do, and keep the report.
 
-    python model_cards/long.py examples/wikibios.yaml hardened-wikibios 1600 OUT.json --data.path DIR --model MODEL
-    python model_cards/long.py examples/wikibios.yaml scratch 800 OUT.json --data.path DIR --model MODEL
+    python model_cards/long.py examples/wikibios.yaml DIR,scratch 1600 OUT.json --data.path DATA --model MODEL
 
-One seed, one rate, a look at the selection rows every 100 steps.
+One seed, one rate, a look at the selection rows every 100 steps. Models and what is on record as in ``entries.py``.
 """
 
 import sys
 
-from transformers import AutoTokenizer, DataCollatorWithPadding
+from entries import attack
 
-from hf_selfdestruct.attacks import Target
-from hf_selfdestruct.attacks.suite import AttackSuite, Entry
-from hf_selfdestruct.attacks.tuning import FullFineTuning
+from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning
 from hf_selfdestruct.config import load_config
-from hf_selfdestruct.corpus import load_data
-from hf_selfdestruct.recipe import blocked_tasks
 
 RATE = 2e-4
 
 
-def main(config_file: str, folder: str, steps: str, out: str, *overrides: str) -> None:
-    """Attack one model and save what was found."""
-    config = load_config(config_file, overrides)
-    tokenizer = AutoTokenizer.from_pretrained(config.model)
+def main(config_file: str, models: str, steps: str, out: str, *overrides: str) -> None:
+    """Attack and save what was found."""
     many = int(steps)
-    attack = FullFineTuning(
+    longer = FullFineTuning(
         "long fine-tuning", learning_rates=(RATE,), steps=(many,), looks=many // 100, schedule="cosine"
     )
-    target = Target("scratch", config.model, random=True) if folder == "scratch" else Target("hardened", folder)
-    report = AttackSuite("long", 1, (Entry(attack, (None,)),), seeds=1, more=None).run(
-        [target],
-        blocked_tasks(config, load_data(config, tokenizer)),
-        columns=tokenizer.model_input_names,
-        collate=DataCollatorWithPadding(tokenizer),
-        storage="sqlite:///long.db",
-    )
-    report.save(out)
+    suite = AttackSuite("long", 1, (Entry(longer, (None,)),), seeds=1, more=None, null=False)
+    attack(load_config(config_file, overrides), models, suite).save(out)
 
 
 if __name__ == "__main__":

@@ -101,8 +101,11 @@ def test_readme_says_what_a_model_with_one_purpose_gave():
     quality = [f"{report.desired[role]['accuracy']:.3f}" for role in ("hardened", "undefended")]
     assert f"professions are at {quality[0]}, undefended {quality[1]}" in readme()
     longer = AttackReport.load(ROOT / "model_cards" / "lab" / "wikibios-gender-1600-steps.json")
-    (long,) = (s for s in longer.summaries("gender") if s.role == "hardened")
-    assert f"1,600 steps, ten times what `default` searches, reach {long.mean:.3f} (one rate, one seed" in readme()
+    long = {role: f"{longer.strongest('gender', 939, role).mean:.3f}" for role in ("hardened", "scratch")}
+    told = (
+        f"reach {long['hardened']} hardened and {long['scratch']} from scratch (one rate, one seed; hardened − scratch"
+    )
+    assert f"{told} {difference(longer, 'gender', 939)};" in readme()
     swapped = report_of("wikibios-roles-swapped").summaries("profession")
     probes = {s.role: s.mean for s in swapped if (s.attack, s.examples) == ("layer probe", 939)}
     lines = map(json.loads, (ROOT / "model_cards" / "lab" / "recipes.jsonl").read_text().splitlines())

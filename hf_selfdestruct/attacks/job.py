@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +84,8 @@ class Job:
     def repeated(self, report: AttackReport, data: Mapping[str, AttackData]) -> list[Search]:
         """Scratch again on other random weights, by the strongest attack found on it: what noise alone gives."""
         found: list[Search] = []
-        for task, scratch in ((task, t) for task in self.tasks for t in self.targets if t.role == "scratch"):
+        scratches = [target for target in self.targets if target.role == "scratch" and self.suite.null]
+        for task, scratch in itertools.product(self.tasks, scratches):
             attacks = {a.name: a for a, _ in self.suite.plan(len(data[task.name].train.labels), self._has(scratch))}
             for examples in report.budgets(task.name):
                 runs = report.strongest_runs(task.name, examples, "scratch")

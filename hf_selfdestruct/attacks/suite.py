@@ -43,6 +43,7 @@ class AttackSuite:
         limit: Most rows of the selection and of the test split; ``None`` for all.
         select_on_test: Select on the test split, as a paper's protocol may; the report says so.
         more: What scratch with more data is fine-tuned by; ``None`` leaves that reference out.
+        null: Attack scratch again on other random weights, to see what noise alone gives.
 
     Example:
         ```python
@@ -58,6 +59,7 @@ class AttackSuite:
     limit: int | None = None
     select_on_test: bool = False
     more: Tuning | None = MORE
+    null: bool = True
 
     def plan(self, available: int, has: frozenset[str] = frozenset({"desired", "sibling"})) -> list[tuple[Attack, int]]:
         """What is run on each model: attack and examples.
