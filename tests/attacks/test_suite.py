@@ -78,6 +78,14 @@ def test_every_planned_run_is_in_the_report_once(targets, task_of, attacked):
     assert len(report.runs) - 12 == sum(len(attack.calls) for attack in attacks)
 
 
+def test_scratch_is_not_attacked_again_where_the_suite_says_so(targets, task_of, attacked):
+    attack = Counting({"a": 0.5})
+    report = attacked(suite_of(attack, null=False), targets, [task_of(rows=40)])
+    assert {run.role for run in report.runs} == {"raw", "base", "hardened", "scratch"}
+    assert {call[-1] for call in attack.calls} == {"base", "hardened", "scratch"}
+    assert "not measured" in report.table(), "noise alone"
+
+
 def test_plan_cuts_budgets_to_what_there_is():
     suite = suite_of(HeadOnly(), examples=(20, 100, 400, None))
     assert [n for _, n in suite.plan(105)] == [20, 100, 105]
