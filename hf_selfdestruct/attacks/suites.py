@@ -232,7 +232,7 @@ FASTER_EMBEDDINGS = AnyOf(
     ),
 )
 LONGER = FullFineTuning(
-    "longer fine-tuning", learning_rates=(1e-4, 3e-4), steps=(640,), looks=4, prune=True, schedule="cosine"
+    "longer fine-tuning", learning_rates=(3e-5, 1e-4, 3e-4, 1e-3), steps=(640,), looks=4, prune=True, schedule="cosine"
 )
 ADAPTIVE = AttackSuite(
     "adaptive",
