@@ -4,10 +4,12 @@ r"""Attack models by some of a suite's attacks, with all examples, and keep the 
         OUT.json --data.path DIR --model MODEL
 
 A folder is a hardened model's; ``base`` and ``scratch`` are attacked by their names. What is on record in
-``entries.db`` is not run again, so the same command goes on after it was killed.
+``lab/entries.db`` is not run again: the same command goes on after it was killed, also where the model was hardened
+again to the same weights.
 """
 
 import sys
+from pathlib import Path
 
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
@@ -18,6 +20,7 @@ from hf_selfdestruct.recipe import blocked_tasks
 from hf_selfdestruct.report import AttackReport
 
 REFERENCES = ("base", "scratch")
+LEDGER = Path(__file__).parent / "lab" / "entries.db"
 
 
 def main(config_file: str, models: str, suite: str, attacks: str, out: str, *overrides: str) -> None:
@@ -40,7 +43,7 @@ def attack(config: HardenConfig, models: str, suite: AttackSuite) -> AttackRepor
         blocked_tasks(config, load_data(config, tokenizer)),
         columns=tokenizer.model_input_names,
         collate=DataCollatorWithPadding(tokenizer),
-        storage="sqlite:///entries.db",
+        storage=f"sqlite:///{LEDGER}",
     )
 
 

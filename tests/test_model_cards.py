@@ -100,12 +100,6 @@ def test_readme_says_what_a_model_with_one_purpose_gave():
     assert all(difference(report, "gender", examples).low <= 0 for examples in report.budgets("gender"))
     quality = [f"{report.desired[role]['accuracy']:.3f}" for role in ("hardened", "undefended")]
     assert f"professions are at {quality[0]}, undefended {quality[1]}" in readme()
-    longer = AttackReport.load(ROOT / "model_cards" / "lab" / "wikibios-gender-1600-steps.json")
-    long = {role: f"{longer.strongest('gender', 939, role).mean:.3f}" for role in ("hardened", "scratch")}
-    told = (
-        f"reach {long['hardened']} hardened and {long['scratch']} from scratch (one rate, one seed; hardened − scratch"
-    )
-    assert f"{told} {difference(longer, 'gender', 939)};" in readme()
     swapped = report_of("wikibios-roles-swapped").summaries("profession")
     probes = {s.role: s.mean for s in swapped if (s.attack, s.examples) == ("layer probe", 939)}
     lines = map(json.loads, (ROOT / "model_cards" / "lab" / "recipes.jsonl").read_text().splitlines())
@@ -121,6 +115,21 @@ def test_readme_says_what_a_model_with_one_purpose_gave():
     tuned = {s.role: s.mean for s in swapped if s.attack == "full fine-tuning, searched"}
     assert [tuned["hardened"], tuned["scratch"]] == pytest.approx([0.312] * 2, abs=5e-4)  # the commonest label
     assert f"the base gives it {tuned['base']:.3f}" in readme()
+
+
+def test_readme_says_what_longer_fine_tuning_gave():
+    lab = ROOT / "model_cards" / "lab"
+    longer, long = (AttackReport.load(lab / f"wikibios-gender-{name}.json") for name in ("longer", "1600-steps"))
+    best = {role: longer.strongest("gender", 939, role) for role in ("hardened", "scratch")}
+    hardened, scratch = (f"{s.mean:.3f} ± {s.deviation:.3f}" for s in best.values())
+    told = f"reach {hardened} hardened and {scratch} from scratch"
+    assert f"{told}, where one seed stays at chance" in readme()
+    assert f"(hardened − scratch {difference(longer, 'gender', 939)})" in readme()
+    reached = [f"{long.strongest('gender', 939, role).mean:.3f}" for role in ("hardened", "scratch")]
+    assert f"reach {' and '.join(reached)} ({difference(long, 'gender', 939)}; reports" in readme()
+    for role in ("hardened", "scratch"):
+        seeds = [f"{run.test.accuracy:.3f}" for run in longer.strongest_runs("gender", 939, role)]
+        assert f"| {', '.join(seeds)} |" in (lab.parent / "README.md").read_text()
 
 
 def test_genders_are_even_within_profession_and_source():
