@@ -124,10 +124,10 @@ class Search:
         kept, given_up = space, []
         if (count := self.kept(space)) < len(space):
             rung = [one(settings, first, self.attack.rung(settings)) for settings in space]
-            order = sorted(range(len(space)), key=lambda i: -_accuracy(rung[i].run))  # the earlier of equals
+            order = sorted(range(len(space)), key=lambda i: _merit(rung[i].run), reverse=True)
             kept, given_up = [space[i] for i in sorted(order[:count])], [rung[i] for i in sorted(order[count:])]
         tried = [one(settings, first, None) for settings in kept]
-        best = max(tried, key=lambda record: _accuracy(record.run))
+        best = max(tried, key=lambda record: _merit(record.run))
         repeated = [one(best.run.settings, seed, None) for seed in self.seeds[1:]]
         luck = optimism([r.hits for r in (*tried, *given_up) if r.hits is not None])
         runs = [record.run for record in (*tried, *repeated)]
@@ -200,8 +200,13 @@ def optimism(hits: Sequence[np.ndarray]) -> float:
     return float(max(0.0, table.mean(axis=1).max() - estimate))
 
 
-def _accuracy(run: AttackRun) -> float:
-    return run.selection.accuracy if run.selection else -1.0
+def _merit(run: AttackRun) -> tuple[float, float]:
+    """Accuracy, then AUC: early on a resisting model gives every setting the commonest label's accuracy.
+
+    What still equals goes by the order in the space, the likelier first. The loss would not do: it prefers a run
+    that has learned nothing to one that is often right and too sure.
+    """
+    return (run.selection.accuracy, run.selection.auc) if run.selection else (-1.0, -1.0)
 
 
 def _key(settings: dict[str, Any], seed: int, until: int | None) -> str:

@@ -93,7 +93,7 @@ def _parts(steps: int, *ranks: int) -> AnyOf:
 
 SMOKE = AttackSuite(
     "smoke",
-    2,
+    3,
     (
         Entry(HeadOnly(), (20, 100, None)),
         Entry(HeadOnly(every_layer=True), MOST),
@@ -105,7 +105,7 @@ SMOKE = AttackSuite(
 )
 GLANCE = AttackSuite(
     "glance",
-    2,
+    3,
     (
         Entry(HeadOnly(every_layer=True), MOST),
         Entry(FullFineTuning(learning_rates=RATES[1:3], steps=(160,), looks=2), MOST),
@@ -113,10 +113,10 @@ GLANCE = AttackSuite(
     more=None,
 )
 SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES, steps=(160,), looks=4, prune=True)
-QUICK = AttackSuite("quick", 1, (*PROBES, Entry(SEARCHED, MOST)))
+QUICK = AttackSuite("quick", 2, (*PROBES, Entry(SEARCHED, MOST)))
 DEFAULT = AttackSuite(
     "default",
-    2,
+    3,
     (
         *PROBES,
         Entry(FullFineTuning(learning_rates=(1e-4, 5e-4), steps=(60,), looks=2), (100,)),
@@ -128,7 +128,7 @@ DEFAULT = AttackSuite(
 )
 MLAC = AttackSuite(
     "mlac",
-    1,
+    2,
     (
         Entry(
             FullFineTuning(
@@ -164,7 +164,7 @@ MLAC = AttackSuite(
 )
 SOPHON = AttackSuite(
     "sophon",
-    1,
+    2,
     tuple(
         Entry(
             Tuning(
@@ -193,7 +193,7 @@ SOPHON = AttackSuite(
 )
 DURABILITY = AttackSuite(
     "durability",
-    2,
+    3,
     tuple(
         Entry(
             Tuning(
@@ -236,7 +236,7 @@ LONGER = FullFineTuning(
 )
 ADAPTIVE = AttackSuite(
     "adaptive",
-    4,
+    5,
     (
         Entry(HeadOnly(every_layer=True), MOST),
         Entry(OTHER_PROBES, MOST),
@@ -256,7 +256,7 @@ ADAPTIVE = AttackSuite(
 )
 FULL = AttackSuite(
     "full",
-    2,
+    3,
     (
         *PROBES,
         Entry(OTHER_PROBES, (100, 400)),

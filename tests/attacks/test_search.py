@@ -9,6 +9,7 @@ from ledger_attacks import Counting, Crash
 from hf_selfdestruct.attacks.ledger import Ledger
 from hf_selfdestruct.attacks.search import Search, optimism
 from hf_selfdestruct.attacks.tuning import FullFineTuning
+from hf_selfdestruct.runs import Scores
 
 
 def run_search(attack, target, data, ledger, **options):
@@ -52,6 +53,17 @@ def test_choice_is_by_selection_and_not_by_test(target, readable):
 def test_first_of_equals_is_chosen(target, readable):
     runs = run_search(Counting({"likely": 0.6, "unlikely": 0.6}), target, readable, Ledger())
     assert {r.settings["choice"] for r in runs if r.chosen} == {"likely"}
+
+
+def at_chance(**aucs):
+    """All settings predict the commonest label; whoever has learned something ranks better, and may lose more."""
+    return {name: Scores(0.5, auc, 0.5, loss=auc) for name, auc in aucs.items()}
+
+
+def test_settings_of_one_accuracy_are_told_apart_by_auc(target, readable):
+    space = at_chance(a=0.5, b=0.56, c=0.54) | {"wrong": Scores(0.4, 0.9, 0.4, 0.1)}
+    runs = run_search(Counting(space), target, readable, Ledger())
+    assert {r.settings["choice"] for r in runs if r.chosen} == {"b"}
 
 
 def test_runs_on_record_are_not_run_again(target, readable, storage):
@@ -164,6 +176,13 @@ def test_worse_settings_are_given_up_at_the_rung(target, readable):
     assert all(r.test is None and r.steps == 3 and not r.chosen for r in runs if r.status == "pruned")
     search = Search(attack, target, readable, 20, (0, 1, 2), "s")
     assert (search.runs(), search.cost()) == (10, 8 * 3 + 4 * 9)
+
+
+def test_rung_where_all_are_at_chance_keeps_those_that_rank_best(target, readable):
+    early = at_chance(a=0.5, b=0.51, c=0.5, d=0.53, e=0.5, f=0.5, g=0.5, h=0.5)
+    attack = Racing(dict.fromkeys(early, 0.5), early)
+    run_search(attack, target, readable, Ledger())
+    assert [call[:2] for call in attack.calls] == [("b", 0), ("d", 0), ("b", 1), ("b", 2)]
 
 
 @pytest.mark.parametrize("dies_at", range(4))
