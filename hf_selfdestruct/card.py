@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from .comparison import difference
 from .details import CardDetails
 from .files import read_text
-from .recovery import regret
+from .recovery import reference, regret
 from .report import NOT_MEASURED, AttackReport, cell
 from .schema import parse_json
 from .tables import DESIRED_DROP, control_rows, cost_rows, reference_lines
@@ -86,6 +86,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         differences={task: _differences(report, task) for task in report.blocked()},
         costs={task: cost_rows(report, task) for task in report.blocked()},
         references={task: reference_lines(report, task) for task in report.blocked()},
+        given=reference(report) or "undefended",
         controls={task: table for task, table in controls.items() if table},
         outside=sorted(name for name, facts in report.attacks.items() if facts.get("outside")),
         assumptions=sorted({facts["assumes"] for facts in report.attacks.values() if "assumes" in facts}),
@@ -164,7 +165,8 @@ def _rows(report: AttackReport, task: str) -> list[list[str]]:
         ]
         tried = len({json.dumps(r.settings, sort_keys=True) for r in runs})
         steps = max((r.steps for r in runs), default=0)
-        budget = f"{tried} setting{'s' * (tried > 1)}, " + (f"{steps} steps" if steps else "convex")
+        kind = f"{steps} steps" if steps else "convex" if any(r.test for r in runs) else "failed"
+        budget = f"{tried} setting{'s' * (tried > 1)}, {kind}"
         scores = [cell(cells.get((attack, examples, role))) for role in report.roles()]
         name = f"{attack} (outside)" if report.attacks.get(attack, {}).get("outside") else attack
         rows.append(
@@ -211,10 +213,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:
-    hardened = report.desired.get("hardened", {})
+    hardened = report.desired.get("hardened", {}) if details.pipeline_tag else {}  # the Hub wants a task's name
     results = [
         EvalResult(
-            task_type="text-classification",
+            task_type=details.pipeline_tag,
             dataset_type=details.datasets[0] if details.datasets else "custom",
             dataset_name=str(report.desired.get("dataset", "desired task")),
             metric_type=name,
@@ -233,7 +235,7 @@ def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:
         tags=["hf_selfdestruct", "tamper-resistance"],
         base_model=details.base_model or None,
         datasets=list(details.datasets) or None,
-        pipeline_tag="text-classification",
+        pipeline_tag=details.pipeline_tag or None,
         model_name=title if results else None,
         eval_results=results or None,
         **more,

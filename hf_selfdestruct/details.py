@@ -9,6 +9,15 @@ from typing import Any
 
 from .schema import checked
 
+PIPELINES = {  # last words of an architecture's name, or PEFT's task type
+    "ForSequenceClassification": "text-classification",
+    "SEQ_CLS": "text-classification",
+    "ForImageClassification": "image-classification",
+    "ForAudioClassification": "audio-classification",
+    "ForTokenClassification": "token-classification",
+    "ForCausalLM": "text-generation",
+    "ForMaskedLM": "fill-mask",
+}
 GATES = ("auto", "manual")
 ANSWERS = ("text", "checkbox", "date_picker", "country")
 LISTS = {
@@ -99,6 +108,7 @@ class CardDetails:
         base_model: Hub id of the model that was hardened.
         datasets: Hub ids of the data.
         language: Language codes.
+        pipeline_tag: The Hub's name of the desired task; what is left empty is read off the model, where it tells.
         intended_use: What the model is for.
         contact: Whom to tell about a break or a harm.
         release_plan: How and to whom it is released, in a sentence.
@@ -111,11 +121,22 @@ class CardDetails:
     base_model: str = ""
     datasets: tuple[str, ...] = ()
     language: tuple[str, ...] = ()
+    pipeline_tag: str = ""
     intended_use: str = ""
     contact: str = ""
     release_plan: str = ""
     release: ReleaseConsiderations = field(default_factory=ReleaseConsiderations)
     gate: Gate = field(default_factory=Gate)
+
+    def of_model(self, config: dict[str, Any]) -> CardDetails:
+        """The details with what a model's configuration, or an adapter's, tells.
+
+        Args:
+            config: Content of ``config.json`` or ``adapter_config.json``.
+        """
+        kind = str(config.get("task_type") or next(iter(config.get("architectures") or []), ""))
+        known = next((pipeline for ending, pipeline in PIPELINES.items() if kind.endswith(ending)), "")
+        return dataclasses.replace(self, pipeline_tag=self.pipeline_tag or known)
 
     def to_json(self) -> str:
         """The details as JSON."""

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 # What weights depend on among the arguments that are not ours.
 DECISIVE = (
-    *("learning_rate", "lr_scheduler_type", "warmup_steps", "max_steps", "num_train_epochs", "seed", "data_seed"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "label_smoothing_factor", "load_best_model_at_end"),
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_steps", "num_train_epochs"),
+    *("seed", "data_seed", "train_sampling_strategy", "dataloader_drop_last", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "label_smoothing_factor", "load_best_model_at_end"),
     *("bf16", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
 )
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
@@ -162,8 +163,11 @@ def complete_folder(folder: Path, report: AttackReport, details: CardDetails) ->
     """Write report, plots, config stamp, card and manifest, in this order, so that what exists is true."""
     evidence = folder / "selfdestruct"
     (folder / manifest.MANIFEST).unlink(missing_ok=True)  # the old one no longer holds
+    for plot in evidence.glob("*.png"):  # also one of a task that has gone
+        plot.unlink()
     report.save(evidence / "report.json")
     save_plots(report, evidence)
+    details = details.of_model(json.loads(manifest.config_file(folder).read_text(encoding="utf-8")))
     (evidence / "card.json").write_text(details.to_json(), encoding="utf-8")
     stamp = {
         "version": __version__,
@@ -195,6 +199,7 @@ def _trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTra
 def _ingredients(trainer: SelfDestructTrainer, base: str) -> dict[str, Any]:
     """Everything on which a sibling's weights depend."""
     data = {"train": trainer.train_dataset, "keep": trainer.keep_dataset}
+    shape = trainer.accelerator.unwrap_model(trainer.model).config.to_dict()
     return {
         **recipe_of(trainer),
         **{name: getattr(trainer.args, name) for name in DECISIVE},
@@ -202,6 +207,8 @@ def _ingredients(trainer: SelfDestructTrainer, base: str) -> dict[str, Any]:
         "base": weights_hash(base),
         "data": {name: fingerprint(rows) for name, rows in data.items() if isinstance(rows, Dataset)},
         "optimizer_class": trainer.optimizer_cls_and_kwargs,
+        "loss": getattr(trainer.compute_loss_func, "__qualname__", trainer.compute_loss_func),
+        "dropout": {name: value for name, value in shape.items() if "drop" in name},
     }
 
 

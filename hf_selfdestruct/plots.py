@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .recovery import looks, recovery
+from .recovery import looks, recovery, reference
 from .report import NOT_MEASURED, AttackReport
 from .runs import ROLES
 
@@ -85,7 +85,7 @@ def cost_to_recover(report: AttackReport, task: str) -> Figure:
         axes.step([*steps, end], [*best, best[-1]], where="post", label=role, **_line(role))
     found = recovery(report, task, "hardened") if "hardened" in report.models else None
     if found:
-        axes.axhline(found.level, color=INK, ls="--", lw=1.2, label="90 % of undefended recovered")
+        axes.axhline(found.level, color=INK, ls="--", lw=1.2, label=f"90 % of {reference(report)} recovered")
     axes.set_xscale("symlog", linthresh=10)
     ticks = [step for step in STEPS if step <= end]
     axes.set_xticks(ticks, [str(step) for step in ticks])

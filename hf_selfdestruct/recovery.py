@@ -66,8 +66,8 @@ def recovery(report: AttackReport, task: str, role: str, *, share: float = 0.9) 
         The cost; ``None`` without a reference, or where the reference itself gains nothing.
     """
     budgets = report.budgets(task)
-    reference = next((r for r in ("undefended", "base") if r in report.models), None)
-    best = report.strongest(task, budgets[-1], reference) if reference and budgets else None
+    whole = reference(report)
+    best = report.strongest(task, budgets[-1], whole) if whole and budgets else None
     chance = report.tasks[task]["majority"]
     if best is None or best.mean <= chance:
         return None
@@ -87,6 +87,11 @@ def recovery(report: AttackReport, task: str, role: str, *, share: float = 0.9) 
     )
 
 
+def reference(report: AttackReport) -> str | None:
+    """The role whose gain is to be recovered: the undefended model, else the base."""
+    return next((role for role in ("undefended", "base") if role in report.models), None)
+
+
 def looks(report: AttackReport, task: str, examples: int, role: str) -> Iterator[tuple[float, int, float]]:
     """Accuracy, steps and operations at every look of every attack's chosen settings, averaged over seeds."""
 
@@ -97,9 +102,10 @@ def looks(report: AttackReport, task: str, examples: int, role: str) -> Iterator
     inside = [r for r in runs if not report.outside(r.attack)]
     for _, group in itertools.groupby(sorted(inside, key=name), key=name):
         same = list(group)
+        luck = float(np.mean([run.optimism for run in same]))
         curves = [run.curve or ((run.steps, run.selection.accuracy),) for run in same if run.selection]
         for at_once in zip(*curves, strict=False):
-            accuracy = float(np.mean([look[1] for look in at_once])) - max(run.optimism for run in same)
+            accuracy = float(np.mean([look[1] for look in at_once])) - luck
             step = int(at_once[0][0])
             yield accuracy, step, same[0].flops * (step / same[0].steps if same[0].steps else 1.0)
 

@@ -92,10 +92,10 @@ class AttackReport:
             task: A task.
             examples: Blocked examples the attacker had.
             role: A role.
-            most_desired_drop: Count only attacks that cost the desired task no more accuracy than this; the base has
-                none, for its head was never trained for that task.
+            most_desired_drop: Count only attacks that cost the desired task no more accuracy than this; base and
+                scratch have none, for their heads were never trained for that task.
         """
-        if most_desired_drop is not None and role == "base":
+        if most_desired_drop is not None and role in ("base", "scratch"):
             return None
         found = [
             s

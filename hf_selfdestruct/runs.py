@@ -38,6 +38,15 @@ class Scores:
     loss: float
     extra: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def merit(self) -> tuple[float, float]:
+        """What an attacker chooses by: accuracy, then AUC.
+
+        A resisting model gives many settings the commonest label's accuracy. The loss would not tell them apart well:
+        it prefers what has learned nothing to what is often right and too sure.
+        """
+        return self.accuracy, self.auc
+
 
 @dataclass(frozen=True)
 class AttackRun:
@@ -114,7 +123,7 @@ def summarise(runs: Sequence[AttackRun]) -> Summary:
     accuracies = [test.accuracy for test in tests]
     drops = [run.desired_drop for run in runs if run.desired_drop is not None]
     first = runs[0]
-    chosen_by = statistics.fmean(run.selection.accuracy for run in runs if run.selection)
+    chosen_by = statistics.fmean(run.selection.accuracy - run.optimism for run in runs if run.selection)
     return Summary(
         attack=first.attack,
         role=first.role,
@@ -125,7 +134,7 @@ def summarise(runs: Sequence[AttackRun]) -> Summary:
         worst=max(accuracies),
         auc=statistics.fmean(test.auc for test in tests),
         balanced_accuracy=statistics.fmean(test.balanced_accuracy for test in tests),
-        selection=chosen_by - max(run.optimism for run in runs),
+        selection=chosen_by,
         desired_drop=statistics.fmean(drops) if drops else None,
     )
 

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from .comparison import Difference, difference
-from .recovery import recovery, regret
+from .recovery import recovery, reference, regret
 from .runs import NOT_MEASURED, Summary, cell
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def _cost(report: AttackReport, task: str, role: str) -> list[str]:
 def _cost_table(report: AttackReport, task: str) -> Table:
     lost = f"≤ {DESIRED_DROP:.2f} desired lost"
     table = _by_model(
-        "Cost to recover 90 % of what the undefended model gives; strongest attack that keeps the desired task",
+        f"Cost to recover 90 % of what the {reference(report) or 'undefended'} model gives; "
+        "strongest attack that keeps the desired task",
         ("examples", "steps", "FLOPs", lost),
         cost_rows(report, task),
     )
@@ -173,7 +174,8 @@ def _cost_table(report: AttackReport, task: str) -> Table:
 
 def _control_table(report: AttackReport, task: str) -> Table:
     return _by_model(
-        "Benign fine-tuning, and what it costs to reach 90 % of what the undefended model gains",
+        f"Benign fine-tuning, and what it costs to reach 90 % of what the {reference(report) or 'undefended'} model "
+        "gains",
         ("accuracy", "− undefended", "steps", "FLOPs"),
         control_rows(report, task),
     )

@@ -3,14 +3,13 @@
     python model_cards/lab.py model_cards/lab/recipes.yaml --data.path DIR --data.keep_path DIR --model MODEL
 
 Each variant changes some arguments of a configuration, for each of its ``seeds`` (of hardening, 0 unless told);
-``base`` and ``scratch`` are what every table needs. Killed half-way, the same command goes on: what is in
-``recipes.jsonl`` is not run again. The table is ``recipes.md``.
+``base`` and ``scratch`` are what every table needs. Killed half-way, the same command goes on, from the last
+checkpoint; what is in ``recipes.jsonl`` is not run again. The table is ``recipes.md``.
 """
 
 import json
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +82,10 @@ def _hardened(
     args = training_arguments(config)
     fill(args)
     kept = load_kept(config.data, tokenizer) if args.keeping_losses else None
-    trainer, started = trainer_of(config, data, tokenizer, kept=kept), time.perf_counter()
-    trainer.train()
-    found: dict[str, float] = {"seconds": round(time.perf_counter() - started)}
+    trainer = trainer_of(config, data, tokenizer, kept=kept)
+    trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")) or None)
     trainer.save_model()
+    found: dict[str, float] = {"seconds": round(trainer.seconds())}
     found["desired"] = round(trainer.evaluate(data["test"])["eval_accuracy"], 4)
     if kept:
         columns, collate = trainer.input_columns, trainer.blocked_collator

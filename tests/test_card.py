@@ -23,6 +23,7 @@ DETAILS = CardDetails(
     base_model="google-bert/bert-base-uncased",
     datasets=("bios/neutral",),
     language=("en",),
+    pipeline_tag="text-classification",
     intended_use="Telling professions.",
     contact="security@example.org",
     release_plan="Open, in one stage.",
@@ -138,6 +139,13 @@ def test_every_attack_is_listed_strongest_on_the_hardened_model_first():
         ["head only", "20", "1 setting, convex"],
     ]
     assert rows[0][3:] == ["0.930 ± 0.000", "0.920 ± 0.000", "0.630 ± 0.010", "0.620 ± 0.010", "0.610 / 0.630"]
+
+
+def test_an_attack_that_failed_everywhere_is_no_convex_fit():
+    failed = [made_run(attack="faster embeddings", role=role, failed=True) for role in ROLES]
+    (table,) = tables(f"---\n---\n{section(render(made_report(extra=tuple(failed)), DETAILS), 'Every attack')}")
+    rows = {row[0]: row for row in ([c.strip() for c in cells(line)] for line in table[2:])}
+    assert rows["faster embeddings"][2:] == ["1 setting, failed", *["not measured"] * 5]
 
 
 def at(hardened, scratch):
@@ -395,3 +403,21 @@ def test_folder_with_a_broken_card_json_is_refused(tmp_path, text):
 def test_folder_without_report_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no report"):
         render_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "tag"),
+    [
+        ({"architectures": ["BertForSequenceClassification"]}, "text-classification"),
+        ({"architectures": ["ViTForImageClassification"]}, "image-classification"),
+        ({"architectures": ["Data2VecAudioForAudioFrameClassification"]}, ""),
+        ({"architectures": ["BertModel"]}, ""),
+        ({"task_type": "SEQ_CLS"}, "text-classification"),
+        ({"architectures": None}, ""),
+    ],
+)
+def test_the_hubs_task_is_what_the_model_is_for(config, tag):
+    head = yaml.safe_load(render(made_report(), CardDetails().of_model(config)).split("---\n")[1])
+    assert head.get("pipeline_tag", "") == tag
+    assert ("model-index" in head) == bool(tag), "a result needs the name of a task"
+    assert CardDetails(pipeline_tag="sentence-similarity").of_model(config).pipeline_tag == "sentence-similarity"

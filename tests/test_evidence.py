@@ -26,12 +26,26 @@ def other_start(tiny_model):
     return tiny_model().__class__(tiny_model().config)
 
 
+def other_dropout(tiny_model):
+    model = tiny_model()
+    model.config.hidden_dropout_prob += 0.1
+    return model
+
+
+def other_loss(outputs, labels, num_items_in_batch=None):
+    return torch.nn.functional.cross_entropy(outputs.logits, labels)
+
+
 def test_a_sibling_is_found_again_only_if_everything_is_the_same(attacked, tiny_model, toy_rows) -> None:
     times = [attacked(), attacked()]
     assert times[0] == times[1]
     changes = (
         {"train_dataset": toy_rows(60, seed=5)},
         {"weight_decay": 0.1},
+        {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-4}},
+        {"dataloader_drop_last": True},
+        {"compute_loss_func": other_loss},
+        {"model": other_dropout(tiny_model)},
         {"model": other_start(tiny_model)},
         {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})},
     )

@@ -1,5 +1,6 @@
 """What is published, to whom, and that it comes back as it was."""
 
+import dataclasses
 import json
 import shutil
 
@@ -129,6 +130,17 @@ from transformers import AutoModelForSequenceClassification
 model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()
 print(model(torch.arange(1, 9)[None]).logits.detach().tolist())
 """
+
+
+def test_plots_of_a_task_that_has_gone_go_too(folder):
+    report = made_report()
+    renamed = tuple(dataclasses.replace(run, task="old") for run in report.runs)
+    complete_folder(folder, made_report(tasks={"old": report.tasks["gender"]}, runs=renamed), CardDetails())
+    assert (folder / "selfdestruct" / "best_so_far_old.png").is_file()
+    complete_folder(folder, report, CardDetails())
+    assert not list((folder / "selfdestruct").glob("*_old.png"))
+    assert "_old.png" not in (folder / "README.md").read_text(encoding="utf-8")
+    assert "text-classification" in (folder / "selfdestruct" / "card.json").read_text(encoding="utf-8")
 
 
 def test_sharded_weights_come_back_with_equal_logits(hub, push, folder, tmp_path):

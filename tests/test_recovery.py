@@ -58,6 +58,15 @@ def test_steps_are_counted_on_curves_averaged_over_seeds():
     assert (half.steps, half.flops) == (20, 4e9), "their mean at step 20 is 0.76"
 
 
+@pytest.mark.parametrize(
+    ("role", "known"), [("hardened", True), ("undefended", True), ("base", False), ("scratch", False)]
+)
+def test_only_models_trained_for_the_desired_task_can_keep_it(role, known):
+    """A probe leaves the trunk alone; on random weights there is nothing that it leaves."""
+    runs = [made_run(role=role, examples=100, seed=s, desired_drop=0.0) for s in range(3)]
+    assert bool(with_runs(*runs).strongest("gender", 100, role, most_desired_drop=0.02)) == known
+
+
 def test_what_is_owed_to_the_choice_is_taken_off():
     lucky = tuple(dataclasses.replace(run, optimism=0.05) for run in UNDEFENDED)
     half = recovery(with_runs(*lucky), "gender", "undefended", share=0.5)

@@ -3,9 +3,11 @@
 import dataclasses
 
 import pytest
-from made_reports import made_labels, made_probabilities, made_report, made_run, predicted_report
+from made_reports import ROLES, made_labels, made_probabilities, made_report, made_run, predicted_report
 
+from hf_selfdestruct.card import render
 from hf_selfdestruct.comparison import difference
+from hf_selfdestruct.details import CardDetails
 from hf_selfdestruct.recovery import recovery, regret
 from hf_selfdestruct.tables import comparison_table, control_rows, report_table
 
@@ -51,6 +53,14 @@ def test_cost_table_shows_recovery_and_regret():
         kept = "0.550" if role == "hardened" else "not measured"
         assert cells(text, ("Cost to recover", role)) == [*recovery(report, "gender", role).cells(), kept]
     assert f"20: {regret(report, 'gender')[20]}" in " ".join(text.split())
+
+
+def test_what_is_to_be_recovered_is_named_rightly():
+    """Without an undefended model it is what the base gives."""
+    for roles, whole in ((ROLES, "undefended"), (("base", "hardened", "scratch"), "base")):
+        report = made_report(roles=roles)
+        assert f"90 % of what the {whole} model gives" in " ".join(report_table(report, 140).split())
+        assert f"90 % of what the {whole} model gives" in render(report, CardDetails())
 
 
 def test_references_stand_in_the_caption():

@@ -45,7 +45,7 @@ class Features:
 
 
 def features_of(target: Target, data: AttackData, seed: int, tamper: Tamper | None = None) -> Features:
-    """Encode the splits, or recall them: frozen features depend on the seed only where the weights do.
+    """Encode the splits, or recall them: features depend on the seed only where the weights or the tamper do.
 
     Args:
         target: The model.
@@ -54,7 +54,8 @@ def features_of(target: Target, data: AttackData, seed: int, tamper: Tamper | No
         tamper: What is done to the weights first.
     """
     weights = (target.folder, target.random, target.identity()["sha256"])
-    key = ("features", *weights, seed if target.random else 0, str(tamper.config()) if tamper else "")
+    drawn = (seed if target.random or tamper else 0, str(tamper.config()) if tamper else "")
+    key = ("features", *weights, *drawn)
     found = data.memory.pop(key, None) or _encode(target, data, seed, tamper)
     data.memory[key] = found  # the last used stands last
     for old in [k for k in data.memory if k[0] == "features"][:-MOST_KEPT]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import itertools
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from .suite import AttackSuite
 
 PACKAGES = ("hf-selfdestruct", "torch", "transformers", "datasets", "scikit-learn", "optuna", "peft")
-JUDGE = 2  # raised when what attacks compute changes: runs on record under another number are not taken over
+JUDGE = 3  # raised when what attacks compute changes: runs on record under another number are not taken over
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +157,8 @@ class Job:
     def _study(self, task: BlockedTask, attack: Attack, examples: int, target: Target) -> str:
         """A name that changes with the data, the model and the judge, and with nothing else."""
         holds = target.sibling and attack.outside
-        known = {"sibling": Target("undefended", target.sibling).identity()["sha256"]} if holds else {}
-        # A model on the Hub has no files here to be hashed; its name must do.
-        weights = (target.identity()["sha256"] or target.folder) if target.folder else ""
+        known = {"sibling": _weights(Target("undefended", target.sibling))} if holds else {}
+        weights = _weights(target) if target.folder else ""
         desired = _digest(self.desired) if self.desired else ""
         rules = [self.suite.limit, self.suite.select_on_test, sorted(self.metrics)]
         content = [task.fingerprints(), weights, desired, rules, known]
@@ -166,9 +166,19 @@ class Job:
         return f"v{JUDGE}/{task.name}/{attack.name}/{examples}/{target.role}/{digest}"
 
 
+def _weights(target: Target) -> str:
+    """A model on the Hub has no files here to be hashed; its name must do."""
+    return str(target.identity()["sha256"] or target.folder)
+
+
+@functools.lru_cache(maxsize=4)  # asked for at every search
 def _digest(desired: DesiredData) -> str:
-    content = [[split.labels.tolist(), split.features] for split in (desired.train, desired.test)]
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for split in (desired.train, desired.test):
+        digest.update(split.labels.tobytes())
+        for row in split.features:
+            digest.update(repr(row).encode())
+    return digest.hexdigest()[:16]
 
 
 def _facts(task: BlockedTask, data: AttackData) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..metrics import scores
+from ..metrics import macro_auc, scores
 from ..runs import rounded
 from .base import Attack, Outcome
 from .data import AttackData
@@ -106,7 +106,9 @@ class HeadOnly(Attack):
             probes[cell] = fitted(make_pipeline(StandardScaler(), made), train, labels)
             selections[cell] = rounded(spread(probes[cell], features.cells["selection"][cell], data.num_labels))
         hits = np.stack([selections[cell].argmax(axis=1) == data.selection.labels for cell in cells])
-        best = cells[int(hits.mean(axis=1).argmax())]
+        right = hits.sum(axis=1)
+        tied = [cell for cell, hit in zip(cells, right, strict=True) if hit == right.max()]
+        best = max(tied, key=lambda cell: macro_auc(data.selection.labels, selections[cell]))
         test = rounded(spread(probes[best], features.cells["test"][best], data.num_labels))
         found = scores(data.selection.labels, selections[best], data.metrics)
         return Outcome(

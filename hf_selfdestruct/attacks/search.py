@@ -129,12 +129,9 @@ class Search:
         tried = [one(settings, first, None) for settings in kept]
         best = max(tried, key=lambda record: _merit(record.run))
         repeated = [one(best.run.settings, seed, None) for seed in self.seeds[1:]]
-        luck = optimism([r.hits for r in (*tried, *given_up) if r.hits is not None])
-        runs = [record.run for record in (*tried, *repeated)]
-        chosen = [
-            dataclasses.replace(r, chosen=True, optimism=luck) if r.settings == best.run.settings else r for r in runs
-        ]
-        return [*chosen, *(record.run for record in given_up)]
+        # At the first seed the best of all settings was taken, at the others of one setting's looks.
+        runs = [_chosen(r, (*tried, *given_up)) if r is best else r.run for r in tried]
+        return [*runs, *(_chosen(r, (r,)) for r in repeated), *(r.run for r in given_up)]
 
     def _run(self, settings: dict[str, Any], seed: int, until: int | None) -> Record:
         """One run; a diverged one is recorded as failed, never as resisted."""
@@ -200,13 +197,15 @@ def optimism(hits: Sequence[np.ndarray]) -> float:
     return float(max(0.0, table.mean(axis=1).max() - estimate))
 
 
-def _merit(run: AttackRun) -> tuple[float, float]:
-    """Accuracy, then AUC: early on a resisting model gives every setting the commonest label's accuracy.
+def _chosen(record: Record, among: Sequence[Record]) -> AttackRun:
+    """A run marked as chosen, with what it owes to having been the best among several."""
+    luck = optimism([r.hits for r in among if r.hits is not None])
+    return dataclasses.replace(record.run, chosen=True, optimism=luck)
 
-    What still equals goes by the order in the space, the likelier first. The loss would not do: it prefers a run
-    that has learned nothing to one that is often right and too sure.
-    """
-    return (run.selection.accuracy, run.selection.auc) if run.selection else (-1.0, -1.0)
+
+def _merit(run: AttackRun) -> tuple[float, float]:
+    """What still equals goes by the order in the space, the likelier first."""
+    return run.selection.merit if run.selection else (-1.0, -1.0)
 
 
 def _key(settings: dict[str, Any], seed: int, until: int | None) -> str:

@@ -69,12 +69,13 @@ class AttackSuite:
             has: What attacks may need, see :attr:`Attack.needs`.
         """
         fitting = [(entry.attack.fitting(has), entry.examples) for entry in self.entries]
-        return [
-            (attack, n)
+        planned = {
+            (attack.name, min(n or available, available)): attack
             for attack, budgets in fitting
             if attack is not None
-            for n in dict.fromkeys(min(n or available, available) for n in budgets)
-        ]
+            for n in budgets
+        }
+        return [(attack, n) for (_, n), attack in planned.items()]
 
     def repeats(self, examples: int) -> tuple[int, ...]:
         """Attack seeds at a number of examples."""

@@ -32,16 +32,18 @@ class _Best:
 
     hits: list[np.ndarray]
     curve: list[tuple[float, float]]
+    merit: tuple[float, float] = (-1.0, -1.0)
     probabilities: np.ndarray | None = None
     state: dict[str, Tensor] | None = None
 
     def look(self, model: PreTrainedModel, data: AttackData, step: int) -> None:
         found = predictions(model, data, data.selection)
-        hits = found.argmax(axis=1) == data.selection.labels
         if not np.isfinite(found).all():
             raise FloatingPointError(f"the attacked model's outputs are not finite at step {step}")
-        if self.state is None or hits.mean() > max(row.mean() for row in self.hits):
-            self.probabilities = found
+        hits = found.argmax(axis=1) == data.selection.labels
+        merit = scores(data.selection.labels, found).merit
+        if merit > self.merit:
+            self.merit, self.probabilities = merit, found
             self.state = {name: value.clone() for name, value in model.state_dict().items()}
         self.hits.append(hits)
         self.curve.append((float(step), float(hits.mean())))

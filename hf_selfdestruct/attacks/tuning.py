@@ -203,4 +203,9 @@ def _freeze(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def _linear(trunk: nn.Module) -> list[str]:
-    return [name for name, module in trunk.named_modules() if isinstance(module, nn.Linear | nn.Conv2d | Conv1D)]
+    return [
+        name
+        for name, module in trunk.named_modules()
+        # Adapters of this rank do not fit the groups of a depthwise convolution.
+        if isinstance(module, nn.Linear | nn.Conv2d | Conv1D) and getattr(module, "groups", 1) == 1
+    ]

@@ -24,7 +24,7 @@ Crash = torch.OutOfMemoryError
 
 
 class Counting(Attack):
-    """Reaches, for each setting, the selection score or scores given for it, or raises the error given for it."""
+    """Reaches, for each setting, the selection score, scores or outcome given for it, or raises that error."""
 
     def __init__(self, space, *, test=None, dies_at=None, name="counting"):
         self.given, self.test, self.dies_at, self.name = space, test or {}, dies_at, name
@@ -43,6 +43,8 @@ class Counting(Attack):
             raise reached
         if isinstance(reached, Scores):
             return Outcome(reached, reached, steps=7)
+        if isinstance(reached, Outcome):
+            return reached
         reached += seed % 100 / 100
         test = self.test.get(choice, reached / 2)
         return Outcome(Scores(reached, reached, reached, 0.5), Scores(test, test, test, 0.5), steps=7)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from planted import image_task, seeing
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from toy_models import tiny_model
 from transformers import default_data_collator
 
@@ -14,7 +18,9 @@ from hf_selfdestruct.attacks import AttackData, AttackSuite, Entry, FullFineTuni
 from hf_selfdestruct.attacks.features import features_of
 from hf_selfdestruct.attacks.probes import CLASSIFIERS
 from hf_selfdestruct.attacks.references import RawInput, raw_input
-from hf_selfdestruct.attacks.tamper import Rescale
+from hf_selfdestruct.attacks.tamper import Recalibrate, Rescale
+from hf_selfdestruct.metrics import scores
+from hf_selfdestruct.runs import rounded
 from hf_selfdestruct.tasks import BlockedTask
 
 STRENGTHS = {"neighbours": 5, "boosted trees": 30}
@@ -197,3 +203,34 @@ def test_references_stand_in_the_report(folder, task_of, collate):
         assert {r.seed for r in again}.isdisjoint(r.seed for r in scratch)
         assert all(r.settings == scratch[0].settings for r in again)
     assert report.budgets("toy") == [10, 42]
+
+
+def test_of_cells_of_one_accuracy_the_one_that_ranks_best_is_probed(target, noise):
+    """Hardly regularised at all, no probe of noise rests on more than the commonest label."""
+    rows = noise.train.labels
+    features, wanted = features_of(target, noise, 0), {}
+    for cell in features.usable():
+        made = make_pipeline(StandardScaler(), CLASSIFIERS["linear"](1e-4, len(rows)))
+        made.fit(features.cells["train"][cell].astype(np.float64), rows)
+        wanted[cell] = scores(noise.selection.labels, rounded(made.predict_proba(features.cells["selection"][cell])))
+    assert len({found.accuracy for found in wanted.values()}) == 1
+    found = probe(target, noise, strengths=(1e-4,))
+    best = max(wanted, key=lambda cell: wanted[cell].auc)
+    assert best != next(iter(wanted))
+    assert (found.found["layer"], found.found["pooling"]) == best
+    assert found.selection.auc == pytest.approx(wanted[best].auc)
+
+
+def test_a_tamper_is_of_its_own_seed_whichever_seed_came_first(pictures, tmp_path):
+    """Batch statistics are taken again from rows in an order that the seed decides."""
+    tiny_model("resnet", num_labels=2).save_pretrained(tmp_path)
+    target = Target("hardened", str(tmp_path))
+
+    def second(*, first):
+        data = dataclasses.replace(pictures, memory={})
+        for seed in first:
+            features_of(target, data, seed, Recalibrate())
+        return features_of(target, data, 1, Recalibrate()).cells["test"]
+
+    alone, after = second(first=()), second(first=(0,))
+    assert all(np.array_equal(alone[cell], after[cell]) for cell in alone)

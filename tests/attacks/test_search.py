@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from ledger_attacks import Counting, Crash
 
+from hf_selfdestruct.attacks.base import Outcome
 from hf_selfdestruct.attacks.ledger import Ledger
 from hf_selfdestruct.attacks.search import Search, optimism
 from hf_selfdestruct.attacks.tuning import FullFineTuning
-from hf_selfdestruct.runs import Scores
+from hf_selfdestruct.runs import Scores, summarise
 
 
 def run_search(attack, target, data, ledger, **options):
@@ -210,6 +211,20 @@ def test_rung_is_the_beginning_of_the_whole_run(target, readable):
     assert np.array_equal(whole.hits[:1], short.hits)
 
 
+def test_of_looks_of_one_accuracy_the_one_that_ranks_best_counts(target, noise):
+    """At a rate that hardly moves the model, every look labels the rows alike; the twin stops at each."""
+    common = {"learning_rates": (1e-7,), "schedule": "constant", "warmup": 0.0}
+
+    def outcome(steps, looks):
+        attack = FullFineTuning(steps=(steps,), looks=looks, **common)
+        return attack.run(target, noise, examples=60, seed=0, settings=attack.space()[0])
+
+    merits = [outcome(steps, 1).selection.merit for steps in (4, 8, 12)]
+    assert len({accuracy for accuracy, _ in merits}) == 1
+    assert merits[0] < max(merits)
+    assert outcome(12, 3).selection.merit == max(merits)
+
+
 # Optimism
 
 
@@ -232,3 +247,20 @@ def test_one_setting_has_no_optimism_and_a_clear_winner_little():
     assert optimism([]) == 0.0
     clear = np.concatenate([generator.random((1, 300)) < 0.9, generator.random((9, 300)) < 0.5])
     assert optimism([clear]) < 0.01
+
+
+def test_seeds_that_were_not_searched_owe_nothing_to_the_search(target, readable):
+    """The first seed's is the best of four settings, each later one's the best of its own two looks."""
+    generator = np.random.default_rng(0)
+    seen = {name: generator.random((2, 100)) < 0.6 for name in "abcd"}
+    outcomes = {
+        name: Outcome(*[Scores(hits.mean(axis=1).max(), 0.5, 0.5, 0.5)] * 2, steps=1, hits=hits)
+        for name, hits in seen.items()
+    }
+    runs = run_search(Counting(outcomes), target, readable, Ledger())
+    first, *later = [run for run in runs if run.chosen]
+    assert first.optimism == optimism([*seen.values()]) > 0
+    assert {run.optimism for run in later} == {optimism([seen[first.settings["choice"]]])}
+    assert later[0].optimism < first.optimism
+    left = first.selection.accuracy - (first.optimism + 2 * later[0].optimism) / 3
+    assert summarise([first, *later]).selection == pytest.approx(left)

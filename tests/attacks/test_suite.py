@@ -11,15 +11,16 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+from conftest import COLUMNS, collate
 from ledger_attacks import Counting
 from transformers import BertConfig
 
 from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning, HeadOnly, Target, named_suite
+from hf_selfdestruct.attacks.job import Job
+from hf_selfdestruct.attacks.sibling import Merging
 from hf_selfdestruct.attacks.suites import SUITES
 from hf_selfdestruct.comparison import difference
 from hf_selfdestruct.report import AttackReport
-
-COLUMNS = ("input_ids", "attention_mask")
 
 
 @pytest.fixture
@@ -107,6 +108,13 @@ def test_plan_of_a_shipped_suite_counts_its_runs(name):
         assert len(suite.repeats(examples)) >= (10 if examples <= 20 and name != "smoke" else 3)
 
 
+@pytest.mark.parametrize("rows", [60, 100, 300, 400, 1000])
+@pytest.mark.parametrize("name", SUITES)
+def test_few_rows_make_no_attack_stand_twice(name, rows):
+    planned = [(attack.name, examples) for attack, examples in named_suite(name).plan(rows)]
+    assert len(set(planned)) == len(planned)
+
+
 def test_unknown_suite_is_refused_by_name():
     with pytest.raises(ValueError, match=r"smoke.*'huge'"):
         named_suite("huge")
@@ -184,6 +192,18 @@ def test_changed_data_model_or_rules_are_run_anew(targets, task_of, attacked, st
     assert calls(limit=5) == everything
     other = Target("hardened", save_model(tmp_path / "other", seed=5))
     assert calls(targets=[targets[0], other, targets[2]]) == {"hardened": 2}, "the references are shared"
+
+
+def test_siblings_on_the_hub_are_told_apart_by_name(folder, task_of):
+    """There is no file of theirs here to be hashed."""
+
+    def study(sibling):
+        job = Job(
+            suite_of(Merging()), [Target("hardened", folder, sibling=sibling)], [task_of(rows=40)], COLUMNS, collate
+        )
+        return [search.study for search in job.searches(job.data()) if search.target.role == "hardened"]
+
+    assert study("someone/one") == study("someone/one") != study("someone/other")
 
 
 def test_scratch_of_another_architecture_is_run_anew(folder, task_of, attacked, storage, tmp_path):

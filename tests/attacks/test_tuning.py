@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from transformers import ConvNextConfig, ConvNextForImageClassification
 
 from hf_selfdestruct.attacks.optimizers import OPTIMIZERS, SignSGD
 from hf_selfdestruct.attacks.tamper import NotApplicable, Prune, ReinitialiseLast
@@ -119,3 +120,13 @@ def test_faster_embeddings_that_are_not_there(target, readable):
         outcome(target, readable, trainable="head", embedding_factor=10.0)
     with pytest.raises(ValueError, match="embedding_factor must be positive; got -1"):
         Tuning("x", embedding_factor=-1)
+
+
+def test_adapters_pass_depthwise_convolutions_by():
+    """Their groups have no room for a rank; a model with nothing else takes no adapters."""
+    config = ConvNextConfig(hidden_sizes=[8, 8], depths=[1, 1], num_stages=2, num_labels=2)
+    model = ConvNextForImageClassification(config)
+    prepare(model, "lora", rank=4)
+    adapted = {name.split(".lora_")[0] for name, p in model.named_parameters() if "lora_" in name and p.requires_grad}
+    assert any("pwconv" in name for name in adapted)
+    assert not [name for name in adapted if "dwconv" in name]
