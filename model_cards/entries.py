@@ -24,9 +24,9 @@ LEDGER = Path(__file__).parent / "lab" / "entries.db"
 
 
 def main(config_file: str, models: str, suite: str, attacks: str, out: str, *overrides: str) -> None:
-    """Attack and save what was found; several models or attacks are told apart by commas."""
+    """Attack and save what was found; models are told apart by commas, attacks by semicolons."""
     known = {entry.attack.name: entry.attack for entry in named_suite(suite).entries}
-    entries = tuple(Entry(known[name], (None,)) for name in attacks.split(","))
+    entries = tuple(Entry(known[name], (None,)) for name in attacks.split(";"))
     part = AttackSuite(f"part of {suite}", 1, entries, more=None, null=False)
     attack(load_config(config_file, overrides), models, part).save(out)
 
