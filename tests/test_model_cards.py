@@ -130,6 +130,14 @@ def test_readme_says_what_longer_fine_tuning_gave():
     for role in ("hardened", "scratch"):
         seeds = [f"{run.test.accuracy:.3f}" for run in longer.strongest_runs("gender", 939, role)]
         assert f"| {', '.join(seeds)} |" in (lab.parent / "README.md").read_text()
+    swapped = AttackReport.load(lab / "wikibios-profession-longer.json")
+    best = swapped.strongest("profession", 939, "hardened")
+    assert f"After 640 steps (as in `adaptive`) it is at {best.mean:.3f} ± {best.deviation:.3f}" in readme()
+    seeds = [f"{run.test.accuracy:.3f}" for run in swapped.strongest_runs("profession", 939, "hardened")]
+    assert f"| {', '.join(seeds)} |" in (lab.parent / "README.md").read_text()
+    probes = report_of("wikibios-roles-swapped").strongest("profession", 939, "hardened")
+    assert "probes" in probes.attack
+    assert best.mean < probes.mean
 
 
 def test_genders_are_even_within_profession_and_source():
