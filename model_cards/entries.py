@@ -26,7 +26,10 @@ LEDGER = Path(__file__).parent / "lab" / "entries.db"
 def main(config_file: str, models: str, suite: str, attacks: str, out: str, *overrides: str) -> None:
     """Attack and save what was found; models are told apart by commas, attacks by semicolons."""
     known = {entry.attack.name: entry.attack for entry in named_suite(suite).entries}
-    entries = tuple(Entry(known[name], (None,)) for name in attacks.split(";"))
+    names = attacks.split(";")
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"suite {suite} has no attack {unknown[0]!r}; it has: {'; '.join(known)}.")
+    entries = tuple(Entry(known[name], (None,)) for name in names)
     part = AttackSuite(f"part of {suite}", 1, entries, more=None, null=False)
     attack(load_config(config_file, overrides), models, part).save(out)
 

@@ -131,9 +131,11 @@ def test_readme_says_what_longer_fine_tuning_gave():
         seeds = [f"{run.test.accuracy:.3f}" for run in longer.strongest_runs("gender", 939, role)]
         assert f"| {', '.join(seeds)} |" in (lab.parent / "README.md").read_text()
     general = AttackReport.load(lab / "wikibios-general-longer.json")
-    first, second = (f"{general.strongest('gender', 939, role).mean:.3f}" for role in ("hardened", "scratch"))
+    found = [general.strongest("gender", 939, role) for role in ("hardened", "scratch")]
+    first, second = (f"{one.mean:.3f}" for one in found)
     assert f"get {first} from the model and {second} from scratch ({difference(general, 'gender', 939)};" in readme()
-    assert f"| {first} | {second} |" in (lab.parent / "README.md").read_text()
+    told = " | ".join(f"{one.mean:.3f} (AUC {one.auc:.3f})" for one in found)
+    assert f"| {told} |" in (lab.parent / "README.md").read_text()
     swapped = AttackReport.load(lab / "wikibios-profession-longer.json")
     best = swapped.strongest("profession", 939, "hardened")
     assert f"After 640 steps (as in `adaptive`) it is at {best.mean:.3f} ± {best.deviation:.3f}" in readme()
