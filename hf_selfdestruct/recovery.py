@@ -66,8 +66,7 @@ def recovery(report: AttackReport, task: str, role: str, *, share: float = 0.9) 
         The cost; ``None`` without a reference, or where the reference itself gains nothing.
     """
     budgets = report.budgets(task)
-    whole = reference(report)
-    best = report.strongest(task, budgets[-1], whole) if whole and budgets else None
+    best = report.strongest(task, budgets[-1], reference(report)) if budgets else None
     chance = report.tasks[task]["majority"]
     if best is None or best.mean <= chance:
         return None
@@ -87,9 +86,9 @@ def recovery(report: AttackReport, task: str, role: str, *, share: float = 0.9) 
     )
 
 
-def reference(report: AttackReport) -> str | None:
-    """The role whose gain is to be recovered: the undefended model, else the base."""
-    return next((role for role in ("undefended", "base") if role in report.models), None)
+def reference(report: AttackReport) -> str:
+    """The role whose gain is to be recovered: the undefended model, or the base where only that was attacked."""
+    return "base" if "base" in report.models and "undefended" not in report.models else "undefended"
 
 
 def looks(report: AttackReport, task: str, examples: int, role: str) -> Iterator[tuple[float, int, float]]:

@@ -162,7 +162,7 @@ def _cost(report: AttackReport, task: str, role: str) -> list[str]:
 def _cost_table(report: AttackReport, task: str) -> Table:
     lost = f"≤ {DESIRED_DROP:.2f} desired lost"
     table = _by_model(
-        f"Cost to recover 90 % of what the {reference(report) or 'undefended'} model gives; "
+        f"Cost to recover 90 % of what the {reference(report)} model gives; "
         "strongest attack that keeps the desired task",
         ("examples", "steps", "FLOPs", lost),
         cost_rows(report, task),
@@ -174,8 +174,7 @@ def _cost_table(report: AttackReport, task: str) -> Table:
 
 def _control_table(report: AttackReport, task: str) -> Table:
     return _by_model(
-        f"Benign fine-tuning, and what it costs to reach 90 % of what the {reference(report) or 'undefended'} model "
-        "gains",
+        f"Benign fine-tuning, and what it costs to reach 90 % of what the {reference(report)} model gains",
         ("accuracy", "− undefended", "steps", "FLOPs"),
         control_rows(report, task),
     )

@@ -54,8 +54,7 @@ def features_of(target: Target, data: AttackData, seed: int, tamper: Tamper | No
         tamper: What is done to the weights first.
     """
     weights = (target.folder, target.random, target.identity()["sha256"])
-    drawn = (seed if target.random or tamper else 0, str(tamper.config()) if tamper else "")
-    key = ("features", *weights, *drawn)
+    key = ("features", *weights, seed if target.random or tamper else 0, str(tamper.config()) if tamper else "")
     found = data.memory.pop(key, None) or _encode(target, data, seed, tamper)
     data.memory[key] = found  # the last used stands last
     for old in [k for k in data.memory if k[0] == "features"][:-MOST_KEPT]:

@@ -68,14 +68,13 @@ class AttackSuite:
             available: Training rows the attacker has; larger budgets are cut to it.
             has: What attacks may need, see :attr:`Attack.needs`.
         """
-        fitting = [(entry.attack.fitting(has), entry.examples) for entry in self.entries]
-        planned = {
-            (attack.name, min(n or available, available)): attack
-            for attack, budgets in fitting
-            if attack is not None
-            for n in budgets
-        }
-        return [(attack, n) for (_, n), attack in planned.items()]
+        planned: list[tuple[Attack, int]] = []
+        for entry in self.entries:
+            attack = entry.attack.fitting(has)
+            for n in (min(n or available, available) for n in entry.examples if attack):
+                if attack and (attack, n) not in planned:
+                    planned.append((attack, n))
+        return planned
 
     def repeats(self, examples: int) -> tuple[int, ...]:
         """Attack seeds at a number of examples."""

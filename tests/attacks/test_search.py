@@ -58,11 +58,11 @@ def test_first_of_equals_is_chosen(target, readable):
 
 def at_chance(**aucs):
     """All settings predict the commonest label; whoever has learned something ranks better, and may lose more."""
-    return {name: Scores(0.5, auc, 0.5, loss=auc) for name, auc in aucs.items()}
+    return {name: Outcome(*[Scores(0.5, auc, 0.5, loss=auc)] * 2, steps=7) for name, auc in aucs.items()}
 
 
 def test_settings_of_one_accuracy_are_told_apart_by_auc(target, readable):
-    space = at_chance(a=0.5, b=0.56, c=0.54) | {"wrong": Scores(0.4, 0.9, 0.4, 0.1)}
+    space = at_chance(a=0.5, b=0.56, c=0.54) | {"wrong": Outcome(*[Scores(0.4, 0.9, 0.4, 0.1)] * 2, steps=7)}
     runs = run_search(Counting(space), target, readable, Ledger())
     assert {r.settings["choice"] for r in runs if r.chosen} == {"b"}
 

@@ -108,6 +108,13 @@ def test_plan_of_a_shipped_suite_counts_its_runs(name):
         assert len(suite.repeats(examples)) >= (10 if examples <= 20 and name != "smoke" else 3)
 
 
+def test_equal_attacks_are_planned_once_and_others_of_the_same_name_all():
+    one, other = HeadOnly(strengths=(1.0,)), HeadOnly(strengths=(0.1,))
+    suite = AttackSuite("mine", 1, (Entry(one, (20,)), Entry(other, (20,)), Entry(one, (None,))))
+    assert suite.plan(20) == [(one, 20), (other, 20)]
+    assert suite.plan(50) == [(one, 20), (other, 20), (one, 50)]
+
+
 @pytest.mark.parametrize("rows", [60, 100, 300, 400, 1000])
 @pytest.mark.parametrize("name", SUITES)
 def test_few_rows_make_no_attack_stand_twice(name, rows):
