@@ -25,6 +25,9 @@ $(need_python)
 @touch $@
 endef
 
+# $(call pytest,environment): a process and a thread for each core.
+pytest = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n auto --dist worksteal $(ARGS)
+
 help:  ## show this help
 	@echo "make TARGET [PYTHON=python3.11] [ARGS='...'] [PIP_ARGS='...']"
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1 | \2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s%s\n", $$1, $$2}'
@@ -34,10 +37,10 @@ demo: $(VENV)/.stamp  ## train, attack and report on a small model (ARGS go to `
 	$(VENV)/bin/hf-selfdestruct demo $(ARGS)
 
 test: lint browser  ## lint, then all tests with the tested versions (ARGS go to pytest)
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(call pytest,$(VENV))
 
 test-lowest: $(VENV_LOWEST)/.stamp browser  ## all tests with the lowest supported versions (ARGS go to pytest)
-	$(VENV_LOWEST)/bin/python -m pytest $(ARGS)
+	$(call pytest,$(VENV_LOWEST))
 
 # Cards are looked at in it.
 browser:

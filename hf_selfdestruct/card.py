@@ -25,9 +25,9 @@ CLOSED_FORMS = {  # what was done to a model before it was trained, and what tha
     "merge_words": "Words that tell a blocked task were made one with others until no group told more than {} standard "
     "errors: the model cannot tell them apart.",
     "merge_groups": "Merged words ended in {} groups at most.",
-    "erase_directions": "{} directions of each blocked task were erased from the input embeddings.",
-    "keep_directions": "The input embeddings were reduced to {} directions that tell the desired task: what other "
-    "tasks need of the words is gone too.",
+    "erase_directions": "At most {} directions of each blocked task were erased from the input embeddings.",
+    "keep_directions": "The input embeddings were reduced to at most {} directions that tell the desired task: what "
+    "other tasks need of the words is gone too.",
     "keeping_erases": "The original that the model was kept by had the blocked tasks erased from its hidden states.",
 }
 CONSIDERATIONS = {  # after the framework that details.py names

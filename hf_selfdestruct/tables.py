@@ -88,8 +88,8 @@ def _task_table(report: AttackReport, task: str) -> Table:
     table = Table(
         title=f"{kind} {task!r}: test accuracy after attack (suite {report.suite['name']} "
         f"v{report.suite['version']}; {wish})",
-        caption=f"mean ± standard deviation over {fewest} seeds or more; commonest label {facts['majority']:.3f}"
-        + "".join(f"; {text}" for text in reference_lines(report, task)),
+        caption=f"mean ± standard deviation over attack seeds (at least {fewest}); commonest label "
+        f"{facts['majority']:.3f}" + "".join(f"; {text}" for text in reference_lines(report, task)),
     )
     table.add_column("attack")
     for name in ("examples", *report.roles()):
