@@ -108,10 +108,10 @@ def test_readme_says_what_a_model_with_one_purpose_gave():
     told = f"{lab['wikibios_roles_swapped', alone, 0]:.3f} (professions; {probes['hardened']:.3f} with the MLAC loop)"
     first, second, third = (f"{score:.3f}" for score in seeds)
     assert f"{told} and {lab['wikibios', alone, 0]:.3f} (gender; {first}, {second} and {third} with it" in readme()
-    loop = [f"{lab['wikibios', f'MLAC loop alone, K = {steps}', 0]:.3f}" for steps in (4, 16)]
+    loop = [f"{lab['wikibios', f'MLAC loop alone, K = {steps}', 0]:.3f}" for steps in (0, 4, 16)]
     without = {s.role: s.mean for s in report.summaries("gender") if (s.attack, s.examples) == ("layer probe", 939)}
-    told = f"leaves the probe at {loop[0]}, with K = 16 at {loop[1]} (base {without['base']:.3f}, undefended"
-    assert f"{told} {without['undefended']:.3f})" in readme()
+    told = f"leaves the probe at {loop[0]}, {loop[1]} and {loop[2]} (K = 0, 4 and 16; base {without['base']:.3f}"
+    assert f"{told}, undefended {without['undefended']:.3f})" in readme()
     tuned = {s.role: s.mean for s in swapped if s.attack == "full fine-tuning, searched"}
     assert [tuned["hardened"], tuned["scratch"]] == pytest.approx([0.312] * 2, abs=5e-4)  # the commonest label
     assert f"the base gives it {tuned['base']:.3f}" in readme()
