@@ -1,5 +1,6 @@
 """Committed cards are what their reports render, and the README's table is what the report says."""
 
+import itertools
 import json
 import runpy
 import statistics
@@ -127,15 +128,13 @@ def test_readme_says_what_longer_fine_tuning_gave():
     assert f"(hardened − scratch {difference(longer, 'gender', 939)})" in readme()
     reached = [f"{long.strongest('gender', 939, role).mean:.3f}" for role in ("hardened", "scratch")]
     assert f"reach {' and '.join(reached)} ({difference(long, 'gender', 939)}; reports" in readme()
-    for role in ("hardened", "scratch"):
-        seeds = [f"{run.test.accuracy:.3f}" for run in longer.strongest_runs("gender", 939, role)]
-        assert f"| {', '.join(seeds)} |" in (lab.parent / "README.md").read_text()
     general = AttackReport.load(lab / "wikibios-general-longer.json")
+    for report, role in itertools.product((longer, general), ("hardened", "scratch")):
+        seeds = [f"{run.test.accuracy:.3f}" for run in report.strongest_runs("gender", 939, role)]
+        assert f"| {', '.join(seeds)} |" in (lab.parent / "README.md").read_text()
     found = [general.strongest("gender", 939, role) for role in ("hardened", "scratch")]
-    first, second = (f"{one.mean:.3f}" for one in found)
+    first, second = (f"{one.mean:.3f} ± {one.deviation:.3f}" for one in found)
     assert f"get {first} from the model and {second} from scratch ({difference(general, 'gender', 939)};" in readme()
-    told = " | ".join(f"{one.mean:.3f} (AUC {one.auc:.3f})" for one in found)
-    assert f"| {told} |" in (lab.parent / "README.md").read_text()
     swapped = AttackReport.load(lab / "wikibios-profession-longer.json")
     best = swapped.strongest("profession", 939, "hardened")
     assert f"After 640 steps (as in `adaptive`) it is at {best.mean:.3f} ± {best.deviation:.3f}" in readme()
