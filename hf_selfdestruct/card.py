@@ -101,10 +101,17 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         recipe=_flat(report.recipe),
         considerations=_considerations(details),
         seconds=sum(run.seconds for run in report.runs),
+        seeds=_seeds(report),
         NOT_STATED=NOT_STATED,
         NOT_MEASURED=NOT_MEASURED,
     )
     return f"---\n{_metadata(report, details, title)}\n---\n\n{body}"
+
+
+def _seeds(report: AttackReport) -> str:
+    """Over how many attack seeds the means are: the fewest and the most."""
+    counts = [s.seeds for task in report.tasks for s in report.summaries(task) if s.role in report.roles()]
+    return " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else NOT_STATED
 
 
 def headlines(report: AttackReport, task: str) -> list[str]:

@@ -123,6 +123,12 @@ def test_every_number_of_the_result_is_in_the_report():
         assert len(numbers) == 2 * len(ROLES) + 1, "a number nobody asked for"
 
 
+def test_seeds_are_those_that_were_run():
+    assert "over attack seeds (3)." in render(made_report(), DETAILS)
+    more = tuple(made_run(seed=seed) for seed in range(3, 10))
+    assert "over attack seeds (3 to 10)." in render(made_report(extra=more), DETAILS)
+
+
 def test_result_lines_stand_on_the_card():
     report = made_report()
     card = render(report, DETAILS)
