@@ -16,7 +16,7 @@ from .files import read_text
 from .recovery import reference, regret
 from .report import NOT_MEASURED, AttackReport, cell
 from .schema import parse_json
-from .tables import DESIRED_DROP, control_rows, cost_rows, reference_lines
+from .tables import DESIRED_DROP, control_rows, cost_rows, reference_lines, seeds
 
 NOT_STATED = "not stated"
 NOISE = 0.03
@@ -110,7 +110,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
 
 def _seeds(report: AttackReport) -> str:
     """Over how many attack seeds the means are: the fewest and the most."""
-    counts = [s.seeds for task in report.tasks for s in report.summaries(task) if s.role in report.roles()]
+    counts = [count for task in report.tasks for count in seeds(report, task)]
     return " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else NOT_STATED
 
 

@@ -81,7 +81,7 @@ def comparison_table(reports: Sequence[AttackReport], names: Sequence[str], widt
 
 def _task_table(report: AttackReport, task: str) -> Table:
     facts = report.tasks[task]
-    fewest = min((s.seeds for s in report.summaries(task) if s.role in report.roles()), default=0)
+    fewest = min(seeds(report, task), default=0)
     kind, wish = "Blocked task", "lower is better blocked"
     if facts.get("control"):
         kind, wish = "Control task", "higher is better kept"
@@ -104,6 +104,11 @@ def _task_table(report: AttackReport, task: str) -> Table:
         mark = " (outside)" if report.attacks.get(attack, {}).get("outside") else ""
         table.add_row(f"{attack}{mark}", str(examples), *cells)
     return table
+
+
+def seeds(report: AttackReport, task: str) -> list[int]:
+    """Over how many attack seeds each mean of a task is."""
+    return [s.seeds for s in report.summaries(task) if s.role in report.roles()]
 
 
 def reference_lines(report: AttackReport, task: str) -> list[str]:

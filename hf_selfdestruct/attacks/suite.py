@@ -68,13 +68,9 @@ class AttackSuite:
             available: Training rows the attacker has; larger budgets are cut to it.
             has: What attacks may need, see :attr:`Attack.needs`.
         """
-        planned: list[tuple[Attack, int]] = []
-        for entry in self.entries:
-            attack = entry.attack.fitting(has)
-            for n in (min(n or available, available) for n in entry.examples if attack):
-                if attack and (attack, n) not in planned:
-                    planned.append((attack, n))
-        return planned
+        fitting = [(entry.attack.fitting(has), entry.examples) for entry in self.entries]
+        wanted = [(attack, min(n or available, available)) for attack, budgets in fitting if attack for n in budgets]
+        return [one for i, one in enumerate(wanted) if one not in wanted[:i]]
 
     def repeats(self, examples: int) -> tuple[int, ...]:
         """Attack seeds at a number of examples."""
