@@ -45,6 +45,9 @@ class AttackSuite:
         more: What scratch with more data is fine-tuned by; ``None`` leaves that reference out.
         null: Attack scratch again on other random weights, to see what noise alone gives.
 
+    Raises:
+        ValueError: Two different attacks have one name; a report could not tell their runs apart.
+
     Example:
         ```python
         suite = AttackSuite("mine", 1, (Entry(HeadOnly(), (20, None)),), seeds=3)
@@ -60,6 +63,15 @@ class AttackSuite:
     select_on_test: bool = False
     more: Tuning | None = MORE
     null: bool = True
+
+    def __post_init__(self) -> None:
+        attacks: dict[str, Attack] = {}
+        for entry in self.entries:
+            if (known := attacks.setdefault(entry.attack.name, entry.attack)) != entry.attack:
+                raise ValueError(
+                    f"suite {self.name!r}: two different attacks have the name {known.name!r}, {known} and "
+                    f"{entry.attack}; runs are told apart by it, so give one of them another name."
+                )
 
     def plan(self, available: int, has: frozenset[str] = frozenset({"desired", "sibling"})) -> list[tuple[Attack, int]]:
         """What is run on each model: attack and examples.

@@ -108,11 +108,17 @@ def test_plan_of_a_shipped_suite_counts_its_runs(name):
         assert len(suite.repeats(examples)) >= (10 if examples <= 20 and name != "smoke" else 3)
 
 
-def test_equal_attacks_are_planned_once_and_others_of_the_same_name_all():
-    one, other = HeadOnly(strengths=(1.0,)), HeadOnly(strengths=(0.1,))
-    suite = AttackSuite("mine", 1, (Entry(one, (20,)), Entry(other, (20,)), Entry(one, (None,))))
+def test_equal_attacks_are_planned_once():
+    one, other = HeadOnly(strengths=(1.0,)), HeadOnly(strengths=(0.1,), title="weak")
+    suite = AttackSuite("mine", 1, (Entry(one, (20,)), Entry(other, (20,)), Entry(HeadOnly(strengths=(1.0,)), (None,))))
     assert suite.plan(20) == [(one, 20), (other, 20)]
     assert suite.plan(50) == [(one, 20), (other, 20), (one, 50)]
+
+
+def test_two_attacks_of_one_name_are_refused():
+    """Their runs would be merged: a report knows attacks by their names."""
+    with pytest.raises(ValueError, match=r"'mine'.*'head only'.*0\.5.*0\.25.*another name"):
+        suite_of(HeadOnly(strengths=(0.5,), title="x"), HeadOnly(strengths=(0.5,)), HeadOnly(strengths=(0.25,)))
 
 
 @pytest.mark.parametrize("rows", [60, 100, 300, 400, 1000])
