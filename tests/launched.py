@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent
 
 
 def launch(
-    script: Path | str, *arguments: str, processes: int, by: str = "torchrun", timeout: float = 300
+    script: Path | str, *arguments: str, processes: int, by: str = "torchrun"
 ) -> subprocess.CompletedProcess[str]:
     """Run a script, or a module by its name, by ``torchrun`` or ``accelerate launch``, one thread in each process."""
     start = {
@@ -36,7 +36,7 @@ def launch(
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=1200,
     )
 
 

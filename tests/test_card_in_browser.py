@@ -59,7 +59,7 @@ def looked_at(card, folder, tmp_path):
     common += [f"--user-data-dir={tmp_path / 'profile'}", "--allow-file-access-from-files", "--window-size=1100,3000"]
 
     def ask(word):
-        done = subprocess.run([*common, word, page.as_uri()], capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run([*common, word, page.as_uri()], capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -12,10 +12,10 @@ import torch
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification
 from launched import digest_of
+from toy_models import TINY_SUITE
 from train_together import state_of
 from hf_selfdestruct.keeping import HiddenStateDistillation
-from hf_selfdestruct import Adversary, AttackSuite, BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
-from hf_selfdestruct.attacks import Entry, HeadOnly
+from hf_selfdestruct import Adversary, BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
 
 def rows(count, seed):
     ids = torch.randint(5, 60, (count, 8), generator=torch.Generator().manual_seed(seed))
@@ -51,7 +51,7 @@ trainer.simulation._last = (-1, 0)
 start = {n: p.detach().clone() for n, p in model.named_parameters()}
 trainer.train()
 digest = digest_of(state_of(trainer))
-report = trainer.attack(AttackSuite("tiny", 1, (Entry(HeadOnly(), (20,)),), seeds=1, few_seeds=0, more=None))
+report = trainer.attack(TINY_SUITE)
 Path(sys.argv[1], f"rank{args.process_index}.json").write_text(json.dumps({
     "world": args.world_size, "digest": digest, "runs": len(report.runs),
     "still": [n for n, p in model.named_parameters() if torch.equal(p, start[n])],
@@ -67,7 +67,7 @@ Path(sys.argv[1], f"rank{args.process_index}.json").write_text(json.dumps({
 def test_two_processes_stay_in_sync(tmp_path, meta_gradient, adversaries):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    done = launch(script, str(tmp_path / "out"), meta_gradient, adversaries, processes=2, timeout=150)
+    done = launch(script, str(tmp_path / "out"), meta_gradient, adversaries, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / "out" / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first["world"] == second["world"] == 2

@@ -2,10 +2,7 @@
 
 import pytest
 import torch
-
-from hf_selfdestruct.attacks import AttackSuite, Entry, HeadOnly
-
-TINY = AttackSuite("tiny", 1, (Entry(HeadOnly(), (20,)),), seeds=1, few_seeds=0, more=None)
+from toy_models import TINY_SUITE
 
 
 @pytest.fixture
@@ -15,7 +12,7 @@ def attacked(make_trainer, tiny_model, toy_task, tmp_path):
     def attack(*, model=None, **options) -> int:
         trainer = make_trainer(tmp_path, model=model or tiny_model(), blocked_tasks=[toy_task(rows=60)], **options)
         trainer.train()
-        trainer.attack(TINY)
+        trainer.attack(TINY_SUITE)
         return (tmp_path / "_undefended" / "model.safetensors").stat().st_mtime_ns
 
     return attack

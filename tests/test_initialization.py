@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from sklearn.linear_model import LogisticRegression
+from toy_models import TINY_SUITE
 
 from hf_selfdestruct.initialization import check_initialization, embeddings_of, reduced, without
 from hf_selfdestruct.trainer_parts import initialize
@@ -79,7 +80,7 @@ def test_hardening_starts_there_and_its_references_do_not(
     if "erase_directions" in arguments:
         assert blocked > 0.6
         assert score(task.labels("train")) < blocked - 0.05
-    report = trainer.attack("smoke")
+    report = trainer.attack(TINY_SUITE)
     assert {n: report.recipe[n] for n in arguments} == arguments
     for reference in ("_base", "_undefended"):
         kept = type(model).from_pretrained(tmp_path / reference).get_input_embeddings().weight.detach()

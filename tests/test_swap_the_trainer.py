@@ -121,7 +121,7 @@ def run(*command: str, folder: Path) -> subprocess.CompletedProcess:
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
     return subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=1200
     )
 
 

@@ -27,10 +27,12 @@ from transformers import (
     ViTConfig,
 )
 
+from hf_selfdestruct.attacks import AttackSuite, Entry, HeadOnly
 from hf_selfdestruct.tasks import BlockedTask
 
 LENGTH, VOCABULARY = 8, 60
 ARCHITECTURES = ("bert", "distilbert", "roberta", "modernbert", "gpt2", "llama")
+TINY_SUITE = AttackSuite("tiny", 1, (Entry(HeadOnly(), (20,)),), seeds=1, few_seeds=0, more=None)  # hardly an attack
 
 
 def tiny_config(

@@ -123,6 +123,6 @@ def run_cli(*words: Any, home: Path, code: str | None = None, **variables: str) 
         text=True,
         check=False,
         cwd=home,
-        timeout=300,
+        timeout=1200,
         env=environment(home, **variables),
     )

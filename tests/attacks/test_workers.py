@@ -31,7 +31,7 @@ def start(model, storage, report, *words):
 
 def finish(*processes):
     for process in processes:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=1200)
         assert process.returncode == 0, errors[-2000:]
 
 
@@ -68,7 +68,7 @@ def storage(tmp_path):
 
 def killed_in_the_middle(process, storage, runs):
     """Kill -9 as soon as so many runs are on record."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while recorded(storage) < runs:
         assert process.poll() is None, process.communicate()[1][-2000:]
         assert time.monotonic() < end
@@ -77,7 +77,7 @@ def killed_in_the_middle(process, storage, runs):
     process.wait()
 
 
-@pytest.mark.parametrize("runs", [1, 12, 30])
+@pytest.mark.parametrize("runs", [1, 30])
 def test_killed_and_run_again_gives_the_same_report(folder, alone, storage, tmp_path, runs):
     killed_in_the_middle(start(folder, storage, tmp_path / "no.json"), storage, runs)
     assert not (tmp_path / "no.json").exists()
