@@ -106,6 +106,26 @@ def trainer_of(
     )
 
 
+def trained(
+    config: HardenConfig,
+    data: DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    kept: DatasetDict | None = None,
+    checkpoint: str | None = None,
+) -> SelfDestructTrainer:
+    """The trainer of a configuration after its training, which goes on from a checkpoint if one is given."""
+    state = TrainerState.load_from_json(str(Path(checkpoint, checkpoints.LAST_FILE))) if checkpoint else None
+    if checkpoint and state and state.global_step >= state.max_steps:  # ended: ``Trainer`` would make one step more
+        best = state.best_model_checkpoint if training_arguments(config).load_best_model_at_end else None
+        trainer = trainer_of(config, data, tokenizer, source=best or checkpoint, kept=kept)
+        trainer.take_up(checkpoint)
+    else:
+        trainer = trainer_of(config, data, tokenizer, kept=kept)
+        trainer.train(resume_from_checkpoint=checkpoint)
+    return trainer
+
+
 def harden(config: HardenConfig) -> AttackReport:
     """Harden, attack and write the folder; after an interruption, call it again and it goes on.
 
@@ -114,18 +134,11 @@ def harden(config: HardenConfig) -> AttackReport:
     """
     check_source(config.data)
     args = training_arguments(config)
-    checkpoint = _checkpoint(args.output_dir or ".")
-    _check_the_same(config, args, begun=checkpoint is not None)
+    checkpoint = begun(args.output_dir or ".")
+    _check_the_same(config, args, goes_on=checkpoint is not None)
     tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
     data, kept = load_data(config, tokenizer), load_kept(config.data, tokenizer)
-    state = TrainerState.load_from_json(str(Path(checkpoint, checkpoints.LAST_FILE))) if checkpoint else None
-    if checkpoint and state and state.global_step >= state.max_steps:  # ended: ``Trainer`` would make one step more
-        best = state.best_model_checkpoint if args.load_best_model_at_end else None
-        trainer = trainer_of(config, data, tokenizer, source=best or checkpoint, kept=kept)
-        trainer.take_up(checkpoint)
-    else:
-        trainer = trainer_of(config, data, tokenizer, kept=kept)
-        trainer.train(resume_from_checkpoint=checkpoint)
+    trainer = trained(config, data, tokenizer, kept=kept, checkpoint=checkpoint)
     return trainer.attack(
         config.suite,
         base=config.model,  # not training's start, whose new head differs by seed: all seeds share one base
@@ -249,7 +262,8 @@ def _alike(target: Target, base: Target, rows: Dataset, collate: Collate) -> dic
     return similarity.to_base(model, base.folder, rows, columns=columns, collate=collate)
 
 
-def _checkpoint(folder: str) -> str | None:
+def begun(folder: str) -> str | None:
+    """The last checkpoint of a training that was begun there, ``None`` where there is none."""
     if not any(Path(folder).glob("checkpoint-*")):
         return None
     checkpoint = checkpoints.last_complete(folder)
@@ -257,7 +271,7 @@ def _checkpoint(folder: str) -> str | None:
     return checkpoint
 
 
-def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *, begun: bool) -> None:
+def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *, goes_on: bool) -> None:
     """Refuse to go on with another configuration's run: the report would name the wrong one."""
     args = copy.copy(args)
     presets.fill(args)
@@ -267,7 +281,7 @@ def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *
     data = {f"data.{name}": value for name, value in asdict(config.data).items()}
     tasks = {"blocked_tasks": [asdict(task) for task in config.blocked_tasks]}
     asked = json.loads(json.dumps({"model": config.model, **data, **tasks, **training}, default=str))
-    if not begun:
+    if not goes_on:
         if PartialState().is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(file, json.dumps(asked, indent=1))

@@ -93,6 +93,20 @@ def test_readme_says_what_is_left_of_general_use():
     assert f"{told}, scratch {kept['scratch']}." in readme()
 
 
+def test_readme_says_what_other_hardening_seeds_gave():
+    lines = map(json.loads, (ROOT / "model_cards" / "lab" / "recipes.jsonl").read_text().splitlines())
+    found = [x for x in lines if (x["setting"], x["variant"]) == ("wikibios_general", "as shipped") and x["seed"]]
+    tuned, probed = (
+        " and ".join(f"{x['attacks'][name]:.3f}" for x in found) for name in ("full fine-tuning", "layer probe")
+    )
+    summaries = report_of("wikibios-general").summaries("gender")
+    (first,) = (s.mean for s in summaries if (s.role, s.attack, s.examples) == ("hardened", "layer probe", 939))
+    told = f"fine-tuning {tuned}, the layer probe {probed} ({first:.3f} above)"
+    kept = [" and ".join(f"{x[name]:.3f}" for x in found) for name in ("desired", "similarity_rank_correlation")]
+    assert f"{told}, professions {kept[0]}, similarities {kept[1]}." in readme()
+    assert f"similarity {kept[1]} |" in (ROOT / "model_cards" / "README.md").read_text()
+
+
 def test_readme_says_what_a_model_with_one_purpose_gave():
     report = report_of("wikibios-gender")
     reached = {role: report.strongest("gender", 939, role).mean for role in report.roles()}
@@ -184,6 +198,11 @@ def test_the_lab_book_has_a_line_for_each_variant_and_runs_none_twice(tmp_path, 
     lab(str(variants))
     assert [json.loads(line) for line in ledger.read_text().splitlines()] == lines
     assert (tmp_path / "variants.md").read_text() == table
+    # Killed after training, before its line was written: no step more is made.
+    ledger.write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
+    lab(str(variants))
+    assert json.loads(ledger.read_text().splitlines()[-1]) == lines[-1]
+    assert {path.read_bytes() for path in tmp_path.glob("lab-runs/*two-steps*/model.safetensors")} == weights
 
 
 def test_the_lab_gives_a_method_that_keeps_general_use_its_texts(tmp_path, monkeypatch):
