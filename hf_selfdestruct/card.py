@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .comparison import difference
 from .details import CardDetails
-from .files import read_text
+from .files import read_text, write_whole
 from .recovery import reference, regret
 from .report import NOT_MEASURED, AttackReport, cell
 from .schema import parse_json
@@ -290,5 +290,5 @@ def render_folder(folder: str | Path) -> Path:
         ValueError: The folder holds no readable report, or a broken ``card.json``.
     """
     card = Path(folder, "README.md")
-    card.write_bytes(card_of(folder).encode())
+    write_whole(card, card_of(folder))
     return card

@@ -49,8 +49,9 @@ def read_text(path: str | Path, most: int) -> str:
 
 
 def write_whole(path: str | Path, text: str) -> None:
-    """Write a text file; a reader, or a kill half-way, never meets half of it."""
+    """Write a text file; a reader, or a kill half-way, never meets half of it, and no link is followed."""
     path = Path(path)
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
+    part.unlink(missing_ok=True)
+    part.write_text(text, encoding="utf-8", newline="")
     os.replace(part, path)

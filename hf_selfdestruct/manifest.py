@@ -102,7 +102,7 @@ def renew_card(folder: str | Path) -> Path:
     if changes := [c for c in _changes(folder) if not c.startswith(("README.md: ", "selfdestruct/card.json: "))]:
         raise ValueError(f"{folder}: no new card beside changed evidence: {'; '.join(changes)}.")
     card = folder / "README.md"
-    card.write_bytes(text.encode())
+    write_whole(card, text)
     write_manifest(folder)
     return card
 
@@ -167,6 +167,8 @@ def _object_in(path: Path) -> dict[str, Any]:
 
 def _listed(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / MANIFEST
+    if path.parent.is_symlink():
+        raise ValueError(f"{path.parent} is a link to another folder; refused.")
     if not path.is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: it is not a hardened folder, or was never attacked.")
     try:

@@ -42,7 +42,10 @@ def staged(folder: str | Path, *, gated: str | None = None, key: str | Path | No
     if found := problems(folder):
         raise ValueError(f"{folder} is not published: {'; '.join(found)}.")
     copy = folder / STAGING
-    shutil.rmtree(copy, ignore_errors=True)  # of a push that was killed
+    if copy.is_symlink():  # a stranger's: what it points to is neither ours to fill nor to publish
+        copy.unlink()
+    elif copy.exists():  # of a push that was killed
+        shutil.rmtree(copy)
     try:
         for name in (*published_files(folder), MANIFEST, *([SIGNATURE] if (folder / SIGNATURE).is_file() else [])):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,8 @@ from toy_project import run_cli
 from hf_selfdestruct.card import render
 from hf_selfdestruct.config import load_config
 from hf_selfdestruct.details import CardDetails
-from hf_selfdestruct.manifest import MANIFEST, problems, write_manifest
+from hf_selfdestruct.hub import planned
+from hf_selfdestruct.manifest import MANIFEST, problems, published_files, renew_card, write_manifest
 from hf_selfdestruct.report import AttackReport
 
 INPUTS = 300  # tried of each kind in every run of the tests
@@ -110,6 +111,44 @@ def test_from_the_command_line_it_is_one_line(folder, tmp_path, command):
     outside("../../x")(folder)
     words = [command, folder, *(["a/b"] if command == "push" else [])]
     assert "a path outside" in one_line(run_cli(*words, home=tmp_path), 2)
+
+
+@pytest.fixture
+def victim(tmp_path):
+    """A folder of somebody else's, with a file that nobody should read or change."""
+    folder = tmp_path / "victim"
+    folder.mkdir()
+    (folder / "id_rsa").write_text("secret")
+    return folder
+
+
+def test_a_linked_staging_folder_publishes_and_changes_nothing_elsewhere(folder, victim):
+    names = {*published_files(folder), MANIFEST}
+    (folder / "_staging").symlink_to(victim)
+    assert planned(folder).keys() == names
+    assert everything(victim) == {victim / "id_rsa": b"secret"}
+    assert not (folder / "_staging").exists()
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.md.part", MANIFEST, f"{MANIFEST}.part"])
+def test_no_linked_file_is_written_through(folder, victim, name):
+    content = (folder / name).read_bytes() if (folder / name).exists() else b"secret"
+    (folder / name).unlink(missing_ok=True)
+    (victim / "id_rsa").write_bytes(content)
+    (folder / name).symlink_to(victim / "id_rsa")
+    (folder / "selfdestruct" / "card.json").write_text(CardDetails(intended_use="another").to_json())
+    renew_card(folder)
+    assert "another" in (folder / "README.md").read_text()
+    assert (victim / "id_rsa").read_bytes() == content
+
+
+def test_linked_evidence_is_refused(folder, victim):
+    (folder / "selfdestruct").rename(victim / "selfdestruct")
+    (folder / "selfdestruct").symlink_to(victim / "selfdestruct")
+    before = everything(victim)
+    with pytest.raises(ValueError, match="is a link to another folder"):
+        renew_card(folder)
+    assert everything(victim) == before
 
 
 def test_a_million_entries_are_refused_before_they_are_read():
