@@ -16,7 +16,7 @@ import evaluate
 import numpy as np
 
 from ..report import AttackReport, AttackRun
-from ..runs import packed_labels
+from ..runs import ROLES, packed_labels
 from ..tasks import BlockedTask
 from .base import Attack
 from .checks import doubts
@@ -46,6 +46,9 @@ class Job:
         collate: Makes batches.
         desired: The desired task, where the attacker has it.
         metrics: Metrics of your own, by name.
+
+    Raises:
+        ValueError: Two models have one role, or one has none that a report knows.
     """
 
     suite: AttackSuite
@@ -56,6 +59,14 @@ class Job:
     controls: Sequence[BlockedTask] = ()
     desired: DesiredData | None = None
     metrics: Mapping[str, evaluate.Metric] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        roles = [target.role for target in self.targets]
+        if {*roles} - {*ROLES} or len({*roles}) < len(roles):
+            raise ValueError(
+                f"each model under attack needs a role of its own among {', '.join(ROLES)}; got {', '.join(roles)}. "
+                "Runs are told apart by it: attack several hardened models one after the other."
+            )
 
     def data(self) -> dict[str, AttackData]:
         """The attacker's view of every task."""
@@ -107,9 +118,7 @@ class Job:
             },
             models={t.role: t.identity() for t in self.targets},
             runs=tuple(runs),
-            attacks={
-                e.attack.name: {"assumes": e.attack.assumes, "outside": e.attack.outside} for e in self.suite.entries
-            },
+            attacks={a.name: {"assumes": a.assumes, "outside": a.outside} for a in self._fitting()},
             versions={p: importlib.metadata.version(p) for p in PACKAGES},
         )
         kept = {
@@ -150,6 +159,11 @@ class Job:
             count = len(longer.train.labels)
             yield Search(self.suite.more, more, longer, count, (0,), self._study(task, self.suite.more, count, more))
 
+    def _fitting(self) -> list[Attack]:
+        """The suite's attacks, as far as one of the models lets them run."""
+        has = frozenset[str]().union(*map(self._has, self.targets))
+        return [attack for entry in self.suite.entries if (attack := entry.attack.fitting(has))]
+
     def _has(self, target: Target | None) -> frozenset[str]:
         sibling = target is not None and bool(target.sibling)
         return frozenset([*(["desired"] if self.desired else []), *(["sibling"] if sibling else [])])
@@ -158,7 +172,7 @@ class Job:
         """A name that changes with the data, the model and the judge, and with nothing else."""
         holds = target.sibling and attack.outside
         known = {"sibling": _weights(Target("undefended", target.sibling))} if holds else {}
-        weights = _weights(target) if target.folder else ""
+        weights = [_weights(target), target.architecture()] if target.folder else ""
         desired = _digest(self.desired) if self.desired else ""
         rules = [self.suite.limit, self.suite.select_on_test, sorted(self.metrics)]
         content = [task.fingerprints(), weights, desired, rules, known]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import (
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging
@@ -33,6 +35,10 @@ NO_SHAPE = {
     *("_name_or_path", "architectures", "dtype", "finetuning_task", "hf_selfdestruct", "id2label", "label2id"),
     *("problem_type", "torch_dtype", "transformers_version"),
 }
+# What a configuration says of training alone. A publisher's could weaken every fine-tuning (a dropout of 0.9), so that
+# an attacker drops and masks no more than is usual for the architecture, and draws new weights as is usual.
+DROPS = re.compile(r"drop|spec_augment|mask_(time|feature)_")
+DRAWS = re.compile(r"initializer|init_std")
 # A publisher's half precision would weaken every fine-tuning: an attacker trains in float32.
 PLAIN: dict[str, Any] = {
     "dtype": torch.float32,
@@ -75,7 +81,7 @@ class Target:
 
     def _loaded(self, num_labels: int, seed: int) -> PreTrainedModel:
         task = {"num_labels": num_labels, "problem_type": "single_label_classification"}
-        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False, **task)
+        config = self.config(**task)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = auto_class(config).from_config(config, dtype=torch.float32)
@@ -94,18 +100,38 @@ class Target:
         """The model with the head it was published with; ``None`` where it has none."""
         if self.random:
             return None
-        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        config = self.config()
         with quiet():
-            model, info = auto_class(config).from_pretrained(self.folder, **PLAIN)
+            model, info = auto_class(config).from_pretrained(self.folder, config=config, **PLAIN)
         return None if info["missing_keys"] else model
+
+    def config(self, **task: Any) -> PretrainedConfig:
+        """The configuration, with the architecture's own settings of training.
+
+        Args:
+            task: What else it is to say.
+        """
+        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False, **task)
+        parts = (getattr(config, name) for name in config.sub_configs)
+        for part in (config, *(part for part in parts if part is not None)):
+            with quiet():
+                usual = type(part)().to_dict()
+            said = {name: own for name, own in part.to_dict().items() if own is not None and name in usual}
+            for name, own in said.items():
+                drops_more = DROPS.search(name) and (usual[name] is None or own > usual[name])
+                if drops_more or DRAWS.search(name):
+                    setattr(part, name, usual[name])
+        return config
+
+    def architecture(self) -> str:
+        """SHA-256 of what the configuration says of the architecture: equal weights may stand in different ones."""
+        shape = {k: v for k, v in self.config().to_dict().items() if k not in NO_SHAPE}
+        return hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()
 
     def identity(self) -> dict[str, Any]:
         """Name and SHA-256 of the weights (of the configuration, for random ones), for the report."""
         if self.random:
-            config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False).to_dict()
-            shape = {k: v for k, v in config.items() if k not in NO_SHAPE}
-            digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()
-            return {"name": "random weights of the same architecture", "sha256": digest}
+            return {"name": "random weights of the same architecture", "sha256": self.architecture()}
         return {"name": Path(self.folder).name, "sha256": weights_hash(self.folder)}
 
 

@@ -20,7 +20,7 @@ with Ledger(sys.argv[1], grace=float(sys.argv[2])).claim("study") as ours:
     time.sleep(60)
 """
 
-Crash = torch.OutOfMemoryError
+Crash = torch.linalg.LinAlgError
 
 
 class Counting(Attack):

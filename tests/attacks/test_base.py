@@ -110,6 +110,21 @@ def test_the_blocked_task_has_one_label_whatever_the_desired_task_has(copied, ki
     torch.testing.assert_close(found.loss, torch.nn.functional.cross_entropy(found.logits, labels))
 
 
+def test_what_is_published_of_training_is_no_shield(folder, copied, target):
+    """More dropout than usual, or new weights drawn from far away, would weaken every fine-tuning."""
+    usual, less = AutoConfig.from_pretrained(folder), {"attention_probs_dropout_prob": 0.0}
+    worse = {"hidden_dropout_prob": 0.9, "classifier_dropout": 0.5, "initializer_range": 30.0, **less}
+    config = AutoConfig.from_pretrained(copied)
+    config.update(worse)
+    config.save_pretrained(copied)
+    model, published = Target("hardened", copied).load(3, 0), Target("hardened", copied).published()
+    for held in (model.config, published.config):
+        expected = {name: getattr(usual, name) for name in worse} | less
+        assert {name: getattr(held, name) for name in worse} == expected
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.1, 0.0}
+    assert torch.equal(model.classifier.weight, target.load(3, 0).classifier.weight)
+
+
 def test_a_masked_language_model_has_a_new_pooler_like_a_new_head(folder, copied):
     BertForMaskedLM.from_pretrained(folder).save_pretrained(copied)
     torch.manual_seed(3)

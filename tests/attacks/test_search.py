@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from ledger_attacks import Counting, Crash
 
 from hf_selfdestruct.attacks.base import Outcome
@@ -111,7 +112,7 @@ def test_killed_search_goes_on_where_it_stopped(target, readable, storage, dies_
     assert len(rest.calls) == 4 - dies_at
 
 
-@pytest.mark.parametrize("error", [FloatingPointError("loss is nan"), Crash("out of memory")])
+@pytest.mark.parametrize("error", [FloatingPointError("loss is nan"), Crash("singular")])
 def test_failed_run_is_failed_and_never_chosen(target, readable, storage, error):
     attack = Counting({"a": 0.5, "bad": error, "c": 0.4})
     runs = run_search(attack, target, readable, Ledger(storage))
@@ -122,6 +123,15 @@ def test_failed_run_is_failed_and_never_chosen(target, readable, storage, error)
     again = Counting({"a": 0.5, "bad": error, "c": 0.4})
     assert run_search(again, target, readable, Ledger(storage)) == runs
     assert again.calls == [], "failures are on record too"
+
+
+def test_a_lack_of_memory_is_not_put_on_record(target, readable, storage):
+    with pytest.raises(torch.OutOfMemoryError):
+        run_search(Counting({"a": 0.5, "b": torch.OutOfMemoryError("x")}), target, readable, Ledger(storage))
+    again = Counting({"a": 0.5, "b": 0.7})
+    runs = run_search(again, target, readable, Ledger(storage))
+    assert [choice for choice, *_ in again.calls] == ["b", "b", "b"], "a is on record, b is not"
+    assert all(run.status == "ok" for run in runs)
 
 
 def test_all_failed_is_all_failed(target, readable):

@@ -236,6 +236,26 @@ def test_scratch_of_another_architecture_is_run_anew(folder, task_of, attacked, 
     assert calls() == 4
 
 
+def test_equal_weights_in_another_architecture_are_run_anew(folder, task_of, attacked, storage, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "model")
+    counts = []
+    for change in ({}, {"hidden_act": "relu"}, {"hidden_dropout_prob": 0.9}):
+        config = BertConfig.from_pretrained(folder)
+        config.update(change)
+        config.save_pretrained(copied)
+        attack = Counting({"a": 0.5})
+        suite = suite_of(attack, examples=(10,))
+        attacked(suite, [Target("hardened", str(copied))], [task_of(rows=40)], storage=storage)
+        counts.append(len(attack.calls))
+    assert counts == [2, 2, 0], "dropout is no architecture"
+
+
+@pytest.mark.parametrize("roles", [("hardened", "hardened"), ("hardened", "mine")])
+def test_models_of_one_role_or_of_an_unknown_one_are_refused(folder, task_of, attacked, roles):
+    with pytest.raises(ValueError, match=f"a role of its own among .*; got {', '.join(roles)}"):
+        attacked(suite_of(HeadOnly()), [Target(role, folder) for role in roles], [task_of()])
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
