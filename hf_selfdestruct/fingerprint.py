@@ -19,6 +19,7 @@ from .files import read_text, weights_hash, write_whole
 from .schema import checked, parse_json
 
 WORDS = (4, 12)  # of a probe, at least and at most
+DECIMALS = 4  # of an answer, at least: coarser ones hide the changes that are looked for
 LONGEST = 64  # tokens of a probe; the rest is cut
 MOST_BYTES = 16 * 1024 * 1024  # of a file
 HALVES = 25  # random halves of the probes, each measured as a check would be
@@ -157,8 +158,16 @@ def check(fingerprint: Fingerprint, answers: Answers) -> Finding:
         fingerprint: What the certified weights answer.
         answers: Texts to probabilities ``(texts, labels)`` in the fingerprint's order, and the number of decimals that
             they are given with; see :func:`folder_answers` and ``hub.endpoint_answers``.
+
+    Raises:
+        ValueError: The answers are too coarse to tell anything.
     """
     served, decimals = answers(fingerprint.probes)
+    if decimals < DECIMALS:
+        raise ValueError(
+            f"the answers have {decimals} decimals: too coarse to tell the certified weights from others; a check "
+            f"needs {DECIMALS}."
+        )
     expected = np.round(fingerprint.expected(), decimals)
     return Finding(
         difference=_difference(served, expected),

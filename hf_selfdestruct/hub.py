@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 
 from .card import details_of
 from .details import GATES
-from .manifest import MANIFEST, PUBLISHED, SIGNATURE, SUSPECT
+from .manifest import LEFT_BY_TRAINER, MANIFEST, PUBLISHED, SIGNATURE, SUSPECT
 from .staging import staged, staged_files
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def push(
 
     Raises:
         ValueError: The folder has no evidence, does not agree with its manifest, or would give away a token or a path
-            of this machine; or no such gate.
+            of this machine; the repository holds files that :func:`fetched` refuses; or no such gate.
         ConnectionError: The Hub cannot be reached, or refuses; nothing is half-published.
     """
     if gated is not None and gated not in GATES:
@@ -88,7 +88,7 @@ def fetched(repo_id: str, *, revision: str | None = None, token: str | None = No
     with _one_line("the Hub", repo_id, "verify", "nothing was verified"):
         held = api.model_info(repo_id, revision=revision)
         names = [s.rfilename for s in held.siblings or ()]
-        if suspects := sorted(n for n in names if any(fnmatch(n, pattern) for pattern in SUSPECT)):
+        if suspects := _suspects(names):
             raise ValueError(f"{repo_id} holds {suspects[0]}, which can run code or hide weights; refused.")
         if MANIFEST not in names:
             raise ValueError(f"{repo_id} has no {MANIFEST}: it is not a hardened model that was published whole.")
@@ -139,11 +139,17 @@ def _commit(
     repo = api.create_repo(name, private=private, exist_ok=True).repo_id
     if revision:
         api.create_branch(repo, branch=revision, exist_ok=True)
+    held = api.model_info(repo, revision=revision)
+    names = [s.rfilename for s in held.siblings or ()]
+    if suspects := [name for name in _suspects(names) if name != LEFT_BY_TRAINER]:
+        raise ValueError(
+            f"{repo} holds {suspects[0]}, which can run code or hide weights: nobody could verify what is pushed "
+            "there. Delete it there, or push to another repository."
+        )
     if mode := details_of(copy).gate.mode:
         api.update_repo_settings(repo, gated="auto" if mode == "auto" else "manual")
-    held = api.model_info(repo, revision=revision)
     sent = staged_files(copy)
-    stale = [s.rfilename for s in held.siblings or () if s.rfilename not in sent and _ours(s.rfilename)]
+    stale = [name for name in names if name not in sent and _ours(name)]
     operations = [CommitOperationAdd(path, copy / path) for path in sent]
     return api.create_commit(
         repo,
@@ -155,9 +161,13 @@ def _commit(
     )
 
 
+def _suspects(names: list[str]) -> list[str]:
+    return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in SUSPECT))
+
+
 def _ours(path: str) -> bool:
-    """Whether a file in a repository is of the kinds we publish; ``*`` stays within a folder."""
-    patterns = [p for p in (*PUBLISHED, MANIFEST, SIGNATURE) if p.count("/") == path.count("/")]
+    """Whether a file in a repository is of the kinds we publish, or Trainer's; ``*`` stays within a folder."""
+    patterns = [p for p in (*PUBLISHED, MANIFEST, SIGNATURE, LEFT_BY_TRAINER) if p.count("/") == path.count("/")]
     return any(fnmatch(path, pattern) for pattern in patterns)
 
 

@@ -21,12 +21,13 @@ PUBLISHED = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "bpe.codes",
     "spiece.model", "spm.model", "sentencepiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm",
-    "special_tokens_map.json", "added_tokens.json", "preprocessor_config.json", "chat_template.jinja", "README.md",
-    "selfdestruct/report.json", "selfdestruct/card.json", "selfdestruct/*.png",
+    "special_tokens_map.json", "added_tokens.json", "preprocessor_config.json", "processor_config.json",
+    "chat_template.jinja", "README.md", "selfdestruct/report.json", "selfdestruct/card.json", "selfdestruct/*.png",
 )  # fmt: skip
 CODE = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")  # what would have transformers run code
 MOST_BYTES = 16 * 1024 * 1024  # of a manifest or a config
-SUSPECT = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.py")
+SUSPECT = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.py", "modules.json")  # the last names code
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")  # any word may stand there, and many
 SIGNATURE = "model.sig"  # signs the manifest too, so that it is not in it
 LEFT_BY_TRAINER = "training_args.bin"  # never published
 
@@ -138,9 +139,13 @@ def _disagreements(folder: Path) -> list[str]:
 def _dangers(folder: Path) -> list[str]:
     """Files that ask for code of their own, or whose headers lie."""
     found = []
-    for path in sorted(folder.glob("*.json")):
-        content = _object_in(path)
-        found += [f"{path.name}: asks for code from the repository ({key})" for key in CODE if content.get(key)]
+    for path in [p for p in sorted(folder.glob("*.json")) if p.name not in VOCABULARIES]:
+        try:
+            content = _object_in(path)
+        except ValueError as error:
+            found.append(f"{path.name}: cannot be searched for requests for code: {error}")
+        else:
+            found += [f"{path.name}: asks for code from the repository ({key})" for key in CODE if content.get(key)]
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="np") as tensors:
@@ -152,16 +157,23 @@ def _dangers(folder: Path) -> list[str]:
 
 def _stamped_hash(folder: Path) -> Any:
     """The report's hash in the config; ``None`` where there is none."""
-    stamp = _object_in(config_file(folder)).get("hf_selfdestruct")
+    try:
+        stamp = _object_in(config_file(folder)).get("hf_selfdestruct")
+    except ValueError:  # told among the dangers
+        return None
     return stamp.get("report_sha256") if isinstance(stamp, dict) else None
 
 
 def _object_in(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of others, which may hold infinities; an empty one where there is none."""
+    """The JSON object in a file of others, which may hold infinities; an empty one where it holds something else.
+
+    Raises:
+        ValueError: It is too large, no text or no JSON.
+    """
     try:
         content = json.loads(read_text(path, MOST_BYTES))
-    except (ValueError, RecursionError):
-        return {}
+    except RecursionError:
+        raise ValueError("nested too deeply.") from None
     return content if isinstance(content, dict) else {}
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from .card import details_of
 from .details import Gate
-from .manifest import MANIFEST, SIGNATURE, problems, published_files, renew_card
+from .manifest import MANIFEST, SIGNATURE, VOCABULARIES, problems, published_files, renew_card
 from .signing import sign
 
 STAGING = "_staging"
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}\b")
 TEXTS = (".json", ".md", ".jinja", ".txt")
-VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")  # any word may stand there
 
 
 @contextmanager

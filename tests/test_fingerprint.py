@@ -173,6 +173,12 @@ def test_from_the_command_line_a_folder_and_an_endpoint(certified, tmp_path):
         assert asked.returncode == code, (asked.stdout, asked.stderr)
 
 
+@pytest.mark.parametrize("decimals", [0, 3])
+def test_answers_too_coarse_to_tell_anything_are_refused(made, decimals):
+    with pytest.raises(ValueError, match=f"have {decimals} decimals"):
+        check(made, lambda texts: (np.round(made.expected(), decimals), decimals))
+
+
 def test_what_is_no_fingerprint_is_refused(certified, tmp_path):
     wrong = run_cli("fingerprint", "check", certified / "config.json", certified, home=tmp_path)
     assert wrong.returncode == 2

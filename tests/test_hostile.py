@@ -81,6 +81,13 @@ ATTACKS = {
         True,
         "tokenizer_config.json: asks for code",
     ),
+    "code behind blanks": (
+        lambda f: (f / "processor_config.json").write_text('{"auto_map": {"AutoProcessor": "x.Evil"}}' + " " * 2**24),
+        True,
+        "processor_config.json: cannot be searched for requests for code: has 16777",
+    ),
+    "no JSON": (lambda f: (f / "generation_config.json").write_text("{"), True, "generation_config.json: cannot be"),
+    "another loader": (lambda f: (f / "modules.json").write_text("[]"), False, "modules.json: can run code"),
     "a pickle": (
         lambda f: (f / "pytorch_model.bin").write_bytes(b"cos\nsystem\n"),
         True,

@@ -97,6 +97,20 @@ def test_what_an_earlier_version_had_goes_in_the_same_commit(hub, push, folder):
     assert held["NOTES.md"] == b"somebody's own"
 
 
+def test_a_repository_that_nobody_could_verify_is_refused_and_trainers_leftover_goes(hub, push, tmp_path):
+    assert push(hub.url).returncode == 0
+    held = hub.repos[REPO].branches["main"][-1].files
+    held |= {"training_args.bin": b"pickled", "pytorch_model.bin": b"not hardened"}
+    line = one_line(push(hub.url, "--gated", "auto"), 2)
+    assert "holds pytorch_model.bin" in line
+    assert "Delete it there, or push to another repository" in line
+    assert (len(commits(hub)), hub.repos[REPO].gated) == (1, False)
+    del held["pytorch_model.bin"]
+    assert push(hub.url).returncode == 0
+    assert "training_args.bin" not in hub.repos[REPO].files()
+    assert run_against(hub.url, "verify", REPO, home=tmp_path).returncode == 0
+
+
 def test_another_push_in_between_is_refused(hub, push):
     assert push(hub.url).returncode == 0
     hub.faults["*", len(hub.requests) + 3] = Fault("status", 412)
