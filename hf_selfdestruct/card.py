@@ -94,6 +94,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         rows={task: _rows(report, task) for task in report.tasks},
         desired=_desired(report),
         plots=list(plots),
+        selected_on=_selected_on(report),
         most_examples=max((n for task in report.blocked() for n in report.budgets(task)), default=NOT_STATED),
         before_training=[
             text.format(report.recipe[name]) for name, text in CLOSED_FORMS.items() if name in report.recipe
@@ -106,6 +107,12 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         NOT_MEASURED=NOT_MEASURED,
     )
     return f"---\n{_metadata(report, details, title)}\n---\n\n{body}"
+
+
+def _selected_on(report: AttackReport) -> str:
+    """Rows of the selection split; several numbers where blocked tasks differ."""
+    counts = {report.tasks[task].get("rows", {}).get("selection") for task in report.blocked()} - {None}
+    return " or ".join(map(str, sorted(counts))) or NOT_STATED
 
 
 def _seeds(report: AttackReport) -> str:
@@ -172,19 +179,12 @@ def _rows(report: AttackReport, task: str) -> list[list[str]]:
         ]
         tried = len({json.dumps(r.settings, sort_keys=True) for r in runs})
         steps = max((r.steps for r in runs), default=0)
-        kind = f"{steps} steps" if steps else "convex" if any(r.test for r in runs) else "failed"
+        kind = f"{steps} steps" if steps else "no steps" if any(r.test for r in runs) else "failed"
         budget = f"{tried} setting{'s' * (tried > 1)}, {kind}"
         scores = [cell(cells.get((attack, examples, role))) for role in report.roles()]
         name = f"{attack} (outside)" if report.attacks.get(attack, {}).get("outside") else attack
-        rows.append(
-            [
-                name,
-                str(examples),
-                budget,
-                *scores,
-                f"{found.auc:.3f} / {found.balanced_accuracy:.3f}" if found else NOT_MEASURED,
-            ]
-        )
+        beside = f"{found.auc:.3f} / {found.balanced_accuracy:.3f}" if found else NOT_MEASURED
+        rows.append([name, str(examples), budget, *scores, beside])
     return rows
 
 

@@ -141,10 +141,17 @@ def test_every_attack_is_listed_strongest_on_the_hardened_model_first():
     rows = [[c.strip() for c in cells(line)] for line in table[2:]]
     assert [row[:3] for row in rows] == [
         ["full fine-tuning", "100", "3 settings, 40 steps"],
-        ["head only", "100", "1 setting, convex"],
-        ["head only", "20", "1 setting, convex"],
+        ["head only", "100", "1 setting, no steps"],
+        ["head only", "20", "1 setting, no steps"],
     ]
     assert rows[0][3:] == ["0.930 ± 0.000", "0.920 ± 0.000", "0.630 ± 0.010", "0.620 ± 0.010", "0.610 / 0.630"]
+
+
+def test_the_card_says_how_many_labelled_rows_the_choice_had():
+    report = made_report()
+    facts = {**report.tasks["gender"], "rows": {"train": 100, "selection": 43, "test": 10}}
+    card = render(made_report(tasks={"gender": facts}), DETAILS)
+    assert "the selection split (labelled rows beside the examples:\n43) chose" in card
 
 
 def test_an_attack_that_failed_everywhere_is_no_convex_fit():

@@ -20,7 +20,7 @@ from hf_selfdestruct.manifest import problems
 from hf_selfdestruct.report import AttackReport
 from hf_selfdestruct.tables import comparison_table
 
-PLOTS = ("score_against_examples", "cost_to_recover", "attacks_and_models", "best_so_far")
+PLOTS = ("score_against_examples", "cost_to_recover", "attacks_and_models", "expected_best")
 COMMANDS = ("demo", "harden", "attack", "report", "card", "push", "verify")
 
 

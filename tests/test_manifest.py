@@ -12,7 +12,7 @@ PUBLISHED = {
     "config.json",
     "model.safetensors",
     "selfdestruct/attacks_and_models_gender.png",
-    "selfdestruct/best_so_far_gender.png",
+    "selfdestruct/expected_best_gender.png",
     "selfdestruct/card.json",
     "selfdestruct/cost_to_recover_gender.png",
     "selfdestruct/report.json",

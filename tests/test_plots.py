@@ -2,16 +2,17 @@
 
 import contextlib
 import dataclasses
+import itertools
 
 import matplotlib.image
 import numpy as np
 import pytest
 from made_reports import ROLES, made_report, made_run
 
-from hf_selfdestruct.plots import COLOURS, save_plots
+from hf_selfdestruct.plots import COLOURS, best_of, save_plots
 from hf_selfdestruct.report import ROLES as ALL_ROLES
 
-KINDS = ("score_against_examples", "cost_to_recover", "attacks_and_models", "best_so_far")
+KINDS = ("score_against_examples", "cost_to_recover", "attacks_and_models", "expected_best")
 FACTS = made_report().tasks["gender"]
 
 
@@ -41,6 +42,15 @@ def coloured(pixels, colour):
     """Pixels of exactly this colour."""
     wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
     return int((np.abs(pixels[..., :3] * 255 - wanted).max(axis=-1) < 2).sum())
+
+
+def test_the_expected_best_is_the_mean_over_all_choices():
+    values = [0.5, 0.7, 0.6, 0.7, 0.2]
+    twin = [np.mean([max(chosen) for chosen in itertools.combinations(values, k)]) for k in range(1, 6)]
+    np.testing.assert_allclose(best_of(values), twin, rtol=1e-12)
+    np.testing.assert_array_equal(best_of(values[::-1]), best_of(values))
+    assert len(best_of([])) == 0
+    assert np.isfinite(best_of(np.linspace(0, 1, 5000)[:3000])).all()
 
 
 def test_four_pictures_per_blocked_task(tmp_path):

@@ -86,14 +86,14 @@ def test_a_branch_and_a_pull_request(hub, push):
 
 def test_what_an_earlier_version_had_goes_in_the_same_commit(hub, push, folder):
     assert push(hub.url).returncode == 0
-    (folder / "selfdestruct" / "best_so_far_gender.png").unlink()
+    (folder / "selfdestruct" / "expected_best_gender.png").unlink()
     render_folder(folder)
     write_manifest(folder)
     hub.repos[REPO].branches["main"][-1].files["NOTES.md"] = b"somebody's own"
     assert push(hub.url).returncode == 0
     assert len(commits(hub)) == 2
     held = hub.repos[REPO].files()
-    assert "selfdestruct/best_so_far_gender.png" not in held
+    assert "selfdestruct/expected_best_gender.png" not in held
     assert held["NOTES.md"] == b"somebody's own"
 
 
@@ -150,7 +150,7 @@ def test_plots_of_a_task_that_has_gone_go_too(folder):
     report = made_report()
     renamed = tuple(dataclasses.replace(run, task="old") for run in report.runs)
     complete_folder(folder, made_report(tasks={"old": report.tasks["gender"]}, runs=renamed), CardDetails())
-    assert (folder / "selfdestruct" / "best_so_far_old.png").is_file()
+    assert (folder / "selfdestruct" / "expected_best_old.png").is_file()
     complete_folder(folder, report, CardDetails())
     assert not list((folder / "selfdestruct").glob("*_old.png"))
     assert "_old.png" not in (folder / "README.md").read_text(encoding="utf-8")
