@@ -18,7 +18,7 @@ from .tables import report_table
 __all__ = ["NOT_MEASURED", "REFERENCES", "ROLES", "AttackReport", "AttackRun", "Scores", "Summary", "cell"]
 
 SCHEMA_VERSION = 2
-MOST_BYTES = 64 * 1024 * 1024
+MOST_BYTES = 256 * 1024 * 1024  # most of it are predictions
 
 
 @dataclass(frozen=True)

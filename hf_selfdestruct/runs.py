@@ -169,6 +169,11 @@ def packed(probabilities: np.ndarray) -> str:
     return base64.b64encode(_kept(probabilities).tobytes()).decode()
 
 
+def packed_size(rows: int, classes: int) -> int:
+    """Length of the text of so many probabilities."""
+    return 4 * -(-2 * rows * classes // 3)
+
+
 def unpacked(text: str, classes: int) -> np.ndarray:
     """Probabilities ``(rows, classes)`` from text.
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import evaluate
 import numpy as np
 
-from ..report import AttackReport, AttackRun
-from ..runs import ROLES, packed_labels
+from ..report import MOST_BYTES, AttackReport, AttackRun
+from ..runs import ROLES, packed_labels, packed_size
 from ..tasks import BlockedTask
 from .base import Attack
 from .checks import doubts
@@ -69,7 +69,11 @@ class Job:
             )
 
     def data(self) -> dict[str, AttackData]:
-        """The attacker's view of every task."""
+        """The attacker's view of every task.
+
+        Raises:
+            ValueError: A task's test split is so large that nobody could read the report.
+        """
         made = {
             task.name: AttackData.of(
                 task,
@@ -82,6 +86,7 @@ class Job:
             )
             for task in (*self.tasks, *self.controls)
         }
+        self._check_size(made)
         if not self.suite.select_on_test:
             return made
         return {name: dataclasses.replace(data, selection=data.test) for name, data in made.items()}
@@ -134,6 +139,22 @@ class Job:
     def finished(self, report: AttackReport) -> AttackReport:
         """The report with its doubts."""
         return dataclasses.replace(report, checks=doubts(report))
+
+    def _check_size(self, data: Mapping[str, AttackData]) -> None:
+        """A report holds the predictions of the strongest attack of every budget, model and seed."""
+        share = MOST_BYTES // (2 * len(data))  # the other half for everything else
+        for task in data.values():
+            examples = {
+                n for target in self.targets for _, n in self.suite.plan(len(task.train.labels), self._has(target))
+            }
+            runs = (len(self.targets) + 1) * sum(len(self.suite.repeats(n)) for n in examples)
+            rows = len(task.test.labels)
+            if runs * packed_size(rows, task.num_labels) > share:
+                most = share // (runs * packed_size(1, task.num_labels))
+                raise ValueError(
+                    f"task {task.task!r}: its test split has {rows} rows, whose predictions would make a report too "
+                    f"large to be read; give it at most {most}."
+                )
 
     def _attacks(self, task: BlockedTask, data: AttackData, *, control: bool = False) -> Iterator[Search]:
         for target in self.targets:

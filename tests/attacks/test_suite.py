@@ -15,7 +15,7 @@ from conftest import COLUMNS, collate
 from ledger_attacks import Counting
 from transformers import BertConfig
 
-from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning, HeadOnly, Target, named_suite
+from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning, HeadOnly, Target, job, named_suite
 from hf_selfdestruct.attacks.job import Job
 from hf_selfdestruct.attacks.sibling import Merging
 from hf_selfdestruct.attacks.suites import SUITES
@@ -234,6 +234,18 @@ def test_scratch_of_another_architecture_is_run_anew(folder, task_of, attacked, 
     config.num_hidden_layers = 2
     config.save_pretrained(copied)
     assert calls() == 4
+
+
+def test_a_report_too_large_to_be_read_is_refused_before_the_first_run(targets, task_of, attacked, monkeypatch):
+    attack, task = Counting({"a": 0.5}), task_of(rows=40)
+    report = attacked(suite_of(HeadOnly()), targets, [task])
+    held = sum(len(run.predictions) for run in report.runs)
+    monkeypatch.setattr(job, "MOST_BYTES", held)  # of which half is for predictions
+    with pytest.raises(ValueError, match="too large to be read; give it at most"):
+        attacked(suite_of(attack), targets, [task])
+    assert attack.calls == []
+    monkeypatch.setattr(job, "MOST_BYTES", 5 * held)
+    attacked(suite_of(HeadOnly()), targets, [task])
 
 
 def test_equal_weights_in_another_architecture_are_run_anew(folder, task_of, attacked, storage, tmp_path):
