@@ -104,9 +104,8 @@ def test_readme_says_what_other_hardening_seeds_gave():
     again = AttackReport.load(ROOT / "model_cards" / "lab" / "wikibios-general-glance.json").summaries("gender")
     means = {s.attack: s.mean for s in again}
     assert means["layer probe"] == first
-    told = (
-        f"fine-tuning {tuned} (the first, hardened again: {means['full fine-tuning']:.3f}), the layer probe {probed} ({first:.3f})"
-    )
+    again = f"the first, hardened again: {means['full fine-tuning']:.3f}"
+    told = f"fine-tuning {tuned} ({again}), the layer probe {probed} ({first:.3f})"
     kept = [" and ".join(f"{x[name]:.3f}" for x in found) for name in ("desired", "similarity_rank_correlation")]
     assert f"{told}, professions {kept[0]}, similarities {kept[1]}." in readme()
     assert f"similarity {kept[1]} |" in (ROOT / "model_cards" / "README.md").read_text()
@@ -153,7 +152,8 @@ def test_readme_says_what_longer_fine_tuning_gave():
         assert f"| {', '.join(seeds)} |" in (lab.parent / "README.md").read_text()
     found = [general.strongest("gender", 939, role) for role in ("hardened", "scratch")]
     first, second = (f"{one.mean:.3f} ± {one.deviation:.3f}" for one in found)
-    assert f"get {first} from the model hardened again and {second} from scratch ({difference(general, 'gender', 939)};" in readme()
+    told = f"get {first} from the model hardened again and {second} from scratch"
+    assert f"{told} ({difference(general, 'gender', 939)};" in readme()
     swapped = AttackReport.load(lab / "wikibios-profession-longer.json")
     best = swapped.strongest("profession", 939, "hardened")
     assert f"After 640 steps (as in `adaptive`) it is at {best.mean:.3f} ± {best.deviation:.3f}" in readme()
