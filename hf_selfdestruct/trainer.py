@@ -107,6 +107,7 @@ class SelfDestructTrainer(Trainer):
         check_launch(args)
         self.guard, self.guarded_step = guard_of(args), -1
         super().__init__(model, args, *positional, **named)
+        self.has_given_optimizer = self.optimizer is not None or self.lr_scheduler is not None
         # Most classifiers accept and ignore `num_items_in_batch`; Trainer would then scale the loss by
         # accumulation steps and processes, and change the weight between the two losses.
         self.model_accepts_loss_kwargs = False

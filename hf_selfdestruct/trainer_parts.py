@@ -144,6 +144,18 @@ class TieCallback(TrainerCallback):
         self._tied.spread()
 
 
+class StopCallback(TrainerCallback):
+    """Ends training after a step, whatever its schedule; after step 0: never."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop when the step is done."""
+        if state.global_step == self._step:
+            control.should_training_stop = True
+
+
 def blocked_collator(
     model: PreTrainedModel, collate: Callable[[list[Any]], Any], tokenizer: Any
 ) -> Callable[[list[Any]], Any]:
