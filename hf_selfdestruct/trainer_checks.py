@@ -235,7 +235,10 @@ def warn_of_association(tasks: Sequence[BlockedTask], desired: Any) -> None:
     if label is None:
         return
     some = desired.select(range(min(len(desired), MOST_ROWS)))
-    known = dict(zip(content_hashes(some, label), some.with_format(None)[label], strict=True))
+    classes = some.with_format(None)[label][:]
+    if not all(isinstance(one, int) for one in classes):
+        return  # several labels in a row, or a quantity: no classes to compare
+    known = dict(zip(content_hashes(some, label), classes, strict=True))
     for task in tasks:
         rows = zip(task.contents("train"), task.labels("train"), strict=True)
         pairs = [(known[row], int(blocked)) for row, blocked in islice(rows, MOST_ROWS) if row in known]

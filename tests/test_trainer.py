@@ -35,7 +35,7 @@ from hf_selfdestruct.losses import UniformKL
 from hf_selfdestruct.scene import Draw, Scene
 from hf_selfdestruct.skeletons import OWN
 from hf_selfdestruct.trainer import SelfDestructTrainer
-from hf_selfdestruct.trainer_checks import check_plugins
+from hf_selfdestruct.trainer_checks import check_plugins, warn_of_association
 from hf_selfdestruct.training_args import INNER_OPTIMIZERS, SelfDestructTrainingArguments
 
 MODES = ("exact", "unrolled", "first_order")
@@ -681,6 +681,13 @@ def test_entangled_labels_are_warned_of(make_trainer, toy_rows, toy_task, tmp_pa
         make_trainer(tmp_path, **associated(toy_rows, toy_task, independent=False))
         assert "'blocked' and the desired task nearly determine each other on the 80 rows" in caplog.text
         assert "U 1.00" in caplog.text
+
+
+@pytest.mark.parametrize("label", [[0, 1, 1], [1.0, 0.0], [[0, 1], [1]], 0.5])
+def test_labels_that_are_no_classes_are_compared_with_nothing(toy_rows, toy_task, label) -> None:
+    rows = toy_rows(60, seed=10, columns=("blocked",))
+    desired = rows.remove_columns("blocked").add_column("labels", [label] * len(rows))
+    warn_of_association([toy_task(train=rows)], desired)
 
 
 @pytest.mark.parametrize("kind", ["torch", "numpy"])
