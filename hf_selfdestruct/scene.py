@@ -68,7 +68,7 @@ class Rows:
         kept = [c for c in self.data.column_names if c in {*self.columns, *self.labels}]
         rows = draw_rows(np.arange(len(self.data)), size, *key).tolist()
         chosen = self.data.select_columns(kept)[rows]
-        return self.collate([{c: chosen[c][i] for c in kept} for i in range(len(rows))])
+        return self.collate([{c: values[i] for c, values in chosen.items()} for i in range(len(rows))])
 
 
 class Scene:

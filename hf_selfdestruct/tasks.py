@@ -131,8 +131,9 @@ class BlockedTask:
         data = self.splits()[split]
         kept = [c for c in data.column_names if c in columns and c not in ("label", "labels", self.label_column)]
         chosen = data.select_columns(kept)[[int(row) for row in rows]]
-        return [
-            {**{c: chosen[c][i] for c in kept}, "labels": int(self._labels[split][row])} for i, row in enumerate(rows)
+        return [  # a format may leave columns out
+            {**{c: values[i] for c, values in chosen.items()}, "labels": int(self._labels[split][row])}
+            for i, row in enumerate(rows)
         ]
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:

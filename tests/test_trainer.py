@@ -704,6 +704,24 @@ def test_formatted_datasets_work_as_they_do_for_the_trainer(make_trainer, toy_ro
     assert_bitwise(weights_of(formatted.model), weights_of(plain.model))
 
 
+def test_columns_that_a_format_leaves_out_are_left_out(make_trainer, toy_rows, toy_task, tmp_path) -> None:
+    """As for the Trainer: a row is what the format gives, here without ``token_type_ids``."""
+
+    def weights(folder, form):
+        rows = {n: form(toy_rows(60, seed=i)) for i, n in enumerate(("train_dataset", "keep_dataset", "train"))}
+        task = toy_task(train=rows.pop("train"))
+        losses = {"keeping_loss": "logit_distillation", "adversary_prelude": 1}
+        trainer = make_trainer(folder, blocked_tasks=[task], **rows, **losses)
+        trainer.train()
+        return weights_of(trainer.model)
+
+    def formatted(rows):
+        rows = rows.add_column("token_type_ids", [[1] * 8] * len(rows))
+        return rows.with_format("torch", columns=["input_ids", "attention_mask", "labels"])
+
+    assert_bitwise(weights(tmp_path / "one", formatted), weights(tmp_path / "two", lambda rows: rows))
+
+
 # Errors while training
 
 
