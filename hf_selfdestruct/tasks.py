@@ -45,7 +45,7 @@ class BlockedTask:
 
     Raises:
         ValueError: A column is missing, a label is not an integer in range, a split is empty or two
-            splits share a row; the message names the task, the split and the row.
+            splits share a row or name their classes otherwise; the message names the task, the split and the row.
 
     Example:
         ```python
@@ -76,6 +76,7 @@ class BlockedTask:
             self._labels[split] = _checked_labels(self.name, split, data, self.label_column)
         if self.num_labels is None:
             object.__setattr__(self, "num_labels", _count_labels(self))
+        _check_names(self)
         for split, labels in self._labels.items():
             _check_range(self, split, labels)
         for split, data in self.splits().items():
@@ -231,6 +232,21 @@ def _checked_labels(task: str, split: str, data: Any, column: str) -> np.ndarray
 def _count_labels(task: BlockedTask) -> int:
     feature = task.train.features[task.label_column]
     return feature.num_classes if isinstance(feature, ClassLabel) else int(task.labels("train").max()) + 1
+
+
+def _check_names(task: BlockedTask) -> None:
+    """One number is one class in every split, as far as splits name their classes."""
+    features = {split: data.features[task.label_column] for split, data in task.splits().items()}
+    named = {split: feature.names for split, feature in features.items() if isinstance(feature, ClassLabel)}
+    first = next(iter(named), "")
+    for split, names in named.items():
+        if names != named[first]:
+            raise ValueError(
+                f"blocked task {task.name!r}, column {task.label_column!r}: the classes are {names} in split {split!r} "
+                f"and {named[first]} in split {first!r}, so that a number means different ones; encode the texts of "
+                f"{first} by class_encode_column(), then those of {split} by "
+                f"{split}.cast_column({task.label_column!r}, {first}.features[{task.label_column!r}])."
+            )
 
 
 def _check_range(task: BlockedTask, split: str, labels: np.ndarray) -> None:

@@ -147,6 +147,24 @@ def test_a_task_has_two_classes_at_least(toy_task, number) -> None:
         toy_task(num_labels=number)
 
 
+def test_splits_that_number_their_classes_otherwise_are_refused_with_a_cure_that_works(toy_task, split_rows) -> None:
+    def texts(split, names):
+        labels = [names[label] for label in split_rows[split]["blocked"]]
+        return split_rows[split].remove_columns("blocked").add_column("blocked", labels)
+
+    plain = {split: texts(split, ["man", "woman"]) for split in SPLITS}
+    encoded = {**plain, "attack": texts("attack", ["man", "non-binary"])}
+    encoded = {split: rows.class_encode_column("blocked") for split, rows in encoded.items()}
+    shown = r"\['man', 'non-binary'\] in split 'attack' and \['man', 'woman'\] in split 'train'.*attack.cast_column"
+    with pytest.raises(ValueError, match=shown):
+        toy_task(**encoded)
+    cured = {**plain, "train": encoded["train"]}
+    cured |= {s: plain[s].cast_column("blocked", cured["train"].features["blocked"]) for s in ("attack", "test")}
+    task = toy_task(**cured)
+    assert all(task.labels(split).tolist() == split_rows[split]["blocked"][:] for split in SPLITS)
+    toy_task(**{**cured, "test": split_rows["test"]})  # bare numbers are what they are said to be
+
+
 def test_a_single_class_in_the_data_is_refused(toy_task, split_rows) -> None:
     zeros = split_rows["train"].remove_columns("blocked").add_column("blocked", [0] * 60)
     with pytest.raises(ValueError, match="num_labels is 1"):
