@@ -50,7 +50,8 @@ class Original:
         self._erasures: list[Erasure] = []
 
     def __call__(self, inputs: Mapping[str, Any]) -> Any:
-        """What the original gives on a batch."""
+        """What the original gives on a batch, where that is: the Trainer may have moved its model since."""
+        self._model.to(next(value.device for value in inputs.values() if isinstance(value, Tensor)))
         with torch.no_grad():
             if self._erased and not self._erasures:
                 self._erasures = self._fitted()

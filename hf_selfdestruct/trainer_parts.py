@@ -112,10 +112,12 @@ def _rows(trainer: SelfDestructTrainer, data: Any, labels: Sequence[str]) -> Row
 
 def initialize(trainer: SelfDestructTrainer) -> None:
     """Give the live model the weights it is to start hardening from."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model, args = trainer.accelerator.unwrap_model(trainer.model), trainer.args
+    if (args.bf16_full_eval or args.fp16_full_eval) and not trainer.is_model_parallel:
+        trainer._move_model_to_device(model, args.device)  # as Trainer does, but only when training begins
     changed = initial_weights(
         model,
-        trainer.args,
+        args,
         tasks=trainer.blocked_tasks,
         desired=trainer.train_dataset,
         columns=trainer.input_columns,

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from toy_models import TINY_SUITE
 
 from hf_selfdestruct.initialization import check_initialization, embeddings_of, reduced, without
+from hf_selfdestruct.trainer import SelfDestructTrainer
 from hf_selfdestruct.trainer_parts import initialize
 from hf_selfdestruct.training_args import SelfDestructTrainingArguments
 
@@ -94,6 +95,20 @@ def test_words_of_the_tokenizer_stay_as_they_are(make_trainer, tiny_model, tmp_p
     initialize(trainer)
     same = (trainer.model.get_input_embeddings().weight == before).all(dim=1)
     assert same.nonzero().flatten().tolist() == [2, 5]
+
+
+@pytest.mark.parametrize("precision", [{}, {"bf16_full_eval": True}])
+def test_the_model_is_in_its_place_before_its_weights_are_looked_at(
+    make_trainer, tiny_model, tmp_path, precision, monkeypatch
+) -> None:
+    """Trainer leaves the model where it is until training, if it is to be evaluated in half precision."""
+    done = []
+    monkeypatch.setattr(SelfDestructTrainer, "_move_model_to_device", lambda *_: done.append("moved"))
+    monkeypatch.setattr(
+        "hf_selfdestruct.trainer_parts.initial_weights", lambda *_, **__: done.append("looked at") or {}
+    )
+    make_trainer(tmp_path, model=tiny_model(), **precision).train()
+    assert done[:2] == ["moved", "looked at"]
 
 
 def test_resuming_does_not_start_over(make_trainer, tiny_model, tmp_path) -> None:

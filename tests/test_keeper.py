@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from transformers import (
     GPT2LMHeadModel,
     T5Config,
     T5ForSequenceClassification,
+    default_data_collator,
 )
 
 from hf_selfdestruct import evidence
@@ -326,6 +328,14 @@ def test_what_is_blocked_is_erased_from_what_is_kept(make_trainer, tiny_model, t
     trainer.train()
     losses = [entry["keeping_loss"] for entry in trainer.state.log_history if "keeping_loss" in entry]
     assert losses[0] > 1e-4
+
+
+def test_the_original_goes_where_its_inputs_are(tiny_model) -> None:
+    """The device without memory stands for one that the model was moved to after the copy was made."""
+    original = Original(tiny_model("vit"), {}, autocast=nullcontext, collate=default_data_collator)
+    pixels = torch.zeros(2, 3, 16, 16)
+    assert original({"pixel_values": pixels}).logits.device.type == "cpu"
+    assert original({"pixel_values": pixels.to("meta")}).logits.device.type == "meta"
 
 
 def _means(was, now, mask):
