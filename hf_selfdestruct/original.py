@@ -59,7 +59,7 @@ class Original:
                 outputs = self._model(**inputs, **self._options)
         if not self._erased:
             return outputs
-        erased = [erasure(states) for erasure, states in zip(self._erasures, _states(outputs), strict=True)]
+        erased = [_without(erasure, states) for erasure, states in zip(self._erasures, _states(outputs), strict=True)]
         count = len(outputs.hidden_states)
         outputs["hidden_states"] = tuple(erased[:count])
         if erased[count:]:
@@ -81,6 +81,11 @@ class Original:
             outputs, mask = self._model(**batch, **self._options), batch.get("attention_mask")
             pooled.append([pool(states, mask, "mean").float() for states in _states(outputs)])
         return [torch.cat(parts) for parts in zip(*pooled, strict=True)], torch.cat(labels)
+
+
+def _without(erasure: Erasure, states: Tensor) -> Tensor:
+    """States from which a concept is erased; those of convolutional nets have their width first, not last."""
+    return erasure(states.movedim(1, -1)).movedim(-1, 1) if states.dim() == 4 else erasure(states)
 
 
 def _states(outputs: Any) -> list[Tensor]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
+from toy_models import tiny_model, toy_pictures
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -32,6 +33,7 @@ from hf_selfdestruct.keeping import (
 from hf_selfdestruct.loss_checks import check_losses
 from hf_selfdestruct.losses import HeadAdjustedCrossEntropy
 from hf_selfdestruct.original import Original
+from hf_selfdestruct.tasks import BlockedTask
 
 
 def unlabelled(toy_rows, rows: int = 30, seed: int = 60) -> Dataset:
@@ -336,6 +338,21 @@ def test_the_original_goes_where_its_inputs_are(tiny_model) -> None:
     pixels = torch.zeros(2, 3, 16, 16)
     assert original({"pixel_values": pixels}).logits.device.type == "cpu"
     assert original({"pixel_values": pixels.to("meta")}).logits.device.type == "meta"
+
+
+def test_what_is_blocked_is_erased_from_a_convolutional_net() -> None:
+    task = BlockedTask("side", train=toy_pictures(60, seed=1, label="side"), label_column="side")
+    batch = default_data_collator(task.features("train", range(60), ["pixel_values"]))
+    labels = batch.pop("labels").bool()
+    settings = {"autocast": nullcontext, "collate": default_data_collator}
+    plain, erased = (
+        Original(tiny_model("resnet"), {"output_hidden_states": True}, erased=tasks, **settings)(batch).hidden_states
+        for tasks in ((), (task,))
+    )
+    for was, now in zip(plain, erased, strict=True):
+        gaps = [(m[labels].mean(0) - m[~labels].mean(0)).norm() for m in (was.mean((2, 3)), now.mean((2, 3)))]
+        assert gaps[0] > 0.01
+        assert gaps[1] < 1e-4 * gaps[0] + 1e-5
 
 
 def _means(was, now, mask):
