@@ -218,7 +218,9 @@ class Scene:
         count = len(next(iter(batch.values())))
         logits = self._ranks.joined(answers.logits, count)
         hidden = [self._ranks.joined(state, count) for state in answers.hidden_states] if deep else ()
-        labels = batch["labels"] if "labels" in batch else logits.new_zeros(count).long()
+        labels, here = batch.get("labels"), logits.shape[:-1]
+        if labels is None or (batch is self._general and labels.shape != here):  # a language model's are for tokens
+            labels = logits.new_zeros(here).long()
         moving = [weights[n] for n in self._moving]
         return View(logits, labels, hidden, batch.get("attention_mask"), moving)
 

@@ -145,6 +145,21 @@ def test_a_language_model_keeps_its_own_loss(make_trainer, tiny_model, toy_rows,
     }
 
 
+def test_a_language_model_may_collapse(make_trainer, tiny_model, toy_rows, tmp_path) -> None:
+    """Its collator labels tokens, its adversary's head answers for whole rows."""
+    rows = unlabelled(toy_rows)
+    trainer = make_trainer(
+        tmp_path,
+        model=built(BertForMaskedLM, tiny_model),
+        train_dataset=rows,
+        eval_dataset=rows,
+        method="ctrap",
+        data_collator=lambda found: {**(batch := default_data_collator(found)), "labels": batch["input_ids"]},
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["blocking_loss"] > 0.1
+
+
 def test_the_original_is_frozen_where_it_was(make_trainer, tiny_model, toy_rows, toy_batch, tmp_path) -> None:
     model = tiny_model(dropout=0.2)
     trainer = make_trainer(
