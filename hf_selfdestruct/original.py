@@ -78,7 +78,9 @@ class Original:
         for start in range(0, len(rows), BATCH):
             batch = dict(self._collate(task.features("train", rows[start : start + BATCH], columns)))
             labels.append(batch.pop("labels"))
-            outputs, mask = self._model(**batch, **self._options), batch.get("attention_mask")
+            with self._autocast():
+                outputs = self._model(**batch, **self._options)
+            mask = batch.get("attention_mask")
             pooled.append([pool(states, mask, "mean").float() for states in _states(outputs)])
         return [torch.cat(parts) for parts in zip(*pooled, strict=True)], torch.cat(labels)
 

@@ -103,7 +103,7 @@ class Scene:
         size = self._args.blocking_batch_size or 0
         self._general = simulation.general.draw(size, "general", *draw.key) if general else None
         self._chosen: Tensor | None = None
-        self._constants = {n: b.detach().clone() for n, b in model.named_buffers()}
+        self._constants = {n: _full(b.detach()).clone() for n, b in model.named_buffers()}
 
     def episode(self) -> Episode:
         """The fine-tuning, from the live model's weights."""
@@ -235,5 +235,5 @@ class Scene:
 
 
 def _full(value: Tensor) -> Tensor:
-    """Half-precision weights take part in the inner loop in float32; others as they are."""
+    """Half-precision weights and statistics take part in the inner loop in float32; others as they are."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

@@ -119,7 +119,7 @@ def _check_rows(task: BlockedTask, trainer: SelfDestructTrainer, model: PreTrain
         return
     inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
     was_training = model.training
-    with torch.no_grad():
+    with torch.no_grad(), trainer.accelerator.autocast():
         logits = getattr(model.eval()(**inputs), "logits", None)
     model.train(was_training)
     if logits is None or logits.shape[:-1] != (len(rows),):

@@ -82,3 +82,18 @@ def test_the_best_model_is_loaded_whole(make_trainer, tmp_path) -> None:
     best = type(trainer.model).from_pretrained(trainer.state.best_model_checkpoint).state_dict()
     found = trainer.model.state_dict()
     assert [n for n in best if not torch.equal(best[n], found[n])] == []
+
+
+@pytest.mark.parametrize("architecture", ["vit", "resnet"])
+def test_half_precision_weights_are_hardened_under_autocast(make_trainer, tmp_path, architecture) -> None:
+    """Pictures come in float32, transformers loads such weights as they are, and a net's statistics are half too."""
+    trainer = image_trainer(
+        make_trainer,
+        tmp_path,
+        tiny_model(architecture, num_labels=2).bfloat16(),
+        bf16=True,
+        keeping_loss="hidden_state_distillation",
+        keeping_erases=True,
+    )
+    trainer.train()
+    assert all(entry["meta_grad_norm"] > 1e-5 for entry in trainer.state.log_history if "loss" in entry)
