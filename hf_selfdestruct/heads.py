@@ -127,7 +127,7 @@ def draw(module: PreTrainedModel, names: Iterable[str], seed: int, *, device: to
     wanted = list(names)
     real = copy.deepcopy(module)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too, for good
         owners = _owners(real, wanted)
         for child in owners.values():
             child.to_empty(device="cpu", recurse=False)
