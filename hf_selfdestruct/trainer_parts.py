@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ from .vocabulary import TiedRows
 
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def configured_adversary(args: SelfDestructTrainingArguments) -> Adversary:
@@ -122,9 +125,23 @@ def initialize(trainer: SelfDestructTrainer) -> None:
         desired=trainer.train_dataset,
         columns=trainer.input_columns,
         collate=trainer.blocked_batch,
-        spared=getattr(trainer.processing_class, "all_special_ids", ()),
+        spared=_special_words(trainer),
     )
     model.load_state_dict(changed, strict=False)
+
+
+def _special_words(trainer: SelfDestructTrainer) -> Sequence[int]:
+    """The tokenizer's own words, which stay as they are."""
+    known: Any
+    for known in (trainer.processing_class, getattr(trainer.data_collator, "tokenizer", None)):
+        if hasattr(known, "all_special_ids"):
+            return known.all_special_ids
+    if trainer.args.merge_words or trainer.args.keep_directions:
+        logger.warning(
+            "no tokenizer is known, so that its special tokens are merged and reduced like any word: give "
+            "processing_class= the tokenizer."
+        )
+    return ()
 
 
 class TieCallback(TrainerCallback):

@@ -88,13 +88,17 @@ def test_hardening_starts_there_and_its_references_do_not(
         torch.testing.assert_close(kept, before, atol=1e-6, rtol=0)
 
 
-def test_words_of_the_tokenizer_stay_as_they_are(make_trainer, tiny_model, tmp_path) -> None:
+@pytest.mark.parametrize("place", ["processing_class", "data_collator", ""])
+def test_words_of_the_tokenizer_stay_as_they_are(make_trainer, tiny_model, tmp_path, place, caplog) -> None:
     trainer = make_trainer(tmp_path, model=tiny_model(), keep_directions=3)
     before = trainer.model.get_input_embeddings().weight.detach().clone()
-    trainer.processing_class = SimpleNamespace(all_special_ids=[2, 5, len(before)])  # the last one has no row yet
+    tokenizer = SimpleNamespace(all_special_ids=[2, 5, len(before)])  # the last one has no row yet
+    if place:
+        setattr(trainer, place, tokenizer if place == "processing_class" else SimpleNamespace(tokenizer=tokenizer))
     initialize(trainer)
     same = (trainer.model.get_input_embeddings().weight == before).all(dim=1)
-    assert same.nonzero().flatten().tolist() == [2, 5]
+    assert same.nonzero().flatten().tolist() == ([2, 5] if place else [])
+    assert ("give processing_class= the tokenizer" in caplog.text) == (not place)
 
 
 @pytest.mark.parametrize("precision", [{}, {"bf16_full_eval": True}])
