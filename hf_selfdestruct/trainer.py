@@ -200,7 +200,7 @@ class SelfDestructTrainer(Trainer):
         Args:
             suite: Name of a suite (``smoke``, ``default``, ``adaptive``, ``full``, ...), or one of your own.
             **options: ``undefended`` and ``base`` (folders), ``desired_dataset`` (by default ``eval_dataset``),
-                ``card`` (the user's own words), ``controls``, ``metrics``, ``storage``, ``workers``.
+                ``kept_dataset``, ``card`` (the user's own words), ``controls``, ``metrics``, ``storage``, ``workers``.
 
         Returns:
             The report, also in ``output_dir/selfdestruct/report.json``.

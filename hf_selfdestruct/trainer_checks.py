@@ -166,10 +166,12 @@ def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:
             raise TypeError(f"blocked_tasks must hold BlockedTask objects, got {type(task).__name__}.")
         for split, data in task.splits().items():
             if not ({*data.column_names} - {"labels", "label", task.label_column}) & {*columns}:
+                cure = "tokenise it the way train_dataset is tokenised."
+                if data.format["type"] == "custom":
+                    cure = "columns that with_transform() makes on the way are not looked at: make them by map()."
                 raise ValueError(
                     f"blocked task {task.name!r}, split {split!r}: none of its columns "
-                    f"({', '.join(data.column_names)}) is an input of the model; tokenise it the way "
-                    "train_dataset is tokenised."
+                    f"({', '.join(data.column_names)}) is an input of the model; {cure}"
                 )
     names = [task.name for task in tasks]
     if len({*names}) < len(names):
@@ -190,12 +192,12 @@ def check_desired(datasets: Mapping[str, Any], model: PreTrainedModel) -> None:
         cells = data.with_format(None)[label][:]
         if isinstance(cells[0], list):
             continue  # one label per token: the model's own loss knows what to make of them
-        labels = np.asarray(cells)
-        if labels.dtype.kind not in "iu":
+        if strange := [(row, one) for row, one in enumerate(cells) if type(one) is not int]:
             raise ValueError(
-                f"{name}, column {label!r}, row 0: label {labels[0]!r} is not an integer; "
+                f"{name}, column {label!r}, row {strange[0][0]}: label {strange[0][1]!r} is not an integer; "
                 f"use dataset.class_encode_column({label!r})."
             )
+        labels = np.asarray(cells)
         wrong = np.flatnonzero((labels < 0) | (labels >= count))
         if len(wrong):
             raise ValueError(

@@ -633,6 +633,9 @@ def test_wrong_kinds_of_things_are_refused(make_trainer, tiny_model, toy_task, t
     }
     with pytest.raises(ValueError, match=r"'blocked', split 'train'.*tokenise"):
         make_trainer(tmp_path, blocked_tasks=[toy_task(**raw, test=None)])
+    lazy = raw["train"].with_transform(lambda rows: {"input_ids": [[1, 2]] * len(rows["text"])})
+    with pytest.raises(ValueError, match=r"'blocked', split 'train'.*with_transform\(\).*by map\(\)"):
+        make_trainer(tmp_path, blocked_tasks=[toy_task(train=lazy, test=None)])
 
 
 def associated(toy_rows, toy_task, *, independent: bool):
@@ -983,6 +986,8 @@ def test_blocking_blocks_and_keeps_the_desired_task(
     [
         ([0, 1, 3] * 4, r"train_dataset, column 'label', row 2: label 3 is outside 0\.\.1; .*num_labels="),
         ([0, -1, 2] * 4, r"train_dataset, column 'label', row 1: label -1 is outside"),
+        ([0, 1, None] * 4, r"train_dataset, column 'label', row 2: label None is not an integer"),
+        ([0.0, 1.0, 0.5] * 4, r"train_dataset, column 'label', row 0: label 0.0 is not an integer"),
         (["a", "b", "c"] * 4, r"train_dataset, column 'label', row 0: label .*a.*class_encode_column"),
         ([], r"train_dataset is empty"),
     ],
