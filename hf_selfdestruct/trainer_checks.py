@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from . import heads
 from .adversary import Adversary
 from .initialization import check_initialization
-from .loss_checks import check_losses, has_loss
+from .loss_checks import check_held_out, check_losses, has_loss
 from .tasks import BlockedTask, content_hashes, label_column_of
 from .training_args import SelfDestructTrainingArguments
 
@@ -80,6 +80,7 @@ def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> Non
         desired=trainer.train_dataset,
         erases=bool(trainer.args.keeping_erases),
     )
+    check_held_out(trainer.blocking_losses, trainer.blocked_tasks, trainer.args.blocking_batch_size or 0)
     if trainer.args.world_size > 1:
         check_processes(trainer)
     warn_of_association(trainer.blocked_tasks, trainer.train_dataset)

@@ -638,6 +638,16 @@ def test_wrong_kinds_of_things_are_refused(make_trainer, tiny_model, toy_task, t
         make_trainer(tmp_path, blocked_tasks=[toy_task(train=lazy, test=None)])
 
 
+def test_probes_of_too_few_held_out_rows_are_refused(make_trainer, toy_task, tmp_path) -> None:
+    few, enough = [toy_task(rows=10)], [toy_task(rows=20)]
+    with pytest.raises(ValueError, match=r"needs 4 held-out rows or more, blocked task 'blocked' gives it 2 .*of 10"):
+        make_trainer(tmp_path, probe_weight=1.0, blocked_tasks=few)
+    with pytest.raises(ValueError, match=r"gives it 3 .*blocking_batch_size=3"):
+        make_trainer(tmp_path, probe_weight=1.0, blocked_tasks=enough, blocking_batch_size=3)
+    make_trainer(tmp_path, probe_weight=1.0, blocked_tasks=enough).train()
+    make_trainer(tmp_path, blocked_tasks=few)
+
+
 def associated(toy_rows, toy_task, *, independent: bool):
     rows = toy_rows(80, seed=3)
     desired, blocked = rows.remove_columns("blocked"), rows.remove_columns("labels")
