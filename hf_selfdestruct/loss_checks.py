@@ -8,14 +8,15 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from . import heads
 from .keeping import KeepingLoss
 from .losses import BlockingLoss
 from .tasks import BlockedTask
 
 
 def has_loss(model: PreTrainedModel) -> bool:
-    """Whether the model has a head, and with it a loss of its own."""
-    return model.base_model is not model
+    """Whether the model has a head, and with it a loss of its own; some classifiers have one but no trunk of a name."""
+    return model.base_model is not model or heads.has_task_head(model)
 
 
 def check_losses(

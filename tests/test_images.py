@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from toy_models import tiny_model, toy_pictures
-from transformers import default_data_collator
+from transformers import CLIPConfig, CLIPForImageClassification, default_data_collator
 
+from hf_selfdestruct import heads
 from hf_selfdestruct.tasks import BlockedTask
 
 
@@ -46,6 +47,23 @@ def test_image_classifiers_train(make_trainer, tmp_path, architecture, mode) -> 
     ]
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert all(entry["meta_grad_norm"] > 1e-5 for entry in entries)
+
+
+def test_a_classifier_whose_trunk_has_no_name_is_no_bare_trunk(make_trainer, tmp_path) -> None:
+    """To transformers CLIP's is its own base model; with as many blocked classes as desired its head looks like it."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {**sizes, "image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    model = CLIPForImageClassification(CLIPConfig(vision_config=vision, text_config=sizes, num_labels=2))
+    assert model.base_model is model
+    assert heads.head_names(model) == ["classifier.weight", "classifier.bias"]
+    for trainable in ("head", "lora", "all"):
+        trainer = image_trainer(make_trainer, tmp_path, model, adversary_trainable=trainable)
+        assert {*next(iter(trainer.simulation.learned.values())).head} == {"classifier.weight", "classifier.bias"}
+        assert not [n for n in trainer.simulation.published if "classifier" in n]
+        trainer.train()
+        assert trainer.state.log_history[0]["desired_loss"] > 1e-3  # its own, and no keeping loss
+        assert trainer.state.log_history[0]["meta_grad_norm"] > 1e-6
 
 
 @pytest.mark.parametrize("architecture", ["vit", "resnet"])
