@@ -11,12 +11,13 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import Audio, ClassLabel, Dataset, Image
 
 HELD_OUT_FRACTION = 0.2
 SELECTION_FRACTION = 0.3
@@ -170,12 +171,27 @@ def seed_of(*key: Any) -> int:
 
 
 def content_hashes(data: Dataset, label_column: str) -> list[str]:
-    """SHA-256 of each row's content: the model inputs where present, else all but the label."""
+    """SHA-256 of each row's content: the model inputs where present, else all but the label; of pictures the file."""
     columns = [c for c in CONTENT_COLUMNS if c in data.column_names]
     columns = columns or [c for c in data.column_names if c != label_column]
-    plain = data.with_format(None)
-    cells = [plain[c][:] for c in columns]
+    cells = [_cells(data, column) for column in columns]
     return [hashlib.sha256(repr(row).encode()).hexdigest() for row in zip(*cells, strict=True)]
+
+
+def _cells(data: Dataset, column: str) -> list[Any]:
+    """A column's values; of pictures and sounds hashes, for decoded they are objects that look new each time."""
+    plain, feature = data.with_format(None), data.features[column]
+    if isinstance(feature, Audio | Image):
+        return [_stored(cell) for cell in plain.cast_column(column, replace(feature, decode=False))[column]]
+    return plain[column][:]
+
+
+def _stored(cell: Mapping[str, Any] | None) -> str | None:
+    """SHA-256 of the bytes of an undecoded file, which stand in the dataset or at a path."""
+    if cell is None:
+        return None
+    content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def fingerprint(data: Dataset) -> str:

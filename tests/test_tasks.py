@@ -7,10 +7,11 @@ import sys
 from itertools import combinations
 
 import numpy as np
+import PIL.Image
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDataset, Value
 
-from hf_selfdestruct.tasks import BlockedTask, content_hashes, draw_rows, seed_of
+from hf_selfdestruct.tasks import BlockedTask, content_hashes, draw_rows, fingerprint, seed_of
 
 SPLITS = ("train", "attack", "test")
 
@@ -324,6 +325,35 @@ def test_fingerprints_notice_every_label_token_and_order(toy_task, split_rows) -
         found = toy_task(attack=changed).fingerprints()
         assert found["attack"]["sha256"] != plain["attack"]["sha256"], kind
         assert {s: found[s] for s in ("train", "test")} == {s: plain[s] for s in ("train", "test")}
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_pictures_are_known_by_their_bytes(tmp_path, on_disk) -> None:
+    def rows(changed: int) -> Dataset:
+        pixels = np.zeros((2, 4, 4, 3), np.uint8)
+        pixels[1, 0, 0, 0] = changed
+        pictures = [PIL.Image.fromarray(picture) for picture in pixels]
+        folder = tmp_path / str(changed)
+        if on_disk:
+            folder.mkdir(exist_ok=True)
+            for i, picture in enumerate(pictures):
+                picture.save(folder / f"{i}.png")
+            pictures = [str(folder / f"{i}.png") for i in range(2)]
+        columns = {"image": pictures, "label": [0, 1]}
+        kinds = Features({"image": Image(), "label": Value("int64")})
+        return Dataset.from_dict(columns, features=kinds).with_transform(lambda found: found)
+
+    assert fingerprint(rows(1)) == fingerprint(rows(1)) != fingerprint(rows(2))
+    assert content_hashes(rows(1), "label")[0] == content_hashes(rows(2), "label")[0]
+
+
+def test_the_fingerprint_of_texts_is_what_committed_reports_hold() -> None:
+    data = Dataset.from_dict({"input_ids": [[1, 2, 3], [4]], "attention_mask": [[1, 1, 1], [1]], "label": [0, 1]})
+    assert fingerprint(data) == "4ed5b2ab7056e94621ecb28f9b2114ecbad720a3f7280d9f65998a9319d65b59"
+    assert (
+        fingerprint(data.remove_columns("input_ids").add_column("text", ["a", "b"]))
+        == "6ee47ec7f78b8f72ff519677f916ca71f971e9ab8ceecdd9a215e0161fc7b16c"
+    )
 
 
 def test_the_docstring_example_works(split_rows) -> None:
