@@ -108,7 +108,7 @@ class Adversary:
         trainable: ``"all"`` weights, only the ``"head"``, ``"last_n"`` (the last n layers and what follows
             them), ``"lora"``, or a ``peft.LoraConfig`` of your own: new adapters on the published weights.
         prelude: Benign steps before, on the desired task's training rows and with its head
-            (heal-then-attack); they come on top of ``steps``.
+            (heal-then-attack); they come on top of ``steps``, and need ``trainable="all"``.
         dropout: Whether the inner steps run with dropout. Learning curves of real attacks have it; it is
             replayed exactly wherever a step is computed again.
         carries: In how many outer steps in a row it goes on from where it was, relative to the published weights,
@@ -161,6 +161,17 @@ class Adversary:
         several = [n for n in ("carries", "trainable", "head") if len(self.options(n)) > 1]
         if several and max(self.options("carries")) > 1:
             raise ValueError(f"an adversary that goes on from where it was (carries) needs one value of {several[0]}.")
+        preludes = self.options("prelude")
+        if any(preludes) and (part := [v for v in self.options("trainable") if v != "all"]):
+            raise ValueError(
+                "an adversary with a prelude trains all weights in all its steps, benign and blocked; set "
+                f"trainable='all' or prelude=0, got trainable={_plain(part[0])!r}."
+            )
+        if max(self.options("carries")) > 1 and any(preludes) and not all(preludes):
+            raise ValueError(
+                "an adversary that goes on from where it was (carries) cannot move the desired task's head in some "
+                f"outer steps alone: give a prelude that is always or never 0, got {self.prelude!r}."
+            )
         if self.learns_rate and not isinstance(self.learning_rate, int | float):
             raise ValueError(f"a learned rate starts from one number; got learning_rate={self.learning_rate!r}.")
 

@@ -64,6 +64,7 @@ class BlockingLoss(ABC):
     citation: ClassVar[str] = ""
     wants_hidden_states: ClassVar[bool] = False
     second_order: ClassVar[bool] = False  # contains a gradient, so that its own gradient differentiates twice
+    fewest_rows: ClassVar[int] = 1  # that it can be measured on
     on_general: ClassVar[bool] = False  # measured on general rows (desired or kept) instead of blocked ones
 
     def __post_init__(self) -> None:

@@ -117,6 +117,12 @@ class HardenConfig:
         named_suite(self.suite)
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1; got {self.workers}.")
+        for task in (*self.blocked_tasks, *self.control_tasks):
+            if task.label_column in (self.data.label_column, "label"):
+                raise ValueError(
+                    f"task {task.name!r}: its label_column {task.label_column!r} is, or will be called, the desired "
+                    f"task's ({self.data.label_column!r} becomes 'label'); give it a column of its own, another name."
+                )
         CardDetails.from_dict(self.card)
         training_arguments(self)
 

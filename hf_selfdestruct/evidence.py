@@ -23,6 +23,7 @@ from .files import file_hash, weights_hash
 from .plots import save_plots
 from .report import AttackReport
 from .tasks import BlockedTask, fingerprint
+from .trainer_parts import StopCallback
 from .training_args import UNDEFENDED
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def attack_trainer(
         trainer: A trainer whose training has ended.
         suite: A shipped suite's name, or a suite of your own.
         undefended: Folder of the sibling; by default it is trained now (same start, data, steps and
-            seed, blocking weight 0) into ``output_dir/_undefended``.
+            seed, blocking weight 0) into ``output_dir/_undefended``. It keeps its last weights, also where the hardened
+            model is the best of its checkpoints.
         base: Folder or Hub id of the model an attacker may start from; by default ``output_dir/_base``, which is where
             training started and so does the sibling.
         desired_dataset: Where desired quality is measured; by default the trainer's ``eval_dataset``.
@@ -79,7 +81,7 @@ def attack_trainer(
         The report, also in ``output_dir/selfdestruct/report.json``.
 
     Raises:
-        ValueError: Unknown suite, or a task without ``attack`` or ``test`` rows.
+        ValueError: Unknown suite, a task without ``attack`` or ``test`` rows, or an optimizer that no sibling can have.
     """
     chosen = named_suite(suite) if isinstance(suite, str) else suite
     details = card if isinstance(card, CardDetails) else CardDetails.from_dict(dict(card or {}))
@@ -88,6 +90,11 @@ def attack_trainer(
     if base is None and not started.is_dir():
         raise ValueError(f"{started} is missing: call train() first, or pass base= the model it started from.")
     start, base = str(started if started.is_dir() else base), str(base or started)
+    if undefended is None and trainer.has_given_optimizer:
+        raise ValueError(
+            "the trainer was given optimizers= that hold its own weights, by which no sibling can be trained: "
+            "give the trainer optimizer_cls_and_kwargs= instead, or attack(undefended=) a sibling's folder."
+        )
     for task in trainer.blocked_tasks:
         check_attackable(task)
     trainer.save_model()
@@ -199,7 +206,7 @@ def _trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTra
 def _ingredients(trainer: SelfDestructTrainer, base: str) -> dict[str, Any]:
     """Everything on which a sibling's weights depend."""
     data = {"train": trainer.train_dataset, "keep": trainer.keep_dataset}
-    shape = trainer.accelerator.unwrap_model(trainer.model).config.to_dict()
+    model = trainer.accelerator.unwrap_model(trainer.model)
     return {
         **recipe_of(trainer),
         **{name: getattr(trainer.args, name) for name in DECISIVE},
@@ -208,7 +215,8 @@ def _ingredients(trainer: SelfDestructTrainer, base: str) -> dict[str, Any]:
         "data": {name: fingerprint(rows) for name, rows in data.items() if isinstance(rows, Dataset)},
         "optimizer_class": trainer.optimizer_cls_and_kwargs,
         "loss": getattr(trainer.compute_loss_func, "__qualname__", trainer.compute_loss_func),
-        "dropout": {name: value for name, value in shape.items() if "drop" in name},
+        "dropout": {name: value for name, value in model.config.to_dict().items() if "drop" in name},
+        "frozen": [name for name, weight in model.named_parameters() if not weight.requires_grad],
     }
 
 
@@ -220,8 +228,12 @@ def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | Non
     args.save_strategy = args.eval_strategy = "no"
     args.load_best_model_at_end = args.push_to_hub = args.eval_on_start = False
     args.max_desired_drop = None
-    args.max_steps = trainer.state.global_step or args.max_steps
-    model = type(trainer.accelerator.unwrap_model(trainer.model)).from_pretrained(source, use_safetensors=True)
+    args.max_steps = trainer.state.max_steps or args.max_steps  # the schedule's length, also where it was cut short
+    live = trainer.accelerator.unwrap_model(trainer.model)
+    model = type(live).from_pretrained(source, use_safetensors=True)
+    frozen = {name for name, weight in live.named_parameters() if not weight.requires_grad}
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name not in frozen)
     return type(trainer)(
         model,
         args,
@@ -231,6 +243,8 @@ def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | Non
         processing_class=trainer.processing_class,
         compute_loss_func=trainer.compute_loss_func,
         compute_metrics=trainer.compute_metrics,
+        preprocess_logits_for_metrics=trainer.preprocess_logits_for_metrics,
+        callbacks=[StopCallback(trainer.state.global_step)],
         optimizer_cls_and_kwargs=trainer.optimizer_cls_and_kwargs,
         blocked_tasks=trainer.blocked_tasks,
         adversaries=trainer.adversaries,

@@ -36,15 +36,21 @@ def trunk_prefix(model: PreTrainedModel) -> str:
 
 
 def head_names(model: PreTrainedModel) -> list[str]:
-    """Names of the head's parameters, in the model's order; none for a bare trunk."""
-    prefix = trunk_prefix(model)
-    return [name for name, _ in model.named_parameters() if not name.startswith(prefix)]
+    """Names of the head's parameters, in the model's order; none for a bare trunk.
+
+    A classifier in which transformers finds no trunk (CLIP's, SigLIP's) has for its head what depends on the number of
+    labels.
+    """
+    names, prefix = [name for name, _ in model.named_parameters()], trunk_prefix(model)
+    if prefix:
+        return [name for name in names if not name.startswith(prefix)]
+    sized = _sized(model)
+    return [name for name in names if name.replace(".base_layer.", ".") in sized]
 
 
 def has_task_head(model: PreTrainedModel) -> bool:
     """Whether the model's class has a head whose size is the number of labels (unlike a trunk or an LM)."""
-    shapes = [{n: p.shape for n, p in _built(type(model), model, labels).named_parameters()} for labels in (2, 3)]
-    return shapes[0] != shapes[1]
+    return bool(_sized(model))
 
 
 def skeleton(
@@ -103,10 +109,11 @@ def names_between(module: PreTrainedModel, model: PreTrainedModel, *, keep_head:
     """
     live = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     ours, theirs = trunk_prefix(module), trunk_prefix(model)
-    found = {}
+    head, found = {*head_names(module)}, {}
     for name, value in (*module.named_parameters(), *module.named_buffers()):
         plain = name.replace(".base_layer.", ".")  # PEFT wraps the layers it adapts
-        outer = theirs + plain.removeprefix(ours) if plain.startswith(ours) else plain if keep_head else ""
+        trunk = plain.startswith(ours) and name not in head
+        outer = theirs + plain.removeprefix(ours) if trunk else plain if keep_head else ""
         if outer in live and (live[outer].shape == value.shape):
             found[name] = outer
     return found
@@ -127,7 +134,7 @@ def draw(module: PreTrainedModel, names: Iterable[str], seed: int, *, device: to
     wanted = list(names)
     real = copy.deepcopy(module)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too, for good
         owners = _owners(real, wanted)
         for child in owners.values():
             child.to_empty(device="cpu", recurse=False)
@@ -171,6 +178,12 @@ def _built(kind: Any, model: PreTrainedModel, num_labels: int, twice: bool = Fal
         attention = "sdpa" if kind._supports_sdpa else "eager"
     with torch.device("meta"):
         return kind._from_config(config, attn_implementation=attention).eval()
+
+
+def _sized(model: PreTrainedModel) -> set[str]:
+    """Names of the parameters whose shape depends on the number of labels."""
+    two, three = ({n: p.shape for n, p in _built(type(model), model, labels).named_parameters()} for labels in (2, 3))
+    return {name for name, shape in three.items() if two.get(name) != shape}
 
 
 def _owners(module: nn.Module, names: list[str]) -> dict[str, nn.Module]:

@@ -20,7 +20,8 @@ class LearnedAdversary:
 
     Args:
         head: Starting head (empty where the head is not learned).
-        rate: Starting rate of the inner steps.
+        rate: Starting rate of the inner steps; it is learned within 1e-6 to 1e-2, or from there to where it
+            starts.
         learns_rate: Whether that rate is learned.
         learning_rate: Adam rate for the head; the log rate moves ten times as fast.
 
@@ -34,6 +35,7 @@ class LearnedAdversary:
         self.head = {name: value.detach().clone() for name, value in head.items()}
         device = next(iter(self.head.values())).device if self.head else "cpu"
         self.log_rate = torch.tensor(math.log(rate), dtype=torch.float32, device=device)
+        self._bounds = math.log(min(rate, RATE_BOUNDS[0])), math.log(max(rate, RATE_BOUNDS[1]))
         groups: list[dict[str, Any]] = []
         if self.head:
             groups.append({"params": list(self.head.values()), "lr": learning_rate})
@@ -83,7 +85,7 @@ class LearnedAdversary:
             return
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self.log_rate.clamp_(*(math.log(bound) for bound in RATE_BOUNDS))
+        self.log_rate.clamp_(*self._bounds)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything needed to go on exactly, as a flat dictionary of tensors."""

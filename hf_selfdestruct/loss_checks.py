@@ -8,13 +8,15 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from . import heads
 from .keeping import KeepingLoss
 from .losses import BlockingLoss
+from .tasks import BlockedTask
 
 
 def has_loss(model: PreTrainedModel) -> bool:
-    """Whether the model has a head, and with it a loss of its own."""
-    return model.base_model is not model
+    """Whether the model has a head, and with it a loss of its own; some classifiers have one but no trunk of a name."""
+    return model.base_model is not model or heads.has_task_head(model)
 
 
 def check_losses(
@@ -71,3 +73,24 @@ def check_losses(
     for loss in keeping:
         if loss.wants_labels and keep_dataset is None:
             raise ValueError(f"{type(loss).__name__} reads the rows to keep: give keep_dataset=.")
+
+
+def check_held_out(blocking: Sequence[BlockingLoss], tasks: Sequence[BlockedTask], size: int) -> None:
+    """Refuse losses that need more held-out rows than there are.
+
+    Args:
+        blocking: Losses at the adversary's weights.
+        tasks: Blocked tasks.
+        size: Held-out rows that are drawn in a step, where there are as many.
+
+    Raises:
+        ValueError: A task or a batch has too few rows.
+    """
+    for loss in blocking:
+        for task in tasks:
+            if (rows := min(len(task.held_out_rows()), size)) < loss.fewest_rows:
+                raise ValueError(
+                    f"{type(loss).__name__} needs {loss.fewest_rows} held-out rows or more, blocked task {task.name!r} "
+                    f"gives it {rows} (a fifth of {len(task.train)}, and blocking_batch_size={size} at most): give "
+                    "more, or leave it out (probe_weight=0)."
+                )

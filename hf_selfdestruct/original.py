@@ -50,7 +50,8 @@ class Original:
         self._erasures: list[Erasure] = []
 
     def __call__(self, inputs: Mapping[str, Any]) -> Any:
-        """What the original gives on a batch."""
+        """What the original gives on a batch, where that is: the Trainer may have moved its model since."""
+        self._model.to(next(value.device for value in inputs.values() if isinstance(value, Tensor)))
         with torch.no_grad():
             if self._erased and not self._erasures:
                 self._erasures = self._fitted()
@@ -58,7 +59,7 @@ class Original:
                 outputs = self._model(**inputs, **self._options)
         if not self._erased:
             return outputs
-        erased = [erasure(states) for erasure, states in zip(self._erasures, _states(outputs), strict=True)]
+        erased = [_without(erasure, states) for erasure, states in zip(self._erasures, _states(outputs), strict=True)]
         count = len(outputs.hidden_states)
         outputs["hidden_states"] = tuple(erased[:count])
         if erased[count:]:
@@ -77,9 +78,16 @@ class Original:
         for start in range(0, len(rows), BATCH):
             batch = dict(self._collate(task.features("train", rows[start : start + BATCH], columns)))
             labels.append(batch.pop("labels"))
-            outputs, mask = self._model(**batch, **self._options), batch.get("attention_mask")
+            with self._autocast():
+                outputs = self._model(**batch, **self._options)
+            mask = batch.get("attention_mask")
             pooled.append([pool(states, mask, "mean").float() for states in _states(outputs)])
         return [torch.cat(parts) for parts in zip(*pooled, strict=True)], torch.cat(labels)
+
+
+def _without(erasure: Erasure, states: Tensor) -> Tensor:
+    """States from which a concept is erased; those of convolutional nets have their width first, not last."""
+    return erasure(states.movedim(1, -1)).movedim(-1, 1) if states.dim() == 4 else erasure(states)
 
 
 def _states(outputs: Any) -> list[Tensor]:

@@ -62,6 +62,7 @@ class RepresentationProbe(BlockingLoss):
     pooling: str = "mean"
     citation = _MLAC
     wants_hidden_states = True
+    fewest_rows = 4  # two to fit on and two to score on
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,8 +74,10 @@ class RepresentationProbe(BlockingLoss):
         if not states:
             raise ValueError("RepresentationProbe needs hidden states")
         rows = int((here.flatten(1).any(1) if here.dim() > 1 else here).sum())
-        if rows < 4:
-            raise ValueError(f"RepresentationProbe needs 4 rows or more to fit and score on, got {rows}")
+        if rows < self.fewest_rows:
+            raise ValueError(
+                f"RepresentationProbe needs {self.fewest_rows} rows or more to fit and score on, got {rows}"
+            )
         chosen = range(len(states)) if self.layers is None else self.layers
         known = all(-len(states) <= layer < len(states) for layer in chosen)
         self._check(known and len(chosen) > 0, "layers", f"some of the {len(states)} that have hidden states")

@@ -263,10 +263,14 @@ def _alike(target: Target, base: Target, rows: Dataset, collate: Collate) -> dic
 
 
 def begun(folder: str) -> str | None:
-    """The last checkpoint of a training that was begun there, ``None`` where there is none."""
+    """The last complete checkpoint of a training that was begun there, ``None`` where there is none."""
     if not any(Path(folder).glob("checkpoint-*")):
         return None
-    checkpoint = checkpoints.last_complete(folder)
+    try:
+        checkpoint = checkpoints.last_complete(folder)
+    except ValueError:
+        logger.warning("no checkpoint in %s was written to its end: training starts afresh", folder)
+        return None
     logger.warning("going on from %s; remove the folder to start afresh", checkpoint)
     return checkpoint
 

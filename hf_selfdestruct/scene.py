@@ -68,7 +68,7 @@ class Rows:
         kept = [c for c in self.data.column_names if c in {*self.columns, *self.labels}]
         rows = draw_rows(np.arange(len(self.data)), size, *key).tolist()
         chosen = self.data.select_columns(kept)[rows]
-        return self.collate([{c: chosen[c][i] for c in kept} for i in range(len(rows))])
+        return self.collate([{c: values[i] for c, values in chosen.items()} for i in range(len(rows))])
 
 
 class Scene:
@@ -103,7 +103,7 @@ class Scene:
         size = self._args.blocking_batch_size or 0
         self._general = simulation.general.draw(size, "general", *draw.key) if general else None
         self._chosen: Tensor | None = None
-        self._constants = {n: b.detach().clone() for n, b in model.named_buffers()}
+        self._constants = {n: _full(b.detach()).clone() for n, b in model.named_buffers()}
 
     def episode(self) -> Episode:
         """The fine-tuning, from the live model's weights."""
@@ -218,7 +218,9 @@ class Scene:
         count = len(next(iter(batch.values())))
         logits = self._ranks.joined(answers.logits, count)
         hidden = [self._ranks.joined(state, count) for state in answers.hidden_states] if deep else ()
-        labels = batch["labels"] if "labels" in batch else logits.new_zeros(count).long()
+        labels, here = batch.get("labels"), logits.shape[:-1]
+        if labels is None or (batch is self._general and labels.shape != here):  # a language model's are for tokens
+            labels = logits.new_zeros(here).long()
         moving = [weights[n] for n in self._moving]
         return View(logits, labels, hidden, batch.get("attention_mask"), moving)
 
@@ -233,5 +235,5 @@ class Scene:
 
 
 def _full(value: Tensor) -> Tensor:
-    """Half-precision weights take part in the inner loop in float32; others as they are."""
+    """Half-precision weights and statistics take part in the inner loop in float32; others as they are."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

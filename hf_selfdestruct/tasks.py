@@ -11,12 +11,13 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import Audio, ClassLabel, Dataset, Image
 
 HELD_OUT_FRACTION = 0.2
 SELECTION_FRACTION = 0.3
@@ -45,7 +46,7 @@ class BlockedTask:
 
     Raises:
         ValueError: A column is missing, a label is not an integer in range, a split is empty or two
-            splits share a row; the message names the task, the split and the row.
+            splits share a row or name their classes otherwise; the message names the task, the split and the row.
 
     Example:
         ```python
@@ -76,6 +77,7 @@ class BlockedTask:
             self._labels[split] = _checked_labels(self.name, split, data, self.label_column)
         if self.num_labels is None:
             object.__setattr__(self, "num_labels", _count_labels(self))
+        _check_names(self)
         for split, labels in self._labels.items():
             _check_range(self, split, labels)
         for split, data in self.splits().items():
@@ -131,8 +133,9 @@ class BlockedTask:
         data = self.splits()[split]
         kept = [c for c in data.column_names if c in columns and c not in ("label", "labels", self.label_column)]
         chosen = data.select_columns(kept)[[int(row) for row in rows]]
-        return [
-            {**{c: chosen[c][i] for c in kept}, "labels": int(self._labels[split][row])} for i, row in enumerate(rows)
+        return [  # a format may leave columns out
+            {**{c: values[i] for c, values in chosen.items()}, "labels": int(self._labels[split][row])}
+            for i, row in enumerate(rows)
         ]
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
@@ -168,12 +171,27 @@ def seed_of(*key: Any) -> int:
 
 
 def content_hashes(data: Dataset, label_column: str) -> list[str]:
-    """SHA-256 of each row's content: the model inputs where present, else all but the label."""
+    """SHA-256 of each row's content: the model inputs where present, else all but the label; of pictures the file."""
     columns = [c for c in CONTENT_COLUMNS if c in data.column_names]
     columns = columns or [c for c in data.column_names if c != label_column]
-    plain = data.with_format(None)
-    cells = [plain[c][:] for c in columns]
+    cells = [_cells(data, column) for column in columns]
     return [hashlib.sha256(repr(row).encode()).hexdigest() for row in zip(*cells, strict=True)]
+
+
+def _cells(data: Dataset, column: str) -> list[Any]:
+    """A column's values; of pictures and sounds hashes, for decoded they are objects that look new each time."""
+    plain, feature = data.with_format(None), data.features[column]
+    if isinstance(feature, Audio | Image):
+        return [_stored(cell) for cell in plain.cast_column(column, replace(feature, decode=False))[column]]
+    return plain[column][:]
+
+
+def _stored(cell: Mapping[str, Any] | None) -> str | None:
+    """SHA-256 of the bytes of an undecoded file, which stand in the dataset or at a path."""
+    if cell is None:
+        return None
+    content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def fingerprint(data: Dataset) -> str:
@@ -230,6 +248,21 @@ def _checked_labels(task: str, split: str, data: Any, column: str) -> np.ndarray
 def _count_labels(task: BlockedTask) -> int:
     feature = task.train.features[task.label_column]
     return feature.num_classes if isinstance(feature, ClassLabel) else int(task.labels("train").max()) + 1
+
+
+def _check_names(task: BlockedTask) -> None:
+    """One number is one class in every split, as far as splits name their classes."""
+    features = {split: data.features[task.label_column] for split, data in task.splits().items()}
+    named = {split: feature.names for split, feature in features.items() if isinstance(feature, ClassLabel)}
+    first = next(iter(named), "")
+    for split, names in named.items():
+        if names != named[first]:
+            raise ValueError(
+                f"blocked task {task.name!r}, column {task.label_column!r}: the classes are {names} in split {split!r} "
+                f"and {named[first]} in split {first!r}, so that a number means different ones; encode the texts of "
+                f"{first} by class_encode_column(), then those of {split} by "
+                f"{split}.cast_column({task.label_column!r}, {first}.features[{task.label_column!r}])."
+            )
 
 
 def _check_range(task: BlockedTask, split: str, labels: np.ndarray) -> None:

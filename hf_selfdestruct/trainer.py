@@ -107,6 +107,7 @@ class SelfDestructTrainer(Trainer):
         check_launch(args)
         self.guard, self.guarded_step = guard_of(args), -1
         super().__init__(model, args, *positional, **named)
+        self.has_given_optimizer = self.optimizer is not None or self.lr_scheduler is not None
         # Most classifiers accept and ignore `num_items_in_batch`; Trainer would then scale the loss by
         # accumulation steps and processes, and change the weight between the two losses.
         self.model_accepts_loss_kwargs = False
@@ -199,7 +200,7 @@ class SelfDestructTrainer(Trainer):
         Args:
             suite: Name of a suite (``smoke``, ``default``, ``adaptive``, ``full``, ...), or one of your own.
             **options: ``undefended`` and ``base`` (folders), ``desired_dataset`` (by default ``eval_dataset``),
-                ``card`` (the user's own words), ``controls``, ``metrics``, ``storage``, ``workers``.
+                ``kept_dataset``, ``card`` (the user's own words), ``controls``, ``metrics``, ``storage``, ``workers``.
 
         Returns:
             The report, also in ``output_dir/selfdestruct/report.json``.

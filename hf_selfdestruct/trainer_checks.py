@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from . import heads
 from .adversary import Adversary
 from .initialization import check_initialization
-from .loss_checks import check_losses, has_loss
+from .loss_checks import check_held_out, check_losses, has_loss
 from .tasks import BlockedTask, content_hashes, label_column_of
 from .training_args import SelfDestructTrainingArguments
 
@@ -80,6 +80,7 @@ def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> Non
         desired=trainer.train_dataset,
         erases=bool(trainer.args.keeping_erases),
     )
+    check_held_out(trainer.blocking_losses, trainer.blocked_tasks, trainer.args.blocking_batch_size or 0)
     if trainer.args.world_size > 1:
         check_processes(trainer)
     warn_of_association(trainer.blocked_tasks, trainer.train_dataset)
@@ -119,7 +120,7 @@ def _check_rows(task: BlockedTask, trainer: SelfDestructTrainer, model: PreTrain
         return
     inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
     was_training = model.training
-    with torch.no_grad():
+    with torch.no_grad(), trainer.accelerator.autocast():
         logits = getattr(model.eval()(**inputs), "logits", None)
     model.train(was_training)
     if logits is None or logits.shape[:-1] != (len(rows),):
@@ -166,10 +167,12 @@ def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:
             raise TypeError(f"blocked_tasks must hold BlockedTask objects, got {type(task).__name__}.")
         for split, data in task.splits().items():
             if not ({*data.column_names} - {"labels", "label", task.label_column}) & {*columns}:
+                cure = "tokenise it the way train_dataset is tokenised."
+                if data.format["type"] == "custom":
+                    cure = "columns that with_transform() makes on the way are not looked at: make them by map()."
                 raise ValueError(
                     f"blocked task {task.name!r}, split {split!r}: none of its columns "
-                    f"({', '.join(data.column_names)}) is an input of the model; tokenise it the way "
-                    "train_dataset is tokenised."
+                    f"({', '.join(data.column_names)}) is an input of the model; {cure}"
                 )
     names = [task.name for task in tasks]
     if len({*names}) < len(names):
@@ -190,12 +193,12 @@ def check_desired(datasets: Mapping[str, Any], model: PreTrainedModel) -> None:
         cells = data.with_format(None)[label][:]
         if isinstance(cells[0], list):
             continue  # one label per token: the model's own loss knows what to make of them
-        labels = np.asarray(cells)
-        if labels.dtype.kind not in "iu":
+        if strange := [(row, one) for row, one in enumerate(cells) if type(one) is not int]:
             raise ValueError(
-                f"{name}, column {label!r}, row 0: label {labels[0]!r} is not an integer; "
+                f"{name}, column {label!r}, row {strange[0][0]}: label {strange[0][1]!r} is not an integer; "
                 f"use dataset.class_encode_column({label!r})."
             )
+        labels = np.asarray(cells)
         wrong = np.flatnonzero((labels < 0) | (labels >= count))
         if len(wrong):
             raise ValueError(
@@ -235,7 +238,10 @@ def warn_of_association(tasks: Sequence[BlockedTask], desired: Any) -> None:
     if label is None:
         return
     some = desired.select(range(min(len(desired), MOST_ROWS)))
-    known = dict(zip(content_hashes(some, label), some.with_format(None)[label], strict=True))
+    classes = some.with_format(None)[label][:]
+    if not all(isinstance(one, int) for one in classes):
+        return  # several labels in a row, or a quantity: no classes to compare
+    known = dict(zip(content_hashes(some, label), classes, strict=True))
     for task in tasks:
         rows = zip(task.contents("train"), task.labels("train"), strict=True)
         pairs = [(known[row], int(blocked)) for row, blocked in islice(rows, MOST_ROWS) if row in known]

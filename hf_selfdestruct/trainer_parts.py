@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ from .vocabulary import TiedRows
 
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def configured_adversary(args: SelfDestructTrainingArguments) -> Adversary:
@@ -112,17 +115,33 @@ def _rows(trainer: SelfDestructTrainer, data: Any, labels: Sequence[str]) -> Row
 
 def initialize(trainer: SelfDestructTrainer) -> None:
     """Give the live model the weights it is to start hardening from."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model, args = trainer.accelerator.unwrap_model(trainer.model), trainer.args
+    if (args.bf16_full_eval or args.fp16_full_eval) and not trainer.is_model_parallel:
+        trainer._move_model_to_device(model, args.device)  # as Trainer does, but only when training begins
     changed = initial_weights(
         model,
-        trainer.args,
+        args,
         tasks=trainer.blocked_tasks,
         desired=trainer.train_dataset,
         columns=trainer.input_columns,
         collate=trainer.blocked_batch,
-        spared=getattr(trainer.processing_class, "all_special_ids", ()),
+        spared=_special_words(trainer),
     )
     model.load_state_dict(changed, strict=False)
+
+
+def _special_words(trainer: SelfDestructTrainer) -> Sequence[int]:
+    """The tokenizer's own words, which stay as they are."""
+    known: Any
+    for known in (trainer.processing_class, getattr(trainer.data_collator, "tokenizer", None)):
+        if hasattr(known, "all_special_ids"):
+            return known.all_special_ids
+    if trainer.args.merge_words or trainer.args.keep_directions:
+        logger.warning(
+            "no tokenizer is known, so that its special tokens are merged and reduced like any word: give "
+            "processing_class= the tokenizer."
+        )
+    return ()
 
 
 class TieCallback(TrainerCallback):
@@ -142,6 +161,18 @@ class TieCallback(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Undo what rounding may have set apart."""
         self._tied.spread()
+
+
+class StopCallback(TrainerCallback):
+    """Ends training after a step, whatever its schedule; after step 0: never."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop when the step is done."""
+        if state.global_step == self._step:
+            control.should_training_stop = True
 
 
 def blocked_collator(

@@ -123,6 +123,8 @@ def make_trainer(toy_data: dict[str, Dataset]) -> Callable[..., SelfDestructTrai
         "compute_metrics",
         "data_collator",
         "optimizer_cls_and_kwargs",
+        "optimizers",
+        "preprocess_logits_for_metrics",
     )
 
     def make(folder: Path, *, model: PreTrainedModel | None = None, **arguments: Any) -> SelfDestructTrainer:

@@ -22,7 +22,6 @@ WIDE = Adversary(
     examples=Range(10, 1000),
     head=("learned", "random"),
     trainable=("all", "head", "last_2", "lora", LoraConfig(r=2)),
-    prelude=(0, 3),
     dropout=True,
 )
 
@@ -35,7 +34,7 @@ def drawn(adversary: Adversary, count: int, *key) -> list[Recipe]:
 
 
 def test_plain_fields_are_drawn_as_they_are() -> None:
-    adversary = Adversary(SGD(), 2e-4, True, 3, 5, 7, "random", "last_2", 4, True)
+    adversary = Adversary(SGD(), 2e-4, True, 3, 5, 7, "random", "all", 4, True)
     for step in (0, 500):
         recipe = adversary.draw(step, "any", step)
         for item in dataclasses.fields(Recipe):
@@ -90,7 +89,7 @@ def test_a_range_never_leaves_its_ends(span) -> None:
 
 def test_sets_are_uniform_and_independent_of_each_other() -> None:
     recipes = drawn(WIDE, 6000)
-    for name, size in (("optimizer", 2), ("batch_size", 3), ("head", 2), ("prelude", 2)):
+    for name, size in (("optimizer", 2), ("batch_size", 3), ("head", 2)):
         counts = Counter(repr(getattr(recipe, name)) for recipe in recipes)
         assert len(counts) == size
         assert all(n / 6000 == pytest.approx(1 / size, abs=0.03) for n in counts.values()), name
@@ -137,6 +136,11 @@ def test_options_are_all_that_can_be_met() -> None:
         ({"steps": Range(1.0, 8.0)}, "steps must .* got 1.0"),  # else 3.7 steps are drawn from it
         ({"steps": Range(1, 8.5)}, "steps must .* got 8.5"),
         ({"prelude": -2}, "prelude must be a whole number of at least 0"),
+        ({"prelude": 2, "trainable": "head"}, "prelude trains all weights.* got trainable='head'"),
+        ({"prelude": (0, 2), "trainable": ("all", "lora")}, "prelude trains all weights.* got trainable='lora'"),
+        ({"prelude": 1, "trainable": LoraConfig()}, "prelude trains all weights.* got trainable='LoRA"),
+        ({"prelude": (0, 2), "carries": 4}, r"always or never 0, got \(0, 2\)"),
+        ({"prelude": Schedule(0, 2), "carries": 4}, r"always or never 0, got Schedule"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
         ({"batch_size": Schedule(0, 4)}, "batch_size must .* got 0"),
         ({"examples": 0}, "examples must be a whole number of at least 1"),
@@ -190,7 +194,7 @@ def test_config_is_plain_and_complete() -> None:
     adversary = dataclasses.replace(WIDE, weight=2.0, steps=Schedule(1, 4))
     found = adversary.config()
     assert json.loads(json.dumps(found)) == found
-    assert {*found} == {item.name for item in dataclasses.fields(adversary)} - {"learns_rate", "carries"}
+    assert {*found} == {item.name for item in dataclasses.fields(adversary)} - {"learns_rate", "carries", "prelude"}
     assert found["optimizer"][0] == "SGD(weight_decay=0.0, momentum=0.9, nesterov=False)"
     assert found["learning_rate"] == "Range(low=1e-05, high=0.01)"
     assert found["steps"] == "Schedule(first=1, last=4, every=100)"

@@ -17,6 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from hf_selfdestruct.cli import main
 from hf_selfdestruct.manifest import problems
+from hf_selfdestruct.recipe import begun
 from hf_selfdestruct.report import AttackReport
 from hf_selfdestruct.tables import comparison_table
 
@@ -411,6 +412,14 @@ def test_another_configuration_does_not_go_on_with_the_run(hardened, project, ca
     assert main(["harden", str(project), "--max_steps", "2", *words]) == 2
     assert re.search(f"{told}.*--output_dir", capsys.readouterr().err)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_killed_in_its_first_checkpoint_starts_afresh(tmp_path, caplog):
+    assert begun(str(tmp_path)) is None
+    assert not caplog.text
+    (tmp_path / "checkpoint-5").mkdir()
+    assert begun(str(tmp_path)) is None
+    assert "was written to its end: training starts afresh" in caplog.text
 
 
 @pytest.mark.slow

@@ -3,6 +3,9 @@
 import pytest
 import torch
 from toy_models import TINY_SUITE
+from transformers import TrainerCallback
+
+from hf_selfdestruct.evidence import _trained_sibling
 
 
 @pytest.fixture
@@ -29,6 +32,12 @@ def other_dropout(tiny_model):
     return model
 
 
+def frozen_embeddings(tiny_model):
+    model = tiny_model()
+    model.base_model.embeddings.requires_grad_(False)
+    return model
+
+
 def other_loss(outputs, labels, num_items_in_batch=None):
     return torch.nn.functional.cross_entropy(outputs.logits, labels)
 
@@ -37,6 +46,7 @@ def test_a_sibling_is_found_again_only_if_everything_is_the_same(attacked, tiny_
     times = [attacked(), attacked()]
     assert times[0] == times[1]
     changes = (
+        {"model": frozen_embeddings(tiny_model)},
         {"train_dataset": toy_rows(60, seed=5)},
         {"weight_decay": 0.1},
         {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-4}},
@@ -60,3 +70,41 @@ def test_a_sibling_has_the_hardened_models_optimizer(attacked) -> None:
 
     attacked(optimizer_cls_and_kwargs=(Counted, {"lr": 0.1}))
     assert made == [0.1, 0.1]
+
+
+class Stop(TrainerCallback):
+    """A user's callback that ends training early."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == 3
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_sibling_of_what_was_not_hardened_is_its_twin(make_trainer, tiny_model, tmp_path, stopped) -> None:
+    """Weights that stay, the way rates fall and what metrics see are the sibling's too."""
+    model = frozen_embeddings(tiny_model)
+    model.save_pretrained(tmp_path / "start")
+    trainer = make_trainer(
+        tmp_path / "trained",
+        model=model,
+        blocking_weight=0.0,
+        max_steps=6,
+        callbacks=[Stop()] if stopped else [],
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+        compute_metrics=lambda p: {"accuracy": float((p.predictions == p.label_ids).mean())},
+    )
+    trainer.train()
+    sibling = _trained_sibling(trainer, str(tmp_path / "start"))
+    assert sibling.state.global_step == trainer.state.global_step == (3 if stopped else 6)
+    assert sibling.evaluate()["eval_accuracy"] == trainer.evaluate()["eval_accuracy"]
+    for (name, value), other in zip(model.named_parameters(), sibling.model.parameters(), strict=True):
+        assert torch.equal(value, other), name
+
+
+def test_a_sibling_that_cannot_have_the_trainers_optimizer_is_told_of(make_trainer, tiny_model, tmp_path) -> None:
+    model = tiny_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trainer = make_trainer(tmp_path, model=model, optimizers=(optimizer, None))
+    trainer.train()
+    with pytest.raises(ValueError, match=r"optimizer_cls_and_kwargs= instead, or attack\(undefended=\)"):
+        trainer.attack(TINY_SUITE)

@@ -262,6 +262,13 @@ def test_drawn_heads_depend_on_the_seed_alone(name) -> None:
     assert all(value.is_meta for value in everything(bones).values())  # the skeleton itself gets no weights
 
 
+def test_drawing_seeds_no_gpu(monkeypatch) -> None:
+    bones, seeded = heads.skeleton(tiny_model(), 5), []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    heads.draw(bones, heads.head_names(bones), 3)
+    assert seeded == []
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_drawn_heads_are_distributed_as_the_architecture_initialises_them(name) -> None:
     bones = heads.skeleton(tiny_model(name, hidden=128, layers=2 if name == "resnet" else 1), 40)

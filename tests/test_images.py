@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from toy_models import tiny_model, toy_pictures
-from transformers import default_data_collator
+from transformers import CLIPConfig, CLIPForImageClassification, default_data_collator
 
+from hf_selfdestruct import heads
 from hf_selfdestruct.tasks import BlockedTask
 
 
@@ -48,6 +49,23 @@ def test_image_classifiers_train(make_trainer, tmp_path, architecture, mode) -> 
     assert all(entry["meta_grad_norm"] > 1e-5 for entry in entries)
 
 
+def test_a_classifier_whose_trunk_has_no_name_is_no_bare_trunk(make_trainer, tmp_path) -> None:
+    """To transformers CLIP's is its own base model; with as many blocked classes as desired its head looks like it."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {**sizes, "image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    model = CLIPForImageClassification(CLIPConfig(vision_config=vision, text_config=sizes, num_labels=2))
+    assert model.base_model is model
+    assert heads.head_names(model) == ["classifier.weight", "classifier.bias"]
+    for trainable in ("head", "lora", "all"):
+        trainer = image_trainer(make_trainer, tmp_path, model, adversary_trainable=trainable)
+        assert {*next(iter(trainer.simulation.learned.values())).head} == {"classifier.weight", "classifier.bias"}
+        assert not [n for n in trainer.simulation.published if "classifier" in n]
+        trainer.train()
+        assert trainer.state.log_history[0]["desired_loss"] > 1e-3  # its own, and no keeping loss
+        assert trainer.state.log_history[0]["meta_grad_norm"] > 1e-6
+
+
 @pytest.mark.parametrize("architecture", ["vit", "resnet"])
 def test_a_resumed_run_goes_on_bitwise(make_trainer, tmp_path, architecture) -> None:
     """The files of ViT name its layers otherwise than the model does."""
@@ -82,3 +100,18 @@ def test_the_best_model_is_loaded_whole(make_trainer, tmp_path) -> None:
     best = type(trainer.model).from_pretrained(trainer.state.best_model_checkpoint).state_dict()
     found = trainer.model.state_dict()
     assert [n for n in best if not torch.equal(best[n], found[n])] == []
+
+
+@pytest.mark.parametrize("architecture", ["vit", "resnet"])
+def test_half_precision_weights_are_hardened_under_autocast(make_trainer, tmp_path, architecture) -> None:
+    """Pictures come in float32, transformers loads such weights as they are, and a net's statistics are half too."""
+    trainer = image_trainer(
+        make_trainer,
+        tmp_path,
+        tiny_model(architecture, num_labels=2).bfloat16(),
+        bf16=True,
+        keeping_loss="hidden_state_distillation",
+        keeping_erases=True,
+    )
+    trainer.train()
+    assert all(entry["meta_grad_norm"] > 1e-5 for entry in trainer.state.log_history if "loss" in entry)

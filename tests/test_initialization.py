@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from toy_models import TINY_SUITE
 
 from hf_selfdestruct.initialization import check_initialization, embeddings_of, reduced, without
+from hf_selfdestruct.trainer import SelfDestructTrainer
 from hf_selfdestruct.trainer_parts import initialize
 from hf_selfdestruct.training_args import SelfDestructTrainingArguments
 
@@ -87,13 +88,31 @@ def test_hardening_starts_there_and_its_references_do_not(
         torch.testing.assert_close(kept, before, atol=1e-6, rtol=0)
 
 
-def test_words_of_the_tokenizer_stay_as_they_are(make_trainer, tiny_model, tmp_path) -> None:
+@pytest.mark.parametrize("place", ["processing_class", "data_collator", ""])
+def test_words_of_the_tokenizer_stay_as_they_are(make_trainer, tiny_model, tmp_path, place, caplog) -> None:
     trainer = make_trainer(tmp_path, model=tiny_model(), keep_directions=3)
     before = trainer.model.get_input_embeddings().weight.detach().clone()
-    trainer.processing_class = SimpleNamespace(all_special_ids=[2, 5, len(before)])  # the last one has no row yet
+    tokenizer = SimpleNamespace(all_special_ids=[2, 5, len(before)])  # the last one has no row yet
+    if place:
+        setattr(trainer, place, tokenizer if place == "processing_class" else SimpleNamespace(tokenizer=tokenizer))
     initialize(trainer)
     same = (trainer.model.get_input_embeddings().weight == before).all(dim=1)
-    assert same.nonzero().flatten().tolist() == [2, 5]
+    assert same.nonzero().flatten().tolist() == ([2, 5] if place else [])
+    assert ("give processing_class= the tokenizer" in caplog.text) == (not place)
+
+
+@pytest.mark.parametrize("precision", [{}, {"bf16_full_eval": True}])
+def test_the_model_is_in_its_place_before_its_weights_are_looked_at(
+    make_trainer, tiny_model, tmp_path, precision, monkeypatch
+) -> None:
+    """Trainer leaves the model where it is until training, if it is to be evaluated in half precision."""
+    done = []
+    monkeypatch.setattr(SelfDestructTrainer, "_move_model_to_device", lambda *_: done.append("moved"))
+    monkeypatch.setattr(
+        "hf_selfdestruct.trainer_parts.initial_weights", lambda *_, **__: done.append("looked at") or {}
+    )
+    make_trainer(tmp_path, model=tiny_model(), **precision).train()
+    assert done[:2] == ["moved", "looked at"]
 
 
 def test_resuming_does_not_start_over(make_trainer, tiny_model, tmp_path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
+from toy_models import tiny_model, toy_pictures
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -18,6 +20,7 @@ from transformers import (
     GPT2LMHeadModel,
     T5Config,
     T5ForSequenceClassification,
+    default_data_collator,
 )
 
 from hf_selfdestruct import evidence
@@ -30,6 +33,7 @@ from hf_selfdestruct.keeping import (
 from hf_selfdestruct.loss_checks import check_losses
 from hf_selfdestruct.losses import HeadAdjustedCrossEntropy
 from hf_selfdestruct.original import Original
+from hf_selfdestruct.tasks import BlockedTask
 
 
 def unlabelled(toy_rows, rows: int = 30, seed: int = 60) -> Dataset:
@@ -139,6 +143,21 @@ def test_a_language_model_keeps_its_own_loss(make_trainer, tiny_model, toy_rows,
         kind.__name__.replace("MaskedLM", "Sequence").replace("LMHeadModel", "ForSequence").replace("ForForS", "ForS")
         + "Classification"
     }
+
+
+def test_a_language_model_may_collapse(make_trainer, tiny_model, toy_rows, tmp_path) -> None:
+    """Its collator labels tokens, its adversary's head answers for whole rows."""
+    rows = unlabelled(toy_rows)
+    trainer = make_trainer(
+        tmp_path,
+        model=built(BertForMaskedLM, tiny_model),
+        train_dataset=rows,
+        eval_dataset=rows,
+        method="ctrap",
+        data_collator=lambda found: {**(batch := default_data_collator(found)), "labels": batch["input_ids"]},
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["blocking_loss"] > 0.1
 
 
 def test_the_original_is_frozen_where_it_was(make_trainer, tiny_model, toy_rows, toy_batch, tmp_path) -> None:
@@ -326,6 +345,29 @@ def test_what_is_blocked_is_erased_from_what_is_kept(make_trainer, tiny_model, t
     trainer.train()
     losses = [entry["keeping_loss"] for entry in trainer.state.log_history if "keeping_loss" in entry]
     assert losses[0] > 1e-4
+
+
+def test_the_original_goes_where_its_inputs_are(tiny_model) -> None:
+    """The device without memory stands for one that the model was moved to after the copy was made."""
+    original = Original(tiny_model("vit"), {}, autocast=nullcontext, collate=default_data_collator)
+    pixels = torch.zeros(2, 3, 16, 16)
+    assert original({"pixel_values": pixels}).logits.device.type == "cpu"
+    assert original({"pixel_values": pixels.to("meta")}).logits.device.type == "meta"
+
+
+def test_what_is_blocked_is_erased_from_a_convolutional_net() -> None:
+    task = BlockedTask("side", train=toy_pictures(60, seed=1, label="side"), label_column="side")
+    batch = default_data_collator(task.features("train", range(60), ["pixel_values"]))
+    labels = batch.pop("labels").bool()
+    settings = {"autocast": nullcontext, "collate": default_data_collator}
+    plain, erased = (
+        Original(tiny_model("resnet"), {"output_hidden_states": True}, erased=tasks, **settings)(batch).hidden_states
+        for tasks in ((), (task,))
+    )
+    for was, now in zip(plain, erased, strict=True):
+        gaps = [(m[labels].mean(0) - m[~labels].mean(0)).norm() for m in (was.mean((2, 3)), now.mean((2, 3)))]
+        assert gaps[0] > 0.01
+        assert gaps[1] < 1e-4 * gaps[0] + 1e-5
 
 
 def _means(was, now, mask):

@@ -105,6 +105,18 @@ def test_the_learned_rate_stays_within_its_bounds(slope, bound) -> None:
     assert learned.learning_rate == pytest.approx(RATE_BOUNDS[bound], rel=1e-4)
 
 
+@pytest.mark.parametrize("rate", [0.1, 1e-8])
+def test_a_rate_that_starts_beyond_the_bounds_is_not_thrown_back(rate) -> None:
+    learned = make({}, rate=rate)
+    learned.accumulate({}, 0.0, share=1.0)
+    learned.step()
+    assert learned.learning_rate == pytest.approx(rate, rel=1e-4)
+    for _ in range(20):
+        learned.accumulate({}, -1.0 if rate > 1e-2 else 1.0, share=1.0)
+        learned.step()
+    assert learned.learning_rate == pytest.approx(rate, rel=1e-4)  # but that is as far as it goes
+
+
 def test_nothing_learned_nothing_moved() -> None:
     learned = make({}, rate=3e-4, learns_rate=False)
     learned.step()

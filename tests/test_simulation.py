@@ -34,7 +34,8 @@ def test_adversaries_are_drawn_by_weight(make_trainer, tmp_path) -> None:
     assert numbers.count(1) / len(numbers) == pytest.approx(0.75, abs=0.06)
 
 
-def test_every_field_can_be_a_set_or_a_range(make_trainer, tmp_path) -> None:
+@pytest.mark.parametrize("field", [{"trainable": ("all", "head", "last_1", "lora")}, {"prelude": (0, 2)}])
+def test_every_field_can_be_a_set_or_a_range(make_trainer, tmp_path, field) -> None:
     adversary = Adversary(
         optimizer=(SGD(), AdamW()),
         learning_rate=Range(1e-5, 1e-2),
@@ -42,8 +43,7 @@ def test_every_field_can_be_a_set_or_a_range(make_trainer, tmp_path) -> None:
         batch_size=Range(2, 5),
         examples=(None, 10),
         head=("learned", "random"),
-        trainable=("all", "head", "last_1", "lora"),
-        prelude=(0, 2),
+        **field,
     )
     trainer = make_trainer(tmp_path, adversaries=[adversary], max_steps=12)
     recipes = [draw.recipe for draw in drawn(trainer)]
@@ -52,8 +52,7 @@ def test_every_field_can_be_a_set_or_a_range(make_trainer, tmp_path) -> None:
         ("steps", 2),
         ("batch_size", 4),
         ("head", 2),
-        ("trainable", 4),
-        ("prelude", 2),
+        *((name, len(values)) for name, values in field.items()),
     ):
         assert len({str(getattr(recipe, name)) for recipe in recipes}) == count, name
     trainer.simulation._last = (-1, 0)
@@ -167,6 +166,13 @@ def test_an_adversary_that_goes_on_follows_the_model_and_survives_resuming(make_
     again = trained(resume_from_checkpoint=True)
     assert {*whole} == {*again}
     assert all(torch.equal(whole[n], again[n]) for n in whole)
+
+
+def test_an_adversary_that_goes_on_may_heal_first_every_time(make_trainer, tmp_path) -> None:
+    adversary = Adversary(steps=2, prelude=(1, 2), carries=4, batch_size=4)
+    trainer = make_trainer(tmp_path, adversaries=[adversary], max_steps=6)
+    trainer.train()
+    assert {trainer.simulation.draw(step).recipe.prelude for step in range(6)} == {1, 2}
 
 
 def test_ways_that_cannot_go_on_are_refused() -> None:

@@ -7,10 +7,11 @@ import sys
 from itertools import combinations
 
 import numpy as np
+import PIL.Image
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDataset, Value
 
-from hf_selfdestruct.tasks import BlockedTask, content_hashes, draw_rows, seed_of
+from hf_selfdestruct.tasks import BlockedTask, content_hashes, draw_rows, fingerprint, seed_of
 
 SPLITS = ("train", "attack", "test")
 
@@ -145,6 +146,24 @@ def test_a_name_must_be_plain(toy_task, name) -> None:
 def test_a_task_has_two_classes_at_least(toy_task, number) -> None:
     with pytest.raises(ValueError, match=rf"num_labels is {number}; a task has at least 2"):
         toy_task(num_labels=number)
+
+
+def test_splits_that_number_their_classes_otherwise_are_refused_with_a_cure_that_works(toy_task, split_rows) -> None:
+    def texts(split, names):
+        labels = [names[label] for label in split_rows[split]["blocked"]]
+        return split_rows[split].remove_columns("blocked").add_column("blocked", labels)
+
+    plain = {split: texts(split, ["man", "woman"]) for split in SPLITS}
+    encoded = {**plain, "attack": texts("attack", ["man", "non-binary"])}
+    encoded = {split: rows.class_encode_column("blocked") for split, rows in encoded.items()}
+    shown = r"\['man', 'non-binary'\] in split 'attack' and \['man', 'woman'\] in split 'train'.*attack.cast_column"
+    with pytest.raises(ValueError, match=shown):
+        toy_task(**encoded)
+    cured = {**plain, "train": encoded["train"]}
+    cured |= {s: plain[s].cast_column("blocked", cured["train"].features["blocked"]) for s in ("attack", "test")}
+    task = toy_task(**cured)
+    assert all(task.labels(split).tolist() == split_rows[split]["blocked"][:] for split in SPLITS)
+    toy_task(**{**cured, "test": split_rows["test"]})  # bare numbers are what they are said to be
 
 
 def test_a_single_class_in_the_data_is_refused(toy_task, split_rows) -> None:
@@ -306,6 +325,35 @@ def test_fingerprints_notice_every_label_token_and_order(toy_task, split_rows) -
         found = toy_task(attack=changed).fingerprints()
         assert found["attack"]["sha256"] != plain["attack"]["sha256"], kind
         assert {s: found[s] for s in ("train", "test")} == {s: plain[s] for s in ("train", "test")}
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_pictures_are_known_by_their_bytes(tmp_path, on_disk) -> None:
+    def rows(changed: int) -> Dataset:
+        pixels = np.zeros((2, 4, 4, 3), np.uint8)
+        pixels[1, 0, 0, 0] = changed
+        pictures = [PIL.Image.fromarray(picture) for picture in pixels]
+        folder = tmp_path / str(changed)
+        if on_disk:
+            folder.mkdir(exist_ok=True)
+            for i, picture in enumerate(pictures):
+                picture.save(folder / f"{i}.png")
+            pictures = [str(folder / f"{i}.png") for i in range(2)]
+        columns = {"image": pictures, "label": [0, 1]}
+        kinds = Features({"image": Image(), "label": Value("int64")})
+        return Dataset.from_dict(columns, features=kinds).with_transform(lambda found: found)
+
+    assert fingerprint(rows(1)) == fingerprint(rows(1)) != fingerprint(rows(2))
+    assert content_hashes(rows(1), "label")[0] == content_hashes(rows(2), "label")[0]
+
+
+def test_the_fingerprint_of_texts_is_what_committed_reports_hold() -> None:
+    data = Dataset.from_dict({"input_ids": [[1, 2, 3], [4]], "attention_mask": [[1, 1, 1], [1]], "label": [0, 1]})
+    assert fingerprint(data) == "4ed5b2ab7056e94621ecb28f9b2114ecbad720a3f7280d9f65998a9319d65b59"
+    assert (
+        fingerprint(data.remove_columns("input_ids").add_column("text", ["a", "b"]))
+        == "6ee47ec7f78b8f72ff519677f916ca71f971e9ab8ceecdd9a215e0161fc7b16c"
+    )
 
 
 def test_the_docstring_example_works(split_rows) -> None:

@@ -35,7 +35,7 @@ from hf_selfdestruct.losses import UniformKL
 from hf_selfdestruct.scene import Draw, Scene
 from hf_selfdestruct.skeletons import OWN
 from hf_selfdestruct.trainer import SelfDestructTrainer
-from hf_selfdestruct.trainer_checks import check_plugins
+from hf_selfdestruct.trainer_checks import check_plugins, warn_of_association
 from hf_selfdestruct.training_args import INNER_OPTIMIZERS, SelfDestructTrainingArguments
 
 MODES = ("exact", "unrolled", "first_order")
@@ -633,6 +633,19 @@ def test_wrong_kinds_of_things_are_refused(make_trainer, tiny_model, toy_task, t
     }
     with pytest.raises(ValueError, match=r"'blocked', split 'train'.*tokenise"):
         make_trainer(tmp_path, blocked_tasks=[toy_task(**raw, test=None)])
+    lazy = raw["train"].with_transform(lambda rows: {"input_ids": [[1, 2]] * len(rows["text"])})
+    with pytest.raises(ValueError, match=r"'blocked', split 'train'.*with_transform\(\).*by map\(\)"):
+        make_trainer(tmp_path, blocked_tasks=[toy_task(train=lazy, test=None)])
+
+
+def test_probes_of_too_few_held_out_rows_are_refused(make_trainer, toy_task, tmp_path) -> None:
+    few, enough = [toy_task(rows=10)], [toy_task(rows=20)]
+    with pytest.raises(ValueError, match=r"needs 4 held-out rows or more, blocked task 'blocked' gives it 2 .*of 10"):
+        make_trainer(tmp_path, probe_weight=1.0, blocked_tasks=few)
+    with pytest.raises(ValueError, match=r"gives it 3 .*blocking_batch_size=3"):
+        make_trainer(tmp_path, probe_weight=1.0, blocked_tasks=enough, blocking_batch_size=3)
+    make_trainer(tmp_path, probe_weight=1.0, blocked_tasks=enough).train()
+    make_trainer(tmp_path, blocked_tasks=few)
 
 
 def associated(toy_rows, toy_task, *, independent: bool):
@@ -683,6 +696,13 @@ def test_entangled_labels_are_warned_of(make_trainer, toy_rows, toy_task, tmp_pa
         assert "U 1.00" in caplog.text
 
 
+@pytest.mark.parametrize("label", [[0, 1, 1], [1.0, 0.0], [[0, 1], [1]], 0.5])
+def test_labels_that_are_no_classes_are_compared_with_nothing(toy_rows, toy_task, label) -> None:
+    rows = toy_rows(60, seed=10, columns=("blocked",))
+    desired = rows.remove_columns("blocked").add_column("labels", [label] * len(rows))
+    warn_of_association([toy_task(train=rows)], desired)
+
+
 @pytest.mark.parametrize("kind", ["torch", "numpy"])
 def test_formatted_datasets_work_as_they_do_for_the_trainer(make_trainer, toy_rows, toy_task, tmp_path, kind) -> None:
     data = {
@@ -695,6 +715,24 @@ def test_formatted_datasets_work_as_they_do_for_the_trainer(make_trainer, toy_ro
     formatted.train()
     plain.train()
     assert_bitwise(weights_of(formatted.model), weights_of(plain.model))
+
+
+def test_columns_that_a_format_leaves_out_are_left_out(make_trainer, toy_rows, toy_task, tmp_path) -> None:
+    """As for the Trainer: a row is what the format gives, here without ``token_type_ids``."""
+
+    def weights(folder, form):
+        rows = {n: form(toy_rows(60, seed=i)) for i, n in enumerate(("train_dataset", "keep_dataset", "train"))}
+        task = toy_task(train=rows.pop("train"))
+        losses = {"keeping_loss": "logit_distillation", "adversary_prelude": 1}
+        trainer = make_trainer(folder, blocked_tasks=[task], **rows, **losses)
+        trainer.train()
+        return weights_of(trainer.model)
+
+    def formatted(rows):
+        rows = rows.add_column("token_type_ids", [[1] * 8] * len(rows))
+        return rows.with_format("torch", columns=["input_ids", "attention_mask", "labels"])
+
+    assert_bitwise(weights(tmp_path / "one", formatted), weights(tmp_path / "two", lambda rows: rows))
 
 
 # Errors while training
@@ -958,6 +996,8 @@ def test_blocking_blocks_and_keeps_the_desired_task(
     [
         ([0, 1, 3] * 4, r"train_dataset, column 'label', row 2: label 3 is outside 0\.\.1; .*num_labels="),
         ([0, -1, 2] * 4, r"train_dataset, column 'label', row 1: label -1 is outside"),
+        ([0, 1, None] * 4, r"train_dataset, column 'label', row 2: label None is not an integer"),
+        ([0.0, 1.0, 0.5] * 4, r"train_dataset, column 'label', row 0: label 0.0 is not an integer"),
         (["a", "b", "c"] * 4, r"train_dataset, column 'label', row 0: label .*a.*class_encode_column"),
         ([], r"train_dataset is empty"),
     ],
