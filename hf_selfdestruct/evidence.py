@@ -90,13 +90,7 @@ def attack_trainer(
     if base is None and not started.is_dir():
         raise ValueError(f"{started} is missing: call train() first, or pass base= the model it started from.")
     start, base = str(started if started.is_dir() else base), str(base or started)
-    if undefended is None and trainer.has_given_optimizer:
-        raise ValueError(
-            "the trainer was given optimizers= that hold its own weights, by which no sibling can be trained: "
-            "give the trainer optimizer_cls_and_kwargs= instead, or attack(undefended=) a sibling's folder."
-        )
-    for task in trainer.blocked_tasks:
-        check_attackable(task)
+    _check(trainer, trains_sibling=undefended is None)
     trainer.save_model()
     sibling = _trained_sibling(trainer, start) if undefended is None else _sibling(trainer, str(undefended))
     desired: dict[str, Any] = {
@@ -124,6 +118,17 @@ def attack_trainer(
         complete_folder(folder, report, details)
     trainer.accelerator.wait_for_everyone()
     return AttackReport.load(folder / manifest.REPORT)
+
+
+def _check(trainer: SelfDestructTrainer, *, trains_sibling: bool) -> None:
+    """Refuse what cannot be attacked, before anything is trained or written."""
+    if trains_sibling and trainer.has_given_optimizer:
+        raise ValueError(
+            "the trainer was given optimizers= that hold its own weights, by which no sibling can be trained: "
+            "give the trainer optimizer_cls_and_kwargs= instead, or attack(undefended=) a sibling's folder."
+        )
+    for task in trainer.blocked_tasks:
+        check_attackable(task)
 
 
 def _targets(base: str, undefended: str, hardened: str) -> list[Target]:
