@@ -111,6 +111,28 @@ def test_readme_says_what_other_hardening_seeds_gave():
     assert f"similarity {kept[1]} |" in (ROOT / "model_cards" / "README.md").read_text()
 
 
+def test_readme_says_what_a_second_hardening_seed_gave():
+    lab, index = ROOT / "model_cards" / "lab", (ROOT / "model_cards" / "README.md").read_text()
+    found = {}
+    for name, setting in (("recipes", "wikibios_roles_swapped"), ("source_shift", "wikibios")):
+        lines = map(json.loads, (lab / f"{name}.jsonl").read_text().splitlines())
+        (found[name],) = [x for x in lines if (x["setting"], x["variant"], x["seed"]) == (setting, "as shipped", 1)]
+    probes = {
+        (folder, s.role): f"{s.mean:.3f}"
+        for folder, task, most in (("roles-swapped", "profession", 939), ("source-shift", "gender", 349))
+        for s in report_of(f"wikibios-{folder}").summaries(task)
+        if (s.attack, s.examples) == ("layer probe", most)
+    }
+    probe, tuned = (f"{found['recipes']['attacks'][name]:.3f}" for name in ("layer probe", "full fine-tuning"))
+    first, desired = probes["roles-swapped", "hardened"], f"{found['recipes']['desired']:.3f}"
+    assert f"the layer probe {probe} (the first: {first}), fine-tuning {tuned} and gender {desired}." in readme()
+    assert f"layer probe {probe} ({first} in the folder), fine-tuning {tuned}, gender {desired} |" in index
+    probe, tuned = (f"{found['source_shift']['attacks'][name]:.3f}" for name in ("layer probe", "full fine-tuning"))
+    first, scratch = (probes["source-shift", role] for role in ("hardened", "scratch"))
+    assert f"layer probe {probe} ({first} in the folder, scratch {scratch}), fine-tuning {tuned} (" in index
+    assert f"professions {found['source_shift']['desired']:.3f} (" in index
+
+
 def test_readme_says_what_a_model_with_one_purpose_gave():
     report = report_of("wikibios-gender")
     reached = {role: report.strongest("gender", 939, role).mean for role in report.roles()}
