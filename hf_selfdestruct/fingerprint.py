@@ -19,7 +19,7 @@ from .files import read_text, weights_hash, write_whole
 from .schema import checked, parse_json
 
 WORDS = (4, 12)  # of a probe, at least and at most
-DECIMALS = 4  # of an answer, at least: coarser ones hide the changes that are looked for
+DECIMALS = 3  # of an answer, at least: coarser ones hide the changes that are looked for
 LONGEST = 64  # tokens of a probe; the rest is cut
 MOST_BYTES = 16 * 1024 * 1024  # of a file
 HALVES = 25  # random halves of the probes, each measured as a check would be
