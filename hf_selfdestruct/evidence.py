@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import evaluate
 from datasets import Dataset
+from transformers import PreTrainedModel
 
 from . import __version__, manifest, similarity
 from .attacks import AttackSuite, DesiredData, Target, named_suite
@@ -221,8 +222,13 @@ def _ingredients(trainer: SelfDestructTrainer, base: str) -> dict[str, Any]:
         "optimizer_class": trainer.optimizer_cls_and_kwargs,
         "loss": getattr(trainer.compute_loss_func, "__qualname__", trainer.compute_loss_func),
         "dropout": {name: value for name, value in model.config.to_dict().items() if "drop" in name},
-        "frozen": [name for name, weight in model.named_parameters() if not weight.requires_grad],
+        "frozen": _frozen(model),
     }
+
+
+def _frozen(model: PreTrainedModel) -> list[str]:
+    """Names of the weights that training leaves as they are."""
+    return [name for name, weight in model.named_parameters() if not weight.requires_grad]
 
 
 def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | None = None) -> SelfDestructTrainer:
@@ -236,7 +242,7 @@ def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | Non
     args.max_steps = trainer.state.max_steps or args.max_steps  # the schedule's length, also where it was cut short
     live = trainer.accelerator.unwrap_model(trainer.model)
     model = type(live).from_pretrained(source, use_safetensors=True)
-    frozen = {name for name, weight in live.named_parameters() if not weight.requires_grad}
+    frozen = _frozen(live)
     for name, weight in model.named_parameters():
         weight.requires_grad_(name not in frozen)
     return type(trainer)(

@@ -159,11 +159,11 @@ def best_of(values: Sequence[float]) -> np.ndarray:
         >>> best_of([0.0, 1.0])
         array([0.5, 1. ])
     """
-    count, ranks, below = len(values), np.arange(1, len(values) + 1), np.ones(len(values))
-    expected = np.empty(count)
+    count, ranked = len(values), np.sort(values)
+    ranks, below, expected = np.arange(1, count + 1), np.ones(count), np.empty(count)
     for drawn in range(count):  # below: probability that no drawn one ranks higher, C(rank, k) / C(count, k)
         below *= np.maximum(ranks - drawn, 0) / (count - drawn)
-        expected[drawn] = np.diff(below, prepend=0.0) @ np.sort(values)
+        expected[drawn] = np.diff(below, prepend=0.0) @ ranked
     return expected
 
 

@@ -115,6 +115,7 @@ class Job:
 
     def report(self, runs: Sequence[AttackRun], data: Mapping[str, AttackData]) -> AttackReport:
         """The report of finished runs, without doubts; only the strongest attacks' predictions are kept."""
+        fitting = [entry.attack.fitting(self._has(*self.targets)) for entry in self.suite.entries]
         report = AttackReport(
             suite=self.suite.facts(),
             tasks={
@@ -123,7 +124,7 @@ class Job:
             },
             models={t.role: t.identity() for t in self.targets},
             runs=tuple(runs),
-            attacks={a.name: {"assumes": a.assumes, "outside": a.outside} for a in self._fitting()},
+            attacks={a.name: {"assumes": a.assumes, "outside": a.outside} for a in fitting if a},
             versions={p: importlib.metadata.version(p) for p in PACKAGES},
         )
         kept = {
@@ -144,9 +145,7 @@ class Job:
         """A report holds the predictions of the strongest attack of every budget, model and seed."""
         share = MOST_BYTES // (2 * len(data))  # the other half for everything else
         for task in data.values():
-            examples = {
-                n for target in self.targets for _, n in self.suite.plan(len(task.train.labels), self._has(target))
-            }
+            examples = {n for _, n in self.suite.plan(len(task.train.labels), self._has(*self.targets))}
             runs = (len(self.targets) + 1) * sum(len(self.suite.repeats(n)) for n in examples)
             rows = len(task.test.labels)
             if runs * packed_size(rows, task.num_labels) > share:
@@ -171,7 +170,7 @@ class Job:
 
     def _references(self, task: BlockedTask, data: AttackData) -> Iterator[Search]:
         rows = len(data.train.labels)
-        most = max((n for target in self.targets for _, n in self.suite.plan(rows, self._has(target))), default=rows)
+        most = max((n for _, n in self.suite.plan(rows, self._has(*self.targets))), default=rows)
         raw, attack = Target("raw", ""), RawInput()
         yield Search(attack, raw, data, most, self.suite.repeats(most), self._study(task, attack, most, raw))
         scratch = next((t for t in self.targets if t.role == "scratch"), None)
@@ -180,13 +179,9 @@ class Job:
             count = len(longer.train.labels)
             yield Search(self.suite.more, more, longer, count, (0,), self._study(task, self.suite.more, count, more))
 
-    def _fitting(self) -> list[Attack]:
-        """The suite's attacks, as far as one of the models lets them run."""
-        has = frozenset[str]().union(*map(self._has, self.targets))
-        return [attack for entry in self.suite.entries if (attack := entry.attack.fitting(has))]
-
-    def _has(self, target: Target | None) -> frozenset[str]:
-        sibling = target is not None and bool(target.sibling)
+    def _has(self, *targets: Target) -> frozenset[str]:
+        """What attacks on one of these models may need."""
+        sibling = any(target.sibling for target in targets)
         return frozenset([*(["desired"] if self.desired else []), *(["sibling"] if sibling else [])])
 
     def _study(self, task: BlockedTask, attack: Attack, examples: int, target: Target) -> str:
