@@ -50,7 +50,12 @@ def step_shares(kind: str, steps: int, every: int = 1) -> list[float | None]:
 
 
 def meta_loss(
-    desired: Tensor, parameters: Mapping[str, Tensor], gradient: MetaGradient, *, blocking_weight: float
+    desired: Tensor,
+    parameters: Mapping[str, Tensor],
+    gradient: MetaGradient,
+    *,
+    blocking_weight: float,
+    max_norm: float | None = None,
 ) -> MetaLoss:
     """Join the desired loss and a meta-gradient into one scalar.
 
@@ -63,6 +68,7 @@ def meta_loss(
         parameters: The live parameters, by name.
         gradient: What the adversary's episode gave.
         blocking_weight: Weight of the blocking loss.
+        max_norm: What the meta-gradient's norm is clipped to before it is weighted; ``None`` leaves it.
 
     Returns:
         The total and the readings.
@@ -71,11 +77,14 @@ def meta_loss(
     for name, value in gradient.weights.items():
         live, value = _here(parameters[name], value)
         linear = linear + torch.dot(live.reshape(-1).to(value.dtype), value.reshape(-1).to(live.device))
-    blocking = gradient.loss + (linear - linear.detach())  # in this order: exactly the loss
     norms = list(torch._foreach_norm(list(gradient.weights.values()))) if gradient.weights else []
+    norm = torch.stack(norms).norm().item() if norms else 0.0
+    if max_norm is not None and norm > max_norm:
+        linear = linear * (max_norm / norm)
+    blocking = gradient.loss + (linear - linear.detach())  # in this order: exactly the loss
     terms = {
         "blocking_loss": gradient.loss,
-        "meta_grad_norm": torch.stack(norms).norm().item() if norms else 0.0,
+        "meta_grad_norm": norm,
         **{f"blocked_accuracy/step_{k}": value for k, value in gradient.accuracies.items()},
     }
     if gradient.hvp_error is not None:

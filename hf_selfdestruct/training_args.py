@@ -84,6 +84,9 @@ class SelfDestructTrainingArguments(TrainingArguments):
         None, "What hardening minimises at the fast weights; several with +.", BLOCKING_LOSSES
     )
     blocking_weight: float = _option(1.0, "Weight of the blocking loss beside the desired loss; 0 turns it off.")
+    max_blocking_grad_norm: float | None = _option(
+        None, "Norm to which the blocking loss's gradient is clipped before its weight; none leaves it."
+    )
     probe_weight: float | None = _option(
         None, "Weight of linear probes of every hidden state beside the blocking loss; 0 leaves them out."
     )
@@ -144,15 +147,11 @@ class SelfDestructTrainingArguments(TrainingArguments):
         "measured in metric_for_best_model (the loss by default).",
     )
 
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Must stay False: the weights take part in two forwards."}
+    ddp_find_unused_parameters: bool | None = _option(False, "Must stay False: the weights take part in two forwards.")
+    ddp_broadcast_buffers: bool | None = _option(
+        False, "Must stay False: buffers must not change between the forwards."
     )
-    ddp_broadcast_buffers: bool | None = field(
-        default=False, metadata={"help": "Must stay False: buffers must not change between the forwards."}
-    )
-    hub_strategy: str = field(
-        default="end", metadata={"help": "Must stay 'end': only a finished, attacked model is published."}
-    )
+    hub_strategy: str = _option("end", "Must stay 'end': only a finished, attacked model is published.")
 
     @property
     def hardens(self) -> bool:
@@ -236,6 +235,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
             "adversary_head_learning_rate",
             "keeping_weight",
             "max_desired_drop",
+            "max_blocking_grad_norm",
         )
         for name in rates:
             value = getattr(self, name)

@@ -78,6 +78,20 @@ def test_scaling_the_total_scales_both_gradients() -> None:
     torch.testing.assert_close(parameters["a"].grad, expected, rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("most", [0.1, 1e6])
+def test_a_clipped_meta_gradient_keeps_its_direction_and_the_losses_value(most) -> None:
+    parameters, gradient, desired, own = draw()
+    step = meta_loss(desired, parameters, gradient, blocking_weight=3.0, max_norm=most)
+    norm = torch.cat([g.reshape(-1) for g in gradient.weights.values()]).norm().item()
+    assert step.total.item() == pytest.approx((desired + 3 * gradient.loss).item(), rel=1e-12)
+    assert step.terms["meta_grad_norm"] == pytest.approx(norm, rel=1e-12), "as it was before"
+    step.total.backward()
+    for name, value in gradient.weights.items():
+        expected = own[name] + 3 * value * min(1, most / norm)
+        torch.testing.assert_close(parameters[name].grad, expected, rtol=1e-12, atol=1e-14)
+    assert 0.1 < norm < 1e6
+
+
 def test_readings() -> None:
     parameters, gradient, desired, _ = draw()
     norm = torch.cat([g.reshape(-1) for g in gradient.weights.values()]).norm().item()

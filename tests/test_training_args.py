@@ -85,7 +85,13 @@ def test_counts(make_args, name, wrong, right) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["adversary_learning_rate", "adversary_learning_rate_max", "adversary_head_learning_rate", "keeping_weight"],
+    [
+        "adversary_learning_rate",
+        "adversary_learning_rate_max",
+        "adversary_head_learning_rate",
+        "keeping_weight",
+        "max_blocking_grad_norm",
+    ],
 )
 def test_rates(make_args, name) -> None:
     for value in (0.0, -1e-3, float("inf"), float("nan")):
@@ -156,6 +162,7 @@ def test_from_the_command_line(tmp_path) -> None:
         "keeping_loss": "logit_distillation",
         "keeping_weight": 0.25,
         "max_desired_drop": 0.02,
+        "max_blocking_grad_norm": 0.5,
         "meta_gradient": "first_order",
         "inner_steps": 4,
         "blocking_loss": "uniform_kl",
