@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from . import __version__, manifest, similarity
 from .attacks import AttackSuite, DesiredData, Target, named_suite
+from .attacks.checks import doubts, lost_desired
 from .attacks.data import check_attackable
 from .attacks.ledger import Ledger
 from .card import render_folder
@@ -99,6 +100,8 @@ def attack_trainer(
         "hardened": _quality(trainer, desired_dataset) | _alike(trainer, start, kept_dataset),
         "undefended": _quality(sibling, desired_dataset) | _alike(sibling, start, kept_dataset),
     }
+    for doubt in lost_desired(desired):  # known now, hours before the report
+        logger.warning(doubt)
     storage = storage or f"sqlite:///{folder / '_attacks.db'}"
     with trainer.accelerator.main_process_first():
         Ledger(storage)  # one process makes the file, all others find it
@@ -116,6 +119,7 @@ def attack_trainer(
     )
     if trainer.is_world_process_zero():
         report = dataclasses.replace(report, desired=desired, recipe=recipe_of(trainer))
+        report = dataclasses.replace(report, checks=doubts(report))
         complete_folder(folder, report, details)
     trainer.accelerator.wait_for_everyone()
     return AttackReport.load(folder / manifest.REPORT)

@@ -98,6 +98,14 @@ def test_healthy_report_raises_no_doubt():
     assert doubts(made_report()) == ()
 
 
+@pytest.mark.parametrize(("undefended", "doubted"), [(0.94, False), (0.96, True), (None, False)])
+def test_a_lost_desired_task_is_doubted(undefended, doubted):
+    desired = {"hardened": {"accuracy": 0.9}, "undefended": {} if undefended is None else {"accuracy": undefended}}
+    found = doubts(dataclasses.replace(made_report(), desired={"dataset": "rows", **desired}))
+    assert len(found) == doubted
+    assert all("desired task: accuracy 0.900 hardened and 0.960 undefended" in doubt for doubt in found)
+
+
 @pytest.mark.parametrize("name", SICK)
 def test_doubt_is_raised_by_its_report(name):
     report, words = SICK[name]
