@@ -1,11 +1,11 @@
-r"""Attack models by some of a suite's attacks, with all examples, and keep the report.
+r"""Attack models by some of a suite's attacks, with all examples or as many as follow an @, and keep the report.
 
     python model_cards/entries.py examples/wikibios.yaml hardened-wikibios,scratch adaptive "longer fine-tuning" \
         OUT.json --data.path DIR --model MODEL
 
-A folder is a hardened model's; ``base`` and ``scratch`` are attacked by their names. What is on record in
-``lab/entries.db`` is not run again: the same command goes on after it was killed, also where the model was hardened
-again to the same weights.
+A folder is a hardened model's; ``base`` and ``scratch`` are attacked by their names. "full fine-tuning@100" is full
+fine-tuning with 100 examples. What is on record in ``lab/entries.db`` is not run again: the same command goes on after
+it was killed, also where the model was hardened again to the same weights.
 """
 
 import sys
@@ -26,10 +26,10 @@ LEDGER = Path(__file__).parent / "lab" / "entries.db"
 def main(config_file: str, models: str, suite: str, attacks: str, out: str, *overrides: str) -> None:
     """Attack and save what was found; models are told apart by commas, attacks by semicolons."""
     known = {entry.attack.name: entry.attack for entry in named_suite(suite).entries}
-    names = attacks.split(";")
-    if unknown := [name for name in names if name not in known]:
+    asked = [text.partition("@") for text in attacks.split(";")]
+    if unknown := [name for name, _, _ in asked if name not in known]:
         sys.exit(f"suite {suite} has no attack {unknown[0]!r}; it has: {'; '.join(known)}.")
-    entries = tuple(Entry(known[name], (None,)) for name in names)
+    entries = tuple(Entry(known[name], (int(count) if count else None,)) for name, _, count in asked)
     part = AttackSuite(f"part of {suite}", 1, entries, more=None, null=False)
     attack(load_config(config_file, overrides), models, part).save(out)
 
