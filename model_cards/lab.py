@@ -4,12 +4,14 @@
 
 Each variant changes some arguments of a configuration, for each of its ``seeds`` (of hardening, 0 unless told);
 ``base`` and ``scratch`` are what every table needs. Killed half-way, the same command goes on, from the last
-checkpoint; what is in ``recipes.jsonl`` is not run again. The table is ``recipes.md``.
+checkpoint; what is in ``recipes.jsonl`` is not run again. The table is ``recipes.md``. Choose by its columns of the
+selection split: what was chosen by test scores is flattered there.
 """
 
 import json
 import statistics
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from hf_selfdestruct.config import HardenConfig, load_config, training_arguments
 from hf_selfdestruct.corpus import load_data, load_kept
 from hf_selfdestruct.presets import fill
 from hf_selfdestruct.recipe import begun, blocked_tasks, trained
+from hf_selfdestruct.runs import Summary
 from hf_selfdestruct.similarity import NAME, to_base
 
 SUITE = "glance"
@@ -68,11 +71,18 @@ def _run(config: HardenConfig, name: str, folder: Path) -> dict[str, Any]:
         collate=DataCollatorWithPadding(tokenizer),
         storage=f"sqlite:///{RUNS / 'attacks.db'}",
     )
-    scores: dict[str, list[float]] = {}
-    for run in report.runs:
-        if run.chosen and run.test and run.role == target.role:
-            scores.setdefault(run.attack, []).append(run.test.accuracy)
-    return {**found, "attacks": {attack: round(statistics.fmean(values), 6) for attack, values in scores.items()}}
+    lines = [s for task in report.tasks for s in report.summaries(task) if s.role == target.role]
+    return {
+        **found,
+        "attacks": _by_attack(lines, lambda line: line.mean),
+        "selection": _by_attack(lines, lambda line: line.selection),
+    }
+
+
+def _by_attack(lines: Sequence[Summary], score: Callable[[Summary], float]) -> dict[str, float]:
+    """Each attack's mean over the blocked tasks."""
+    names = sorted({line.attack for line in lines})
+    return {name: round(statistics.fmean(score(line) for line in lines if line.attack == name), 6) for name in names}
 
 
 def _hardened(
@@ -94,7 +104,9 @@ def _hardened(
 
 def _table(lines: list[dict[str, Any]]) -> str:
     names = sorted({attack for line in lines for attack in line["attacks"]})
-    head = ["setting", "variant", "what differs", "seeds", "desired", "similarity", *names, "seconds"]
+    choosing = names if any("selection" in line for line in lines) else []
+    split = [f"{name}, selection" for name in choosing]
+    head = ["setting", "variant", "what differs", "seeds", "desired", "similarity", *names, *split, "seconds"]
     rows = [head, ["---"] * len(head)]
     variants = dict.fromkeys((line["setting"], line["variant"]) for line in lines)
     for setting, variant in sorted(variants, key=lambda names: names[0]):
@@ -102,11 +114,12 @@ def _table(lines: list[dict[str, Any]]) -> str:
         differs = ", ".join(f"{name} {value}" for name, value in same[0]["training"].items())
         measured = [_over_seeds([line.get(name) for line in same]) for name in ("desired", NAME)]
         reached = [_over_seeds([line["attacks"].get(name) for line in same]) for name in names]
+        reached += [_over_seeds([line.get("selection", {}).get(name) for line in same]) for name in choosing]
         seconds = _over_seeds([line.get("seconds") for line in same], "{:.0f}")
         rows.append([setting, variant, differs, str(len(same)), *measured, *reached, seconds])
     text = (
-        f"# Lab book\n\nSuite `{SUITE}`: to choose by. Accuracy on test, mean over attack seeds; with several "
-        "hardening seeds mean ± standard deviation over them.\n\n"
+        f"# Lab book\n\nSuite `{SUITE}`. Accuracy on test unless a column says selection, mean over attack seeds; with "
+        "several hardening seeds mean ± standard deviation over them.\n\n"
     )
     return text + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
