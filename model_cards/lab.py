@@ -95,7 +95,7 @@ def _hardened(
     trainer = trained(config, data, tokenizer, kept=kept, checkpoint=begun(str(folder)))
     trainer.save_model()
     found: dict[str, float] = {"seconds": round(trainer.seconds())}
-    found["desired"] = round(trainer.evaluate(data["test"])["eval_accuracy"], 4)
+    found["desired"] = round(trainer.evaluate(data["test"])["eval_accuracy"], 6)
     if kept:
         columns, collate = trainer.input_columns, trainer.blocked_collator
         found |= to_base(trainer.model, folder / "_base", kept["test"], columns=columns, collate=collate)

@@ -111,26 +111,49 @@ def test_readme_says_what_other_hardening_seeds_gave():
     assert f"similarity {kept[1]} |" in (ROOT / "model_cards" / "README.md").read_text()
 
 
-def test_readme_says_what_a_second_hardening_seed_gave():
-    lab, index = ROOT / "model_cards" / "lab", (ROOT / "model_cards" / "README.md").read_text()
-    found = {}
-    for name, setting in (("recipes", "wikibios_roles_swapped"), ("source_shift", "wikibios")):
-        lines = map(json.loads, (lab / f"{name}.jsonl").read_text().splitlines())
-        (found[name],) = [x for x in lines if (x["setting"], x["variant"], x["seed"]) == (setting, "as shipped", 1)]
-    probes = {
-        (folder, s.role): f"{s.mean:.3f}"
-        for folder, task, most in (("roles-swapped", "profession", 939), ("source-shift", "gender", 349))
-        for s in report_of(f"wikibios-{folder}").summaries(task)
-        if (s.attack, s.examples) == ("layer probe", most)
+def test_readme_says_what_further_hardening_seeds_gave():
+    index, first, scratch = (ROOT / "model_cards" / "README.md").read_text(), {}, {}
+    for folder, task, most in (("roles-swapped", "profession", 939), ("source-shift", "gender", 349)):
+        found = {s.role: s for s in report_of(f"wikibios-{folder}").summaries(task) if s.attack == "layer probe"}
+        assert found["hardened"].examples == most
+        first[folder], scratch[folder] = (f"{found[role].mean:.3f}" for role in ("hardened", "scratch"))
+    second, third = (lab_scores("recipes", "wikibios_roles_swapped", "as shipped", seed) for seed in (1, 2))
+    probes, tunings, desired = zip(second, third, strict=True)
+    told = f"the layer probe {probes[0]} (the first: {first['roles-swapped']}), fine-tuning {tunings[0]} and gender"
+    assert (
+        f"{told} {desired[0]}. **With a third, gender was hardly learned** ({desired[1]}; probe {probes[1]})"
+        in readme()
+    )
+    told = f"layer probe {' and '.join(probes)} ({first['roles-swapped']} in the folder), fine-tuning"
+    assert f"{told} {' and '.join(tunings)}, gender {desired[0]} and **{desired[1]}: hardly learned**" in index
+    second, third = (lab_scores("source_shift", "wikibios", "as shipped", seed) for seed in (1, 2))
+    probes, tunings, desired = (" and ".join(pair) for pair in zip(second, third, strict=True))
+    told = (
+        f"layer probe {probes} ({first['source-shift']} in the folder, scratch {scratch['source-shift']}), fine-tuning"
+    )
+    assert f"{told} {tunings} (" in index
+    assert f"professions {desired} (" in index
+
+
+def test_readme_says_what_a_clipped_blocking_gradient_gave():
+    index = (ROOT / "model_cards" / "README.md").read_text()
+    clipped = {
+        seed: lab_scores("recipes", "wikibios_roles_swapped", "blocking gradient clipped", seed) for seed in (0, 2)
     }
-    probe, tuned = (f"{found['recipes']['attacks'][name]:.3f}" for name in ("layer probe", "full fine-tuning"))
-    first, desired = probes["roles-swapped", "hardened"], f"{found['recipes']['desired']:.3f}"
-    assert f"the layer probe {probe} (the first: {first}), fine-tuning {tuned} and gender {desired}." in readme()
-    assert f"layer probe {probe} ({first} in the folder), fine-tuning {tuned}, gender {desired} |" in index
-    probe, tuned = (f"{found['source_shift']['attacks'][name]:.3f}" for name in ("layer probe", "full fine-tuning"))
-    first, scratch = (probes["source-shift", role] for role in ("hardened", "scratch"))
-    assert f"layer probe {probe} ({first} in the folder, scratch {scratch}), fine-tuning {tuned} (" in index
-    assert f"professions {found['source_shift']['desired']:.3f} (" in index
+    for seed, (probe, tuned, desired) in clipped.items():
+        assert f"| {seed} | clipped to 0.5 | {desired} | {probe} | {tuned} |" in index
+    probe, tuned, desired = lab_scores("recipes", "wikibios_roles_swapped", "as shipped", 2)
+    assert f"| 2 | as it is | {desired} | {probe} | {tuned} |" in index
+    told = f"the third gives gender {clipped[2][2]} and the layer probe {clipped[2][0]}, the first {clipped[0][2]} and"
+    assert f"{told} {clipped[0][0]}." in readme()
+
+
+def lab_scores(book, setting, variant, seed):
+    """Layer probe, full fine-tuning and desired task of a line of a lab book, as they are told."""
+    lines = map(json.loads, (ROOT / "model_cards" / "lab" / f"{book}.jsonl").read_text().splitlines())
+    (line,) = [x for x in lines if (x["setting"], x["variant"], x["seed"]) == (setting, variant, seed)]
+    scores = (line["attacks"]["layer probe"], line["attacks"]["full fine-tuning"], line["desired"])
+    return tuple(f"{score:.3f}" for score in scores)
 
 
 def test_readme_says_what_a_model_with_one_purpose_gave():
@@ -210,8 +233,10 @@ def test_the_lab_book_has_a_line_for_each_variant_and_runs_none_twice(tmp_path, 
     assert [line["variant"] for line in lines] == ["scratch", "two steps", "two steps"]
     assert [line["seed"] for line in lines] == [0, 0, 3]
     for line in lines:
-        assert {*line["attacks"]} == {"layer probe", "full fine-tuning"}
-        assert all(0 < score < 1 for score in line["attacks"].values())
+        for split in ("attacks", "selection"):
+            assert {*line[split]} == {"layer probe", "full fine-tuning"}
+            assert all(0 < score < 1 for score in line[split].values())
+        assert line["selection"] != line["attacks"]
     assert lines[1]["training"] == one["training"]
     assert all(0 < line["desired"] < 1 for line in lines[1:])
     weights = {path.read_bytes() for path in tmp_path.glob("lab-runs/*two-steps*/model.safetensors")}
@@ -222,6 +247,9 @@ def test_the_lab_book_has_a_line_for_each_variant_and_runs_none_twice(tmp_path, 
     both = f"{statistics.fmean(scores[1:]):.3f} ± {statistics.stdev(scores[1:]):.3f}"
     assert "| config | two steps | max_steps 2, blocking_weight 0.5 | 2 | " in table
     assert f" | {both} | " in table
+    chosen_by = [line["selection"]["full fine-tuning"] for line in lines[1:]]
+    assert "full fine-tuning, selection" in table
+    assert f" | {statistics.fmean(chosen_by):.3f} ± {statistics.stdev(chosen_by):.3f} | " in table
     lab(str(variants))
     assert [json.loads(line) for line in ledger.read_text().splitlines()] == lines
     assert (tmp_path / "variants.md").read_text() == table
