@@ -95,13 +95,7 @@ def attack_trainer(
     _check(trainer, trains_sibling=undefended is None)
     trainer.save_model()
     sibling = _trained_sibling(trainer, start) if undefended is None else _sibling(trainer, str(undefended))
-    desired: dict[str, Any] = {
-        "dataset": "the evaluation split" if desired_dataset is None else "the desired task's test split",
-        "hardened": _quality(trainer, desired_dataset) | _alike(trainer, start, kept_dataset),
-        "undefended": _quality(sibling, desired_dataset) | _alike(sibling, start, kept_dataset),
-    }
-    for doubt in lost_desired(desired):  # known now, hours before the report
-        logger.warning(doubt)
+    desired = _desired(trainer, sibling, start, desired_dataset, kept_dataset)
     storage = storage or f"sqlite:///{folder / '_attacks.db'}"
     with trainer.accelerator.main_process_first():
         Ledger(storage)  # one process makes the file, all others find it
@@ -274,6 +268,24 @@ def _alike(trainer: SelfDestructTrainer, base: str, rows: Dataset | None) -> dic
         return {}
     model = trainer.accelerator.unwrap_model(trainer.model)
     return similarity.to_base(model, base, rows, columns=trainer.input_columns, collate=trainer.blocked_collator)
+
+
+def _desired(
+    trainer: SelfDestructTrainer,
+    sibling: SelfDestructTrainer,
+    start: str,
+    dataset: Dataset | None,
+    kept: Dataset | None,
+) -> dict[str, Any]:
+    """What both models are good for; a lost task is said now, hours before the report."""
+    desired: dict[str, Any] = {
+        "dataset": "the evaluation split" if dataset is None else "the desired task's test split",
+        "hardened": _quality(trainer, dataset) | _alike(trainer, start, kept),
+        "undefended": _quality(sibling, dataset) | _alike(sibling, start, kept),
+    }
+    for doubt in lost_desired(desired):
+        logger.warning(doubt)
+    return desired
 
 
 def _quality(trainer: SelfDestructTrainer, dataset: Dataset | None) -> dict[str, float]:

@@ -108,3 +108,17 @@ def test_a_sibling_that_cannot_have_the_trainers_optimizer_is_told_of(make_train
     trainer.train()
     with pytest.raises(ValueError, match=r"optimizer_cls_and_kwargs= instead, or attack\(undefended=\)"):
         trainer.attack(TINY_SUITE)
+
+
+def accuracy(told):
+    return {"accuracy": float((told.predictions.argmax(-1) == told.label_ids).mean())}
+
+
+def test_a_lost_desired_task_is_told_before_the_attacks_and_in_the_report(
+    make_trainer, toy_task, tmp_path, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr("hf_selfdestruct.attacks.checks.LOST", -1.0)  # any task is lost
+    trainer = make_trainer(tmp_path, blocked_tasks=[toy_task(rows=60)], compute_metrics=accuracy)
+    trainer.train()
+    (doubt,) = [check for check in trainer.attack(TINY_SUITE).checks if check.startswith("desired task: accuracy")]
+    assert doubt in caplog.messages
