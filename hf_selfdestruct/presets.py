@@ -59,6 +59,7 @@ GENERAL: dict[str, Any] = {
 }
 
 # Ours, for texts, as measured in model_cards/wikibios-gender: a model that need be good at the desired task alone.
+# Measured without max_blocking_grad_norm; 0.5 keeps a seed that loses its desired task (model_cards/README.md).
 ONE_PURPOSE: dict[str, Any] = {
     **MLAC_FAST,
     "erase_directions": 4,
