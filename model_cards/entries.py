@@ -29,6 +29,8 @@ def main(config_file: str, models: str, suite: str, attacks: str, out: str, *ove
     asked = [text.partition("@") for text in attacks.split(";")]
     if unknown := [name for name, _, _ in asked if name not in known]:
         sys.exit(f"suite {suite} has no attack {unknown[0]!r}; it has: {'; '.join(known)}.")
+    if wrong := [count for _, at, count in asked if at and not count.isdecimal()]:
+        sys.exit(f"after @ stands a number of examples; got {wrong[0]!r}.")
     entries = tuple(Entry(known[name], (int(count) if count else None,)) for name, _, count in asked)
     part = AttackSuite(f"part of {suite}", 1, entries, more=None, null=False)
     attack(load_config(config_file, overrides), models, part).save(out)
