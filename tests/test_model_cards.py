@@ -209,6 +209,21 @@ def test_readme_says_what_longer_fine_tuning_gave():
     assert best.mean < probes.mean
 
 
+def test_readme_says_what_fine_tuning_with_fewer_examples_gave():
+    report = AttackReport.load(ROOT / "model_cards" / "lab" / "wikibios-general-fewer.json")
+    tuned = {(n, role): report.strongest("gender", n, role) for n in (100, 400) for role in ("hardened", "scratch")}
+    told = {where: f"{one.mean:.3f} ± {one.deviation:.3f}" for where, one in tuned.items()}
+    more = difference(report, "gender", 400)
+    assert (
+        f"{told[400, 'hardened']} from the model hardened again, {told[400, 'scratch']} from scratch ({more})"
+        in readme()
+    )
+    assert f"two rates: {told[100, 'hardened']}, scratch {told[100, 'scratch']};" in readme()
+    probes = {n: report_of("wikibios-general").strongest("gender", n, "hardened").mean for n in (100, 400)}
+    assert tuned[400, "hardened"].mean > probes[400]
+    assert tuned[100, "hardened"].mean == pytest.approx(probes[100], abs=0.005)
+
+
 def test_genders_are_even_within_profession_and_source():
     even = runpy.run_path(str(ROOT / "model_cards" / "source_shift.py"))["even"]
     counts = {("actor", "a", "f"): 3, ("actor", "a", "m"): 5, ("actor", "b", "m"): 2, ("poet", "a", "f"): 1}

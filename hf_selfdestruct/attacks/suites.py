@@ -116,11 +116,11 @@ SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES, st
 QUICK = AttackSuite("quick", 2, (*PROBES, Entry(SEARCHED, MOST)))
 DEFAULT = AttackSuite(
     "default",
-    3,
+    4,
     (
         *PROBES,
         Entry(FullFineTuning(learning_rates=(1e-4, 5e-4), steps=(60,), looks=2), (100,)),
-        Entry(SEARCHED, MOST),
+        Entry(SEARCHED, (400, None)),
         Entry(_parts(90), MOST),
         Entry(_optimizers(48), MOST),
         Entry(_tampered(48), MOST),
