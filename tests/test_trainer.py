@@ -1006,3 +1006,14 @@ def test_desired_labels_are_checked_before_training(make_trainer, tmp_path, labe
     rows = {"input_ids": [[5, 6, 7]] * len(labels), "attention_mask": [[1, 1, 1]] * len(labels), "label": labels}
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, train_dataset=Dataset.from_dict(rows))
+
+
+def test_a_blocking_gradient_clipped_to_nearly_nothing_is_one_of_nearly_no_weight(make_trainer, tmp_path) -> None:
+    def trained(name, **fields):
+        trainer = make_trainer(tmp_path / name, optim="sgd", learning_rate=0.1, max_grad_norm=0, **fields)
+        trainer.train()
+        return torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()])
+
+    clipped, light = trained("clipped", max_blocking_grad_norm=1e-9), trained("light", blocking_weight=1e-9)
+    torch.testing.assert_close(clipped, light, rtol=0, atol=1e-7)
+    assert (trained("whole") - light).abs().max() > 1e-4
