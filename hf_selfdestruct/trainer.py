@@ -277,7 +277,7 @@ class SelfDestructTrainer(Trainer):
             return desired
         gradient = self.simulation.meta_gradient(model, draw)
         factor = self.guard.factor if self.guard else 1.0
-        weight, most = self.args.blocking_weight * factor, self.args.max_blocking_grad_norm
+        weight, most = self.args.blocking_weight * factor, self.args.max_blocking_grad_norm or None
         step = meta_loss(desired, dict(model.named_parameters()), gradient, blocking_weight=weight, max_norm=most)
         more = {"adversary_lr": float(draw.recipe.learning_rate), "inner_steps": float(draw.recipe.steps)}
         more |= {"blocking_factor": factor} if self.guard else {}

@@ -85,7 +85,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
     )
     blocking_weight: float = _option(1.0, "Weight of the blocking loss beside the desired loss; 0 turns it off.")
     max_blocking_grad_norm: float | None = _option(
-        None, "Norm to which the blocking loss's gradient is clipped before its weight; none leaves it."
+        None, "Norm to which the blocking loss's gradient is clipped before its weight; 0 leaves it as it is."
     )
     probe_weight: float | None = _option(
         None, "Weight of linear probes of every hidden state beside the blocking loss; 0 leaves them out."
@@ -235,13 +235,12 @@ class SelfDestructTrainingArguments(TrainingArguments):
             "adversary_head_learning_rate",
             "keeping_weight",
             "max_desired_drop",
-            "max_blocking_grad_norm",
         )
         for name in rates:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be a positive number; got {value!r}.")
-        for name in ("blocking_weight", "probe_weight", "merge_words"):
+        for name in ("blocking_weight", "max_blocking_grad_norm", "probe_weight", "merge_words"):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be zero or more; got {value!r}.")

@@ -1016,4 +1016,6 @@ def test_a_blocking_gradient_clipped_to_nearly_nothing_is_one_of_nearly_no_weigh
 
     clipped, light = trained("clipped", max_blocking_grad_norm=1e-9), trained("light", blocking_weight=1e-9)
     torch.testing.assert_close(clipped, light, rtol=0, atol=1e-7)
-    assert (trained("whole") - light).abs().max() > 1e-4
+    whole = trained("whole")
+    assert (whole - light).abs().max() > 1e-4
+    assert trained("unclipped", max_blocking_grad_norm=0.0).equal(whole)

@@ -90,7 +90,6 @@ def test_counts(make_args, name, wrong, right) -> None:
         "adversary_learning_rate_max",
         "adversary_head_learning_rate",
         "keeping_weight",
-        "max_blocking_grad_norm",
     ],
 )
 def test_rates(make_args, name) -> None:
@@ -101,10 +100,11 @@ def test_rates(make_args, name) -> None:
 
 
 @pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan")])
-def test_blocking_weight(make_args, value) -> None:
-    with pytest.raises(ValueError, match="blocking_weight must be zero or more"):
-        make_args(blocking_weight=value)
-    assert make_args(blocking_weight=0.0).blocking_weight == 0
+@pytest.mark.parametrize("name", ["blocking_weight", "max_blocking_grad_norm"])
+def test_weights_and_clips(make_args, name, value) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be zero or more"):
+        make_args(**{name: value})
+    assert getattr(make_args(**{name: 0.0}), name) == 0
 
 
 def test_drawn_and_learned_rates_exclude_each_other(make_args) -> None:
