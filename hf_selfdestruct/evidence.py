@@ -156,7 +156,7 @@ def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
         **({"blocking_interval": args.blocking_interval} if args.blocking_interval != 1 else {}),
         "step_weights": args.step_weights,
         **({"keeping_weight": args.keeping_weight, "keeping_losses": keeping} if keeping else {}),
-        **{n: getattr(args, n) for n in UNDEFENDED if getattr(args, n)},
+        **{n: getattr(args, n) for n in ("max_blocking_grad_norm", *UNDEFENDED) if getattr(args, n)},
         **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),
         "outer_steps": trainer.state.global_step,
         "outer_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,

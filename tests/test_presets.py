@@ -9,6 +9,7 @@ import torch
 from toy_episodes import relative, toy_episode, way
 
 from hf_selfdestruct.episode import MetaGradient
+from hf_selfdestruct.evidence import recipe_of
 from hf_selfdestruct.inner_optimizers import INNER_OPTIMIZERS
 from hf_selfdestruct.losses import blocking_loss
 from hf_selfdestruct.meta_step import step_shares
@@ -88,6 +89,9 @@ def test_every_preset_trains(make_trainer, toy_rows, tmp_path, method) -> None:
     assert not [n for n, p in trainer.model.named_parameters() if torch.equal(p, before[n])]
     entries = [entry for entry in trainer.state.log_history if "blocking_loss" in entry]
     assert len(entries) == len(range(0, 2, trainer.args.blocking_interval))
+    told = {"max_blocking_grad_norm": 0.0, "blocking_interval": 1} | recipe_of(trainer)
+    for name in ("max_blocking_grad_norm", "blocking_interval"):
+        assert told[name] == PRESETS[method][name]
     # The clamped loss of adversarial censoring is 0, and so is its gradient, while the head knows nothing.
     assert all(entry["meta_grad_norm"] > 0 for entry in entries) or method == "ac"
     assert isinstance(way(trainer.args.meta_gradient)(toy_episode()), MetaGradient)
