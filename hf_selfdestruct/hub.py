@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 
 from .card import details_of
 from .details import GATES
-from .manifest import LEFT_BY_TRAINER, MANIFEST, PUBLISHED, SIGNATURE, SUSPECT
+from .manifest import LEFT_BY_TRAINER, MANIFEST, PUBLISHED, SIGNATURE, suspects
 from .staging import staged, staged_files
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def fetched(repo_id: str, *, revision: str | None = None, token: str | None = No
     with _one_line("the Hub", repo_id, "verify", "nothing was verified"):
         held = api.model_info(repo_id, revision=revision)
         names = [s.rfilename for s in held.siblings or ()]
-        if suspects := _suspects(names):
-            raise ValueError(f"{repo_id} holds {suspects[0]}, which can run code or hide weights; refused.")
+        if found := suspects(names):
+            raise ValueError(f"{repo_id} holds {found[0]}, which can run code or hide weights; refused.")
         if MANIFEST not in names:
             raise ValueError(f"{repo_id} has no {MANIFEST}: it is not a hardened model that was published whole.")
         patterns = [*PUBLISHED, MANIFEST, SIGNATURE]
@@ -141,9 +141,9 @@ def _commit(
         api.create_branch(repo, branch=revision, exist_ok=True)
     held = api.model_info(repo, revision=revision)
     names = [s.rfilename for s in held.siblings or ()]
-    if suspects := [name for name in _suspects(names) if name != LEFT_BY_TRAINER]:
+    if found := suspects(name for name in names if name != LEFT_BY_TRAINER):
         raise ValueError(
-            f"{repo} holds {suspects[0]}, which can run code or hide weights: nobody could verify what is pushed "
+            f"{repo} holds {found[0]}, which can run code or hide weights: nobody could verify what is pushed "
             "there. Delete it there, or push to another repository."
         )
     if mode := details_of(copy).gate.mode:
@@ -159,10 +159,6 @@ def _commit(
         create_pr=create_pr,
         parent_commit=held.sha,
     )
-
-
-def _suspects(names: list[str]) -> list[str]:
-    return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in SUSPECT))
 
 
 def _ours(path: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,7 +31,8 @@ MOST_BYTES = 16 * 1024 * 1024  # of a manifest or a config
 SUSPECT = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.py", "modules.json")  # the last names code
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")  # any word may stand there, and many
 SIGNATURE = "model.sig"  # signs the manifest too, so that it is not in it
-LEFT_BY_TRAINER = "training_args.bin"  # never published
+LEFT_BY_TRAINER = "training_args.bin"
+LEFT_BY_TRAINING = (LEFT_BY_TRAINER, "checkpoint-*", "_*")  # files and folders, never published
 
 
 def published_files(folder: str | Path) -> list[str]:
@@ -40,6 +43,11 @@ def published_files(folder: str | Path) -> list[str]:
     folder = Path(folder)
     found = {p.relative_to(folder).as_posix() for pattern in PUBLISHED for p in folder.glob(pattern) if p.is_file()}
     return sorted(found)
+
+
+def suspects(names: Iterable[str]) -> list[str]:
+    """Those of some paths in a folder or a repository that can run code or hide weights, sorted."""
+    return sorted(name for name in names if any(fnmatch(PurePosixPath(name).name, pattern) for pattern in SUSPECT))
 
 
 def write_manifest(folder: str | Path) -> Path:
@@ -118,8 +126,9 @@ def _changes(folder: Path) -> list[str]:
         elif file_hash(folder / name) != facts.get("sha256"):
             found.append(f"{name}: changed since the manifest was written")
     found += [f"{name}: not in the manifest" for name in published_files(folder) if name not in listed]
-    suspects = sorted({p.name for pattern in SUSPECT for p in folder.glob(pattern)} - {LEFT_BY_TRAINER})
-    return found + [f"{name}: can run code or hide weights, and is no part of a hardened model" for name in suspects]
+    beside = [p.relative_to(folder) for p in folder.rglob("*")]
+    names = [p.as_posix() for p in beside if not any(fnmatch(p.parts[0], left) for left in LEFT_BY_TRAINING)]
+    return found + [f"{n}: can run code or hide weights, and is no part of a hardened model" for n in suspects(names)]
 
 
 def _disagreements(folder: Path) -> list[str]:

@@ -63,6 +63,14 @@ def outside(name):
     return lambda folder: edited(folder / MANIFEST, lambda m: m["files"].update({name: {"sha256": "0", "size": 0}}))
 
 
+def nested(inner, name):
+    def put(folder):
+        (folder / inner).mkdir(parents=True)
+        (folder / inner / name).write_text("[]")
+
+    return put
+
+
 # What is done to a folder, whether its manifest is written anew as by an attacker, and what is said of it.
 ATTACKS = {
     "path outside": (outside("../../x"), False, "'../../x', a path outside"),
@@ -94,6 +102,8 @@ ATTACKS = {
         "pytorch_model.bin: can run code",
     ),
     "a module": (lambda f: (f / "modeling.py").write_text("1/0"), True, "modeling.py: can run code"),
+    "a module further down": (nested("sub/deep", "x.py"), True, "sub/deep/x.py: can run code"),
+    "another loader further down": (nested("1_Pooling", "modules.json"), True, "1_Pooling/modules.json: can run code"),
 }
 
 
@@ -111,6 +121,12 @@ def test_a_hostile_folder_is_refused(folder, tmp_path, name):
     assert any(why in line for line in found), found
     assert all(len(line.splitlines()) == 1 for line in found)
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("left", ["checkpoint-20", "_undefended"])
+def test_what_training_leaves_beside_is_no_part_of_the_model(folder, left):
+    nested(left, "optimizer.pt")(folder)
+    assert not problems(folder)
 
 
 @pytest.mark.parametrize("command", ["verify", "push", "card"])
