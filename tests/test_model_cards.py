@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import runpy
 import statistics
 from pathlib import Path
@@ -31,8 +32,10 @@ EXAMPLES = {
     "wikibios-general": ROOT / "examples" / "wikibios_general.yaml",
     "wikibios-roles-swapped": ROOT / "examples" / "wikibios_roles_swapped.yaml",
 }
+AS_IT_IS = "blocking gradient as it is"
+AS_IT_IS_SEEDS = [(AS_IT_IS, seed) for seed in (0, 1, 2)]
 # What the example did when the card was made.
-OVERRIDES = {"wikibios-source-shift": ["--max_blocking_grad_norm", "0"]}
+OVERRIDES = {name: ["--max_blocking_grad_norm", "0"] for name in ("wikibios-gender", "wikibios-source-shift")}
 
 
 def test_there_are_cards():
@@ -116,47 +119,37 @@ def test_readme_says_what_other_hardening_seeds_gave():
 
 
 def test_readme_says_what_further_hardening_seeds_gave():
-    index, first, scratch = (ROOT / "model_cards" / "README.md").read_text(), {}, {}
+    index = (ROOT / "model_cards" / "README.md").read_text()
+    first, scratch = {}, {}
     for folder, task, most in (("roles-swapped", "profession", 939), ("source-shift", "gender", 349)):
         found = {s.role: s for s in report_of(f"wikibios-{folder}").summaries(task) if s.attack == "layer probe"}
         assert found["hardened"].examples == most
         first[folder], scratch[folder] = (f"{found[role].mean:.3f}" for role in ("hardened", "scratch"))
-    second, third = (lab_scores("recipes", "wikibios_roles_swapped", "as shipped", seed) for seed in (1, 2))
-    probes, tunings, desired = zip(second, third, strict=True)
-    told = f"the layer probe {probes[0]} (the first: {first['roles-swapped']}), fine-tuning {tunings[0]} and gender"
-    assert (
-        f"{told} {desired[0]}. **With a third, gender was hardly learned** ({desired[1]}; probe {probes[1]})"
-        in readme()
-    )
-    told = f"layer probe {' and '.join(probes)} ({first['roles-swapped']} in the folder), fine-tuning"
-    assert f"{told} {' and '.join(tunings)}, gender {desired[0]} and **{desired[1]}: hardly learned**" in index
-    second, third = (lab_scores("source_shift", "wikibios", "as shipped", seed) for seed in (1, 2))
+    probe, tuned, desired = lab_scores("recipes", "wikibios_roles_swapped", "as shipped", 2)
+    told = f"the layer probe {probe} (the first: {first['roles-swapped']}), fine-tuning {tuned} and gender {desired}."
+    assert told in readme()
+    told = f"layer probe {probe} ({first['roles-swapped']} in the folder), fine-tuning {tuned}, gender {desired} |"
+    assert told in index
+    second, third = (lab_scores("source_shift", "wikibios", AS_IT_IS, seed) for seed in (1, 2))
     probes, tunings, desired = (" and ".join(pair) for pair in zip(second, third, strict=True))
-    told = (
-        f"layer probe {probes} ({first['source-shift']} in the folder, scratch {scratch['source-shift']}), fine-tuning"
-    )
-    assert f"{told} {tunings} (" in index
+    told = f"layer probe {probes} ({first['source-shift']} in the folder, scratch {scratch['source-shift']})"
+    assert f"{told}, fine-tuning {tunings} (" in index
     assert f"professions {desired} (" in index
 
 
-def test_readme_says_what_a_clipped_blocking_gradient_gave():
-    index = (ROOT / "model_cards" / "README.md").read_text()
-    clipped = {
-        seed: lab_scores("recipes", "wikibios_roles_swapped", "blocking gradient clipped", seed) for seed in (0, 2)
-    }
-    for seed, (probe, tuned, desired) in clipped.items():
-        assert f"| {seed} | clipped to 0.5 | {desired} | {probe} | {tuned} |" in index
-    probe, tuned, desired = lab_scores("recipes", "wikibios_roles_swapped", "as shipped", 2)
-    assert f"| 2 | as it is | {desired} | {probe} | {tuned} |" in index
-    told = f"the third gives gender {clipped[2][2]} and the layer probe {clipped[2][0]}, the first {clipped[0][2]} and"
-    assert f"{told} {clipped[0][0]}." in readme()
+def test_readme_says_what_an_unclipped_blocking_gradient_gave():
+    first, second, lost = (lab_scores("recipes", "wikibios_roles_swapped", AS_IT_IS, seed) for seed in (0, 1, 2))
+    told = f"hardly learned gender ({lost[2]}; the others {first[2]} and {second[2]}; layer probe {lost[0]}"
+    assert f"{told}, {first[0]} and {second[0]})" in readme()
+    shipped, *rest = (lab_scores("recipes", "wikibios", *which)[0] for which in [("as shipped", 0), *AS_IT_IS_SEEDS])
+    assert f"(gender; {shipped} with it, and without the clip {rest[0]}, {rest[1]} and {rest[2]})" in readme()
 
 
 def lab_scores(book, setting, variant, seed):
     """Layer probe, full fine-tuning and desired task of a line of a lab book, as they are told."""
     lines = map(json.loads, (ROOT / "model_cards" / "lab" / f"{book}.jsonl").read_text().splitlines())
     (line,) = [x for x in lines if (x["setting"], x["variant"], x["seed"]) == (setting, variant, seed)]
-    scores = (line["attacks"]["layer probe"], line["attacks"]["full fine-tuning"], line["desired"])
+    scores = (line["attacks"]["layer probe"], line["attacks"].get("full fine-tuning", math.nan), line["desired"])
     return tuple(f"{score:.3f}" for score in scores)
 
 
@@ -167,22 +160,24 @@ def test_readme_says_what_a_model_with_one_purpose_gave():
     assert f"{told} {reached['undefended']:.3f})" in readme()
     assert all(difference(report, "gender", examples).low <= 0 for examples in report.budgets("gender"))
     quality = [f"{report.desired[role]['accuracy']:.3f}" for role in ("hardened", "undefended")]
-    assert f"professions are at {quality[0]}, undefended {quality[1]}" in readme()
+    assert f"undefended {reached['undefended']:.3f}), professions are at {quality[0]} (" in readme()
+    probe, tuned, desired = lab_scores("recipes", "wikibios", "as shipped", 0)
+    told = f"professions are at {desired}, undefended {quality[1]}, and from 939 examples the layer probe gets {probe}"
+    assert f"{told} and fine-tuning {tuned} (`glance`; scratch" in readme()
     swapped = report_of("wikibios-roles-swapped").summaries("profession")
     probes = {s.role: s.mean for s in swapped if (s.attack, s.examples) == ("layer probe", 939)}
     lines = map(json.loads, (ROOT / "model_cards" / "lab" / "recipes.jsonl").read_text().splitlines())
     lab = {(x["setting"], x["variant"], x["seed"]): x["attacks"]["layer probe"] for x in lines}
-    alone, seeds = "closed forms alone", [reached["hardened"], *(lab["wikibios", "as shipped", n] for n in (1, 2))]
+    alone = "closed forms alone"
     told = f"{lab['wikibios_roles_swapped', alone, 0]:.3f} (professions; {probes['hardened']:.3f} with the MLAC loop)"
-    first, second, third = (f"{score:.3f}" for score in seeds)
-    assert f"{told} and {lab['wikibios', alone, 0]:.3f} (gender; {first}, {second} and {third} with it" in readme()
-    loop = [f"{lab['wikibios', f'MLAC loop alone, K = {steps}', 0]:.3f}" for steps in (0, 4, 16)]
+    assert f"{told} and {lab['wikibios', alone, 0]:.3f} (gender; {probe} with it" in readme()
     without = {s.role: s.mean for s in report.summaries("gender") if (s.attack, s.examples) == ("layer probe", 939)}
+    loop = [f"{lab['wikibios', f'MLAC loop alone, K = {steps}', 0]:.3f}" for steps in (0, 4, 16)]
     told = f"leaves the probe at {loop[0]}, {loop[1]} and {loop[2]} (K = 0, 4 and 16; base {without['base']:.3f}"
     assert f"{told}, undefended {without['undefended']:.3f})" in readme()
-    tuned = {s.role: s.mean for s in swapped if s.attack == "full fine-tuning, searched"}
-    assert [tuned["hardened"], tuned["scratch"]] == pytest.approx([0.312] * 2, abs=5e-4)  # the commonest label
-    assert f"the base gives it {tuned['base']:.3f}" in readme()
+    tuned = {s.role: s for s in swapped if s.attack == "full fine-tuning, searched"}
+    hardened, scratch = (f"{tuned[role].mean:.3f} ± {tuned[role].deviation:.3f}" for role in ("hardened", "scratch"))
+    assert f"gets {hardened} (scratch {scratch}, base {tuned['base'].mean:.3f})." in readme()
 
 
 def test_readme_says_what_longer_fine_tuning_gave():
@@ -205,7 +200,7 @@ def test_readme_says_what_longer_fine_tuning_gave():
     assert f"{told} ({difference(general, 'gender', 939)};" in readme()
     swapped = AttackReport.load(lab / "wikibios-profession-longer.json")
     best = swapped.strongest("profession", 939, "hardened")
-    assert f"After 640 steps (as in `adaptive`) it is at {best.mean:.3f} ± {best.deviation:.3f}" in readme()
+    assert f"Professions blocked: 640 steps get {best.mean:.3f} ± {best.deviation:.3f}" in readme()
     seeds = [f"{run.test.accuracy:.3f}" for run in swapped.strongest_runs("profession", 939, "hardened")]
     assert f"| {', '.join(seeds)} |" in (lab.parent / "README.md").read_text()
     probes = report_of("wikibios-roles-swapped").strongest("profession", 939, "hardened")
