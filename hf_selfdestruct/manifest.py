@@ -31,8 +31,8 @@ MOST_BYTES = 16 * 1024 * 1024  # of a manifest or a config
 SUSPECT = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.py", "modules.json")  # the last names code
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")  # any word may stand there, and many
 SIGNATURE = "model.sig"  # signs the manifest too, so that it is not in it
-LEFT_BY_TRAINER = "training_args.bin"
-LEFT_BY_TRAINING = (LEFT_BY_TRAINER, "checkpoint-*", "_*")  # files and folders, never published
+LEFT_BY_TRAINER = "training_args.bin"  # never published
+LEFT_FOLDERS = ("checkpoint-*", "_*")  # left by training, never published
 
 
 def published_files(folder: str | Path) -> list[str]:
@@ -126,8 +126,8 @@ def _changes(folder: Path) -> list[str]:
         elif file_hash(folder / name) != facts.get("sha256"):
             found.append(f"{name}: changed since the manifest was written")
     found += [f"{name}: not in the manifest" for name in published_files(folder) if name not in listed]
-    beside = [p.relative_to(folder) for p in folder.rglob("*")]
-    names = [p.as_posix() for p in beside if not any(fnmatch(p.parts[0], left) for left in LEFT_BY_TRAINING)]
+    beside = {p.relative_to(folder) for p in folder.rglob("*")} - {Path(LEFT_BY_TRAINER)}
+    names = [p.as_posix() for p in beside if not any(fnmatch(p.parent.as_posix(), left) for left in LEFT_FOLDERS)]
     return found + [f"{n}: can run code or hide weights, and is no part of a hardened model" for n in suspects(names)]
 
 

@@ -102,6 +102,8 @@ ATTACKS = {
         "pytorch_model.bin: can run code",
     ),
     "a module": (lambda f: (f / "modeling.py").write_text("1/0"), True, "modeling.py: can run code"),
+    "a module that looks private": (lambda f: (f / "_x.py").write_text("1/0"), True, "_x.py: can run code"),
+    "a pickle as a checkpoint": (lambda f: (f / "checkpoint-1.pt").write_bytes(b"c"), True, "checkpoint-1.pt: can run"),
     "a module further down": (nested("sub/deep", "x.py"), True, "sub/deep/x.py: can run code"),
     "another loader further down": (nested("1_Pooling", "modules.json"), True, "1_Pooling/modules.json: can run code"),
 }
