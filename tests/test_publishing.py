@@ -169,7 +169,8 @@ def test_sharded_weights_come_back_with_equal_logits(hub, push, folder, tmp_path
     assert push(hub.url).returncode == 0
     assert set(shards) <= hub.repos[REPO].files().keys()
     done = run_against(hub.url, REPO, home=tmp_path, code=LOGITS)
-    assert json.loads(done.stdout) == model(torch.arange(1, 9)[None]).logits.tolist()
+    expected = model(torch.arange(1, 9)[None]).logits  # in another process: equal weights, but not every bit of a sum
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, rtol=1e-5, atol=1e-6)
     assert run_against(hub.url, "verify", REPO, home=tmp_path).returncode == 0
 
 

@@ -23,7 +23,8 @@ SUITE = dataclasses.replace(
     seeds=1,
     more=None,
 )
-SHARE = 0.9
+# On 300 rows of test a gain has a standard error of 0.02 or more; a single attack that is fooled finds under half.
+SHARE = 0.8
 
 
 @pytest.fixture(scope="module")
