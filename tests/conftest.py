@@ -15,15 +15,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from loopback_hub import LoopbackHub
 from made_reports import made_folder
+from task_parts import SPLITS
+from toy_episodes import Toy
 from toy_hub import run_against
 from toy_models import ARCHITECTURES, tiny_model, toy_batch, toy_rows, toy_task
-from transformers import PreTrainedModel
+from toy_project import make_project
+from transformers import PreTrainedModel, ResNetConfig, ViTConfig
 
+from hf_selfdestruct.cli import main
 from hf_selfdestruct.tasks import BlockedTask
 from hf_selfdestruct.trainer import SelfDestructTrainer
 from hf_selfdestruct.training_args import SelfDestructTrainingArguments
@@ -153,5 +159,77 @@ def make_trainer(toy_data: dict[str, Dataset]) -> Callable[..., SelfDestructTrai
                 **given,
             },
         )
+
+    return make
+
+
+@pytest.fixture
+def loudness():
+    """Commands run in this process silence the libraries; other tests want to hear them."""
+    verbosity, bars = transformers.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    yield
+    transformers.logging.set_verbosity(verbosity)
+    transformers.logging.enable_progress_bar()
+    if not bars:
+        datasets.enable_progress_bars()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return make_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command in this process; returns its one line on standard error, after checking exit code 2."""
+
+    def run(*words, code=2):
+        capsys.readouterr()
+        assert main([*map(str, words)]) == code
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("hf-selfdestruct: error: ")
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture
+def build(tiny_model):
+    """Makes a tiny model of any kind in float64, without dropout: ``build("vit", AutoModel, seed=1)``."""
+
+    def make(kind: str, auto: type, *, seed: int = 0) -> PreTrainedModel:
+        usual = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        if kind == "vit":
+            config = ViTConfig(**usual, image_size=8, patch_size=4)
+        elif kind == "resnet":
+            config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+        else:
+            config = tiny_model(kind).config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return auto.from_config(config).double().eval()
+
+    return make
+
+
+@pytest.fixture
+def split_rows(toy_rows):
+    """The rows of each split of ``toy_task()``."""
+    return {role: toy_rows(60, seed=10 + i, columns=("blocked",)) for i, role in enumerate(SPLITS)}
+
+
+@pytest.fixture
+def plain_model(tiny_model):
+    """The adversary's whole model: an ordinary two-class one with an episode's weights in it."""
+
+    def make(episode: Toy, architecture: str = "bert"):
+        model = tiny_model(architecture, num_labels=2).double().eval()
+        if architecture != "resnet":
+            model.set_attn_implementation("sdpa")
+        missing, unknown = model.load_state_dict({**episode.published, **episode.head}, strict=False)
+        assert not unknown
+        assert not set(missing) & {name for name, _ in model.named_parameters()}
+        return model
 
     return make

@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from loopback_repos import Commit, Fault, Repo, entry, is_large, oid_of
+from loopback_repos import ROUTES, Commit, Fault, Repo, entry, is_large, oid_of
 
 
 class LoopbackHub(ThreadingHTTPServer):
@@ -288,22 +288,3 @@ class Handler(BaseHTTPRequestHandler):
         content = commits[-1].files[path]
         self.answer(content, ETag=f'"{oid_of(path, content)}"', X_Repo_Commit=commits[-1].oid)
         return None
-
-
-REPO = r"([\w.-]+/[\w.-]+)"
-ROUTES = {
-    "POST /api/repos/create": ("create", "writer"),
-    "POST /api/validate-yaml": ("validate", "anyone"),
-    "GET /api/whoami-v2": ("whoami", "writer"),
-    rf"PUT /api/models/{REPO}/settings": ("settings", "writer"),
-    rf"POST /api/models/{REPO}/branch/([^/]+)": ("branch", "writer"),
-    rf"POST /api/models/{REPO}/preupload/([^/]+)": ("preupload", "writer"),
-    rf"POST /{REPO}\.git/info/lfs/objects/batch": ("lfs", "writer"),
-    rf"POST /{REPO}\.git/info/lfs/verify": ("verify", "writer"),
-    r"PUT /objects/(\w+)": ("upload", "presigned"),
-    rf"POST /api/models/{REPO}/commit/([^/]+)": ("commit", "writer"),
-    rf"GET /api/models/{REPO}/revision/([^/]+)": ("info", "anyone"),
-    rf"GET /api/models/{REPO}/tree/([^/]+)": ("tree", "anyone"),
-    rf"GET /api/models/{REPO}": ("info", "anyone"),
-    rf"(?:GET|HEAD) /{REPO}/resolve/([^/]+)/(.+)": ("resolve", "anyone"),
-}

@@ -77,3 +77,22 @@ def entry(path: str, content: bytes) -> dict[str, Any]:
     if is_large(path):
         facts["lfs"] = {"oid": facts["oid"], "size": len(content), "pointerSize": 134}
     return facts
+
+
+REPO = r"([\w.-]+/[\w.-]+)"
+ROUTES = {
+    "POST /api/repos/create": ("create", "writer"),
+    "POST /api/validate-yaml": ("validate", "anyone"),
+    "GET /api/whoami-v2": ("whoami", "writer"),
+    rf"PUT /api/models/{REPO}/settings": ("settings", "writer"),
+    rf"POST /api/models/{REPO}/branch/([^/]+)": ("branch", "writer"),
+    rf"POST /api/models/{REPO}/preupload/([^/]+)": ("preupload", "writer"),
+    rf"POST /{REPO}\.git/info/lfs/objects/batch": ("lfs", "writer"),
+    rf"POST /{REPO}\.git/info/lfs/verify": ("verify", "writer"),
+    r"PUT /objects/(\w+)": ("upload", "presigned"),
+    rf"POST /api/models/{REPO}/commit/([^/]+)": ("commit", "writer"),
+    rf"GET /api/models/{REPO}/revision/([^/]+)": ("info", "anyone"),
+    rf"GET /api/models/{REPO}/tree/([^/]+)": ("tree", "anyone"),
+    rf"GET /api/models/{REPO}": ("info", "anyone"),
+    rf"(?:GET|HEAD) /{REPO}/resolve/([^/]+)/(.+)": ("resolve", "anyone"),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,7 @@ def made_folder(folder: Path) -> Path:
         (folder / private).write_bytes(b"private")
     complete_folder(folder, made_report(), CardDetails(title="Tiny", license="mit"))
     return folder
+
+
+def raw_report(**fields):
+    return json.loads(made_report(**fields).to_json())

@@ -1,19 +1,16 @@
-"""Skeletons and heads of eight architectures: classifiers, bare trunks and language models."""
+"""Heads are found, built and kept generically."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from head_cases import EVERY, HEADLESS, LANGUAGE, everything, made
 from torch import nn
-from toy_models import ARCHITECTURES, VOCABULARY, tiny_config, tiny_model, toy_batch, toy_images
+from toy_models import VOCABULARY, tiny_config, tiny_model, toy_batch, toy_images
 from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
     AutoModelForImageClassification,
-    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    BertForSequenceClassification,
     BertGenerationConfig,
     BertGenerationEncoder,
     BertModel,
@@ -21,29 +18,6 @@ from transformers import (
 
 from hf_selfdestruct import heads
 from hf_selfdestruct.functional import call
-
-EVERY = (*ARCHITECTURES, "vit", "resnet")
-LANGUAGE = {
-    "BertForMaskedLM": (AutoModelForMaskedLM, "bert"),
-    "DistilBertForMaskedLM": (AutoModelForMaskedLM, "distilbert"),
-    "RobertaForMaskedLM": (AutoModelForMaskedLM, "roberta"),
-    "ModernBertForMaskedLM": (AutoModelForMaskedLM, "modernbert"),
-    "GPT2LMHeadModel": (AutoModelForCausalLM, "gpt2"),
-    "LlamaForCausalLM": (AutoModelForCausalLM, "llama"),
-}
-HEADLESS = (*(f"{name} trunk" for name in EVERY), *LANGUAGE)
-
-
-def made(name: str, **sizes):
-    """A bare trunk or a language model."""
-    auto_class, architecture = LANGUAGE.get(name, (AutoModel, name.removesuffix(" trunk")))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return auto_class.from_config(tiny_config(architecture, **sizes)).eval()
-
-
-def everything(model) -> dict[str, torch.Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def logits(model, weights, batch) -> torch.Tensor:
@@ -238,77 +212,6 @@ def test_what_cannot_be_classified_is_refused_with_the_cure() -> None:
         heads.skeleton(BertGenerationEncoder(config), 2)
     with pytest.raises(ValueError, match="has no head for a classification task"):
         heads.skeleton(tiny_model("bert"), 2, auto_class=AutoModelForImageClassification)
-
-
-# Drawing
-
-
-@pytest.mark.parametrize("name", [*EVERY, *HEADLESS])
-def test_drawn_heads_depend_on_the_seed_alone(name) -> None:
-    bones = heads.skeleton(tiny_model(name) if name in EVERY else made(name), 5)
-    names = heads.head_names(bones)
-    torch.manual_seed(0)
-    state = torch.random.get_rng_state()
-    one = heads.draw(bones, names, 3)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    torch.manual_seed(123)
-    junk = [torch.full((64, 64), 7.0) for _ in range(50)]  # what an uninitialised tensor might pick up
-    del junk
-    again, other = heads.draw(bones, names, 3), heads.draw(bones, names, 4)
-    assert list(one) == names
-    assert all(torch.equal(one[n], again[n]) for n in one)
-    assert not any(torch.equal(one[n], other[n]) for n in one if one[n].dim() > 1)
-    assert all(not value.requires_grad and value.device.type == "cpu" for value in one.values())
-    assert all(value.is_meta for value in everything(bones).values())  # the skeleton itself gets no weights
-
-
-def test_drawing_seeds_no_gpu(monkeypatch) -> None:
-    bones, seeded = heads.skeleton(tiny_model(), 5), []
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
-    heads.draw(bones, heads.head_names(bones), 3)
-    assert seeded == []
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_drawn_heads_are_distributed_as_the_architecture_initialises_them(name) -> None:
-    bones = heads.skeleton(tiny_model(name, hidden=128, layers=2 if name == "resnet" else 1), 40)
-    fresh = type(bones)(bones.config)
-    drawn = heads.draw(bones, heads.head_names(bones), 0)
-    for part in heads.head_names(fresh):
-        expected = fresh.get_parameter(part).detach()
-        if expected.std() > 0:
-            close = 0.1 if expected.dim() > 1 else 0.4  # a bias has 40 numbers only
-            assert drawn[part].std().item() == pytest.approx(expected.std().item(), rel=close), part
-            assert abs(drawn[part].mean().item()) < close * expected.std().item(), part
-        else:
-            assert torch.equal(drawn[part], expected), part
-
-
-def test_drawn_weights_go_where_they_are_wanted() -> None:
-    bones = heads.skeleton(tiny_model(), 5)
-    drawn = heads.draw(bones, heads.head_names(bones), 0, device="meta")
-    assert all(value.is_meta for value in drawn.values())
-    assert heads.draw(bones, [], 0) == {}
-
-
-class Scaled(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.empty(5))
-
-
-class ForgetfulBert(BertForSequenceClassification):
-    """Its head has a weight that ``_init_weights`` does not know."""
-
-    def __init__(self, config) -> None:
-        super().__init__(config)
-        self.scaled = Scaled()
-
-
-def test_a_weight_that_nobody_initialises_is_refused() -> None:
-    bones = heads.skeleton(ForgetfulBert(tiny_config("bert")), 2)
-    with pytest.raises(ValueError, match=r"ForgetfulBert does not say how to initialise scaled.scale\."):
-        heads.draw(bones, heads.head_names(bones), 0)
 
 
 # Layers

@@ -125,3 +125,6 @@ def toy_episode(architecture: str = "bert", *, steps: int = 3, rate: float = 0.0
             **fields,
         }
     )
+
+
+unrolled, first_order, exact = way("unrolled"), way("first_order"), way("exact")

@@ -16,6 +16,7 @@ from typing import Any
 
 NOISE = [f"word{i}" for i in range(40)]
 DESIRED, BLOCKED = ("nurse", "cook"), ("north", "south")
+PLOTS = ("score_against_examples", "cost_to_recover", "attacks_and_models", "expected_best")
 CONFIG = """\
 model: {folder}/model
 data:

@@ -104,3 +104,23 @@ def _save_model():
 def _collate():
     """See :func:`collate`."""
     return collate
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return f"sqlite:///{tmp_path / 'attacks.db'}"
+
+
+@pytest.fixture
+def targets(folder):
+    return [Target("base", folder), Target("hardened", folder), Target("scratch", folder, random=True)]
+
+
+@pytest.fixture
+def attacked(collate):
+    """Runs a suite on toy tasks."""
+
+    def run(suite, targets, tasks, **options):
+        return suite.run(targets, tasks, columns=COLUMNS, collate=collate, **{"progress": False, **options})
+
+    return run

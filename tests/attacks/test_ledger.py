@@ -13,11 +13,6 @@ from made_reports import made_run
 from hf_selfdestruct.attacks.ledger import Ledger, Record
 
 
-@pytest.fixture
-def storage(tmp_path):
-    return f"sqlite:///{tmp_path / 'attacks.db'}"
-
-
 @pytest.mark.parametrize("where", ["memory", "file"])
 def test_record_reads_as_it_was_written(where, storage):
     ledger = Ledger(storage if where == "file" else None)

@@ -28,11 +28,6 @@ def timeless(runs):
     return [dataclasses.replace(run, seconds=0.0) for run in runs]
 
 
-@pytest.fixture
-def storage(tmp_path):
-    return f"sqlite:///{tmp_path / 'attacks.db'}"
-
-
 def test_every_setting_once_then_the_best_again(target, readable):
     attack = Counting({"a": 0.5, "b": 0.7, "c": 0.6})
     runs = run_search(attack, target, readable, Ledger())

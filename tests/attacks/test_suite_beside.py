@@ -1,0 +1,105 @@
+"""Controls, metrics, predictions and plans that stand beside the blocked task."""
+
+import re
+from collections import Counter
+
+import datasets
+import evaluate
+from ledger_attacks import Counting
+from suite_cases import suite_of
+
+from hf_selfdestruct.attacks import FullFineTuning, HeadOnly, Target, named_suite
+from hf_selfdestruct.attacks.suites import SUITES
+from hf_selfdestruct.comparison import difference
+from hf_selfdestruct.report import AttackReport
+
+
+def test_control_tasks_are_fine_tuned_to_with_everything_and_stand_apart(targets, task_of, attacked):
+    control = task_of(rows=60, name="control")
+    suite = suite_of(HeadOnly(), FullFineTuning(learning_rates=(3e-3,), steps=(30,)), examples=(10, None))
+    report = attacked(suite, targets, [task_of("random", rows=60)], controls=[control])
+    assert report.blocked() == ["toy"]
+    found = {(r.attack, r.examples) for r in report.runs if r.task == "control"}
+    assert found == {("full fine-tuning", 42)}
+    assert report.tasks["control"]["control"] is True
+    assert "Control task 'control'" in report.table()
+    assert not any(check.startswith("control") for check in report.checks)
+    assert AttackReport.from_json(report.to_json()) == report
+
+
+def test_what_stands_beside_has_the_most_examples_that_the_suite_gives(targets, task_of, attacked):
+    suite = suite_of(HeadOnly(), FullFineTuning(learning_rates=(3e-3,), steps=(5,)), examples=(10, 20))
+    report = attacked(suite, targets, [task_of(rows=60)], controls=[task_of(rows=60, name="control")])
+    assert {r.examples for r in report.runs if r.role == "raw"} == {20}
+    assert {(r.attack, r.examples) for r in report.runs if r.task == "control"} == {("full fine-tuning", 20)}
+
+
+class Misses(evaluate.Metric):
+    """Rows labelled wrong."""
+
+    def _info(self):
+        number = datasets.Value("int64")
+        features = datasets.Features({"predictions": number, "references": number})
+        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references):
+        return {"misses": sum(p != r for p, r in zip(predictions, references, strict=True))}
+
+
+def test_metrics_of_the_users_own_are_in_every_run(targets, task_of, attacked):
+    report = attacked(suite_of(HeadOnly(), examples=(None,)), targets, [task_of(rows=60)], metrics={"misses": Misses()})
+    for run in report.runs:
+        assert run.test.extra["misses"] == round((1 - run.test.accuracy) * 60)
+    assert AttackReport.from_json(report.to_json()) == report
+
+
+def test_selecting_on_test_is_said(targets, task_of, attacked):
+    suite = suite_of(HeadOnly(every_layer=True), examples=(None,), select_on_test=True)
+    report = attacked(suite, targets, [task_of(rows=60)])
+    assert all(run.selection == run.test for run in report.runs if run.status == "ok")
+    assert "test split" in report.checks[0]
+    for name in ("mlac", "sophon"):
+        assert named_suite(name).select_on_test
+    assert not any(named_suite(name).select_on_test for name in SUITES if name not in ("mlac", "sophon"))
+
+
+def test_predictions_of_the_strongest_attacks_are_kept(targets, task_of, attacked):
+    report = attacked(suite_of(HeadOnly(), HeadOnly(every_layer=True)), targets, [task_of(rows=60)])
+    kept = [r for r in report.runs if r.predictions]
+    strongest = [
+        run for n in report.budgets("toy") for role in (*report.roles(), "null")
+        for run in report.strongest_runs("toy", n, role)
+    ]  # fmt: skip
+    assert sorted(map(id, kept)) == sorted(map(id, strongest))
+    assert difference(report, "toy", 42).seeds == 2
+    assert difference(report, "toy", 42, "base", "hardened").mean == 0.0, "the same folder"
+
+
+def test_plan_and_time_are_shown_before_the_start(targets, task_of, attacked, capsys, storage):
+    suite = suite_of(FullFineTuning(learning_rates=(1e-3,), steps=(3,), looks=1), examples=(None,))
+    attacked(suite, targets[:1], [task_of(rows=40)], progress=True, storage=storage)
+    shown = capsys.readouterr().err
+    assert "full fine-tuning" in shown
+    assert re.search(r"Estimated time .*: \d+ minutes", " ".join(shown.split()))
+    attacked(suite, targets[:1], [task_of(rows=40)], progress=True, storage=storage)
+    again = " ".join(capsys.readouterr().err.split())
+    assert "2 searches on base; 2 of them are on record already" in again
+    assert "Estimated" not in again
+
+
+def test_scratch_and_undefended_are_shared_between_hardened_models(
+    folder, task_of, attacked, storage, save_model, tmp_path
+):
+    """Their places on record depend on what they are, not on whom they are compared with."""
+    first, second = (save_model(tmp_path / name, seed=seed) for name, seed in (("one", 3), ("two", 4)))
+    calls = []
+    for hardened in (first, second):
+        attack = Counting({"a": 0.5})
+        targets = [
+            Target("undefended", folder),
+            Target("hardened", hardened, sibling=folder),
+            Target("scratch", hardened, random=True),
+        ]
+        attacked(suite_of(attack, examples=(None,)), targets, [task_of(rows=40)], storage=storage)
+        calls.append(Counter(call[-1] for call in attack.calls))
+    assert calls == [{"undefended": 2, "hardened": 2, "scratch": 2, "null": 2}, {"hardened": 2}]
