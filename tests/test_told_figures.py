@@ -122,6 +122,11 @@ def test_longer_fine_tuning():
         assert (
             told.format(spread(found["hardened"]), spread(found["scratch"]), difference(report, "gender", 939)) in INDEX
         )
+    found = best(general, "gender")
+    told = (
+        f"Four times as long it gets {spread(found['hardened'])} with all examples, scratch {spread(found['scratch'])},"
+    )
+    assert told in README
     long = lab("wikibios-gender-1600-steps")
     reach = means(best(long, "gender"))
     assert f"reach {reach['hardened']} and {reach['scratch']} ({difference(long, 'gender', 939)})" in INDEX
