@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import norm, rankdata
 from scipy.stats import t as student
 
-from .runs import unpacked, unpacked_labels
+from .runs import FLOOR, unpacked, unpacked_labels
 
 if TYPE_CHECKING:
     from .report import AttackReport
@@ -187,7 +187,7 @@ def contributions(labels: np.ndarray, probabilities: np.ndarray, metric: str) ->
         return np.mean([_recall_parts(labels == c, hits) for c in present], axis=0)
     if len(present) < 2:
         return np.full(len(labels), 0.5)
-    return np.mean([_auc_parts(labels == c, probabilities[:, c]) for c in present], axis=0)
+    return np.mean([_auc_parts(labels == c, np.maximum(probabilities[:, c], FLOOR)) for c in present], axis=0)
 
 
 def _recall_parts(own: np.ndarray, hits: np.ndarray) -> np.ndarray:

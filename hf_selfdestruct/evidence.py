@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,32 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import evaluate
 from datasets import Dataset
-from transformers import PreTrainedModel
 
 from . import __version__, manifest, similarity
 from .attacks import AttackSuite, DesiredData, Target, named_suite
-from .attacks.checks import doubts, lost_desired
+from .attacks.checks import doubted, lost_desired
 from .attacks.data import check_attackable
 from .attacks.ledger import Ledger
 from .card import render_folder
 from .details import CardDetails
-from .files import file_hash, weights_hash
+from .files import file_hash
 from .plots import save_plots
 from .report import AttackReport
-from .tasks import BlockedTask, fingerprint
-from .trainer_parts import StopCallback
-from .training_args import UNDEFENDED
+from .tasks import BlockedTask
+from .trainer_parts import recipe_of
+from .undefended import sibling_of, trained_sibling
 
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
-# What weights depend on among the arguments that are not ours.
-DECISIVE = (
-    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "max_steps", "num_train_epochs"),
-    *("seed", "data_seed", "train_sampling_strategy", "dataloader_drop_last", "per_device_train_batch_size"),
-    *("gradient_accumulation_steps", "label_smoothing_factor", "load_best_model_at_end"),
-    *("bf16", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
-)
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 logger = logging.getLogger(__name__)
@@ -94,7 +84,7 @@ def attack_trainer(
     start, base = str(started if started.is_dir() else base), str(base or started)
     _check(trainer, trains_sibling=undefended is None)
     trainer.save_model()
-    sibling = _trained_sibling(trainer, start) if undefended is None else _sibling(trainer, str(undefended))
+    sibling = trained_sibling(trainer, start) if undefended is None else sibling_of(trainer, str(undefended))
     desired = _desired(trainer, sibling, start, desired_dataset, kept_dataset)
     storage = storage or f"sqlite:///{folder / '_attacks.db'}"
     with trainer.accelerator.main_process_first():
@@ -112,9 +102,7 @@ def attack_trainer(
         progress=trainer.is_world_process_zero() and not trainer.args.disable_tqdm,
     )
     if trainer.is_world_process_zero():
-        report = dataclasses.replace(report, desired=desired, recipe=recipe_of(trainer))
-        report = dataclasses.replace(report, checks=doubts(report))
-        complete_folder(folder, report, details)
+        complete_folder(folder, doubted(report, desired=desired, recipe=recipe_of(trainer)), details)
     trainer.accelerator.wait_for_everyone()
     return AttackReport.load(folder / manifest.REPORT)
 
@@ -139,37 +127,6 @@ def _targets(base: str, undefended: str, hardened: str) -> list[Target]:
     ]
 
 
-def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
-    """How a trainer hardens, as plain values for the report."""
-    args = trainer.args
-    keeping = {str(i): loss.config() for i, loss in enumerate(trainer.keeping_losses)}
-    together = {"processes": args.world_size, "adversary_scope": args.adversary_scope} if args.world_size > 1 else {}
-    return {
-        "method": args.method,
-        "meta_gradient": args.meta_gradient,
-        **({"hvp": args.hvp} if args.meta_gradient == "exact" else {}),
-        "adversaries": {str(i): adversary.config() for i, adversary in enumerate(trainer.adversaries)},
-        "blocking_losses": {str(i): loss.config() for i, loss in enumerate(trainer.blocking_losses)},
-        "blocking_weight": args.blocking_weight,
-        "blocking_batch_size": args.blocking_batch_size,
-        "blocking_every": args.blocking_every,
-        **({"blocking_interval": args.blocking_interval} if args.blocking_interval != 1 else {}),
-        "step_weights": args.step_weights,
-        **({"keeping_weight": args.keeping_weight, "keeping_losses": keeping} if keeping else {}),
-        **{n: getattr(args, n) for n in ("max_blocking_grad_norm", *UNDEFENDED) if getattr(args, n)},
-        **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),
-        "outer_steps": trainer.state.global_step,
-        "outer_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        **together,
-        "learning_rate": args.learning_rate,
-        "learning_rate_schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-        "optimizer": str(getattr(args.optim, "value", args.optim)),
-        "bf16": args.bf16,
-        "seed": args.seed,
-        "seconds": round(trainer.seconds(), 1),
-    }
-
-
 def complete_folder(folder: Path, report: AttackReport, details: CardDetails) -> None:
     """Write report, plots, config stamp, card and manifest, in this order, so that what exists is true."""
     evidence = folder / "selfdestruct"
@@ -189,78 +146,6 @@ def complete_folder(folder: Path, report: AttackReport, details: CardDetails) ->
     manifest.stamp_config(folder, stamp)
     render_folder(folder)
     manifest.write_manifest(folder)
-
-
-def _trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTrainer:
-    """The same start, data, steps and seed without blocking; trained once and found again."""
-    folder = trainer.folder / "_undefended"
-    marker = folder / "_recipe.json"
-    made_of = json.dumps(_ingredients(trainer, base), sort_keys=True, default=str)
-    if marker.is_file() and marker.read_text(encoding="utf-8") == made_of:
-        return _sibling(trainer, str(folder))
-    logger.info("training the undefended sibling")
-    sibling = _sibling(trainer, base, output_dir=str(folder))
-    sibling.train()
-    sibling.save_model()
-    if sibling.is_world_process_zero():
-        marker.write_text(made_of, encoding="utf-8")
-    return sibling
-
-
-def _ingredients(trainer: SelfDestructTrainer, base: str) -> dict[str, Any]:
-    """Everything on which a sibling's weights depend."""
-    data = {"train": trainer.train_dataset, "keep": trainer.keep_dataset}
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    return {
-        **recipe_of(trainer),
-        **{name: getattr(trainer.args, name) for name in DECISIVE},
-        "seconds": None,
-        "base": weights_hash(base),
-        "data": {name: fingerprint(rows) for name, rows in data.items() if isinstance(rows, Dataset)},
-        "optimizer_class": trainer.optimizer_cls_and_kwargs,
-        "loss": getattr(trainer.compute_loss_func, "__qualname__", trainer.compute_loss_func),
-        "dropout": {name: value for name, value in model.config.to_dict().items() if "drop" in name},
-        "frozen": _frozen(model),
-    }
-
-
-def _frozen(model: PreTrainedModel) -> list[str]:
-    """Names of the weights that training leaves as they are."""
-    return [name for name, weight in model.named_parameters() if not weight.requires_grad]
-
-
-def _sibling(trainer: SelfDestructTrainer, source: str, *, output_dir: str | None = None) -> SelfDestructTrainer:
-    args = copy.copy(trainer.args)
-    for name, value in UNDEFENDED.items():
-        setattr(args, name, value)
-    args.output_dir = output_dir or source
-    args.save_strategy = args.eval_strategy = "no"
-    args.load_best_model_at_end = args.push_to_hub = args.eval_on_start = False
-    args.max_desired_drop = None
-    args.max_steps = trainer.state.max_steps or args.max_steps  # the schedule's length, also where it was cut short
-    live = trainer.accelerator.unwrap_model(trainer.model)
-    model = type(live).from_pretrained(source, use_safetensors=True)
-    frozen = _frozen(live)
-    for name, weight in model.named_parameters():
-        weight.requires_grad_(name not in frozen)
-    return type(trainer)(
-        model,
-        args,
-        data_collator=trainer.data_collator,
-        train_dataset=trainer.train_dataset,
-        eval_dataset=trainer.eval_dataset,
-        processing_class=trainer.processing_class,
-        compute_loss_func=trainer.compute_loss_func,
-        compute_metrics=trainer.compute_metrics,
-        preprocess_logits_for_metrics=trainer.preprocess_logits_for_metrics,
-        callbacks=[StopCallback(trainer.state.global_step)],
-        optimizer_cls_and_kwargs=trainer.optimizer_cls_and_kwargs,
-        blocked_tasks=trainer.blocked_tasks,
-        adversaries=trainer.adversaries,
-        blocking_losses=trainer.blocking_losses,
-        keeping_losses=trainer.keeping_losses,
-        keep_dataset=trainer.keep_dataset,
-    )
 
 
 def _alike(trainer: SelfDestructTrainer, base: str, rows: Dataset | None) -> dict[str, float]:
@@ -296,5 +181,5 @@ def _quality(trainer: SelfDestructTrainer, dataset: Dataset | None) -> dict[str,
     return {
         name: float(value)
         for name, value in named.items()
-        if name not in (*TIMINGS, "epoch") and isinstance(value, int | float)
+        if not name.endswith((*TIMINGS, "epoch")) and isinstance(value, int | float)  # of several sets: "name_runtime"
     }

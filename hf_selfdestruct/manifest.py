@@ -31,8 +31,10 @@ MOST_BYTES = 16 * 1024 * 1024  # of a manifest or a config
 SUSPECT = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.py", "modules.json")  # the last names code
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")  # any word may stand there, and many
 SIGNATURE = "model.sig"  # signs the manifest too, so that it is not in it
-LEFT_BY_TRAINER = "training_args.bin"  # never published
-LEFT_FOLDERS = ("checkpoint-*", "_*")  # left by training, never published
+LEFT_BY_TRAINER = "training_args.bin"
+LEFT_IN_FOLDERS = (LEFT_BY_TRAINER, "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth")
+# By training, beside the model; never published.
+LEFT = (LEFT_BY_TRAINER, *(f"{folder}/{name}" for folder in ("checkpoint-*", "_*") for name in LEFT_IN_FOLDERS))
 
 
 def published_files(folder: str | Path) -> list[str]:
@@ -126,8 +128,8 @@ def _changes(folder: Path) -> list[str]:
         elif file_hash(folder / name) != facts.get("sha256"):
             found.append(f"{name}: changed since the manifest was written")
     found += [f"{name}: not in the manifest" for name in published_files(folder) if name not in listed]
-    beside = {p.relative_to(folder) for p in folder.rglob("*")} - {Path(LEFT_BY_TRAINER)}
-    names = [p.as_posix() for p in beside if not any(fnmatch(p.parent.as_posix(), left) for left in LEFT_FOLDERS)]
+    beside = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    names = [name for name in beside if not any(fnmatch(name, left) for left in LEFT)]
     return found + [f"{n}: can run code or hide weights, and is no part of a hardened model" for n in suspects(names)]
 
 

@@ -60,7 +60,7 @@ def meta_loss(
     """Join the desired loss and a meta-gradient into one scalar.
 
     The blocking loss enters as its value plus a term that is linear in the live parameters and zero in
-    value; its gradient is the meta-gradient exactly. One backward then serves both, which is what
+    value; its gradient is the meta-gradient, exactly or clipped. One backward then serves both, which is what
     gradient accumulation, scaling and data-parallel reduction expect.
 
     Args:

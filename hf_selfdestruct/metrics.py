@@ -10,7 +10,7 @@ import evaluate
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from .runs import Scores
+from .runs import FLOOR, Scores
 
 
 def scores(
@@ -49,7 +49,7 @@ def macro_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
         probabilities: Shape ``(rows, classes)``.
     """
     aucs = [
-        roc_auc_score(labels == c, probabilities[:, c])
+        roc_auc_score(labels == c, np.maximum(probabilities[:, c], FLOOR))
         for c in range(probabilities.shape[1])
         if 0 < (labels == c).sum() < len(labels)
     ]

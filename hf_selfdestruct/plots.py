@@ -147,7 +147,7 @@ def expected_best(report: AttackReport, task: str) -> Figure:
         axes.plot(range(1, len(best) + 1), best, marker=".", label=role, **_line(role))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0, 1 + max(map(len, tried.values()), default=0))
-    axes.set_xlabel(f"settings drawn at random from all that were tried, with {examples} examples")
+    axes.set_xlabel(f"settings drawn at random from all that did not fail, with {examples} examples")
     _close(axes, report, task, empty=not any(tried.values()))
     return figure
 

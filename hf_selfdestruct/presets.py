@@ -155,6 +155,9 @@ def fill(args: SelfDestructTrainingArguments) -> None:
 
     A fixed rate (``adversary_learning_rate`` alone) turns a preset's range off, a drawn one
     (``adversary_learning_rate_max``) its learned rate, and a learned one its range.
+
+    Raises:
+        ValueError: A range is upside down, with what the preset fills.
     """
     given = {name: getattr(args, name) for preset in PRESETS.values() for name in preset}
     ranged = given["adversary_learning_rate_max"] is not None
@@ -168,3 +171,9 @@ def fill(args: SelfDestructTrainingArguments) -> None:
         ):
             value = None
         setattr(args, name, value)
+    for low, high in (("adversary_learning_rate", "adversary_learning_rate_max"), ("inner_steps_start", "inner_steps")):
+        least, most = getattr(args, low), getattr(args, high)
+        if least is not None and most is not None and least > most:
+            raise ValueError(
+                f"{low}={least:g} is above {high}={most:g} (method {args.method!r} fills what is not given)."
+            )

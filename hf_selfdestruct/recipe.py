@@ -7,7 +7,7 @@ import inspect
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,17 @@ from transformers import (
 
 from . import checkpoints, presets, similarity
 from .attacks import DesiredData, Split, Target, named_suite
+from .attacks.checks import doubted
 from .attacks.data import Collate, in_batches
 from .attacks.ledger import Ledger
 from .config import HardenConfig, TaskConfig, training_arguments
 from .corpus import check_source, load_data, load_kept, reason
-from .evidence import DECISIVE
 from .files import write_whole
 from .report import AttackReport
 from .tasks import BlockedTask
 from .trainer import SelfDestructTrainer
 from .training_args import SelfDestructTrainingArguments
+from .undefended import DECISIVE
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
@@ -206,7 +207,7 @@ def attack(
         workers=workers,
         progress=progress,
     )
-    return replace(report, desired={"dataset": "the desired task's test split", **desired})
+    return doubted(report, desired={"dataset": "the desired task's test split", **desired})
 
 
 def _check_target(target: Target) -> None:

@@ -54,7 +54,8 @@ def recovery(report: AttackReport, task: str, role: str, *, share: float = 0.9) 
     """Cost to recover ``share`` of what the strongest attack on the undefended model (or the base) wins over chance.
 
     Examples are counted on test, by the strongest attack at each number of examples. Steps and operations are counted
-    with all examples along the curves of the chosen settings, on the selection split, averaged over seeds.
+    with all examples along the curves of the chosen settings, on the selection split, averaged over seeds; what the
+    strongest attack is shown to reach on test, it has reached at its last step at the latest.
 
     Args:
         report: A report.
@@ -73,6 +74,8 @@ def recovery(report: AttackReport, task: str, role: str, *, share: float = 0.9) 
     level = chance + share * (best.mean - chance)
     found = {n: report.strongest(task, n, role) for n in budgets}
     points = list(looks(report, task, budgets[-1], role))
+    if last := found[budgets[-1]]:
+        points += [(last.mean, r.steps, r.flops) for r in report.strongest_runs(task, budgets[-1], role)[:1]]
     reached = [point for point in points if point[0] >= level]
     return Recovery(
         role,

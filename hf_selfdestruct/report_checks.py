@@ -91,7 +91,7 @@ def _check_run(run: AttackRun, where: str) -> None:
 
 
 def _check_predictions(run: AttackRun, facts: dict[str, Any], where: str) -> None:
-    """Predictions agree with the scores beside them, so that neither can be edited alone."""
+    """Predictions agree with the accuracy beside them, so that neither can be edited alone."""
     labels = unpacked_labels(facts.get("labels", ""))
     try:
         predictions = unpacked(run.predictions, facts.get("num_labels", 2))

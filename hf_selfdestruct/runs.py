@@ -17,7 +17,8 @@ ROLES = ("base", "undefended", "hardened", "scratch")
 REFERENCES = ("null", "more", "raw")
 NOT_MEASURED = "not measured"
 STATUSES = ("ok", "pruned", "failed")
-LEAST = -60.0  # log-probabilities below this are cut
+LEAST = -60.0  # log-probabilities below this are cut, counted from the likeliest class
+FLOOR = 1e-20  # probabilities below this rank no rows: they are what is left of a class that was never seen
 
 
 @dataclass(frozen=True)
@@ -182,15 +183,18 @@ def unpacked(text: str, classes: int) -> np.ndarray:
     """
     logs = _array(text, "<f2").reshape(-1, classes)
     if not (np.abs(logs) <= -LEAST).all():  # so that nothing overflows; what is not a number fails too
-        raise ValueError(f"log-probabilities about their mean must lie within ±{-LEAST:.0f}.")
+        raise ValueError(f"log-probabilities must lie within ±{-LEAST:.0f}.")
     return _restored(logs)
 
 
 def _kept(probabilities: np.ndarray) -> np.ndarray:
-    """Log-probabilities about their mean, in half precision: fine where classes are nearly equal, coarse elsewhere."""
+    """Log-odds to the likeliest class, in half precision: fine where classes are nearly equal, coarse elsewhere.
+
+    What is kept of kept ones is the same.
+    """
     with np.errstate(divide="ignore"):
-        logs = np.log(probabilities).clip(LEAST, 0.0)
-    return (logs - logs.mean(axis=1, keepdims=True)).astype("<f2")
+        logs = np.log(probabilities)
+    return (logs - logs.max(axis=1, keepdims=True)).clip(LEAST, 0.0).astype("<f2")
 
 
 def _restored(logs: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from .losses import BlockingLoss, blocking_loss
 from .probes import RepresentationProbe
 from .scene import LABELS, Rows
 from .simulation import Simulation
-from .training_args import SelfDestructTrainingArguments
+from .training_args import UNDEFENDED, SelfDestructTrainingArguments
 from .vocabulary import TiedRows
 
 if TYPE_CHECKING:
@@ -188,3 +188,34 @@ def blocked_collator(
     return (
         DataCollatorWithPadding(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else default_data_collator
     )
+
+
+def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
+    """How a trainer hardens, as plain values for the report."""
+    args = trainer.args
+    keeping = {str(i): loss.config() for i, loss in enumerate(trainer.keeping_losses)}
+    together = {"processes": args.world_size, "adversary_scope": args.adversary_scope} if args.world_size > 1 else {}
+    return {
+        "method": args.method,
+        "meta_gradient": args.meta_gradient,
+        **({"hvp": args.hvp} if args.meta_gradient == "exact" else {}),
+        "adversaries": {str(i): adversary.config() for i, adversary in enumerate(trainer.adversaries)},
+        "blocking_losses": {str(i): loss.config() for i, loss in enumerate(trainer.blocking_losses)},
+        "blocking_weight": args.blocking_weight,
+        "blocking_batch_size": args.blocking_batch_size,
+        "blocking_every": args.blocking_every,
+        **({"blocking_interval": args.blocking_interval} if args.blocking_interval != 1 else {}),
+        "step_weights": args.step_weights,
+        **({"keeping_weight": args.keeping_weight, "keeping_losses": keeping} if keeping else {}),
+        **{n: getattr(args, n) for n in ("max_blocking_grad_norm", *UNDEFENDED) if getattr(args, n)},
+        **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),
+        "outer_steps": trainer.state.global_step,
+        "outer_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        **together,
+        "learning_rate": args.learning_rate,
+        "learning_rate_schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+        "optimizer": str(getattr(args.optim, "value", args.optim)),
+        "bf16": args.bf16,
+        "seed": args.seed,
+        "seconds": round(trainer.seconds(), 1),
+    }

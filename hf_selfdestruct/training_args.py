@@ -85,7 +85,7 @@ class SelfDestructTrainingArguments(TrainingArguments):
     )
     blocking_weight: float = _option(1.0, "Weight of the blocking loss beside the desired loss; 0 turns it off.")
     max_blocking_grad_norm: float | None = _option(
-        None, "Norm to which the blocking loss's gradient is clipped before its weight; 0 leaves it as it is."
+        None, "Norm to which each micro-batch's blocking gradient is clipped before its weight; 0 leaves it as it is."
     )
     probe_weight: float | None = _option(
         None, "Weight of linear probes of every hidden state beside the blocking loss; 0 leaves them out."

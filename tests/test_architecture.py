@@ -39,7 +39,7 @@ LEVELS = (
     ("manifest", "attacks", "simulation", "original"),
     ("keeper", "signing"),
     ("trainer_parts",),
-    ("staging",),
+    ("staging", "undefended"),
     ("hub", "evidence"),
     ("trainer",),
     ("config",),
@@ -79,7 +79,7 @@ DEFENCE = {
         "scene",
         "simulation",
     ),
-    *("keeper", "guard", "trainer", "original", "evidence", "erasure", "initialization"),
+    *("keeper", "guard", "trainer", "original", "evidence", "undefended", "erasure", "initialization"),
 }
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from toy_models import TINY_SUITE
-from transformers import TrainerCallback
+from transformers import TrainerCallback, default_data_collator
 
-from hf_selfdestruct.evidence import _trained_sibling
+from hf_selfdestruct.evidence import _quality as quality
+from hf_selfdestruct.undefended import trained_sibling
 
 
 @pytest.fixture
@@ -42,6 +43,10 @@ def other_loss(outputs, labels, num_items_in_batch=None):
     return torch.nn.functional.cross_entropy(outputs.logits, labels)
 
 
+def other_collator(rows):
+    return default_data_collator(rows)
+
+
 def test_a_sibling_is_found_again_only_if_everything_is_the_same(attacked, tiny_model, toy_rows) -> None:
     times = [attacked(), attacked()]
     assert times[0] == times[1]
@@ -52,6 +57,8 @@ def test_a_sibling_is_found_again_only_if_everything_is_the_same(attacked, tiny_
         {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1e-4}},
         {"dataloader_drop_last": True},
         {"compute_loss_func": other_loss},
+        {"neftune_noise_alpha": 5.0},
+        {"data_collator": other_collator},
         {"model": other_dropout(tiny_model)},
         {"model": other_start(tiny_model)},
         {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})},
@@ -94,7 +101,7 @@ def test_the_sibling_of_what_was_not_hardened_is_its_twin(make_trainer, tiny_mod
         compute_metrics=lambda p: {"accuracy": float((p.predictions == p.label_ids).mean())},
     )
     trainer.train()
-    sibling = _trained_sibling(trainer, str(tmp_path / "start"))
+    sibling = trained_sibling(trainer, str(tmp_path / "start"))
     assert sibling.state.global_step == trainer.state.global_step == (3 if stopped else 6)
     assert sibling.evaluate()["eval_accuracy"] == trainer.evaluate()["eval_accuracy"]
     for (name, value), other in zip(model.named_parameters(), sibling.model.parameters(), strict=True):
@@ -122,3 +129,14 @@ def test_a_lost_desired_task_is_told_before_the_attacks_and_in_the_report(
     trainer.train()
     (doubt,) = [check for check in trainer.attack(TINY_SUITE).checks if check.startswith("desired task: accuracy")]
     assert doubt in caplog.messages
+
+
+def test_quality_on_several_sets_is_no_timing(make_trainer, toy_data, tmp_path) -> None:
+    sets = {"a": toy_data["validation"], "b": toy_data["validation"]}
+    found = quality(make_trainer(tmp_path, eval_dataset=sets, compute_metrics=accuracy), None)
+    assert found.keys() == {"a_loss", "a_accuracy", "b_loss", "b_accuracy"}
+
+
+def test_what_blocks_is_of_no_consequence_to_the_sibling(attacked) -> None:
+    times = [attacked(), attacked(max_blocking_grad_norm=0.1), attacked(blocking_weight=0.5)]
+    assert len({*times}) == 1

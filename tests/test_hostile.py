@@ -58,7 +58,7 @@ def outside(name):
 
 def nested(inner, name):
     def put(folder):
-        (folder / inner).mkdir(parents=True)
+        (folder / inner).mkdir(parents=True, exist_ok=True)
         (folder / inner / name).write_text("[]")
 
     return put
@@ -97,6 +97,8 @@ ATTACKS = {
     "a module": (lambda f: (f / "modeling.py").write_text("1/0"), True, "modeling.py: can run code"),
     "a module that looks private": (lambda f: (f / "_x.py").write_text("1/0"), True, "_x.py: can run code"),
     "a pickle as a checkpoint": (lambda f: (f / "checkpoint-1.pt").write_bytes(b"c"), True, "checkpoint-1.pt: can run"),
+    "a module in a private folder": (nested("_x/deep", "y.py"), True, "_x/deep/y.py: can run code"),
+    "weights in a checkpoint": (nested("checkpoint-9", "pytorch_model.bin"), True, "pytorch_model.bin: can run code"),
     "a module further down": (nested("sub/deep", "x.py"), True, "sub/deep/x.py: can run code"),
     "another loader further down": (nested("1_Pooling", "modules.json"), True, "1_Pooling/modules.json: can run code"),
 }
@@ -120,7 +122,9 @@ def test_a_hostile_folder_is_refused(folder, tmp_path, name):
 
 @pytest.mark.parametrize("left", ["checkpoint-20", "_undefended"])
 def test_what_training_leaves_beside_is_no_part_of_the_model(folder, left):
-    nested(left, "optimizer.pt")(folder)
+    for name in ("optimizer.pt", "rng_state_1.pth", "training_args.bin"):
+        nested(left, name)(folder)
+    (folder / "sub.py").mkdir()  # a folder, whatever its name
     assert not problems(folder)
 
 

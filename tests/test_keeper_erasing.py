@@ -19,12 +19,12 @@ from transformers import (
     default_data_collator,
 )
 
-from hf_selfdestruct import evidence
 from hf_selfdestruct.keeping import EmbeddingDistillation, HiddenStateDistillation, LanguageModeling, LogitDistillation
 from hf_selfdestruct.loss_checks import check_losses
 from hf_selfdestruct.losses import HeadAdjustedCrossEntropy
 from hf_selfdestruct.original import Original
 from hf_selfdestruct.tasks import BlockedTask
+from hf_selfdestruct.trainer_parts import recipe_of
 
 
 def test_mistakes(make_trainer, tiny_model, toy_rows, tmp_path) -> None:
@@ -60,7 +60,7 @@ def test_a_keeping_loss_by_name(make_trainer, toy_rows, tmp_path) -> None:
     assert trainer.keeping_losses == [EmbeddingDistillation()]
     trainer.train()
     assert math.isfinite(trainer.state.log_history[0]["keeping_loss"])
-    recipe = evidence.recipe_of(trainer)
+    recipe = recipe_of(trainer)
     assert recipe["keeping_losses"]["0"]["name"] == "EmbeddingDistillation"
     json.dumps(recipe)
 

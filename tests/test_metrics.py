@@ -7,7 +7,9 @@ import pytest
 from made_reports import made_labels, made_probabilities
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
-from hf_selfdestruct.metrics import Accuracy, BalancedAccuracy, MacroAUC, scores
+from hf_selfdestruct.comparison import contributions
+from hf_selfdestruct.metrics import Accuracy, BalancedAccuracy, MacroAUC, macro_auc, scores
+from hf_selfdestruct.runs import rounded
 
 
 @pytest.fixture(params=[2, 5], ids=["2 classes", "5 classes"])
@@ -112,3 +114,15 @@ def test_a_metric_of_your_own_is_computed(case):
 def test_a_metric_that_returns_no_number_is_refused_by_name(wrong):
     with pytest.raises(ValueError, match="'mine' must return one number"):
         scores(np.array([0, 1]), np.full((2, 2), 0.5), {"mine": Own(lambda *_: wrong)})
+
+
+def test_a_class_that_was_never_seen_is_not_ranked():
+    """Its probability is 0 in every row; what rounding leaves of it depends on the other classes, and says nothing."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 4, 200)
+    given = generator.dirichlet(np.ones(4), 200)
+    given[:, 3] = 0.0
+    given /= given.sum(axis=1, keepdims=True)
+    kept = rounded(given)
+    assert macro_auc(labels, given) == pytest.approx(macro_auc(labels, kept), abs=1e-3)
+    assert macro_auc(labels, kept) == pytest.approx(contributions(labels, kept, "auc").mean(), abs=1e-12)

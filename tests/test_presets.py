@@ -9,11 +9,11 @@ import torch
 from toy_episodes import relative, toy_episode, way
 
 from hf_selfdestruct.episode import MetaGradient
-from hf_selfdestruct.evidence import recipe_of
 from hf_selfdestruct.inner_optimizers import INNER_OPTIMIZERS
 from hf_selfdestruct.losses import blocking_loss
 from hf_selfdestruct.meta_step import step_shares
 from hf_selfdestruct.presets import BOOSTER, CTRAP, PRESETS
+from hf_selfdestruct.trainer_parts import recipe_of
 
 
 def cross_entropy(toy, weights, batch, target=None):
@@ -76,6 +76,18 @@ def test_ctrap_is_its_papers_formula() -> None:
 def test_the_papers_gradients_are_first_order(preset) -> None:
     toy = one_step(preset)
     assert relative(way("first_order")(toy), way("exact")(toy)) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"adversary_learning_rate_max": 1e-4}, "adversary_learning_rate=0.0003 is above .*_max=0.0001 .method 'mlac'"),
+        ({"inner_steps_start": 3, "inner_steps": 2}, "inner_steps_start=3 is above inner_steps=2"),
+    ],
+)
+def test_a_range_that_is_upside_down_is_refused_by_name(make_trainer, tmp_path, given, told) -> None:
+    with pytest.raises(ValueError, match=told):
+        make_trainer(tmp_path, method="mlac", **given)
 
 
 @pytest.mark.parametrize("method", PRESETS)

@@ -163,3 +163,10 @@ def test_strongest_may_be_held_to_keep_the_desired_task():
         for limit in (None, 0.5, 0.02, 0.01, 0.0)
     }
     assert strongest == {None: "ruthless", 0.5: "ruthless", 0.02: "careful", 0.01: "careful", 0.0: None}
+
+
+def test_what_test_shows_as_reached_is_not_censored():
+    """On the selection split less what is owed to the choice, no look gets there."""
+    lucky = tuple(dataclasses.replace(run, optimism=0.2) for run in UNDEFENDED)
+    found = recovery(with_runs(*lucky), "gender", "undefended")
+    assert (found.examples, found.steps, found.flops) == (100, 40, 8e9)

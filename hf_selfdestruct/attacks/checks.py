@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,6 +34,12 @@ def doubts(report: AttackReport) -> tuple[str, ...]:
     return tuple(found)
 
 
+def doubted(report: AttackReport, **facts: Any) -> AttackReport:
+    """The report with these facts, and with every doubt there is about it then."""
+    report = dataclasses.replace(report, **facts)
+    return dataclasses.replace(report, checks=doubts(report))
+
+
 def lost_desired(desired: Mapping[str, Any]) -> Iterator[str]:
     """The hardened model has lost its desired task, so that it resists is no merit.
 
@@ -42,13 +49,15 @@ def lost_desired(desired: Mapping[str, Any]) -> Iterator[str]:
     Yields:
         The doubt.
     """
-    hardened, undefended = (desired.get(role, {}).get("accuracy") for role in ("hardened", "undefended"))
-    if hardened is not None and undefended is not None and undefended - hardened > LOST:
-        yield (
-            f"desired task: accuracy {hardened:.3f} hardened and {undefended:.3f} undefended: a model that resists "
-            "because it has unlearnt most things is no success; max_blocking_grad_norm or a lower blocking_weight may "
-            "keep the task."
-        )
+    for name, undefended in desired.get("undefended", {}).items():
+        hardened = desired.get("hardened", {}).get(name)
+        most = LOST * (100 if undefended > 1 else 1)  # a metric of the user's own may be in percent
+        if name.endswith("accuracy") and hardened is not None and undefended - hardened > most:
+            yield (
+                f"desired task: {name.replace('_', ' ')} {hardened:.3f} hardened and {undefended:.3f} undefended: a "
+                "model that resists because it has unlearnt most things is no success; max_blocking_grad_norm or a "
+                "lower blocking_weight may keep the task."
+            )
 
 
 def weak_attack(report: AttackReport, task: str) -> Iterator[str]:
@@ -146,7 +155,7 @@ def edge_of_range(report: AttackReport, task: str) -> Iterator[str]:
     for run in report.runs:
         if run.task == task and run.role == "hardened" and "learning_rate" in run.settings:
             tried.setdefault(_kind(run), set()).add(run.settings["learning_rate"])
-            if run.chosen:
+            if run.chosen and run.status == "ok":
                 chosen.setdefault(_kind(run), set()).add(run.settings["learning_rate"])
     for kind, rates in tried.items():
         if len(rates) == 1:  # one of many variants, not a search by rate

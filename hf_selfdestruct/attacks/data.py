@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..tasks import BlockedTask, seed_of
+from ..tasks import BlockedTask, label_column_of, seed_of
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
-LABELS = ("labels", "label")
 BENIGN_ROWS, COST_ROWS = 2000, 256
 
 
@@ -42,8 +41,8 @@ class Split:
             columns: Columns the models accept.
             limit: Most rows (the first ones of a fixed shuffle).
         """
-        names = getattr(dataset, "column_names", ())
-        column = next((name for name in LABELS if name in names), None)
+        names = getattr(dataset, "column_names", None) or ()  # a stream may not know its columns
+        column = label_column_of(names)
         if column is None or not hasattr(dataset, "__len__"):
             return None
         rows = limited(np.arange(len(dataset)), limit, "desired")
@@ -51,7 +50,7 @@ class Split:
         labels = chosen[column]
         if not labels or not isinstance(labels[0], int) or isinstance(labels[0], bool):
             return None  # a language model's labels, say
-        kept = [c for c in names if c in columns and c not in LABELS]
+        kept = [c for c in names if c in columns and c not in ("labels", "label")]
         features = [{**{c: chosen[c][i] for c in kept}, "labels": label} for i, label in enumerate(labels)]
         return cls(features, np.asarray(labels))
 

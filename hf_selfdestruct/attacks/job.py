@@ -19,7 +19,6 @@ from ..report import MOST_BYTES, AttackReport, AttackRun
 from ..runs import ROLES, packed_labels, packed_size
 from ..tasks import BlockedTask
 from .base import Attack
-from .checks import doubts
 from .data import AttackData, Collate, DesiredData
 from .references import AGAIN, RawInput, with_more
 from .search import Search
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from .suite import AttackSuite
 
 PACKAGES = ("hf-selfdestruct", "torch", "transformers", "datasets", "scikit-learn", "optuna", "peft")
-JUDGE = 3  # raised when what attacks compute changes: runs on record under another number are not taken over
+JUDGE = 4  # raised when what attacks compute changes: runs on record under another number are not taken over
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +135,6 @@ class Job:
         }
         lean = tuple(r if id(r) in kept else dataclasses.replace(r, predictions="") for r in runs)
         return dataclasses.replace(report, runs=lean)
-
-    def finished(self, report: AttackReport) -> AttackReport:
-        """The report with its doubts."""
-        return dataclasses.replace(report, checks=doubts(report))
 
     def _check_size(self, data: Mapping[str, AttackData]) -> None:
         """A report holds the predictions of the strongest attack of every budget, model and seed."""

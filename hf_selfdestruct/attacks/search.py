@@ -69,7 +69,7 @@ class Search:
         return math.ceil(len(settings) * KEPT) if pruned else len(settings)
 
     def runs(self) -> int:
-        """Number of runs, those that are given up included."""
+        """Number of runs in the report, those that are given up included."""
         return len(self.space()) + len(self.seeds) - 1
 
     def cost(self) -> int:
@@ -77,8 +77,14 @@ class Search:
         space = self.space()
         whole = sorted((self.attack.cost(one) for one in space), reverse=True)
         kept = self.kept(space)
-        rungs = sum(self.attack.rung(one) or 0 for one in space) if kept < len(space) else 0
+        pruned = space if kept < len(space) else []
+        rungs = sum(self._to_rung(one) for one in pruned)
         return rungs + sum(whole[:kept]) + (len(self.seeds) - 1) * whole[0]
+
+    def _to_rung(self, settings: dict[str, Any]) -> int:
+        """Steps to the rung; what comes before the first, such as benign steps, is made on this way too."""
+        before = self.attack.cost(settings) - settings["steps"] if "steps" in settings else 0
+        return before + (self.attack.rung(settings) or 0)
 
     def work(self, ledger: Ledger, done: Callable[[AttackRun], None]) -> None:
         """Make every run that is not on record.

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from ..report import AttackReport, AttackRun
 from .batches import inputs_of
+from .checks import doubted
 from .job import Job
 from .ledger import Ledger
 from .search import NotOnRecord, Search
@@ -54,7 +55,7 @@ def carry_out(job: Job, *, storage: str | None = None, workers: int = 1, progres
         bar.update(shown, total=sum(map(weight, [*searches, *again])))
         work(again, ledger, lambda search, part, now: _advance(bar, shown, search, part, now))
         runs += [run for search in again for run in search.recall(ledger)]
-    return job.finished(job.report(runs, data))
+    return doubted(job.report(runs, data))
 
 
 def work(

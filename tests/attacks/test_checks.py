@@ -6,7 +6,7 @@ import re
 import pytest
 from made_reports import made_report, made_run, made_scores
 
-from hf_selfdestruct.attacks.checks import MARGIN, RULES, doubts
+from hf_selfdestruct.attacks.checks import LOST, MARGIN, RULES, doubted, doubts, lost_desired
 
 
 def changed(change, **fields):
@@ -98,12 +98,19 @@ def test_healthy_report_raises_no_doubt():
     assert doubts(made_report()) == ()
 
 
-@pytest.mark.parametrize(("undefended", "doubted"), [(0.94, False), (0.96, True), (None, False)])
-def test_a_lost_desired_task_is_doubted(undefended, doubted):
+@pytest.mark.parametrize(("undefended", "lost"), [(0.94, False), (0.96, True), (None, False)])
+def test_a_lost_desired_task_is_doubted(undefended, lost):
     desired = {"hardened": {"accuracy": 0.9}, "undefended": {} if undefended is None else {"accuracy": undefended}}
     found = doubts(dataclasses.replace(made_report(), desired={"dataset": "rows", **desired}))
-    assert len(found) == doubted
+    assert len(found) == lost
     assert all("desired task: accuracy 0.900 hardened and 0.960 undefended" in doubt for doubt in found)
+
+
+@pytest.mark.parametrize(("name", "unit"), [("a_accuracy", 1.0), ("balanced_accuracy", 1.0), ("accuracy", 100.0)])
+def test_accuracies_of_several_sets_and_in_percent_are_doubted(name, unit):
+    for lost in (0.04, 0.06):
+        desired = {"hardened": {name: (0.9 - lost) * unit, "loss": 0.1}, "undefended": {name: 0.9 * unit, "loss": 0.9}}
+        assert len(list(lost_desired(desired))) == (lost > LOST)
 
 
 @pytest.mark.parametrize("name", SICK)
@@ -189,3 +196,22 @@ def test_wholly_failed_attack_is_doubted():
 
 def test_reports_own_checks_are_not_looked_at():
     assert doubts(made_report(checks=("an old doubt",))) == ()
+
+
+def test_settings_that_failed_are_chosen_by_nobody():
+    """Where all of them fail the first stands as chosen."""
+
+    def failing(run):
+        if run.role != "hardened" or run.attack != "full fine-tuning":
+            return choosing(1e-5)(run)
+        return dataclasses.replace(choosing(1e-5)(run), status="failed", error="nan", selection=None, test=None)
+
+    found = doubts(changed(failing))
+    assert any("runs failed" in doubt for doubt in found)
+    assert not any("edge" in doubt for doubt in found)
+
+
+def test_facts_that_come_after_the_attacks_are_doubted_too():
+    desired = {"dataset": "rows", "hardened": {"accuracy": 0.1}, "undefended": {"accuracy": 0.9}}
+    (doubt,) = doubted(made_report(), desired=desired).checks
+    assert doubt.startswith("desired task:")

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from conftest import COLUMNS
+from datasets import IterableDataset
 
 from hf_selfdestruct.attacks import AttackData, Split
 from hf_selfdestruct.attacks.data import in_batches
@@ -124,3 +126,9 @@ def test_outputs_that_are_no_numbers_are_a_failure(bad):
     probabilities[1, 0] = bad
     with pytest.raises(FloatingPointError, match="not finite"):
         scores(np.array([0, 1, 0]), probabilities)
+
+
+def test_a_stream_has_no_rows_for_the_attacker():
+    stream = IterableDataset.from_generator(lambda: iter([{"input_ids": [1], "label": 0}]))
+    assert stream.column_names is None
+    assert Split.of(stream, COLUMNS) is None

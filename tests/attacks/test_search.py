@@ -8,6 +8,7 @@ import torch
 from ledger_attacks import Counting, Crash
 
 from hf_selfdestruct.attacks.base import Outcome
+from hf_selfdestruct.attacks.data import DesiredData
 from hf_selfdestruct.attacks.ledger import Ledger
 from hf_selfdestruct.attacks.search import Search, optimism
 from hf_selfdestruct.attacks.tuning import FullFineTuning
@@ -269,3 +270,20 @@ def test_seeds_that_were_not_searched_owe_nothing_to_the_search(target, readable
     assert later[0].optimism < first.optimism
     left = first.selection.accuracy - (first.optimism + 2 * later[0].optimism) / 3
     assert summarise([first, *later]).selection == pytest.approx(left)
+
+
+def test_cost_is_the_steps_that_are_made(target, data_of, save_model, monkeypatch, tmp_path):
+    """Benign steps before the first one are made on the way to the rung too."""
+    made = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *given: made.append(0) or step(self, *given))
+    benign = data_of("readable")
+    data = dataclasses.replace(benign, desired=DesiredData(benign.train, benign.test))
+    for prelude in (0, 3):
+        attack = FullFineTuning(
+            learning_rates=(1e-4, 1e-3, 1e-5, 3e-4), steps=(8,), looks=4, prune=True, prelude=prelude
+        )
+        made.clear()
+        search = Search(attack, target, data, 60, (0, 1), "study")
+        search.work(Ledger(), lambda run: None)
+        assert len(made) == search.cost() == 4 * (2 + prelude) + 2 * (8 + prelude)
