@@ -13,10 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from .comparison import difference
 from .details import CardDetails
 from .files import read_text, write_whole
-from .recovery import reference, regret
+from .recovery import reference
 from .report import NOT_MEASURED, AttackReport, cell
 from .schema import parse_json
-from .tables import DESIRED_DROP, control_rows, cost_rows, reference_lines, seeds
+from .tables import DESIRED_DROP, control_rows, cost_rows, difference_rows, reference_lines, seeds
 
 NOT_STATED = "not stated"
 NOISE = 0.03
@@ -83,7 +83,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         title=title,
         roles=report.roles(),
         headlines=[line for task in report.blocked() for line in headlines(report, task)],
-        differences={task: _differences(report, task) for task in report.blocked()},
+        differences={task: difference_rows(report, task) for task in report.blocked()},
         costs={task: cost_rows(report, task) for task in report.blocked()},
         references={task: reference_lines(report, task) for task in report.blocked()},
         given=reference(report),
@@ -143,21 +143,6 @@ def headlines(report: AttackReport, task: str) -> list[str]:
             line += f" Difference to scratch: {found or f'{hardened.mean - scratch.mean:+.3f}'}."
         lines.append(line)
     return lines
-
-
-def _differences(report: AttackReport, task: str) -> list[list[str]]:
-    """Best attack against best attack, by examples: to scratch in accuracy and AUC, from undefended, noise alone."""
-    rows, paid = [], regret(report, task)
-    for examples in report.budgets(task):
-        found = [
-            difference(report, task, examples),
-            difference(report, task, examples, metric="auc"),
-            difference(report, task, examples, "undefended", "hardened"),
-            difference(report, task, examples, "null", "scratch"),
-            paid.get(examples),
-        ]
-        rows.append([str(examples), *(str(one) if one else NOT_MEASURED for one in found)])
-    return rows
 
 
 def _rows(report: AttackReport, task: str) -> list[list[str]]:

@@ -124,20 +124,27 @@ def _headline_table(report: AttackReport, task: str) -> Table:
     table.add_column("examples", justify="right")
     table.add_column("strongest on hardened")
     table.add_column("hardened − scratch", justify="right")
-    table.add_column("the same, AUC", justify="right")
-    if "undefended" in report.models:
-        table.add_column("undefended − hardened", justify="right")
-    table.add_column("noise alone", justify="right")
-    for examples in report.budgets(task):
+    for name in ("the same, AUC", "undefended − hardened", "noise alone"):
+        table.add_column(name, justify="right")
+    for examples, (_, *row, _) in zip(report.budgets(task), difference_rows(report, task), strict=True):
         best = report.strongest(task, examples, "hardened")
-        row = [
+        table.add_row(str(examples), best.attack if best else NOT_MEASURED, *row)
+    return table
+
+
+def difference_rows(report: AttackReport, task: str) -> list[list[str]]:
+    """By examples, best attack against best attack: to scratch in accuracy and AUC, from undefended, noise, regret."""
+    rows, paid = [], regret(report, task)
+    for examples in report.budgets(task):
+        found = [
             difference(report, task, examples),
             difference(report, task, examples, metric="auc"),
-            *([difference(report, task, examples, "undefended", "hardened")] if "undefended" in report.models else []),
+            difference(report, task, examples, "undefended", "hardened"),
             difference(report, task, examples, "null", "scratch"),
+            paid.get(examples),
         ]
-        table.add_row(str(examples), best.attack if best else NOT_MEASURED, *map(_shown, row))
-    return table
+        rows.append([str(examples), *map(_shown, found)])
+    return rows
 
 
 def cost_rows(report: AttackReport, task: str) -> list[list[str]]:
