@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from .details import GATES
+from .arguments import parser_of
+from .files import reason
 
-WRONG_INPUT, FAILED = 2, 1
+WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,9 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after the program's name; by default those of the process.
 
     Returns:
-        0 on success, 2 on wrong input (one line on standard error), 1 when the work itself failed.
+        0 on success, 2 on wrong input (one line on standard error), 1 when the work itself failed, 130 when it was
+        interrupted.
     """
-    parser = _parser()
+    parser = parser_of(COMMANDS)
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "harden":
         parser.error(f"unknown option {rest[0]}; `hf-selfdestruct {arguments.command} --help` lists the options")
@@ -35,81 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, code)
     except FloatingPointError as error:
         return _fail(error, FAILED)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nhf-selfdestruct: interrupted; the same command goes on from what was saved\n")
+        return INTERRUPTED
 
 
 def _fail(error: Exception, code: int) -> int:
-    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    sys.stderr.write(f"hf-selfdestruct: error: {line}\n")
+    sys.stderr.write(f"hf-selfdestruct: error: {reason(error)}\n")
     return code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("hf-selfdestruct", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.set_defaults(run=run)
-        return added
-
-    demo = command("demo", _demo, "harden, attack and write a card, on embedded data, in minutes on a CPU")
-    demo.add_argument("--output-dir", default="demo-output", help="where the hardened folder goes")
-    demo.add_argument("--model", help="Hub id or folder; by default the packaged all-MiniLM-L6-v2")
-
-    harden = command("harden", _harden, "harden and attack as a YAML file says; --NAME VALUE overrides `training`")
-    harden.add_argument("config", metavar="CONFIG.yaml")
-
-    attack = command("attack", _attack, "attack a model made by anyone")
-    attack.add_argument("model", metavar="MODEL", help="folder or Hub id")
-    attack.add_argument("--config", required=True, metavar="CONFIG.yaml", help="data and blocked tasks")
-    attack.add_argument("--undefended", help="folder or Hub id of the sibling without blocking")
-    attack.add_argument("--base", help="model it started from; by default `model` of the configuration")
-    attack.add_argument(
-        "--suite",
-        help="smoke, quick, default, full, ...; by default `suite` of the configuration",
-    )
-    attack.add_argument("--output", default="report.json", help="where the report goes")
-    attack.add_argument("--storage", help="Optuna storage URL of the runs; by default a file beside the report")
-    attack.add_argument("--workers", help="processes on this machine that share the work; by default 1")
-
-    report = command("report", _report, "show a report as a table, and draw its plots")
-    report.add_argument("reports", metavar="REPORT.json", nargs="+", help="several are put side by side")
-    report.add_argument("--plots", metavar="DIR", help="draw the plots of a single report into this folder")
-
-    card = command("card", _card, "render DIR/README.md again from the report and card.json")
-    card.add_argument("folder", metavar="DIR")
-
-    _add_publishing(command)
-    return parser
-
-
-def _add_publishing(command: Callable[..., argparse.ArgumentParser]) -> None:
-    push = command("push", _push, "publish a hardened folder on the Hub")
-    push.add_argument("folder", metavar="DIR")
-    push.add_argument("repo_id", metavar="REPO_ID")
-    push.add_argument("--private", action="store_true", help="make a new repository private")
-    push.add_argument("--gated", choices=GATES, help="who wants the files must ask; written to the card too")
-    push.add_argument("--sign", metavar="KEY", help="private elliptic-curve key (PEM) to sign with")
-    push.add_argument("--revision", help="branch to commit to; by default main")
-    push.add_argument("--create-pr", action="store_true", help="open a pull request instead of a commit to main")
-    push.add_argument("--dry-run", action="store_true", help="list what would go, and send nothing")
-
-    verify = command("verify", _verify, "check a hardened folder, or one on the Hub, against its manifest")
-    verify.add_argument("source", metavar="DIR_OR_REPO_ID")
-    verify.add_argument("--public-key", metavar="KEY", help="check the signature, with this key (PEM)")
-    verify.add_argument("--revision", help="of the repository on the Hub; by default main")
-    verify.add_argument("--rerun", action="store_true", help="repeat the worst recorded attack; needs --config")
-    verify.add_argument("--config", metavar="CONFIG.yaml", help="where the data is that was attacked with")
-
-    made = command("fingerprint", _fingerprint, "is the served model the certified one?")
-    steps = made.add_subparsers(dest="step", required=True, metavar="make|check")
-    make = steps.add_parser("make", help="record what a classifier answers to secret texts", allow_abbrev=False)
-    make.add_argument("folder", metavar="DIR")
-    make.add_argument("file", metavar="FINGERPRINT.json", help="keep it private")
-    make.add_argument("--probes", type=int, default=64, help="texts to ask; by default 64")
-    check = steps.add_parser("check", help="ask a folder or an endpoint the same texts", allow_abbrev=False)
-    check.add_argument("file", metavar="FINGERPRINT.json")
-    check.add_argument("source", metavar="DIR_OR_URL")
 
 
 # Each command imports what it needs, so that `--help` and wrong options answer at once.
@@ -294,6 +229,18 @@ def _fingerprint(arguments: argparse.Namespace) -> int:
 
 def _show(text: str) -> None:
     Console(soft_wrap=True, highlight=False, markup=False).print(text, end="")
+
+
+COMMANDS = {
+    "demo": _demo,
+    "harden": _harden,
+    "attack": _attack,
+    "report": _report,
+    "card": _card,
+    "push": _push,
+    "verify": _verify,
+    "fingerprint": _fingerprint,
+}
 
 
 if __name__ == "__main__":

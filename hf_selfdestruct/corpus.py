@@ -12,6 +12,7 @@ from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
 from .config import SPLITS, DataConfig, HardenConfig
+from .files import reason
 from .tasks import check_columns
 
 PRONOUNS = {
@@ -121,11 +122,6 @@ def neutral(text: str) -> str:
     return re.sub(rf"\b(?:{'|'.join(PRONOUNS)})\b", swap, text, flags=re.IGNORECASE)
 
 
-def reason(error: BaseException) -> str:
-    """The first line that an error has to say, or its name."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def _read(path: str, names: Mapping[str, str]) -> DatasetDict:
     folder = Path(path)
     if folder.is_dir():
@@ -152,7 +148,7 @@ def _load(file: Path) -> Dataset:
     kind = {".jsonl": "json"}.get(file.suffix, file.suffix[1:])
     try:
         return load_dataset(kind, data_files=str(file), split="train")
-    except (DatasetGenerationError, OSError, TypeError, ValueError) as error:
+    except (DatasetGenerationError, OSError, StopIteration, TypeError, ValueError) as error:
         raise ValueError(f"data: {file} cannot be read ({reason(error.__cause__ or error)}).") from None
 
 

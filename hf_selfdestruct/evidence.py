@@ -76,6 +76,11 @@ def attack_trainer(
         ValueError: Unknown suite, a task without ``attack`` or ``test`` rows, or an optimizer that no sibling can have.
     """
     chosen = named_suite(suite) if isinstance(suite, str) else suite
+    if not isinstance(chosen, AttackSuite):
+        raise TypeError(f"suite must be the name of a shipped suite or an AttackSuite, got {type(suite).__name__}.")
+    for role, given in (("undefended", undefended), ("base", base)):
+        if given is not None and Path(given).is_absolute() and not Path(given).is_dir():
+            raise ValueError(f"{role}={str(given)!r}: no such folder.")
     details = card if isinstance(card, CardDetails) else CardDetails.from_dict(dict(card or {}))
     folder = trainer.folder
     started = folder / "_base"

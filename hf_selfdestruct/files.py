@@ -7,6 +7,14 @@ import hashlib
 import os
 from pathlib import Path
 
+MOST_TOLD = 400  # characters of somebody else's error
+
+
+def reason(error: BaseException) -> str:
+    """What an error has to say, on one line, or its name where that is nothing."""
+    words = " ".join(str(error).split())
+    return (words if len(words) <= MOST_TOLD else f"{words[:MOST_TOLD]} ...") or type(error).__name__
+
 
 def file_hash(*paths: str | Path) -> str:
     """SHA-256 of the contents of files, one after the other; none is held in memory."""

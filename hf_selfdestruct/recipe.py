@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from sqlalchemy.exc import SQLAlchemyError
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -30,17 +28,15 @@ from . import checkpoints, presets, similarity
 from .attacks import DesiredData, Split, Target, named_suite
 from .attacks.checks import doubted
 from .attacks.data import Collate, in_batches
-from .attacks.ledger import Ledger
 from .config import HardenConfig, TaskConfig, training_arguments
-from .corpus import check_source, load_data, load_kept, reason
+from .corpus import check_source, load_data, load_kept
 from .files import write_whole
+from .model_checks import check_alike, check_storage, check_target, tokenizer_of
 from .report import AttackReport
 from .tasks import BlockedTask
 from .trainer import SelfDestructTrainer
 from .training_args import SelfDestructTrainingArguments
 from .undefended import DECISIVE
-
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +133,7 @@ def harden(config: HardenConfig) -> AttackReport:
     args = training_arguments(config)
     checkpoint = begun(args.output_dir or ".")
     _check_the_same(config, args, goes_on=checkpoint is not None)
-    tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
+    tokenizer = tokenizer_of(config.model)
     data, kept = load_data(config, tokenizer), load_kept(config.data, tokenizer)
     trainer = trained(config, data, tokenizer, kept=kept, checkpoint=checkpoint)
     return trainer.attack(
@@ -186,9 +182,9 @@ def attack(
     ]
     check_source(config.data)
     for target in reversed(targets):  # what was typed is refused before what the configuration names
-        _check_target(target)
-    _check_alike(targets)
-    _check_storage(storage)
+        check_target(target)
+    check_alike(targets)
+    check_storage(storage)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     data = load_data(config, tokenizer)
     collate = DataCollatorWithPadding(tokenizer)
@@ -208,38 +204,6 @@ def attack(
         progress=progress,
     )
     return doubted(report, desired={"dataset": "the desired task's test split", **desired})
-
-
-def _check_target(target: Target) -> None:
-    """Refuse a model that could not be attacked, from its small files alone."""
-    where, folder = f"{target.role} model {target.folder}", Path(target.folder)
-    try:
-        AutoConfig.from_pretrained(target.folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{where}: cannot be loaded ({reason(error)}).") from None
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{where}: no model.safetensors; weights in other formats are never loaded.")
-
-
-def _check_alike(targets: list[Target]) -> None:
-    """Refuse references of another architecture: their numbers would say nothing about the hardened model."""
-    hardened = next(t for t in targets if t.role == "hardened")
-    config = AutoConfig.from_pretrained(hardened.folder, trust_remote_code=False)
-    for target in targets:
-        other = AutoConfig.from_pretrained(target.folder, trust_remote_code=False)
-        if differing := [n for n in ("model_type", *SIZES) if getattr(config, n, None) != getattr(other, n, None)]:
-            name = differing[0]
-            raise ValueError(
-                f"{target.role} model {target.folder}: {name} is {getattr(other, name, None)!r}, the hardened "
-                f"model's is {getattr(config, name, None)!r}; references must have the hardened model's architecture."
-            )
-
-
-def _check_storage(storage: str | None) -> None:
-    try:
-        Ledger(storage)
-    except (ImportError, SQLAlchemyError) as error:
-        raise ValueError(f"storage {storage!r} cannot be opened ({reason(error)}).") from None
 
 
 def _accuracy(target: Target, count: int, rows: Dataset, collate: Collate) -> dict[str, float]:

@@ -73,7 +73,7 @@ class BlockedTask:
             raise ValueError(f"blocked task name {self.name!r}: use letters, digits, '_' and '-' only.")
         if not self.weight > 0:
             raise ValueError(f"blocked task {self.name!r}: weight must be positive, got {self.weight}.")
-        for split, data in self.splits().items():
+        for split, data in {"train": self.train, **self.splits()}.items():  # also where train is None
             self._labels[split] = _checked_labels(self.name, split, data, self.label_column)
         if self.num_labels is None:
             object.__setattr__(self, "num_labels", _count_labels(self))
@@ -246,8 +246,16 @@ def _checked_labels(task: str, split: str, data: Any, column: str) -> np.ndarray
 
 
 def _count_labels(task: BlockedTask) -> int:
-    feature = task.train.features[task.label_column]
-    return feature.num_classes if isinstance(feature, ClassLabel) else int(task.labels("train").max()) + 1
+    if isinstance(feature := task.train.features[task.label_column], ClassLabel):
+        return int(feature.num_classes)
+    found = {int(label) for split in task.splits() for label in np.unique(task.labels(split))}
+    count = int(task.labels("train").max()) + 1
+    if missing := sorted({*range(count)} - found):
+        raise ValueError(
+            f"blocked task {task.name!r}, column {task.label_column!r}: no label is {missing[0]}, and the largest is "
+            f"{count - 1}; number the classes from 0, or say num_labels={count} if some have no rows."
+        )
+    return count
 
 
 def _check_names(task: BlockedTask) -> None:

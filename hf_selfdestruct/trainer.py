@@ -23,7 +23,7 @@ from .readings import Readings
 from .scene import Draw
 from .tasks import BlockedTask
 from .termination import Termination
-from .trainer_checks import check_hardening, check_launch, check_simulation
+from .trainer_checks import check_hardening, check_launch, check_simulation, listed_tasks
 from .trainer_parts import (
     TieCallback,
     blocked_collator,
@@ -112,7 +112,7 @@ class SelfDestructTrainer(Trainer):
         # accumulation steps and processes, and change the weight between the two losses.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
-        self.blocked_tasks = list(blocked_tasks)
+        self.blocked_tasks = listed_tasks(blocked_tasks)
         self.adversaries = list(adversaries or [configured_adversary(args)])
         self.blocking_losses = list(blocking_losses or configured_losses(args))
         self.keeping_losses = list(configured_keeping(args) if keeping_losses is None else keeping_losses)

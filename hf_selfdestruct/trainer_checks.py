@@ -158,6 +158,13 @@ def check_processes(trainer: SelfDestructTrainer) -> None:
             )
 
 
+def listed_tasks(given: Any) -> list[BlockedTask]:
+    """``blocked_tasks`` as a list; a single task is refused, for a trainer takes several."""
+    if isinstance(given, BlockedTask | Mapping | str):
+        raise TypeError(f"blocked_tasks must be a list of BlockedTask, got {type(given).__name__}; give [task].")
+    return list(given)
+
+
 def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:
     """Refuse missing or doubled tasks and splits the model cannot read."""
     if not tasks:
@@ -174,6 +181,12 @@ def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:
                     f"blocked task {task.name!r}, split {split!r}: none of its columns "
                     f"({', '.join(data.column_names)}) is an input of the model; {cure}"
                 )
+        if missing := [split for split in ("attack", "test") if split not in task.splits()]:
+            logger.warning(
+                "blocked task %r has no %r split: attack() will refuse it, after all training; give "
+                "BlockedTask(..., %s=...) if it is to be attacked.",
+                *(task.name, missing[0], missing[0]),
+            )
     names = [task.name for task in tasks]
     if len({*names}) < len(names):
         raise ValueError(f"blocked tasks must have different names; got {', '.join(names)}.")

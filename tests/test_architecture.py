@@ -43,9 +43,10 @@ LEVELS = (
     ("hub", "evidence"),
     ("trainer",),
     ("config",),
-    ("corpus",),
+    ("corpus", "model_checks"),
     ("recipe",),
     ("demo.recipe", "rerun"),
+    ("arguments",),
     ("cli",),
 )
 

@@ -8,6 +8,7 @@ from made_reports import made_report
 from safetensors.torch import load_file, save_file
 from toy_project import PLOTS, run_cli
 
+from hf_selfdestruct import __version__
 from hf_selfdestruct.cli import main
 from hf_selfdestruct.manifest import problems
 from hf_selfdestruct.report import AttackReport
@@ -36,6 +37,13 @@ def test_help_is_instant_and_complete(command, tmp_path):
     assert "usage: hf-selfdestruct" in done.stdout
     for name in COMMANDS if command is None else ():
         assert re.search(rf"^ +{name} +\S", done.stdout, flags=re.MULTILINE), f"{name} is not explained"
+
+
+def test_help_of_harden_says_what_can_be_given(tmp_path):
+    shown = " ".join(run_cli("harden", "--help", home=tmp_path).stdout.split())
+    for name in ("--model", "--suite", "--data.path", "--output_dir", "--seed", "goes on"):
+        assert name in shown
+    assert run_cli("--version", home=tmp_path).stdout.split() == ["hf_selfdestruct", __version__]
 
 
 @pytest.mark.parametrize(

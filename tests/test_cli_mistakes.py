@@ -45,7 +45,7 @@ def variant(project, tmp_path):
         ("- name: origin", "- name: the origin", "the origin"),
         ("max_length: 16", "max_length: many", "max_length"),
         ("blocked_tasks:", "blocked_tasks: [", "YAML"),
-        ("/model\n", "/no-model\n", "no-model"),
+        ("/model\n", "/no-model\n", "no-model' (no such folder here"),
     ],
 )
 def test_wrong_configuration_is_one_line(variant, refused, old, new, named):
@@ -121,3 +121,24 @@ def test_pickled_weights_are_never_loaded(project, capsys, tmp_path):
         assert main([*map(str, words)]) == 2
         assert "model.safetensors" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "trap").exists()
+
+
+def test_an_empty_data_file_is_one_line(variant, refused, project, tmp_path):
+    data = shutil.copytree(project.parent / "data", tmp_path / "emptied")
+    (data / "train.jsonl").write_text("")
+    assert "train.jsonl cannot be read" in refused("harden", variant((f"{project.parent}/data\n", f"{data}\n")))
+
+
+def test_a_long_error_of_somebody_elses_is_told_on_one_line(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    told = refused("fingerprint", "make", tmp_path / "empty", tmp_path / "made.json")
+    assert len(told) > 60, "more than its first line"
+
+
+def test_an_interrupted_command_says_how_to_go_on(project, capsys, monkeypatch):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_selfdestruct.recipe.harden", interrupted)
+    assert main(["harden", str(project)]) == 130
+    assert capsys.readouterr().err.endswith("interrupted; the same command goes on from what was saved\n")

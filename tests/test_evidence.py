@@ -140,3 +140,21 @@ def test_quality_on_several_sets_is_no_timing(make_trainer, toy_data, tmp_path) 
 def test_what_blocks_is_of_no_consequence_to_the_sibling(attacked) -> None:
     times = [attacked(), attacked(max_blocking_grad_norm=0.1), attacked(blocking_weight=0.5)]
     assert len({*times}) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "told"),
+    [
+        ({"suite": None}, TypeError, "suite must be the name of a shipped suite or an AttackSuite, got NoneType"),
+        ({"undefended": "/nowhere"}, ValueError, "undefended='/nowhere': no such folder"),
+        ({"base": "/nowhere"}, ValueError, "base='/nowhere': no such folder"),
+    ],
+)
+def test_what_cannot_be_attacked_with_is_refused_before_the_sibling_is_trained(
+    make_trainer, tmp_path, given, error, told
+) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.train()
+    with pytest.raises(error, match=told):
+        trainer.attack(**{"suite": TINY_SUITE, **given})
+    assert not (tmp_path / "_undefended").exists()

@@ -8,9 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 from task_parts import SPLITS, with_label, with_tokens
 
-from hf_selfdestruct.tasks import content_hashes
-
-# Mistakes
+from hf_selfdestruct.tasks import BlockedTask, content_hashes
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -143,3 +141,15 @@ def test_a_single_class_in_the_data_is_refused(toy_task, split_rows) -> None:
     zeros = split_rows["train"].remove_columns("blocked").add_column("blocked", [0] * 60)
     with pytest.raises(ValueError, match="num_labels is 1"):
         toy_task(train=zeros, num_labels=None)
+
+
+def test_a_stray_label_makes_no_classes_without_rows(toy_task, split_rows):
+    strayed = with_label(split_rows["train"], 4, 7)
+    with pytest.raises(ValueError, match=r"column 'blocked': no label is 2, and the largest is 7; .* say num_labels=8"):
+        toy_task(train=strayed)
+    assert toy_task(train=strayed, num_labels=8).classes == 8
+
+
+def test_a_task_without_rows_to_train_on_is_refused():
+    with pytest.raises(ValueError, match=r"split 'train': expected a map-style datasets\.Dataset, got NoneType"):
+        BlockedTask("gender", train=None)

@@ -200,3 +200,19 @@ def test_desired_labels_are_checked_before_training(make_trainer, tmp_path, labe
     rows = {"input_ids": [[5, 6, 7]] * len(labels), "attention_mask": [[1, 1, 1]] * len(labels), "label": labels}
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, train_dataset=Dataset.from_dict(rows))
+
+
+def test_blocked_tasks_are_a_list(make_trainer, toy_task, tmp_path) -> None:
+    for given in (toy_task(), {"blocked": toy_task()}, "blocked"):
+        told = rf"must be a list of BlockedTask, got {type(given).__name__}; give \[task\]"
+        with pytest.raises(TypeError, match=told):
+            make_trainer(tmp_path, blocked_tasks=given)
+
+
+def test_what_attack_would_refuse_is_said_before_training(make_trainer, toy_task, tmp_path, caplog) -> None:
+    make_trainer(tmp_path, blocked_tasks=[toy_task(test=None)])
+    (told,) = [record.getMessage() for record in caplog.records if "attack() will refuse" in record.getMessage()]
+    assert "blocked task 'blocked' has no 'test' split" in told
+    caplog.clear()
+    make_trainer(tmp_path)
+    assert "attack() will refuse" not in caplog.text

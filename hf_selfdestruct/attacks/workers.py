@@ -175,6 +175,8 @@ def _advance(bar: Progress, shown: TaskID, search: Search, part: float, now: str
     bar.advance(shown, (made[search.study] - before) * weight(search))
     if now:
         bar.update(shown, now=now)
+    if now and part == 1.0 and not bar.console.is_terminal:  # a bar is not seen in a file
+        bar.console.print(f"{bar.tasks[shown].percentage:.0f} % {now}")
 
 
 def _show_plan(job: Job, searches: Sequence[Search], ledger: Ledger, console: Console) -> None:
@@ -198,4 +200,5 @@ def _show_plan(job: Job, searches: Sequence[Search], ledger: Ledger, console: Co
 def _bar(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.percentage:>3.0f} %"))
     rest = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
-    return Progress(*columns, *rest, console=console, disable=console.quiet)
+    # Searches differ a hundredfold in what a second of them does, so that speed is taken over a long time.
+    return Progress(*columns, *rest, console=console, disable=console.quiet, speed_estimate_period=1800)

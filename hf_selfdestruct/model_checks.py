@@ -1,0 +1,63 @@
+"""What is refused of the models and the ledger that somebody named, before anything is done with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from .attacks import Target
+from .attacks.ledger import Ledger
+from .files import reason
+
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+
+
+def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or of a model on the Hub.
+
+    Raises:
+        ValueError: It cannot be loaded.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model {model!r}{_sought(model)}: cannot be loaded ({reason(error)}).") from None
+
+
+def check_target(target: Target) -> None:
+    """Refuse a model that could not be attacked, from its small files alone."""
+    where, folder = f"{target.role} model {target.folder}{_sought(target.folder)}", Path(target.folder)
+    try:
+        AutoConfig.from_pretrained(target.folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{where}: cannot be loaded ({reason(error)}).") from None
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{where}: no model.safetensors; weights in other formats are never loaded.")
+
+
+def check_alike(targets: list[Target]) -> None:
+    """Refuse references of another architecture: their numbers would say nothing about the hardened model."""
+    hardened = next(t for t in targets if t.role == "hardened")
+    config = AutoConfig.from_pretrained(hardened.folder, trust_remote_code=False)
+    for target in targets:
+        other = AutoConfig.from_pretrained(target.folder, trust_remote_code=False)
+        if differing := [n for n in ("model_type", *SIZES) if getattr(config, n, None) != getattr(other, n, None)]:
+            name = differing[0]
+            raise ValueError(
+                f"{target.role} model {target.folder}: {name} is {getattr(other, name, None)!r}, the hardened "
+                f"model's is {getattr(config, name, None)!r}; references must have the hardened model's architecture."
+            )
+
+
+def check_storage(storage: str | None) -> None:
+    """Refuse a ledger that cannot be opened."""
+    try:
+        Ledger(storage)
+    except (ImportError, SQLAlchemyError) as error:
+        raise ValueError(f"storage {storage!r} cannot be opened ({reason(error)}).") from None
+
+
+def _sought(model: str) -> str:
+    return "" if Path(model).is_dir() else " (no such folder here, so it was looked for on the Hub)"
