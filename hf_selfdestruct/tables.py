@@ -88,8 +88,8 @@ def _task_table(report: AttackReport, task: str) -> Table:
     table = Table(
         title=f"{kind} {task!r}: test accuracy after attack (suite {report.suite['name']} "
         f"v{report.suite['version']}; {wish})",
-        caption=f"mean ± standard deviation over attack seeds (at least {fewest}); commonest label "
-        f"{facts['majority']:.3f}" + "".join(f"; {text}" for text in reference_lines(report, task)),
+        caption=f"mean ± standard deviation over attack seeds (at least {fewest}); "
+        + "; ".join(reference_lines(report, task)),
     )
     table.add_column("attack")
     for name in ("examples", *report.roles()):
@@ -112,11 +112,12 @@ def seeds(report: AttackReport, task: str) -> list[int]:
 
 
 def reference_lines(report: AttackReport, task: str) -> list[str]:
-    """What puts the numbers in scale: the raw input without any model, and scratch with more data and steps."""
+    """What puts the numbers in scale: the commonest label, the raw input alone, scratch with more data and steps."""
     words = {"raw": "raw input without a model", "more": "scratch with more data and steps"}
     found: list[Summary] = [s for s in report.summaries(task) if s.role in words]
     best = {s.role: s for s in sorted(found, key=lambda s: s.examples)}
-    return [f"{words[role]} {cell(best[role])}" for role in words if role in best]
+    known = [f"{words[role]} {cell(best[role])}" for role in words if role in best]
+    return [f"commonest label {report.tasks[task]['majority']:.3f}", *known]
 
 
 def _headline_table(report: AttackReport, task: str) -> Table:
