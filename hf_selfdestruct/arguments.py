@@ -13,9 +13,9 @@ WHAT = (
     "result, and publish it with the evidence."
 )
 OVERRIDES = (
-    "Any key of the file can be given another value: --model, --suite and --workers, --data.path and other --data.KEY, "
-    "--card.KEY, and of `training` --KEY alone, which is any field of SelfDestructTrainingArguments, such as "
-    "--output_dir DIR, --max_steps 300 or --seed 1. Killed half-way, the same command goes on."
+    "Keys of the file can be given other values: --model, --suite, --workers, --data.KEY, and of `training` --KEY alone, "
+    "which is any field of SelfDestructTrainingArguments, such as --output_dir DIR, --max_steps 300 or --seed 1. Killed "
+    "half-way, the same command goes on."
 )
 
 
@@ -40,6 +40,7 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
 
     harden = command("harden", "harden and attack as a YAML file says", OVERRIDES)
     harden.add_argument("config", metavar="CONFIG.yaml")
+    harden.usage = "%(prog)s [-h] CONFIG.yaml [--KEY VALUE ...]"
 
     attack = command("attack", "attack a model made by anyone")
     attack.add_argument("model", metavar="MODEL", help="folder or Hub id")
@@ -55,7 +56,7 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
     attack.add_argument("--workers", help="processes on this machine that share the work; by default 1")
 
     report = command("report", "show a report as a table, and draw its plots")
-    report.add_argument("reports", metavar="REPORT.json", nargs="+", help="several are put side by side")
+    report.add_argument("reports", metavar="REPORT.json", nargs="+", help="or its folder; several go side by side")
     report.add_argument("--plots", metavar="DIR", help="draw the plots of a single report into this folder")
 
     card = command("card", "render DIR/README.md again from the report and card.json")

@@ -113,11 +113,13 @@ def _attack(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from .manifest import REPORT
     from .plots import save_plots
     from .report import AttackReport
     from .tables import comparison_table
 
-    reports = [AttackReport.load(path) for path in arguments.reports]
+    found = [Path(given) / REPORT if Path(given).is_dir() else given for given in arguments.reports]
+    reports = [AttackReport.load(path) for path in found]
     if len(reports) > 1:
         if arguments.plots:
             raise ValueError("--plots draws one report at a time; give a single REPORT.json.")

@@ -45,7 +45,7 @@ def trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTrai
     made_of = json.dumps(_ingredients(trainer, base), sort_keys=True, default=str)
     if marker.is_file() and marker.read_text(encoding="utf-8") == made_of:
         return sibling_of(trainer, str(folder))
-    logger.info("training the undefended sibling")
+    logger.warning("training the undefended sibling, as long as the model itself")  # a second bar needs a word
     sibling = sibling_of(trainer, base, output_dir=str(folder))
     sibling.train()
     sibling.save_model()

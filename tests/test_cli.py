@@ -41,7 +41,7 @@ def test_help_is_instant_and_complete(command, tmp_path):
 
 def test_help_of_harden_says_what_can_be_given(tmp_path):
     shown = " ".join(run_cli("harden", "--help", home=tmp_path).stdout.split())
-    for name in ("--model", "--suite", "--data.path", "--output_dir", "--seed", "goes on"):
+    for name in ("--model", "--suite", "--data.KEY", "--output_dir", "--seed", "goes on"):
         assert name in shown
     assert run_cli("--version", home=tmp_path).stdout.split() == ["hf_selfdestruct", __version__]
 
@@ -77,6 +77,12 @@ def test_report_shows_the_table_and_draws_plots(tmp_path):
     drawn = [f"plots/{name}_gender.png" for name in PLOTS]
     assert done.stdout.splitlines()[-len(PLOTS) :] == drawn
     assert all((tmp_path / path).stat().st_size > 1000 for path in drawn)
+
+
+def test_a_hardened_folder_stands_for_its_report(tmp_path, capsys):
+    made_report().save(tmp_path / "selfdestruct" / "report.json")
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == made_report().table()
 
 
 def test_several_reports_are_put_side_by_side(tmp_path, capsys):
