@@ -13,9 +13,9 @@ WHAT = (
     "result, and publish it with the evidence."
 )
 OVERRIDES = (
-    "Keys of the file can be given other values: --model, --suite, --workers, --data.KEY, and of `training` --KEY alone: "
-    "any field of SelfDestructTrainingArguments, such as --output_dir DIR, --max_steps 300 or --seed 1. Killed half-way, "
-    "the same command goes on."
+    "Keys of the file can be given other values: --model, --suite, --workers, --data.KEY, and of `training` --KEY, "
+    "which is any field of SelfDestructTrainingArguments, such as --output_dir DIR, --max_steps 300 or --seed 1. "
+    "Killed half-way, the same command goes on."
 )
 
 
