@@ -71,7 +71,7 @@ def score_against_examples(report: AttackReport, task: str) -> Figure:
 
 def cost_to_recover(report: AttackReport, task: str) -> Figure:
     """Best accuracy against optimizer steps, by the chosen settings of all attacks with all examples."""
-    value = "selection accuracy, best so far,\nmean over seeds, without optimism"
+    value = "selection accuracy, best so far,\nmean over seeds, corrected for the choice"
     figure, axes = _figure(f"What an attacker reaches in so many steps: “{task}”", value)
     examples = max(report.budgets(task), default=0)
     points = {
