@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_project import PLOTS, make_project, run_cli
+from toy_project import PLOTS, make_project, run_cli, stripped
 
 from hf_selfdestruct.cli import main
 from hf_selfdestruct.manifest import problems
@@ -38,7 +38,7 @@ def hardened(project):
 def test_harden_prints_the_table_and_completes_the_folder(hardened):
     folder, shown = hardened
     report = AttackReport.load(folder / "selfdestruct" / "report.json")
-    assert report.table().partition("desired task")[0] in shown
+    assert stripped(report.table().partition("desired task")[0]) in stripped(shown)
     assert "desired task on the desired task's test split: undefended" in shown
     assert tuple(report.roles()) == ("base", "undefended", "hardened", "scratch")
     assert {run.status for run in report.runs} == {"ok"}

@@ -169,17 +169,26 @@ def test_further_hardening_seeds():
 
 
 def test_one_purpose_gender_blocked():
-    probe, tuned, desired = scores("wikibios", "as shipped", 0)
-    sibling = GENDER.desired["undefended"]["accuracy"]
-    told = f"professions are at {desired}, undefended {sibling:.3f}, and from 939 examples the layer probe gets {probe}"
-    assert f"{told} and fine-tuning {tuned} (`glance`; scratch" in INDEX
     found = means(best(GENDER, "gender"))
+    kept = {role: f"{GENDER.desired[role]['accuracy']:.3f}" for role in ("hardened", "undefended")}
     told = f"the judge gets {found['hardened']} from 939 examples (scratch {found['scratch']}, undefended"
-    assert f"{told} {found['undefended']}), professions are at {GENDER.desired['hardened']['accuracy']:.3f};" in INDEX
-    rest = zip(*(scores("wikibios", AS_IT_IS, seed) for seed in (1, 2)), strict=True)
-    probes, _, desired = (" and ".join(pair) for pair in rest)
-    assert f"by `glance`, give {probes}, professions {desired}." in INDEX
-    assert all(difference(GENDER, "gender", examples).low <= 0 for examples in GENDER.budgets("gender"))
+    told += f" {found['undefended']}), professions are at {kept['hardened']}, undefended {kept['undefended']};"
+    assert told in INDEX
+    tuned = {role: spread(s) for role, s in reached(GENDER, "gender", "full fine-tuning, searched").items()}
+    told = (
+        f"gets {tuned['hardened']} (scratch {tuned['scratch']}, base {tuned['base']}), but no more from the undefended"
+    )
+    assert f"{told} sibling either ({tuned['undefended']})." in INDEX
+    first, *rest = (scores("wikibios", AS_IT_IS, seed) for seed in (0, 1, 2))
+    probes, _, desired = ("{}, {} and {}".format(*three) for three in zip(first, *rest, strict=True))
+    assert f"by `glance`, give the layer probe {probes}, professions {desired}." in INDEX
+    judged = lab("wikibios-gender-default")
+    assert f"{judged.strongest('gender', 939, 'hardened').mean:.3f} from 939 examples). Longer" in INDEX
+    for report in (GENDER, judged):
+        assert all(difference(report, "gender", examples).low <= 0 for examples in report.budgets("gender"))
+    table, probed = (CARDS / "README.md").read_text(), means(reached(GENDER, "gender", "layer probe"))["undefended"]
+    alone = f"{kept['undefended']} | {probed} | {tuned['undefended'].split()[0]} |"
+    assert f"| gender | neither: the undefended sibling (`quick`) | {alone}" in table
 
 
 def test_an_unclipped_blocking_gradient():

@@ -127,3 +127,8 @@ def run_cli(*words: Any, home: Path, code: str | None = None, **variables: str) 
         timeout=1200,
         env=environment(home, **variables),
     )
+
+
+def stripped(shown: str) -> str:
+    """Without spaces at the ends of lines, which versions of rich print or not."""
+    return "\n".join(line.rstrip() for line in shown.strip().splitlines())
