@@ -17,7 +17,6 @@ from datasets import Dataset, DatasetDict
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
     TrainerState,
@@ -185,7 +184,7 @@ def attack(
         check_target(target)
     check_alike(targets)
     check_storage(storage)
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    tokenizer = tokenizer_of(model)
     data = load_data(config, tokenizer)
     collate = DataCollatorWithPadding(tokenizer)
     count = data["test"].features["label"].num_classes
