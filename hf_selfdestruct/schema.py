@@ -8,26 +8,61 @@ import json
 import math
 import reprlib
 import types
+from collections.abc import Iterable
 from typing import Any, get_args, get_origin, get_type_hints
 
 # What a reader of the message calls the types of JSON.
 NAMES = {dict: "an object", tuple: "a list", str: "text", int: "a whole number", float: "a number", bool: "a boolean"}
 LARGEST = 2**63
 MOST_ENTRIES = 500_000
+MOST_DEPTH = 64
 
 
-def parse_json(text: str) -> Any:
-    """Parse JSON as the standard has it: without NaN and infinities, and nested no deeper than can be read.
+def parse_json(text: str, *, infinite: bool = False) -> Any:
+    """Parse JSON strictly: no name twice in an object, no NaN, nested no deeper than :data:`MOST_DEPTH`.
+
+    Readers of JSON differ in which of two equal names they take; evidence must mean one thing to all of them.
+
+    Args:
+        text: The JSON.
+        infinite: Whether infinities are let through, which the configuration of a few architectures has.
 
     Raises:
         ValueError: The text is not such JSON, or has more than :data:`MOST_ENTRIES` entries.
     """
     if text.count(",") >= MOST_ENTRIES:  # one stands between two entries; more of them in texts do no harm
         raise ValueError(f"more than {MOST_ENTRIES} entries.")
+    constant = _constant if infinite else _number
     try:
-        return json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_whole_number)
+        parsed = json.loads(
+            text, parse_constant=constant, parse_float=_number, parse_int=_whole_number, object_pairs_hook=_once
+        )
     except RecursionError:
         raise ValueError("nested too deeply.") from None
+    _check_depth(parsed)
+    return parsed
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            raise ValueError(f"the name {reprlib.repr(name)} stands twice in one object.")
+        made[name] = value
+    return made
+
+
+def _check_depth(parsed: Any) -> None:
+    level = [parsed]
+    for _ in range(MOST_DEPTH + 1):
+        level = [inner for one in level for inner in _inside(one)]
+        if not level:
+            return
+    raise ValueError("nested too deeply.")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def checked(kind: Any, raw: Any, where: str) -> Any:
@@ -89,6 +124,10 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is not a finite number.")
     return value
+
+
+def _constant(text: str) -> float:
+    return float(text) if "Infinity" in text else _number(text)
 
 
 def _whole_number(text: str) -> int:

@@ -1,11 +1,13 @@
-"""Weights are hashed once, and again when they change."""
+"""Files are read without surprises, weights hashed once, and a folder is one process's at a time."""
 
 import os
+import stat
 
 import pytest
+from sources import in_fresh_python
 
 from hf_selfdestruct import files
-from hf_selfdestruct.files import file_hash, weights_hash
+from hf_selfdestruct.files import file_hash, locked, printable, read_text, weights_hash, write_whole
 
 
 @pytest.fixture
@@ -47,3 +49,32 @@ def test_changed_weights_are_read_again(tmp_path, change):
 
 def test_a_folder_without_weights_has_no_hash(tmp_path):
     assert weights_hash(tmp_path) == weights_hash(tmp_path / "nowhere") == ""
+
+
+@pytest.mark.parametrize("read", [lambda p: read_text(p, 10), file_hash])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is not a regular file"):
+        read(tmp_path / "pipe")
+
+
+def test_a_private_file_is_its_owners_alone(tmp_path):
+    write_whole(tmp_path / "secret", "x", private=True)
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+
+
+def test_one_process_at_a_time_works_in_a_folder(tmp_path):
+    other = f"from hf_selfdestruct.files import locked\nwith locked({str(tmp_path)!r}): print('mine')"
+    with locked(tmp_path), locked(tmp_path), pytest.raises(AssertionError, match="another process works in"):
+        in_fresh_python(other)
+    assert in_fresh_python(other) == "mine"
+
+
+def test_a_lock_follows_no_link(tmp_path):
+    (tmp_path / "_lock").symlink_to(tmp_path / "elsewhere")
+    with locked(tmp_path):
+        assert not (tmp_path / "elsewhere").exists()
+
+
+def test_control_characters_never_reach_a_terminal():
+    assert printable("a\x1b[2J\u202eé\n") == "a\\x1b[2J\\u202eé\\n"

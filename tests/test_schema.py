@@ -1,0 +1,36 @@
+"""JSON from strangers is read strictly."""
+
+import json
+
+import pytest
+
+from hf_selfdestruct.schema import MOST_DEPTH, parse_json
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the name 'c' stands twice"),
+        ("[NaN]", "NaN is not a finite number"),
+        ("[Infinity]", "Infinity is not a finite number"),
+        ("[1e999]", "1e999 is not a finite number"),
+        ("[" * (MOST_DEPTH + 1) + "]" * (MOST_DEPTH + 1), "nested too deeply"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_what_readers_would_read_differently_is_refused(text, why):
+    with pytest.raises(ValueError, match=why):
+        parse_json(text)
+
+
+def test_plain_json_is_read_as_ever():
+    value = {"a": [1, 2.5, None, True, {"b": "é"}], "c": {}}
+    assert parse_json(json.dumps(value)) == value
+    deepest = "[" * MOST_DEPTH + "]" * MOST_DEPTH
+    assert parse_json(deepest) == json.loads(deepest)
+
+
+def test_infinities_only_where_they_are_asked_for():
+    assert parse_json("[-Infinity]", infinite=True) == [float("-inf")]
+    with pytest.raises(ValueError, match="NaN"):
+        parse_json("[NaN]", infinite=True)
