@@ -54,8 +54,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_depth(parsed: Any) -> None:
     level = [parsed]
-    for _ in range(MOST_DEPTH + 1):
-        level = [inner for one in level for inner in _inside(one)]
+    for _ in range(MOST_DEPTH):
+        level = [inner for one in level for inner in _inside(one) if isinstance(inner, dict | list)]
         if not level:
             return
     raise ValueError("nested too deeply.")
