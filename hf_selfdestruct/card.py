@@ -45,6 +45,13 @@ ADMITTED = {
     "auto": "whoever agrees to the conditions",
     "manual": "whom the publisher lets in",
 }
+# What an attacker from outside did to this judge; it stands on every card until the judge is better.
+JUDGE_LIMITS = (
+    "An attacker from outside this suite did as well as the results below or better at most budgets, on the biographies "
+    "that this judge was developed on: with words alone (a bag-of-words classifier, no weights), or with the words whose "
+    "embeddings the published weights show to be equal. The fine-tuning of this judge is under-tuned, and the judge is "
+    "being rebuilt."
+)
 # Markdown shows these as the characters they name and reads no structure in them.
 ENTITIES = str.maketrans({character: f"&#{ord(character)};" for character in "&<>|[]`\\#"})
 
@@ -103,6 +110,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         considerations=_considerations(details),
         seconds=sum(run.seconds for run in report.runs),
         seeds=_seeds(report),
+        JUDGE_LIMITS=JUDGE_LIMITS,
         NOT_STATED=NOT_STATED,
         NOT_MEASURED=NOT_MEASURED,
     )

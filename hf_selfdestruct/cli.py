@@ -82,9 +82,11 @@ def _hardened(table: str, folder: str | None) -> int:
     """What the first of all processes shows, and an end in good order."""
     from accelerate import PartialState
 
+    from .card import JUDGE_LIMITS
+
     processes = PartialState()
     if processes.is_main_process:
-        _show(f"{table}hardened folder with report, card and plots: {folder}\n")
+        _show(f"{table}{JUDGE_LIMITS}\nhardened folder with report, card and plots: {folder}\n")
     processes.wait_for_everyone()
     processes.destroy_process_group()
     return 0
