@@ -47,10 +47,10 @@ ADMITTED = {
 }
 # What an attacker from outside did to this judge; it stands on every card until the judge is better.
 JUDGE_LIMITS = (
-    "The judge behind this card was beaten. On the biographies that it was developed on, an attacker from outside did "
-    "as well as the judge's strongest attack or better at most budgets: with words alone (a bag-of-words classifier, "
-    "no weights), or with the words whose embeddings the published weights show to be equal. Fine-tuning in this judge is "
-    "under-tuned, and the judge is being rebuilt."
+    "The judge behind this card was beaten. On the biographies that it was developed on, an attacker from outside "
+    "did as well as the judge's strongest attack or better at most budgets: with words alone (a bag-of-words "
+    "classifier, no weights), or with the words whose embeddings the published weights show to be equal. Fine- "
+    "tuning in this judge is under-tuned, and the judge is being rebuilt."
 )
 # Markdown shows these as the characters they name and reads no structure in them.
 ENTITIES = str.maketrans({character: f"&#{ord(character)};" for character in "&<>|[]`\\#"})
