@@ -78,7 +78,9 @@ def _add_publishing(command: Callable[..., argparse.ArgumentParser]) -> None:
     push.add_argument("--dry-run", action="store_true", help="list what would go, and send nothing")
 
     verify = command("verify", "check a hardened folder, or one on the Hub, against its manifest")
-    verify.add_argument("source", metavar="DIR_OR_REPO_ID")
+    verify.add_argument(
+        "source", metavar="DIR_OR_REPO_ID", help="where both exist, ./owner/name is the folder, hf://owner/name is not"
+    )
     verify.add_argument("--public-key", metavar="KEY", help="check the signature, with this key (PEM)")
     verify.add_argument("--revision", help="of the repository on the Hub; by default main")
     verify.add_argument("--rerun", action="store_true", help="repeat the worst recorded attack; needs --config")

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from .arguments import parser_of
-from .files import reason
+from .files import printable, reason
 
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -165,34 +165,21 @@ def _push(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from .manifest import SIGNATURE, problems
-    from .signing import signature_problems
+    from .verification import verify
 
     if arguments.rerun and not arguments.config:
         raise ValueError("--rerun needs --config CONFIG.yaml: the report holds only fingerprints of the data.")
-    folder = _folder(arguments.source, arguments.revision)
-    found = problems(folder)
-    if not found and arguments.public_key:
-        found = signature_problems(folder, arguments.public_key)
-    if found:
-        _show("".join(f"{problem}\n" for problem in found))
+    found = verify(arguments.source, revision=arguments.revision, public_key=arguments.public_key)
+    _show("".join(f"{line}\n" for line in found.lines()))
+    if found.problems:
         return FAILED
-    if arguments.public_key:
-        _show("every file agrees, and the signature is of this key\n")
-    else:
-        signed = f"; {SIGNATURE} was not checked: give --public-key" if (folder / SIGNATURE).is_file() else ""
-        _show(f"every file agrees; unsigned hashes detect accidents, not forgery{signed}\n")
-    return _rerun(folder, arguments.config) if arguments.rerun else 0
+    return _rerun(found.folder, arguments.config) if arguments.rerun else 0
 
 
-def _folder(source: str, revision: str | None) -> Path:
-    if Path(source).is_dir():
-        return Path(source)
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise ValueError(f"no folder {source}; a model on the Hub is named owner/name.")
-    from .hub import fetched
+def _folder(source: str) -> Path:
+    from .verification import found_at
 
-    return fetched(source, revision=revision)
+    return found_at(source)[0]
 
 
 def _rerun(folder: Path, config: str) -> int:
@@ -221,7 +208,7 @@ def _fingerprint(arguments: argparse.Namespace) -> int:
 
         answers = endpoint_answers(source, made.labels)
     else:
-        answers = folder_answers(_folder(source, None), made.labels)
+        answers = folder_answers(_folder(source), made.labels)
     finding = check(made, answers)
     verdict = "the certified weights answer" if finding.same else "ANOTHER MODEL ANSWERS"
     _show(
@@ -232,6 +219,8 @@ def _fingerprint(arguments: argparse.Namespace) -> int:
 
 
 def _show(text: str) -> None:
+    """Print text, in which the terminal obeys nothing but the ends of lines: strangers' words may stand in it."""
+    text = "\n".join(map(printable, text.split("\n")))
     Console(soft_wrap=True, highlight=False, markup=False).print(text, end="")
 
 

@@ -82,11 +82,12 @@ def weights_hash(folder: str | Path) -> str:
     They may be many gigabytes and are asked for often: a process reads them again only once they have changed.
     """
     found = [(str(file), file.stat()) for file in sorted(Path(folder).glob("*.safetensors"))]
-    return _hash_of(tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found)) if found else ""
+    times = ((name, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found)
+    return _hash_of(tuple(times)) if found else ""
 
 
 @functools.lru_cache(maxsize=64)
-def _hash_of(files: tuple[tuple[str, int, int, int], ...]) -> str:
+def _hash_of(files: tuple[tuple[str, int, int, int, int], ...]) -> str:
     return file_hash(*(name for name, *_ in files))
 
 

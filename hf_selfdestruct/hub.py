@@ -14,7 +14,8 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 
 from .card import details_of
 from .details import GATES
-from .manifest import LEFT_BY_TRAINER, MANIFEST, PUBLISHED, SIGNATURE, suspects
+from .layout import is_left_by_download
+from .manifest import LEFT_BY_TRAINER, MANIFEST, PUBLISHED, SIGNATURE, read_manifest, suspects
 from .staging import staged, staged_files
 
 if TYPE_CHECKING:
@@ -78,10 +79,13 @@ def push(
 def fetched(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:
     """A published hardened folder, fetched into the Hub's cache.
 
-    Only files of the kinds we publish are fetched. Nothing in them is trusted, loaded or run.
+    Only the files of the manifest are fetched. Nothing in them is trusted, loaded or run.
+
+    Returns:
+        The folder, whose name is the commit; its files are links to ``../../blobs``.
 
     Raises:
-        ValueError: The repository holds files that can run code or hide weights, or no manifest.
+        ValueError: The repository holds a file that its manifest does not list, or no manifest.
         ConnectionError: The Hub cannot be reached, or refuses.
     """
     api = HfApi(token=token)
@@ -92,8 +96,16 @@ def fetched(repo_id: str, *, revision: str | None = None, token: str | None = No
             raise ValueError(f"{repo_id} holds {found[0]}, which can run code or hide weights; refused.")
         if MANIFEST not in names:
             raise ValueError(f"{repo_id} has no {MANIFEST}: it is not a hardened model that was published whole.")
-        patterns = [*PUBLISHED, MANIFEST, SIGNATURE]
-        return Path(api.snapshot_download(repo_id, revision=held.sha, allow_patterns=patterns))
+        folder = Path(api.hf_hub_download(repo_id, MANIFEST, revision=held.sha)).parents[1]
+        listed = {*read_manifest(folder, links=blobs_of(folder)).files, MANIFEST, SIGNATURE}
+        if others := sorted(name for name in names if name not in listed and not is_left_by_download(name)):
+            raise ValueError(f"{repo_id} holds {others[0]}, which its manifest does not list; refused.")
+        return Path(api.snapshot_download(repo_id, revision=held.sha, allow_patterns=sorted(listed)))
+
+
+def blobs_of(folder: Path) -> Path:
+    """Where the files of a fetched folder lie, which its links point to."""
+    return folder.resolve().parents[1] / "blobs"
 
 
 def endpoint_answers(url: str, labels: Sequence[str], *, token: str | None = None) -> Answers:

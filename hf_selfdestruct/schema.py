@@ -18,24 +18,25 @@ MOST_ENTRIES = 500_000
 MOST_DEPTH = 64
 
 
-def parse_json(text: str, *, infinite: bool = False) -> Any:
+def parse_json(text: str, *, infinite: bool = False, most: int = MOST_ENTRIES) -> Any:
     """Parse JSON strictly: no name twice in an object, no NaN, nested no deeper than :data:`MOST_DEPTH`.
 
     Readers of JSON differ in which of two equal names they take; evidence must mean one thing to all of them.
 
     Args:
         text: The JSON.
-        infinite: Whether infinities are let through, which the configuration of a few architectures has.
+        infinite: Whether infinities and larger whole numbers are let through, which configurations of models have.
+        most: Entries that it may have.
 
     Raises:
-        ValueError: The text is not such JSON, or has more than :data:`MOST_ENTRIES` entries.
+        ValueError: The text is not such JSON, or has more entries.
     """
-    if text.count(",") >= MOST_ENTRIES:  # one stands between two entries; more of them in texts do no harm
-        raise ValueError(f"more than {MOST_ENTRIES} entries.")
-    constant = _constant if infinite else _number
+    if text.count(",") >= most:  # one stands between two entries; more of them in texts do no harm
+        raise ValueError(f"more than {most} entries.")
+    constant, whole = (_constant, int) if infinite else (_number, _whole_number)
     try:
         parsed = json.loads(
-            text, parse_constant=constant, parse_float=_number, parse_int=_whole_number, object_pairs_hook=_once
+            text, parse_constant=constant, parse_float=_number, parse_int=whole, object_pairs_hook=_once
         )
     except RecursionError:
         raise ValueError("nested too deeply.") from None

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from .manifest import SIGNATURE
+from .files import read_text, reason
+from .layout import MANIFEST, SIGNATURE
+from .manifest import read_manifest
+from .stock_loading import MOST_BYTES
 
 
 def sign(folder: str | Path, private_key: str | Path) -> Path:
@@ -33,29 +37,47 @@ def sign(folder: str | Path, private_key: str | Path) -> Path:
     return path
 
 
-def signature_problems(folder: str | Path, public_key: str | Path) -> list[str]:
-    """What does not agree with a folder's signature; empty when it is the key owner's.
+def signature_problems(folder: str | Path, public_key: str | Path, *, links: Path | None = None) -> list[str]:
+    """What does not agree with a folder's signature; empty when it is the key owner's, and of exactly these files.
 
-    Files that are not signed are not looked at: the manifest, which is signed, lists what there may be.
+    Args:
+        folder: A folder in which :func:`manifest.problems` finds none.
+        public_key: The other half of the key that signed, in PEM.
+        links: Where links of the folder's files may point to; by default nowhere.
 
     Raises:
-        ValueError: The extra ``sign`` is not installed, or there is no such key.
+        ValueError: The extra ``sign`` is not installed, there is no such key, or no manifest.
     """
     _extra()
     from cryptography.exceptions import InvalidSignature
-    from model_signing import hashing, verifying
+    from model_signing import verifying
 
     folder, key = Path(folder), _key(public_key)
     if not (folder / SIGNATURE).is_file():
         return [f"{SIGNATURE}: missing: the folder is not signed"]
-    config = verifying.Config().use_elliptic_key_verifier(public_key=key).set_ignore_unsigned_files(True)
+    hashing = _hashing_of([folder / name for name in (*read_manifest(folder, links=links).files, MANIFEST)])
     try:
-        # Files that the Hub's client has fetched are links into its cache.
-        config.set_hashing_config(hashing.Config().set_allow_symlinks(True)).verify(folder, folder / SIGNATURE)
-    except (ValueError, TypeError, KeyError, OSError, AttributeError, InvalidSignature) as error:
-        what = " ".join(str(error).split()) or type(error).__name__
-        return [f"{SIGNATURE}: not of this key and these files ({what})"]
+        read_text(folder / SIGNATURE, MOST_BYTES)
+        config = verifying.Config().use_elliptic_key_verifier(public_key=key)
+        config.set_hashing_config(hashing).verify(folder, folder / SIGNATURE)
+    except (ValueError, TypeError, KeyError, IndexError, OSError, AttributeError, InvalidSignature) as error:
+        return [f"{SIGNATURE}: not of this key and these files ({reason(error)})"]
     return []
+
+
+def _hashing_of(paths: list[Path]) -> Any:
+    """Hashes these files, whatever the signature would have ignored, so that it must cover each and no other."""
+    from model_signing import hashing
+
+    class Exactly(hashing.Config):
+        def hash(self, model_path: Any, *, files_to_hash: Any = None) -> Any:
+            return super().hash(model_path, files_to_hash=paths)
+
+        def add_ignored_paths(self, *, model_path: Any, paths: Any) -> None:
+            """Called with the paths that the signature ignores; a signature that covers less would pass."""
+
+    # Files that the Hub's client has fetched are links into its cache.
+    return Exactly().set_ignored_paths(paths=[], ignore_git_paths=False).set_allow_symlinks(True)
 
 
 def _key(path: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_selfdestruct.files import weights_hash
 from hf_selfdestruct.metrics import scores
 from hf_selfdestruct.report import AttackReport, AttackRun, Scores
 from hf_selfdestruct.runs import packed, packed_labels, rounded
@@ -92,6 +94,13 @@ def made_report(*, roles: tuple[str, ...] = ROLES, extra: tuple[AttackRun, ...] 
     return AttackReport(**{**usual, **fields})
 
 
+def report_of(folder: Path, **fields: Any) -> AttackReport:
+    """The report of a folder's weights."""
+    made = made_report(**fields)
+    own = {"hardened": {"name": "hardened-model", "sha256": weights_hash(folder)}}
+    return dataclasses.replace(made, models=made.models | own)
+
+
 def made_labels(rows: int = 200, classes: int = 2, seed: int = 0) -> np.ndarray:
     """Labels of test rows, every class among them."""
     return np.random.default_rng(seed).permutation(np.arange(rows) % classes)
@@ -141,7 +150,7 @@ def made_folder(folder: Path) -> Path:
     for private in ("training_args.bin", "checkpoint-2/model.safetensors", "_private/model.safetensors", "_attacks.db"):
         (folder / private).parent.mkdir(exist_ok=True)
         (folder / private).write_bytes(b"private")
-    complete_folder(folder, made_report(), CardDetails(title="Tiny", license="mit"))
+    complete_folder(folder, report_of(folder), CardDetails(title="Tiny", license="mit"))
     return folder
 
 

@@ -8,8 +8,8 @@ from sources import FUNCTIONS, IN_ROOMS, NAME, SOURCES, TREES, in_fresh_python
 
 LEVELS = (
     ("demo", "demo.grammar_words", "schema", "files", "runs"),
-    ("tasks", "metrics", "comparison", "report_checks", "details", "fingerprint", "demo.grammar"),
-    ("recovery", "attacks.data", "ranks", "readings"),
+    ("layout", "tasks", "metrics", "comparison", "report_checks", "details", "fingerprint", "demo.grammar"),
+    ("stock_loading", "recovery", "attacks.data", "ranks", "readings"),
     ("tables", "termination"),
     ("report",),
     ("functional", "inner_optimizer", "head_adjustment", "blocking", "training_args", "heads", "guard"),
@@ -41,7 +41,7 @@ LEVELS = (
     ("trainer_parts",),
     ("staging", "undefended"),
     ("hub", "evidence"),
-    ("trainer",),
+    ("trainer", "verification"),
     ("config",),
     ("corpus", "model_checks"),
     ("recipe",),
@@ -157,7 +157,7 @@ def test_judge_imports_nothing_of_the_defence(room):
     assert not own(reachable(room)) & DEFENCE
 
 
-@pytest.mark.parametrize("room", ["report", "card", "plots", "manifest"])
+@pytest.mark.parametrize("room", ["report", "card", "plots", "manifest", "signing"])
 def test_evidence_is_read_without_a_model(room):
     assert not {name.split(".")[0] for name in reachable(room)} & {"torch", "transformers"}
 

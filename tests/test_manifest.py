@@ -155,22 +155,29 @@ def test_config_of_another_kind_is_named(folder, config):
 
 # What is published
 
+LEFT_BY_TRAINING = (
+    "training_args.bin", "trainer_state.json", "eval_results.json", "checkpoint-7/model.safetensors",
+    "checkpoint-7/config.json", "checkpoint-7/rng_state_0.pth", "_private/README.md", "_base/config.json",
+    "_undefended/checkpoint-3/optimizer.pt", "_attacks.db", "_config.json", "runs/now/events.out.tfevents.1.host",
+    "selfdestruct/report.json.part",
+)  # fmt: skip
 PRIVATE = (
-    "training_args.bin", "optimizer.pt", "pytorch_model.bin", "tokenizer.pkl", "vocab.pickle", "tokenizer_code.py",
-    "vocab.pt", "checkpoint-7/model.safetensors", "checkpoint-7/config.json", "_private/README.md", "_base/config.json",
-    "selfdestruct/log.txt", "runs/model.safetensors", "selfdestruct/report.json.part", "_attacks.db", ".env",
+    "optimizer.pt", "pytorch_model.bin", "tokenizer.pkl", "vocab.pickle", "tokenizer_code.py", "vocab.pt", ".env",
+    "selfdestruct/log.txt", "runs/model.safetensors", "sub/eval_results.json", "selfdestruct/_x.png/x",
+    "fingerprint.json",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PRIVATE)
+@pytest.mark.parametrize("name", [*LEFT_BY_TRAINING, *PRIVATE])
 def test_private_files_are_never_published(folder, name):
-    (folder / name).parent.mkdir(exist_ok=True)
+    """What training leaves may lie there; all else is named."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(b"\x80\x04K\x01.")
     assert set(published_files(folder)) == PUBLISHED
-    suspect = name.endswith((".pt", ".bin", ".pkl", ".pickle", ".py")) and name != "training_args.bin"
     found = problems(folder)
-    assert len(found) == suspect
+    assert len(found) == (name in PRIVATE)
     assert all(line.startswith(f"{name}: ") for line in found)
+    assert f"{name}: " in "\n".join(problems(folder, alone=True))
 
 
 @pytest.mark.parametrize(

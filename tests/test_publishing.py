@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from loopback_repos import Fault
-from made_reports import made_report
+from made_reports import made_report, report_of
 from toy_hub import commits, one_line, run_against
 
 from hf_selfdestruct.card import render_folder
@@ -165,7 +165,7 @@ def test_sharded_weights_come_back_with_equal_logits(hub, push, folder, tmp_path
     model.save_pretrained(folder, max_shard_size="10KB")
     shards = sorted(p.name for p in folder.glob("*.safetensors*"))
     assert len(shards) > 3
-    complete_folder(folder, made_report(), CardDetails())
+    complete_folder(folder, report_of(folder), CardDetails())
     assert push(hub.url).returncode == 0
     assert set(shards) <= hub.repos[REPO].files().keys()
     done = run_against(hub.url, REPO, home=tmp_path, code=LOGITS)
@@ -191,7 +191,7 @@ def test_an_adapter_comes_back(hub, push, folder, tmp_path):
     model.save_pretrained(folder)
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "tester/base"}))
-    complete_folder(folder, made_report(), CardDetails())
+    complete_folder(folder, report_of(folder), CardDetails())
     assert json.loads((folder / "adapter_config.json").read_text())["hf_selfdestruct"]["version"]
     assert push(hub.url).returncode == 0
     assert "adapter_model.safetensors" in hub.repos[REPO].files()

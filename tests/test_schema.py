@@ -32,5 +32,10 @@ def test_plain_json_is_read_as_ever():
 
 def test_infinities_only_where_they_are_asked_for():
     assert parse_json("[-Infinity]", infinite=True) == [float("-inf")]
-    with pytest.raises(ValueError, match="NaN"):
-        parse_json("[NaN]", infinite=True)
+    large = int(1e30)  # of a tokenizer that has no greatest length
+    assert parse_json(str(large), infinite=True) == large
+    for text, why in (("[NaN]", "NaN"), ("9" * 5000, "digits")):
+        with pytest.raises(ValueError, match=why):
+            parse_json(text, infinite=True)
+    with pytest.raises(ValueError, match="too large a number"):
+        parse_json(str(large))
