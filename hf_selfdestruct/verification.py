@@ -17,7 +17,7 @@ HUB = "hf://"
 MOST_LINES = 50
 UNSIGNED = (
     "the hashes are unsigned: they reveal accidents, not forgery. Whoever wrote these files could write any report, "
-    "and runs that were never recorded leave no trace"
+    "and runs that were left out leave no trace"
 )
 SIGNED = (
     "the signature is of this key and covers exactly these files: the key's owner vouches for the report. Whether its "

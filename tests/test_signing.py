@@ -8,9 +8,10 @@ import pytest
 from toy_hub import one_line, run_against
 from toy_project import run_cli
 
-from hf_selfdestruct.manifest import problems, write_manifest
+from hf_selfdestruct.manifest import MANIFEST, problems, write_manifest
 from hf_selfdestruct.signing import sign, signature_problems
 from hf_selfdestruct.staging import staged
+from hf_selfdestruct.verification import verify
 
 
 def key_pair(folder, name, *, curve="prime256v1"):
@@ -64,6 +65,63 @@ def test_a_forger_with_a_new_manifest_is_told_apart(signed, keys):
     write_manifest(signed)
     assert problems(signed) == []
     assert signature_problems(signed, keys[1])
+
+
+def signed_by_others_tool(folder, key, *, ignored=(), into=None):
+    """A signature as ``model_signing`` makes it of a folder, some paths left out."""
+    from model_signing import hashing, signing
+
+    left_out = hashing.Config().set_ignored_paths(paths=[*ignored, "model.sig"])
+    config = signing.Config().use_elliptic_key_signer(private_key=key).set_hashing_config(left_out)
+    config.sign(folder, (into or folder) / "model.sig")
+
+
+SIGNED_OTHERWISE = {
+    "another folder": lambda f, other, key: signed_by_others_tool(other, key, into=f),
+    "an empty folder": lambda f, other, key: signed_by_others_tool(f, key, ignored=["selfdestruct", *TOP]),
+    "all but the weights": lambda f, other, key: signed_by_others_tool(f, key, ignored=["model.safetensors"]),
+    "all but the manifest": lambda f, other, key: signed_by_others_tool(f, key, ignored=[MANIFEST]),
+    "one file more": lambda f, other, key: (
+        (f / "more").write_text("x"),
+        signed_by_others_tool(f, key),
+        (f / "more").unlink(),
+    ),
+    "one file more, which is there": lambda f, other, key: (
+        (f / ".gitattributes").write_text("x"),
+        (f / ".cache" / "huggingface").mkdir(parents=True),
+        (f / ".cache" / "huggingface" / "x").write_text("x"),
+        signed_by_others_tool(f, key),
+    ),
+}
+TOP = ("README.md", "config.json", "model.safetensors", "tokenizer.json")
+
+
+@pytest.mark.parametrize("how", SIGNED_OTHERWISE)
+def test_a_signature_covers_exactly_the_files_of_the_manifest(signed, keys, tmp_path, how):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "x").write_text("x")
+    SIGNED_OTHERWISE[how](signed, other, keys[0])
+    assert problems(signed, alone=True) == []
+    assert [line.partition(" (")[0] for line in signature_problems(signed, keys[1])] == [
+        "model.sig: not of this key and these files"
+    ]
+
+
+def test_others_signature_of_exactly_these_files_is_one(signed, keys):
+    signed_by_others_tool(signed, keys[0])
+    assert signature_problems(signed, keys[1]) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "checkpoint-1/model.safetensors", "_base/config.json", "x.pkl"]
+)
+def test_nothing_else_lies_beside_a_signed_folder(signed, keys, name):
+    assert verify(str(signed), public_key=keys[1]).problems == ()
+    (signed / name).parent.mkdir(exist_ok=True)
+    (signed / name).write_bytes(b"x")
+    (line,) = verify(str(signed), public_key=keys[1]).problems
+    assert line.startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff\xfe", b'{"mediaType": "x"}'])
