@@ -12,6 +12,7 @@ from .hub import blobs_of, fetched
 from .layout import SIGNATURE
 from .manifest import problems, read_manifest
 from .signing import signature_problems
+from .stock_loading import ADAPTER_CONFIG
 
 HUB = "hf://"
 MOST_LINES = 50
@@ -38,6 +39,7 @@ class Verification:
         signed: Whether the signature was checked and is of the key.
         unchecked: Whether there is a signature, and no key was given.
         written_by: Version of this package that wrote the manifest.
+        adapter: Whether the folder holds only an adapter.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Verification:
     signed: bool
     unchecked: bool
     written_by: str
+    adapter: bool
 
     def lines(self) -> list[str]:
         """The finding, for a terminal: a verdict and, in the same line, what was not shown."""
@@ -57,6 +60,7 @@ class Verification:
             shown = [*self.problems[:MOST_LINES], *more, f"{self.name}: does not agree ({versions})"]
         else:
             told = f"; {SIGNATURE} was not checked: give --public-key" if self.unchecked else ""
+            told += "; the base of this adapter is no part of it, and was not checked" if self.adapter else ""
             shown = [f"{self.name}: every file agrees ({versions}); {SIGNED if self.signed else UNSIGNED}{told}"]
         return [printable(line) for line in shown]
 
@@ -91,6 +95,7 @@ def verify(source: str, *, revision: str | None = None, public_key: str | Path |
         signed=public_key is not None and not found,
         unchecked=signature and public_key is None,
         written_by=manifest.hf_selfdestruct,
+        adapter=ADAPTER_CONFIG in manifest.files,
     )
 
 

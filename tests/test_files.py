@@ -26,7 +26,7 @@ def test_weights_are_read_once(tmp_path, reads):
     assert len(reads) == 1
 
 
-@pytest.mark.parametrize("change", ["content", "size", "another file", "replaced"])
+@pytest.mark.parametrize("change", ["content", "content of the same time", "size", "another file", "replaced"])
 def test_changed_weights_are_read_again(tmp_path, change):
     part = tmp_path / "a.safetensors"
     part.write_bytes(b"12345678")
@@ -34,6 +34,9 @@ def test_changed_weights_are_read_again(tmp_path, change):
     before = weights_hash(tmp_path)
     if change == "content":
         part.write_bytes(b"12345679")
+    elif change == "content of the same time":
+        part.write_bytes(b"12345679")
+        os.utime(part, ns=(1, 1))
     elif change == "size":
         part.write_bytes(b"1234567")
         os.utime(part, ns=(1, 1))

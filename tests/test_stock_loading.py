@@ -15,6 +15,7 @@ from toy_project import make_tokenizer
 from hf_selfdestruct.details import CardDetails
 from hf_selfdestruct.evidence import complete_folder
 from hf_selfdestruct.manifest import MANIFEST, REPORT, problems, write_manifest
+from hf_selfdestruct.verification import verify
 
 INDEX = "model.safetensors.index.json"
 SHARDS = FIRST, _ = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -187,6 +188,7 @@ def test_the_base_of_an_adapter_is_the_cards(folder, base, why):
     found = problems(folder)
     assert len(found) == (why is not None)
     assert all(line.startswith("adapter_config.json: ") and why in line for line in found)
+    assert ("the base of this adapter" in verify(str(folder)).lines()[-1]) == (why is None)
 
 
 # What is opened
