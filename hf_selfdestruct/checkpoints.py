@@ -1,8 +1,7 @@
-"""The adversary's state beside the Trainer's checkpoints: saved, found complete, restored."""
+"""The adversary's state beside the Trainer's checkpoints: saved and restored."""
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,16 +13,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
 
+from . import intact
+from .intact import STATE_FILE
 from .learned import LearnedAdversary
 from .ranks import anyone
 
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
-STATE_FILE = "selfdestruct_state.safetensors"
 EXTRA = "run."
-LAST_FILE = "trainer_state.json"  # the Trainer writes it after everything else
 
 logger = logging.getLogger(__name__)
 Learned = Mapping[tuple[str, int], LearnedAdversary]
@@ -48,15 +48,9 @@ def load_learned(learned: Learned, folder: Path) -> dict[str, float]:
         The numbers of the run.
 
     Raises:
-        ValueError: The folder holds no such state, or that of other tasks or adversaries.
+        ValueError: It is the state of other tasks or adversaries.
     """
-    path = folder / STATE_FILE
-    if not path.is_file():
-        raise ValueError(
-            f"cannot resume from {folder}: it has no {STATE_FILE}, so it is not a checkpoint of "
-            "SelfDestructTrainer or was cut off while being written; name an earlier checkpoint."
-        )
-    tensors = load_file(path)
+    tensors = load_file(folder / STATE_FILE)
     extra = {n.removeprefix(EXTRA): tensors.pop(n).item() for n in [*tensors] if n.startswith(EXTRA)}
     found = {tuple(name.split("/", 2)[:2]) for name in tensors}
     expected = {(task, str(number)) for task, number in learned}
@@ -73,21 +67,64 @@ def load_learned(learned: Learned, folder: Path) -> dict[str, float]:
     return extra
 
 
+def restore(trainer: SelfDestructTrainer, folder: str | Path) -> None:
+    """Restore everything of a run but what ``Trainer`` restores.
+
+    Raises:
+        ValueError: The checkpoint is damaged, or that of another model, or of other tasks or adversaries.
+    """
+    intact.check(folder, trainer.plain_model())
+    processes = len([*Path(folder).glob("rng_state*.pth")])
+    if processes != trainer.args.world_size:
+        logger.warning(
+            "%s was written by %d processes, and %d go on from it: they draw other random numbers than an "
+            "uninterrupted run would.",
+            *(folder, processes, trainer.args.world_size),
+        )
+    numbers = load_learned(trainer.simulation.learned, Path(folder))
+    trainer.trained_before, trainer.guarded_step = numbers["seconds"], int(numbers["guarded_step"])
+    if trainer.guard and "guard.factor" in numbers:
+        trainer.guard.load_state_dict({"factor": numbers["guard.factor"], "best": numbers.get("guard.best")})
+
+
+def _numbers(trainer: SelfDestructTrainer) -> dict[str, float]:
+    guard = trainer.guard.state_dict() if trainer.guard else {}
+    known = {f"guard.{name}": value for name, value in guard.items() if value is not None}
+    return {"seconds": trainer.seconds(), "guarded_step": trainer.guarded_step, **known}
+
+
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Say what a checkpoint that cannot be written means.
+def writing(trainer: SelfDestructTrainer, folder: Path) -> Iterator[None]:
+    """Put the adversary's state beside a checkpoint of ``Trainer``, and seal it; older ones are deleted only then.
+
+    Args:
+        trainer: The trainer.
+        folder: The checkpoint.
 
     Raises:
         OSError: It could not be written; with what was wrong, and how much room there is.
     """
+    args, limit = trainer.args, trainer.args.save_total_limit
     try:
+        if args.should_save:
+            (folder / intact.SEAL).unlink(missing_ok=True)  # of a checkpoint that is written anew
+            save_learned(trainer.simulation.learned, folder, extra=_numbers(trainer))
+        args.save_total_limit = None
         yield
+        trainer.accelerator.wait_for_everyone()  # each process writes its own random state
+        if args.should_save:
+            intact.seal(folder, trainer.plain_model())
     except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer raises a RuntimeError
         room = shutil.disk_usage(folder.parent).free / 1e6
         raise OSError(
             f"the checkpoint {folder} could not be written ({error}); {room:,.0f} MB are free there. Earlier "
             "checkpoints are intact: make room, and go on by train(resume_from_checkpoint=True)."
         ) from error
+    finally:
+        args.save_total_limit = limit
+    if args.should_save:
+        best = trainer.state.best_model_checkpoint
+        rotate_checkpoints(str(folder.parent), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
 
 
 def load_renamed(model: PreTrainedModel, folder: str | Path) -> bool:
@@ -112,29 +149,6 @@ def _names_in(file: Path) -> list[str]:
         return []
     with safe_open(file, framework="pt") as content:
         return list(content.keys())
-
-
-def last_complete(output_dir: str | None) -> str:
-    """Path of the newest checkpoint that was written to its end.
-
-    Raises:
-        ValueError: There is none.
-    """
-    folders = Path(output_dir or ".").glob("checkpoint-*")
-    numbered = [f for f in folders if f.name.rpartition("-")[2].isdigit()]
-    for folder in sorted(numbered, key=lambda f: int(f.name.rpartition("-")[2]), reverse=True):
-        if _is_complete(folder):
-            return str(folder)
-        logger.warning("skipping %s: it was not written to its end", folder)
-    raise ValueError(f"no complete checkpoint in {output_dir!r}; train without resume_from_checkpoint to start afresh.")
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        json.loads((folder / LAST_FILE).read_text())
-    except (OSError, json.JSONDecodeError):
-        return False
-    return (folder / STATE_FILE).is_file()
 
 
 class OuterStepCallback(TrainerCallback):

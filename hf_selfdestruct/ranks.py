@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 from torch.nn.functional import pad
+
+from .files import locked
 
 
 @dataclass(frozen=True)
@@ -107,3 +111,18 @@ ALONE = Ranks()
 def anyone(accelerator: Accelerator, said: bool) -> bool:
     """Whether any process says so; every one must ask."""
     return bool(accelerator.reduce(torch.tensor(float(said), device=accelerator.device), reduction="sum"))
+
+
+@contextmanager
+def working_in(folder: str | Path) -> Iterator[None]:
+    """The only run that works in a folder, which is made; the first process locks it for all of the run.
+
+    Raises:
+        ValueError: Another run works there.
+    """
+    if not PartialState().is_main_process:
+        yield
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        yield

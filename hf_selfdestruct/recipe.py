@@ -23,7 +23,7 @@ from transformers import (
     set_seed,
 )
 
-from . import checkpoints, presets, similarity
+from . import intact, presets, similarity
 from .attacks import DesiredData, Split, Target, named_suite
 from .attacks.checks import doubted
 from .attacks.data import Collate, in_batches
@@ -31,6 +31,7 @@ from .config import HardenConfig, TaskConfig, training_arguments
 from .corpus import check_source, load_data, load_kept
 from .files import write_whole
 from .model_checks import check_alike, check_storage, check_target, tokenizer_of
+from .ranks import working_in
 from .report import AttackReport
 from .tasks import BlockedTask
 from .trainer import SelfDestructTrainer
@@ -73,15 +74,14 @@ def trainer_of(
     data: DatasetDict,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    source: str | None = None,
     kept: DatasetDict | None = None,
 ) -> SelfDestructTrainer:
-    """The trainer of a configuration, ready to train; its model comes from ``source`` or ``config.model``."""
+    """The trainer of a configuration, ready to train."""
     args = training_arguments(config)
     set_seed(args.seed)  # of the new head
     labels = data["train"].features["label"].names
     model = AutoModelForSequenceClassification.from_pretrained(
-        source or config.model,
+        config.model,
         num_labels=len(labels),
         id2label=dict(enumerate(labels)),
         label2id={name: i for i, name in enumerate(labels)},
@@ -108,16 +108,19 @@ def trained(
     tokenizer: PreTrainedTokenizerBase,
     *,
     kept: DatasetDict | None = None,
-    checkpoint: str | None = None,
+    goes_on: bool = False,
 ) -> SelfDestructTrainer:
-    """The trainer of a configuration after its training, which goes on from a checkpoint if one is given."""
-    state = TrainerState.load_from_json(str(Path(checkpoint, checkpoints.LAST_FILE))) if checkpoint else None
-    if checkpoint and state and state.global_step >= state.max_steps:  # ended: ``Trainer`` would make one step more
-        best = state.best_model_checkpoint if training_arguments(config).load_best_model_at_end else None
-        trainer = trainer_of(config, data, tokenizer, source=best or checkpoint, kept=kept)
+    """The trainer of a configuration after its training, which goes on from the newest intact checkpoint if asked."""
+    trainer = trainer_of(config, data, tokenizer, kept=kept)
+    if not goes_on:
+        trainer.train()
+        return trainer
+    checkpoint = intact.last_complete(trainer.args.output_dir, trainer.plain_model())
+    logger.warning("going on from %s; remove the folder to start afresh", checkpoint)
+    state = TrainerState.load_from_json(str(Path(checkpoint, intact.LAST_FILE)))
+    if state.global_step >= state.max_steps:  # ended: ``Trainer`` would make one step more
         trainer.take_up(checkpoint)
     else:
-        trainer = trainer_of(config, data, tokenizer, kept=kept)
         trainer.train(resume_from_checkpoint=checkpoint)
     return trainer
 
@@ -130,20 +133,21 @@ def harden(config: HardenConfig) -> AttackReport:
     """
     check_source(config.data)
     args = training_arguments(config)
-    checkpoint = begun(args.output_dir or ".")
-    _check_the_same(config, args, goes_on=checkpoint is not None)
-    tokenizer = tokenizer_of(config.model)
-    data, kept = load_data(config, tokenizer), load_kept(config.data, tokenizer)
-    trainer = trained(config, data, tokenizer, kept=kept, checkpoint=checkpoint)
-    return trainer.attack(
-        config.suite,
-        base=config.model,  # not training's start, whose new head differs by seed: all seeds share one base
-        desired_dataset=data["test"],
-        kept_dataset=kept["test"] if kept else None,
-        card=config.card,
-        workers=config.workers,
-        controls=_tasks(config.control_tasks, data),
-    )
+    with working_in(args.output_dir or "."):
+        goes_on = intact.begun(args.output_dir or ".")
+        _check_the_same(config, args, goes_on=goes_on)
+        tokenizer = tokenizer_of(config.model)
+        data, kept = load_data(config, tokenizer), load_kept(config.data, tokenizer)
+        trainer = trained(config, data, tokenizer, kept=kept, goes_on=goes_on)
+        return trainer.attack(
+            config.suite,
+            base=config.model,  # not training's start, whose new head differs by seed: all seeds share one base
+            desired_dataset=data["test"],
+            kept_dataset=kept["test"] if kept else None,
+            card=config.card,
+            workers=config.workers,
+            controls=_tasks(config.control_tasks, data),
+        )
 
 
 def attack(
@@ -224,19 +228,6 @@ def _alike(target: Target, base: Target, rows: Dataset, collate: Collate) -> dic
     model = AutoModel.from_pretrained(target.folder, use_safetensors=True)
     columns = list(inspect.signature(type(model).forward).parameters)
     return similarity.to_base(model, base.folder, rows, columns=columns, collate=collate)
-
-
-def begun(folder: str) -> str | None:
-    """The last complete checkpoint of a training that was begun there, ``None`` where there is none."""
-    if not any(Path(folder).glob("checkpoint-*")):
-        return None
-    try:
-        checkpoint = checkpoints.last_complete(folder)
-    except ValueError:
-        logger.warning("no checkpoint in %s was written to its end: training starts afresh", folder)
-        return None
-    logger.warning("going on from %s; remove the folder to start afresh", checkpoint)
-    return checkpoint
 
 
 def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *, goes_on: bool) -> None:

@@ -13,12 +13,14 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerState
 
-from . import checkpoints, presets
+from . import checkpoints, intact, presets
 from .adversary import Adversary
+from .earlier import set_aside
 from .keeping import KeepingLoss
 from .loss_checks import has_loss
 from .losses import BlockingLoss
 from .meta_step import meta_loss
+from .ranks import working_in
 from .readings import Readings
 from .scene import Draw
 from .tasks import BlockedTask
@@ -126,7 +128,7 @@ class SelfDestructTrainer(Trainer):
         self.keeper, self.simulation = keeper_of(self, model), simulation_of(self, model)
         check_simulation(self, model)
         self._readings, self._termination = Readings(), Termination(self)
-        self._seconds = 0.0
+        self.trained_before = 0.0
         self._started: float | None = None
         self._begun = False
         self.add_callback(checkpoints.OuterStepCallback(self))
@@ -155,23 +157,26 @@ class SelfDestructTrainer(Trainer):
         return (total, outputs) if return_outputs else total
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **named: Any) -> Any:
-        """As ``Trainer.train``; ``resume_from_checkpoint=True`` takes the last *complete* checkpoint.
+        """As ``Trainer.train``; ``resume_from_checkpoint=True`` takes the last *intact* checkpoint.
 
         The model's starting weights are kept in ``output_dir/_base``, for the attacks' reference rows. On SIGTERM the
-        step is ended, its checkpoint saved, and the signal acts then.
+        step is ended, its checkpoint saved, and the signal acts then. Evidence in the folder is set aside.
         """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = checkpoints.last_complete(self.args.output_dir)
-        if resume_from_checkpoint:
-            self._restore(resume_from_checkpoint)
-        else:
-            if self.args.should_save and self.args.hardens and not self._begun:
-                self._plain_model().save_pretrained(self.folder / "_base")  # a second training starts hardened
-            initialize(self)
-        self._begun, self._started = True, time.perf_counter()
-        with self._termination:
-            result = super().train(resume_from_checkpoint, *arguments, **named)
-        self._seconds, self._started = self.seconds(), None
+        with working_in(self.folder):
+            if resume_from_checkpoint is True:
+                resume_from_checkpoint = intact.last_complete(self.args.output_dir, self.plain_model())
+            if resume_from_checkpoint:
+                checkpoints.restore(self, resume_from_checkpoint)
+            if self.args.should_save:
+                set_aside(self.folder)
+            if not resume_from_checkpoint:
+                if self.args.should_save and self.args.hardens and not self._begun:
+                    self.plain_model().save_pretrained(self.folder / "_base")  # a second training starts hardened
+                initialize(self)
+            self._begun, self._started = True, time.perf_counter()
+            with self._termination:
+                result = super().train(resume_from_checkpoint, *arguments, **named)
+            self.trained_before, self._started = self.seconds(), None
         return result
 
     @property
@@ -181,16 +186,20 @@ class SelfDestructTrainer(Trainer):
 
     def seconds(self) -> float:
         """Seconds trained so far, those before an interruption included."""
-        return self._seconds + (time.perf_counter() - self._started if self._started else 0.0)
+        return self.trained_before + (time.perf_counter() - self._started if self._started else 0.0)
 
     def blocked_batch(self, rows: list[dict[str, Any]]) -> Any:
         """A batch of blocked rows, where the model is."""
         return self._prepare_inputs(self.blocked_collator(rows))
 
     def take_up(self, checkpoint: str | Path) -> None:
-        """Take up the state of a run that ended in ``checkpoint``, whose weights the model already has."""
-        self._restore(checkpoint)
-        self.state = TrainerState.load_from_json(str(Path(checkpoint, checkpoints.LAST_FILE)))
+        """Take up what a run left that ended in ``checkpoint``: its state, and its last or best weights."""
+        checkpoints.restore(self, checkpoint)
+        self.state = TrainerState.load_from_json(str(Path(checkpoint, intact.LAST_FILE)))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
+        else:
+            self._load_from_checkpoint(str(checkpoint))
 
     def attack(self, suite: str = "default", **options: Any) -> AttackReport:
         """Save the model, attack it beside its references, and write the evidence into the folder.
@@ -232,38 +241,27 @@ class SelfDestructTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # Before the Trainer's own files: `trainer_state.json`, written last, marks a checkpoint complete.
         folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
-        with checkpoints.writing(folder):
-            if self.args.should_save:
-                checkpoints.save_learned(self.simulation.learned, folder, extra=self._extra())
+        with checkpoints.writing(self, folder):
             super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not checkpoints.load_renamed(self._plain_model(), resume_from_checkpoint):
+        if not checkpoints.load_renamed(self.plain_model(), resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        if not checkpoints.load_renamed(self._plain_model(), self.state.best_model_checkpoint or ""):
+        best = self.state.best_model_checkpoint or ""
+        intact.check(best, self.plain_model(), resuming=False)
+        if not checkpoints.load_renamed(self.plain_model(), best):
             super()._load_best_model()
 
-    def _plain_model(self) -> PreTrainedModel:
+    def plain_model(self) -> PreTrainedModel:
+        """The model without what a launcher wraps around it."""
         return self.accelerator.unwrap_model(self.model)
-
-    def _extra(self) -> dict[str, float]:
-        """Numbers of the run that a checkpoint keeps."""
-        guard = {f"guard.{n}": v for n, v in (self.guard.state_dict() if self.guard else {}).items() if v is not None}
-        return {"seconds": self.seconds(), "guarded_step": self.guarded_step, **guard}
-
-    def _restore(self, checkpoint: str | Path) -> None:
-        extra = checkpoints.load_learned(self.simulation.learned, Path(checkpoint))
-        self._seconds, self.guarded_step = extra["seconds"], int(extra["guarded_step"])
-        if self.guard and "guard.factor" in extra:
-            self.guard.load_state_dict({"factor": extra["guard.factor"], "best": extra.get("guard.best")})
 
     def _add_terms(self, desired: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Keeping losses, then the blocking loss; every reading is checked and kept for the log."""
-        model, terms = self._plain_model(), {"desired_loss": desired.item()}
+        model, terms = self.plain_model(), {"desired_loss": desired.item()}
         draw = self.simulation.draw(self.state.global_step)
         if self.keeping_losses:
             parts = [self.keeper.on_desired(model, inputs)] if self._has_loss else []

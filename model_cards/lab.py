@@ -22,8 +22,9 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedToken
 from hf_selfdestruct.attacks import Target, named_suite
 from hf_selfdestruct.config import HardenConfig, load_config, training_arguments
 from hf_selfdestruct.corpus import load_data, load_kept
+from hf_selfdestruct.intact import begun
 from hf_selfdestruct.presets import fill
-from hf_selfdestruct.recipe import begun, blocked_tasks, trained
+from hf_selfdestruct.recipe import blocked_tasks, trained
 from hf_selfdestruct.runs import Summary
 from hf_selfdestruct.similarity import NAME, to_base
 
@@ -92,7 +93,7 @@ def _hardened(
     args = training_arguments(config)
     fill(args)
     kept = load_kept(config.data, tokenizer) if args.keeping_losses else None
-    trainer = trained(config, data, tokenizer, kept=kept, checkpoint=begun(str(folder)))
+    trainer = trained(config, data, tokenizer, kept=kept, goes_on=begun(folder))
     trainer.save_model()
     found: dict[str, float] = {"seconds": round(trainer.seconds())}
     found["desired"] = round(trainer.evaluate(data["test"])["eval_accuracy"], 6)

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from toy_project import PLOTS, make_project, run_cli, stripped
 
 from hf_selfdestruct.cli import main
+from hf_selfdestruct.intact import begun
 from hf_selfdestruct.manifest import problems
-from hf_selfdestruct.recipe import begun
 from hf_selfdestruct.report import AttackReport
 
 pytestmark = pytest.mark.usefixtures("loudness")
@@ -114,11 +114,11 @@ def test_another_configuration_does_not_go_on_with_the_run(hardened, project, ca
 
 
 def test_a_run_killed_in_its_first_checkpoint_starts_afresh(tmp_path, caplog):
-    assert begun(str(tmp_path)) is None
+    assert not begun(tmp_path)
     assert not caplog.text
     (tmp_path / "checkpoint-5").mkdir()
-    assert begun(str(tmp_path)) is None
-    assert "was written to its end: training starts afresh" in caplog.text
+    assert not begun(tmp_path)
+    assert "training starts afresh" in caplog.text
 
 
 @pytest.mark.slow

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import shutil
 
 import pytest
 from safetensors.torch import load_file
 from trainer_state import MODES, assert_bitwise, learned_of, moments_of, still, weights_of
 
-from hf_selfdestruct.checkpoints import STATE_FILE
+from hf_selfdestruct.intact import STATE_FILE
 
 RESUME = {
     "max_steps": 6,
@@ -50,34 +48,8 @@ def test_resuming_by_path_and_dropout_matters(make_trainer, tiny_model, tmp_path
     assert still(weights_of(other.model), weights_of(whole.model)) == set()
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut off", "no adversary"])
-def test_a_half_written_checkpoint_is_skipped(make_trainer, tiny_model, tmp_path, damage, caplog) -> None:
-    whole = run(make_trainer, tiny_model, tmp_path / "whole")
-    folder = tmp_path / "cut"
-    shutil.copytree(tmp_path / "whole", folder)
-    last = folder / "checkpoint-6"
-    if damage == "missing":
-        (last / "trainer_state.json").unlink()
-    elif damage == "cut off":
-        text = (last / "trainer_state.json").read_text()
-        (last / "trainer_state.json").write_text(text[: len(text) // 2])
-    else:
-        (last / STATE_FILE).unlink()
-    with caplog.at_level(logging.WARNING, logger="hf_selfdestruct.checkpoints"):
-        resumed = run(make_trainer, tiny_model, folder, resume=True)
-    assert "checkpoint-6" in caplog.text
-    assert_bitwise(weights_of(resumed.model), weights_of(whole.model))
-    assert_bitwise(learned_of(resumed), learned_of(whole))
-    assert_bitwise(moments_of(resumed), moments_of(whole))
-    assert json.loads((last / "trainer_state.json").read_text())["global_step"] == 6
-    written, expected = load_file(last / STATE_FILE), load_file(tmp_path / "whole" / "checkpoint-6" / STATE_FILE)
-    assert written.pop("run.seconds") > 0
-    assert expected.pop("run.seconds") > 0
-    assert_bitwise(written, expected)
-
-
 def test_checkpoint_100_is_newer_than_checkpoint_20(make_trainer, tiny_model, tmp_path) -> None:
-    from hf_selfdestruct.checkpoints import last_complete
+    from hf_selfdestruct.intact import last_complete
 
     run(make_trainer, tiny_model, tmp_path)
     shutil.copytree(tmp_path / "checkpoint-6", tmp_path / "checkpoint-100")
@@ -98,7 +70,7 @@ def test_resuming_from_a_plain_checkpoint_or_with_other_tasks_is_an_error(
     with pytest.raises(ValueError, match="blocked tasks and adversaries of the first run"):
         run(make_trainer, tiny_model, tmp_path, resume=str(folder), blocked_tasks=[toy_task("another")])
     (folder / STATE_FILE).unlink()
-    with pytest.raises(ValueError, match=f"no {STATE_FILE}.*name an earlier checkpoint"):
+    with pytest.raises(ValueError, match=f"{STATE_FILE} is missing; the newest intact checkpoint is .*checkpoint-6"):
         run(make_trainer, tiny_model, tmp_path, resume=str(folder))
 
 

@@ -66,7 +66,7 @@ def state_of(trainer: SelfDestructTrainer) -> dict[str, torch.Tensor]:
         for (_, number), adversary in trainer.simulation.learned.items()
         for n, v in adversary.state_dict().items()
     }
-    return {**{n: p.detach() for n, p in trainer._plain_model().named_parameters()}, **learned}
+    return {**{n: p.detach() for n, p in trainer.plain_model().named_parameters()}, **learned}
 
 
 def losses_of(trainer: SelfDestructTrainer) -> list[float]:
