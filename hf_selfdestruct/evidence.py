@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from .attacks.data import check_attackable
 from .attacks.ledger import Ledger
 from .card import render_folder
 from .details import CardDetails
+from .earlier import has_evidence, holds, set_aside
 from .files import file_hash
 from .plots import save_plots
 from .report import AttackReport
@@ -88,7 +90,7 @@ def attack_trainer(
         raise ValueError(f"{started} is missing: call train() first, or pass base= the model it started from.")
     start, base = str(started if started.is_dir() else base), str(base or started)
     _check(trainer, trains_sibling=undefended is None)
-    trainer.save_model()
+    _save(trainer)
     sibling = trained_sibling(trainer, start) if undefended is None else sibling_of(trainer, str(undefended))
     desired = _desired(trainer, sibling, start, desired_dataset, kept_dataset)
     storage = storage or f"sqlite:///{folder / '_attacks.db'}"
@@ -110,6 +112,24 @@ def attack_trainer(
         complete_folder(folder, doubted(report, desired=desired, recipe=recipe_of(trainer)), details)
     trainer.accelerator.wait_for_everyone()
     return AttackReport.load(folder / manifest.REPORT)
+
+
+def _save(trainer: SelfDestructTrainer) -> None:
+    """Save the model; where the folder holds another one with its evidence, that is set aside first."""
+    folder = trainer.folder
+    if has_evidence(folder):
+        again = folder / "_saved"
+        trainer.save_model(str(again))
+        trainer.accelerator.wait_for_everyone()
+        same = holds(folder, again)
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            shutil.rmtree(again)
+        if same:
+            return
+        if trainer.is_world_process_zero():
+            set_aside(folder)
+    trainer.save_model()
 
 
 def _check(trainer: SelfDestructTrainer, *, trains_sibling: bool) -> None:
@@ -135,7 +155,8 @@ def _targets(base: str, undefended: str, hardened: str) -> list[Target]:
 def complete_folder(folder: Path, report: AttackReport, details: CardDetails) -> None:
     """Write report, plots, config stamp, card and manifest, in this order, so that what exists is true."""
     evidence = folder / "selfdestruct"
-    (folder / manifest.MANIFEST).unlink(missing_ok=True)  # the old one no longer holds
+    for old in (manifest.MANIFEST, manifest.SIGNATURE):  # they no longer hold
+        (folder / old).unlink(missing_ok=True)
     for plot in evidence.glob("*.png"):  # also one of a task that has gone
         plot.unlink()
     report.save(evidence / "report.json")

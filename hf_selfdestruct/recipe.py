@@ -211,12 +211,16 @@ def attack(
 
 def _accuracy(target: Target, count: int, rows: Dataset, collate: Collate) -> dict[str, float]:
     """Desired accuracy of a stock model with its own head."""
-    model = AutoModelForSequenceClassification.from_pretrained(target.folder, use_safetensors=True).eval()
-    if model.config.num_labels != count:
+    classes = target.config().num_labels
+    if classes != count:
         raise ValueError(
-            f"{target.folder} has a head for {model.config.num_labels} classes, the desired task has {count}: "
+            f"{target.folder} has a head for {classes} classes, the desired task has {count}: "
             "its desired quality cannot be measured; check data.label_column."
         )
+    model = target.published()
+    if model is None:
+        raise ValueError(f"{target.folder} lacks its head or other weights: its desired quality cannot be measured.")
+    model.eval()
     features = [{k: row[k] for k in ("input_ids", "attention_mask")} for row in rows]
     split = Split(features, np.asarray(rows["label"][:]))
     predicted = in_batches(split, collate, lambda batch: model(**batch).logits)

@@ -216,7 +216,8 @@ class SelfDestructTrainer(Trainer):
         """
         from .evidence import attack_trainer  # the judge is loaded only when it is called
 
-        return attack_trainer(self, suite, **options)
+        with working_in(self.folder):
+            return attack_trainer(self, suite, **options)
 
     def push_to_hub(self, commit_message: str | None = None, *_: Any, **named: Any) -> Any:
         """Publish the hardened folder: safetensors, card, report and manifest, in one commit, by one process.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from .attacks.target import refuse_adapter
 from .files import weights_hash
 from .tasks import fingerprint
 from .trainer_parts import StopCallback, recipe_of
@@ -90,7 +91,11 @@ def sibling_of(trainer: SelfDestructTrainer, source: str, *, output_dir: str | N
         trainer: The hardened model's.
         source: Folder of the weights.
         output_dir: Its folder; by default ``source``.
+
+    Raises:
+        ValueError: Weights of the model are missing there, or it is an adapter.
     """
+    refuse_adapter(source)
     args = copy.copy(trainer.args)
     for name, value in UNDEFENDED.items():
         setattr(args, name, value)
@@ -100,7 +105,9 @@ def sibling_of(trainer: SelfDestructTrainer, source: str, *, output_dir: str | N
     args.max_desired_drop = None
     args.max_steps = trainer.state.max_steps or args.max_steps  # the schedule's length, also where it was cut short
     live = trainer.accelerator.unwrap_model(trainer.model)
-    model = type(live).from_pretrained(source, use_safetensors=True)
+    model, info = type(live).from_pretrained(source, use_safetensors=True, output_loading_info=True)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{source}: {missing[0]} is missing, and would be random; name a {type(live).__name__}.")
     frozen = _frozen(live)
     for name, weight in model.named_parameters():
         weight.requires_grad_(name not in frozen)

@@ -7,20 +7,37 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import numpy as np
 import optuna
+from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState, create_trial
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from ..runs import AttackRun, Scores
+from ..files import printable, reason
+from ..runs import AttackRun
+from ..schema import checked, parse_json
 
 GRACE = 60.0
+SECRET = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
+# What Optuna, SQLAlchemy and the records themselves raise where a storage is damaged, of another kind or out of reach.
+BROKEN = (
+    *(SQLAlchemyError, OptunaError, ImportError, RuntimeError, LookupError, ValueError, TypeError),
+    *(AssertionError, AttributeError),
+)
+
+
+class Damaged(ValueError):
+    """A ledger cannot be read or written."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,19 +57,25 @@ class Ledger:
     Args:
         storage: Optuna storage URL, such as ``sqlite:///attacks.db``; ``None`` keeps it in memory.
         grace: Seconds.
+
+    Raises:
+        Damaged: It cannot be read or written; any other method may find that out too.
     """
 
     def __init__(self, storage: str | None = None, *, grace: float = GRACE) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._storage, self._grace = _opened(storage), grace
+        self._url, self._grace = storage, grace
+        with self._told():
+            self._storage = _opened(storage)
         self._seen: dict[tuple[str, int], tuple[Any, float]] = {}
         self._studies: dict[str, optuna.Study] = {}
 
     def recall(self, study: str, key: str) -> Record | None:
         """The run on record under this study and key, if there is one."""
-        for trial in self._study(study).get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
-            if trial.user_attrs.get("key") == key:
-                return _record_of(trial.user_attrs)
+        with self._told():
+            for trial in self._study(study).get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+                if trial.user_attrs.get("key") == key:
+                    return _record_of(trial.user_attrs)
         return None
 
     def record(self, study: str, key: str, record: Record) -> None:
@@ -64,13 +87,14 @@ class Ledger:
                 "hits": base64.b64encode(np.packbits(hits, axis=1).tobytes()).decode(),
                 "width": hits.shape[1],
             }
-        self._study(study).add_trial(
-            create_trial(
-                value=run.selection.accuracy if run.selection else None,
-                state=TrialState.COMPLETE if run.selection else TrialState.FAIL,
-                user_attrs=attributes,
+        with self._told():
+            self._study(study).add_trial(
+                create_trial(
+                    value=run.selection.accuracy if run.selection else None,
+                    state=TrialState.COMPLETE if run.selection else TrialState.FAIL,
+                    user_attrs=attributes,
+                )
             )
-        )
 
     @contextlib.contextmanager
     def claim(self, study: str) -> Iterator[bool]:
@@ -79,14 +103,15 @@ class Ledger:
         Args:
             study: The study.
         """
-        held = self._study(study)
-        mine = held.ask()
-        mine.set_user_attr("holder", _holder())
-        ours = not any(
-            self._alive(study, trial)
-            for trial in held.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if trial.number < mine.number
-        )
+        with self._told():
+            held = self._study(study)
+            mine = held.ask()
+            mine.set_user_attr("holder", _holder())
+            ours = not any(
+                self._alive(study, trial)
+                for trial in held.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                if trial.number < mine.number
+            )
         ended = threading.Event()
         beat = threading.Thread(target=self._beat, args=(mine, ended), daemon=True)
         if ours:
@@ -97,13 +122,15 @@ class Ledger:
             ended.set()
             if ours:
                 beat.join()
-            held.tell(mine, state=TrialState.PRUNED)
+            with self._told():
+                held.tell(mine, state=TrialState.PRUNED)
 
     def _beat(self, mine: optuna.Trial, ended: threading.Event) -> None:
         count = 0
-        while not ended.wait(self._grace / 6):
-            count += 1
-            mine.set_user_attr("beat", count)
+        with contextlib.suppress(*BROKEN):  # whoever records the run finds the same, and says so
+            while not ended.wait(self._grace / 6):
+                count += 1
+                mine.set_user_attr("beat", count)
 
     def _alive(self, study: str, trial: optuna.trial.FrozenTrial) -> bool:
         """Whether a claim's process still works, as far as can be told from here."""
@@ -125,6 +152,52 @@ class Ledger:
             )
         return self._studies[name]
 
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say on one line, without its password, which storage could not be used."""
+        try:
+            yield
+        except Damaged:
+            raise
+        except BROKEN as error:
+            name = "in memory" if self._url is None else shown_storage(self._url)
+            why = _why(error, self._url or "")
+            raise Damaged(
+                f"the ledger {name} cannot be used ({why}): move it away, and its runs are made again, or name another "
+                "storage."
+            ) from None
+
+
+def shown_storage(storage: str) -> str:
+    """A storage URL as it may be shown: without password and options.
+
+    Example:
+        >>> shown_storage("postgresql://user:secret@host/db?sslpassword=secret")
+        'postgresql://user:***@host/db'
+    """
+    url = _parsed(storage)
+    if url is None:
+        return printable(re.sub(r"^.*@", "***@", storage.partition("?")[0], flags=re.DOTALL))
+    return printable(url.set(query={}).render_as_string(hide_password=True))
+
+
+def _parsed(storage: str) -> URL | None:
+    try:
+        return make_url(storage)
+    except (ArgumentError, ValueError):
+        return None
+
+
+def _why(error: BaseException, storage: str) -> str:
+    """What the database said, without the statement and without secrets."""
+    error = error.__cause__ if isinstance(error, OptunaError) and error.__cause__ else error
+    text, url = reason(getattr(error, "orig", None) or error), _parsed(storage)
+    secrets = [] if url is None else [url.password, *(str(v) for n, v in url.query.items() if SECRET.search(n))]
+    for secret in filter(None, secrets):
+        for form in (secret, quote(secret, safe=""), quote_plus(secret)):
+            text = text.replace(form, "***")
+    return (text.replace(storage, shown_storage(storage)) if storage else text).rstrip(".")
+
 
 def _opened(storage: str | None) -> BaseStorage:
     if storage is None or not storage.startswith("sqlite"):
@@ -134,16 +207,13 @@ def _opened(storage: str | None) -> BaseStorage:
 
 
 def _record_of(attributes: dict[str, Any]) -> Record:
-    raw = json.loads(attributes["run"])
-    for split in ("selection", "test"):
-        raw[split] = Scores(**raw[split]) if raw[split] else None
-    raw["curve"] = tuple(tuple(point) for point in raw["curve"])
+    run = checked(AttackRun, parse_json(attributes["run"]), "a run on record")
     hits = None
     if "hits" in attributes:
-        width = attributes["width"]
-        packed = np.frombuffer(base64.b64decode(attributes["hits"]), dtype=np.uint8).reshape(-1, -(-width // 8))
-        hits = np.unpackbits(packed, axis=1)[:, :width].astype(bool)
-    return Record(AttackRun(**raw), hits)
+        width, content = attributes["width"], base64.b64decode(attributes["hits"], validate=True)
+        hits = np.unpackbits(np.frombuffer(content, dtype=np.uint8).reshape(-1, -(-width // 8)), axis=1)
+        hits = hits[:, :width].astype(bool)
+    return Record(run, hits)
 
 
 def _holder() -> str:

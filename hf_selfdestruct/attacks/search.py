@@ -10,14 +10,17 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..files import file_hash, printable, weights_hash
 from ..runs import AttackRun, packed
 from ..tasks import seed_of
 from .base import Attack
@@ -31,10 +34,17 @@ from .target import Target
 FAILURES = (FloatingPointError, NotApplicable, np.linalg.LinAlgError, torch.linalg.LinAlgError)
 KEPT = 1 / 4  # of the settings, at a rung
 RESAMPLES = 200
+MOST_TOLD = 200  # characters of why a run failed
+ROOT = r"(?:[A-Za-z]:|~)?[/\\]"  # of a path of this machine, in quotes or up to what ends a word
+PLACE = rf"(?<=['\"]){ROOT}[^'\"\n]*(?=['\"])|(?<![\w.])(?:[A-Za-z]:|~)?(?:[/\\]+[^\s/\\'\"()<>,;:]+)+[/\\]?"
 
 
 class NotOnRecord(LookupError):
     """A run is wanted that nobody has made yet."""
+
+
+class Changed(ValueError):
+    """A model's files changed while it was attacked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +68,28 @@ class Search:
     seeds: tuple[int, ...]
     study: str
     settings: dict[str, Any] | None = None
+    files: dict[str, tuple[str, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "files", self._files())
+
+    def check(self) -> None:
+        """Refuse to go on with a model that has changed since the search was planned.
+
+        Raises:
+            Changed: Its weights or its configuration are others now.
+        """
+        for folder, before in self.files.items():
+            if _content(folder) != before:
+                raise Changed(
+                    f"the weights of {self.target.role!r} changed while they were attacked: {folder} holds another "
+                    "model than when the attacks began. Attack again while nothing writes there."
+                )
+
+    def _files(self) -> dict[str, tuple[str, str]]:
+        """What stands in the folders that are read; of a model on the Hub there is none."""
+        folders = (self.target.folder, self.target.sibling)
+        return {folder: _content(folder) for folder in folders if folder and Path(folder).is_dir()}
 
     def space(self) -> list[dict[str, Any]]:
         """Settings that compete."""
@@ -98,7 +130,11 @@ class Search:
             key = _key(settings, seed, until)
             record = ledger.recall(self.study, key)
             if record is None:
-                record = self._run(settings, seed, until)
+                self.check()
+                try:
+                    record = self._run(settings, seed, until)
+                finally:  # what is read of half-written weights is an error that says less
+                    self.check()
                 ledger.record(self.study, key, record)
             done(record.run)
             return record
@@ -145,7 +181,7 @@ class Search:
                 self.target, self.data, examples=self.examples, seed=seed, settings=settings, **stop
             )
         except FAILURES as failure:
-            error = f"{type(failure).__name__}: {failure}"
+            error = short_reason(failure)
         known: dict[str, Any] = {} if outcome is None else {
             "selection": outcome.selection, "test": outcome.test, "steps": outcome.steps, "flops": outcome.flops,
             "curve": outcome.curve, "desired_drop": outcome.desired_drop, "found": outcome.found,
@@ -166,6 +202,24 @@ class Search:
             **{"selection": None, "test": None, "steps": 0, **known},
         )
         return Record(run, None if outcome is None else outcome.hits)
+
+
+def short_reason(error: BaseException) -> str:
+    """Why a run failed, for a report that is published: one short line, paths of this machine cut to their last part.
+
+    Example:
+        >>> short_reason(FloatingPointError("nan in /home/me/model/layer.py"))
+        'FloatingPointError: nan in layer.py'
+    """
+    words = re.sub(PLACE, lambda place: re.split(r"[/\\]", place[0].rstrip("/\\"))[-1], str(error))
+    line = f"{type(error).__name__}: {printable(' '.join(words.split()))}"
+    return line if len(line) <= MOST_TOLD else f"{line[: MOST_TOLD - 4]} ..."
+
+
+def _content(folder: str) -> tuple[str, str]:
+    """Hashes of a folder's weights and of its configuration; empty where there are none."""
+    config = Path(folder, "config.json")
+    return weights_hash(folder), file_hash(config) if config.is_file() else ""
 
 
 def optimism(hits: Sequence[np.ndarray]) -> float:

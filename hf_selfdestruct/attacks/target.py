@@ -27,8 +27,9 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.utils import logging
+from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..files import weights_hash
+from ..files import reason, weights_hash
 
 # What a configuration says beside the architecture.
 NO_SHAPE = {
@@ -87,13 +88,12 @@ class Target:
             model = auto_class(config).from_config(config, dtype=torch.float32)
             if self.random:
                 return model
-            trunk, info = AutoModel.from_pretrained(self.folder, **PLAIN)
+            trunk, info = self._read(AutoModel)
         # What the folder lacks, from_pretrained fills with random weights: that is not the published model.
-        missing = {*info["missing_keys"]} & model.base_model.state_dict().keys()
-        if lost := sorted(missing - _unpublished(config, trunk) if missing else ()):
+        found = {name: value for name, value in trunk.state_dict().items() if name not in info["missing_keys"]}
+        random = {*model.base_model.load_state_dict(found, strict=False).missing_keys}
+        if lost := sorted(random - _unpublished(config, trunk) if random else ()):
             raise ValueError(f"{self.folder}: weights missing from the trunk: {', '.join(lost[:3])}.")
-        found = {name: value for name, value in trunk.state_dict().items() if name not in missing}
-        model.base_model.load_state_dict(found, strict=False)
         return model
 
     def published(self) -> PreTrainedModel | None:
@@ -102,15 +102,25 @@ class Target:
             return None
         config = self.config()
         with quiet():
-            model, info = auto_class(config).from_pretrained(self.folder, config=config, **PLAIN)
+            model, info = self._read(auto_class(config), config=config)
         return None if info["missing_keys"] else model
+
+    def _read(self, auto: Any, **named: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        try:
+            return auto.from_pretrained(self.folder, **PLAIN, **named)
+        except RuntimeError as error:  # of other shapes
+            raise ValueError(f"{self.folder}: its weights do not fit its configuration ({reason(error)}).") from None
 
     def config(self, **task: Any) -> PretrainedConfig:
         """The configuration, with the architecture's own settings of training.
 
         Args:
             task: What else it is to say.
+
+        Raises:
+            ValueError: The folder holds an adapter.
         """
+        refuse_adapter(self.folder)
         config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False, **task)
         parts = (getattr(config, name) for name in config.sub_configs)
         for part in (config, *(part for part in parts if part is not None)):
@@ -133,6 +143,19 @@ class Target:
         if self.random:
             return {"name": "random weights of the same architecture", "sha256": self.architecture()}
         return {"name": Path(self.folder).name, "sha256": weights_hash(self.folder)}
+
+
+def refuse_adapter(folder: str) -> None:
+    """Refuse an adapter: its base may lie elsewhere and change, and its weights have other names than the model's.
+
+    Raises:
+        ValueError: The folder or Hub id holds one.
+    """
+    if find_adapter_config_file(folder):
+        raise ValueError(
+            f"{folder}: it holds an adapter (adapter_config.json), which changes what its weights say or names a base "
+            "elsewhere: merge the adapter into the weights (merge_and_unload), save these, and remove its files."
+        )
 
 
 def _unpublished(config: Any, trunk: PreTrainedModel) -> set[str]:

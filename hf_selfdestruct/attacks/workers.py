@@ -20,8 +20,8 @@ from ..report import AttackReport, AttackRun
 from .batches import inputs_of
 from .checks import doubted
 from .job import Job
-from .ledger import Ledger
-from .search import NotOnRecord, Search
+from .ledger import Ledger, shown_storage
+from .search import Changed, NotOnRecord, Search
 from .target import placed
 
 FORWARD = 0.4  # of a step's time, for as many rows
@@ -41,7 +41,8 @@ def carry_out(job: Job, *, storage: str | None = None, workers: int = 1, progres
         ValueError: Several workers without a storage that they could share.
     """
     if workers < 1 or (workers > 1 and storage is None):
-        raise ValueError(f"workers must be at least 1, and more than one need a storage; got {workers}, {storage!r}.")
+        given = "no storage" if storage is None else shown_storage(storage)
+        raise ValueError(f"workers must be at least 1, and more than one need a storage; got {workers}, {given}.")
     ledger, data = Ledger(storage), job.data()
     searches = job.searches(data)
     console = Console(stderr=True, quiet=not progress)
@@ -55,7 +56,10 @@ def carry_out(job: Job, *, storage: str | None = None, workers: int = 1, progres
         bar.update(shown, total=sum(map(weight, [*searches, *again])))
         work(again, ledger, lambda search, part, now: _advance(bar, shown, search, part, now))
         runs += [run for search in again for run in search.recall(ledger)]
-    return doubted(job.report(runs, data))
+        report = doubted(job.report(runs, data))
+        for search in searches:  # the report names the models that stand there now
+            search.check()
+    return report
 
 
 def work(
@@ -162,9 +166,10 @@ def _help(job: Job, storage: str, threads: int, parent: int) -> None:
             sys.exit(1)
 
     searches = job.searches(data)
-    work(searches, ledger, check)
-    runs: list[AttackRun] = [run for search in searches for run in search.recall(ledger)]
-    work(job.repeated(job.report(runs, data), data), ledger, check)
+    with contextlib.suppress(Changed):  # the first process finds the same, and says so
+        work(searches, ledger, check)
+        runs: list[AttackRun] = [run for search in searches for run in search.recall(ledger)]
+        work(job.repeated(job.report(runs, data), data), ledger, check)
 
 
 def _advance(bar: Progress, shown: TaskID, search: Search, part: float, now: str) -> None:
