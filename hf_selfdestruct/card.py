@@ -14,7 +14,7 @@ from .comparison import difference
 from .details import CardDetails
 from .files import read_text, write_whole
 from .recovery import reference
-from .report import NOT_MEASURED, AttackReport, cell
+from .report import NOT_MEASURED, AttackReport, AttackRun, cell
 from .schema import parse_json
 from .tables import DESIRED_DROP, control_rows, cost_rows, difference_rows, reference_lines, seeds
 
@@ -156,20 +156,19 @@ def headlines(report: AttackReport, task: str) -> list[str]:
 def _rows(report: AttackReport, task: str) -> list[list[str]]:
     """Every attack, those that reached most on the hardened model first."""
     cells = {(s.attack, s.examples, s.role): s for s in report.summaries(task)}
-    keys = {(run.attack, run.examples) for run in report.runs if run.task == task and run.role in report.roles()}
+    runs_by: dict[tuple[str, int], list[AttackRun]] = {}
+    for run in report.runs:
+        if run.task == task and run.role in report.roles():
+            runs_by.setdefault((run.attack, run.examples), []).append(run)
 
     def reached(key: tuple[str, int]) -> float:
         found = cells.get((*key, "hardened"))
         return found.mean if found else -1.0
 
     rows = []
-    for attack, examples in sorted(sorted(keys), key=reached, reverse=True):
+    for attack, examples in sorted(sorted(runs_by), key=reached, reverse=True):
         found = cells.get((attack, examples, "hardened"))
-        runs = [
-            r
-            for r in report.runs
-            if (r.task, r.attack, r.examples) == (task, attack, examples) and r.role in report.roles()
-        ]
+        runs = runs_by[attack, examples]
         tried = len({json.dumps(r.settings, sort_keys=True) for r in runs})
         steps = max((r.steps for r in runs), default=0)
         kind = f"{steps} steps" if steps else "no steps" if any(r.test for r in runs) else "failed"

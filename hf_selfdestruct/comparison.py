@@ -6,6 +6,7 @@ and loss are such means already; AUC and balanced accuracy are written as their 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 METRICS = ("accuracy", "auc", "balanced_accuracy", "loss")
 DRAWS = 2000
+MOST_UNITS = 1500  # rows beyond are drawn in groups
 
 
 @dataclass(frozen=True)
@@ -120,15 +122,10 @@ def interval(values: np.ndarray, *, level: float = 0.95, draws: int = DRAWS, see
         Lower and upper end.
     """
     models, seeds, rows = values.shape
-    generator = np.random.default_rng(seed)
-
-    def drawn(count: int, *shape: int) -> np.ndarray:
-        return generator.multinomial(count, np.full(count, 1 / count), size=shape) / count
-
-    weights = (drawn(models, draws)[..., None] * drawn(seeds, draws, models)).reshape(draws, -1)
-    flat = values.reshape(models * seeds, rows)
-    # A few at a time: with many test rows, all draws of rows at once would take gigabytes.
-    parts = [(part * (drawn(rows, len(part)) @ flat.T)).sum(axis=1) for part in np.array_split(weights, 20)]
+    size = -(-rows // MOST_UNITS)
+    units = rows // size  # what is left over has no part in the shape; it has in centre and scale
+    flat = values[..., : units * size].reshape(models * seeds, units, size).mean(axis=2)
+    parts = [(part * (of_rows @ flat.T)).sum(axis=1) for part, of_rows in _drawn(models, seeds, units, draws, seed)]
     means = np.concatenate(parts)
     variance, freedom = _variance(values)
     centre = float(values.mean())
@@ -138,6 +135,18 @@ def interval(values: np.ndarray, *, level: float = 0.95, draws: int = DRAWS, see
     factor = math.sqrt(variance) / means.std() * student.ppf(1 - tail, freedom) / norm.ppf(1 - tail)
     low, high = np.quantile(means, [tail, 1 - tail]) - means.mean()
     return float(centre + factor * low), float(centre + factor * high)
+
+
+@functools.lru_cache(maxsize=3)  # all comparisons of a report draw the same
+def _drawn(models: int, seeds: int, rows: int, draws: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Bootstrap weights of units and of rows, a part of the draws at a time."""
+    generator = np.random.default_rng(seed)
+
+    def drawn(count: int, *shape: int) -> np.ndarray:
+        return generator.multinomial(count, np.full(count, 1 / count), size=shape) / count
+
+    weights = (drawn(models, draws)[..., None] * drawn(seeds, draws, models)).reshape(draws, -1)
+    return [(part, drawn(rows, len(part))) for part in np.array_split(weights, 20)]
 
 
 def _variance(values: np.ndarray) -> tuple[float, float]:

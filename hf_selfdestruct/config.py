@@ -9,17 +9,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as short
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser
 
 from .attacks import named_suite
 from .details import CardDetails
+from .files import read_text
+from .strict_yaml import parse_yaml
 from .training_args import SelfDestructTrainingArguments
 
 SPLITS = ("train", "validation", "test")
+MOST_BYTES = 100_000  # of a configuration; real ones have a few thousand
+LONGEST = 100  # of an unknown key, to look for the nearest known one
 IN_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "keys and values"}
 
 
@@ -66,7 +70,7 @@ class DataConfig:
         check_names(self.splits, SPLITS, "splits")
         for split, name in self.splits.items():
             if not isinstance(name, str):
-                raise ValueError(f"splits: {split} must be text; got {name!r}.")
+                raise ValueError(f"splits: {split} must be text; got {short(name)}.")
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class TaskConfig:
         """Check every value."""
         _check_kinds(self)
         if not 0 < self.weight < math.inf:
-            raise ValueError(f"weight must be positive and finite; got {self.weight!r}.")
+            raise ValueError(f"weight must be positive and finite; got {short(self.weight)}.")
 
 
 @dataclass(frozen=True)
@@ -145,15 +149,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no configuration at {path}.")
-    top = _fields(_parsed(path.read_bytes(), str(path)), HardenConfig, str(path))
+    try:
+        parsed = parse_yaml(read_text(path, MOST_BYTES))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    top = _fields(parsed, HardenConfig, str(path))
     _apply(top, overrides, str(path))
     tasks = top["blocked_tasks"]
     if not isinstance(tasks, list) or not tasks:
-        raise ValueError(f"{path}: blocked_tasks must be a list with at least one task, got {tasks!r}.")
+        raise ValueError(f"{path}: blocked_tasks must be a list with at least one task, got {short(tasks)}.")
     top["data"] = _made(DataConfig, top["data"], f"{path}: data")
     for key in ("blocked_tasks", "control_tasks"):
         if not isinstance(tasks := top.get(key, []), list):
-            raise ValueError(f"{path}: {key} must be a list of tasks, got {tasks!r}.")
+            raise ValueError(f"{path}: {key} must be a list of tasks, got {short(tasks)}.")
         top[key] = tuple(_made(TaskConfig, task, f"{path}: {key}[{i}]") for i, task in enumerate(tasks))
     return _made(HardenConfig, top, str(path))
 
@@ -183,25 +191,18 @@ def check_names(given: Mapping[str, Any] | Sequence[str], known: Sequence[str], 
     """Refuse an unknown name and say which known one is nearest."""
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{where}: unknown key {name!r}; did you mean {near!r}?")
+            near = difflib.get_close_matches(str(name)[:LONGEST], known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{where}: unknown key {short(name)}; did you mean {near!r}?")
 
 
 def _training_names() -> list[str]:
     return [f.name for f in dataclasses.fields(SelfDestructTrainingArguments) if f.init]
 
 
-def _parsed(text: str | bytes, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
-
-
 def _mapping(raw: Any, where: str) -> dict[Any, Any]:
     """Keys and values; a key without a value is as good as none."""
     if not isinstance(raw, dict):
-        raise ValueError(f"{where}: expected keys and values, got {raw!r}.")
+        raise ValueError(f"{where}: expected keys and values, got {short(raw)}.")
     return {k: v for k, v in raw.items() if v is not None}
 
 
@@ -236,7 +237,7 @@ def _check_kinds(config: Any) -> None:
         value, kinds = getattr(config, name), _kinds(hint)
         if type(value) not in kinds and not (type(value) is int and float in kinds):
             wanted = " or ".join(IN_WORDS.get(kind, kind.__name__) for kind in kinds if kind is not type(None))
-            raise ValueError(f"{name} must be {wanted}; got {value!r}.")
+            raise ValueError(f"{name} must be {wanted}; got {short(value)}.")
 
 
 def _apply(top: dict[str, Any], overrides: Sequence[str], where: str) -> None:
@@ -257,8 +258,15 @@ def _apply(top: dict[str, Any], overrides: Sequence[str], where: str) -> None:
         key = name.removeprefix("--").replace("-", "_")
         check_names([key], known, "command line")
         if key.startswith("data."):
-            top["data"][key.removeprefix("data.")] = _parsed(value, f"command line: {name}")
+            top["data"][key.removeprefix("data.")] = _typed(value, name)
         elif key == "workers":
-            top[key] = _parsed(value, f"command line: {name}")
+            top[key] = _typed(value, name)
         else:
             (top if key in ("model", "suite") else top["training"])[key] = value
+
+
+def _typed(word: str, name: str) -> Any:
+    try:
+        return parse_yaml(word)
+    except ValueError as error:
+        raise ValueError(f"command line: {name}: {error}") from None

@@ -14,7 +14,6 @@ from matplotlib.ticker import MaxNLocator
 
 from .recovery import looks, recovery, reference
 from .report import NOT_MEASURED, AttackReport
-from .runs import ROLES
 
 COLOURS = {"base": "#7f7f7f", "undefended": "#d55e00", "hardened": "#0072b2", "scratch": "#009e73"}
 MARKERS = {"base": "^", "undefended": "s", "hardened": "o", "scratch": "D"}
@@ -135,13 +134,10 @@ def expected_best(report: AttackReport, task: str) -> Figure:
     """
     figure, axes = _figure(f"Does searching longer help? “{task}”", "selection accuracy, expected best")
     examples = max(report.budgets(task), default=0)
-    first = min((run.seed for run in report.runs if run.task == task and run.role in ROLES), default=0)
-    runs = [
-        run
-        for run in report.runs
-        if (run.task, run.examples, run.seed) == (task, examples, first) and not report.outside(run.attack)
-    ]
-    tried = {role: [r.selection.accuracy for r in runs if r.role == role and r.selection] for role in report.roles()}
+    runs = [run for role in report.roles() for run in report.runs_of(task, examples, role)]
+    first = min((run.seed for run in runs), default=0)
+    inside = [run for run in runs if run.seed == first and not report.outside(run.attack)]
+    tried = {role: [r.selection.accuracy for r in inside if r.role == role and r.selection] for role in report.roles()}
     for role in [role for role in tried if tried[role]]:
         best = best_of(tried[role])
         axes.plot(range(1, len(best) + 1), best, marker=".", label=role, **_line(role))

@@ -100,7 +100,7 @@ def looks(report: AttackReport, task: str, examples: int, role: str) -> Iterator
     def name(run: AttackRun) -> str:
         return run.attack
 
-    runs = [r for r in report.runs if (r.task, r.examples, r.role) == (task, examples, role) and r.chosen and r.test]
+    runs = [run for run in report.runs_of(task, examples, role) if run.chosen and run.test]
     inside = [r for r in runs if not report.outside(r.attack)]
     for _, group in itertools.groupby(sorted(inside, key=name), key=name):
         same = list(group)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class AttackReport:
 
     def budgets(self, task: str) -> list[int]:
         """Numbers of examples at which the models were attacked on a task, ascending."""
-        return sorted({run.examples for run in self.runs if run.task == task and run.role in ROLES})
+        return sorted({examples for name, examples, role in self._runs if name == task and role in ROLES})
 
     def outside(self, attack: str) -> bool:
         """Whether an attack stands outside the headline."""
@@ -81,7 +82,11 @@ class AttackReport:
 
     def summaries(self, task: str) -> list[Summary]:
         """One summary per attack, examples and role, over the seeds of the chosen settings."""
-        return summaries_of(run for run in self.runs if run.task == task)
+        return list(self._summaries.get(task, ()))
+
+    def runs_of(self, task: str, examples: int, role: str) -> list[AttackRun]:
+        """All runs on one model with one number of examples, chosen or not, in the order of the report."""
+        return list(self._runs.get((task, examples, role), ()))
 
     def strongest(
         self, task: str, examples: int, role: str, *, most_desired_drop: float | None = None
@@ -99,9 +104,8 @@ class AttackReport:
             return None
         found = [
             s
-            for s in self.summaries(task)
-            if (s.examples, s.role) == (examples, role)
-            and not self.outside(s.attack)
+            for s in self._cells.get((task, examples, role), ())
+            if not self.outside(s.attack)
             and (most_desired_drop is None or (s.desired_drop is not None and s.desired_drop <= most_desired_drop))
         ]
         return max(found, key=lambda s: s.selection, default=None)
@@ -109,9 +113,33 @@ class AttackReport:
     def strongest_runs(self, task: str, examples: int, role: str) -> list[AttackRun]:
         """The runs, by seed, of the attack that the selection split holds strongest."""
         best = self.strongest(task, examples, role)
-        wanted = (task, best.attack if best else "", examples, role)
-        found = [r for r in self.runs if (r.task, r.attack, r.examples, r.role) == wanted and r.chosen and r.test]
+        name = best.attack if best else ""
+        found = [r for r in self.runs_of(task, examples, role) if r.attack == name and r.chosen and r.test]
         return sorted(found, key=lambda run: run.seed)
+
+    # Asked for at every cell of every table: one pass over the runs serves them all.
+
+    @cached_property
+    def _runs(self) -> dict[tuple[str, int, str], list[AttackRun]]:
+        found: dict[tuple[str, int, str], list[AttackRun]] = {}
+        for run in self.runs:
+            found.setdefault((run.task, run.examples, run.role), []).append(run)
+        return found
+
+    @cached_property
+    def _summaries(self) -> dict[str, list[Summary]]:
+        found: dict[str, list[AttackRun]] = {}
+        for run in self.runs:
+            found.setdefault(run.task, []).append(run)
+        return {task: summaries_of(runs) for task, runs in found.items()}
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, int, str], list[Summary]]:
+        found: dict[tuple[str, int, str], list[Summary]] = {}
+        for task, summaries in self._summaries.items():
+            for one in summaries:
+                found.setdefault((task, one.examples, one.role), []).append(one)
+        return found
 
     def table(self, *, width: int = 130) -> str:
         """The result as text: best attack against best attack, then every attack, desired quality and doubts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
 
 from .runs import REFERENCES, ROLES, STATUSES, AttackRun, unpacked, unpacked_labels
@@ -21,6 +22,8 @@ TASK = {
     "fingerprints": dict[str, dict[str, Any]],
 }
 FINGERPRINT = {"rows": int, "sha256": str}
+# Far above what any suite makes: what a card costs to render is bounded too.
+MOST_TASKS, MOST_BUDGETS, MOST_ATTACKS, MOST_LOOKS = 20, 200, 100, 1000
 ATTACK = {"assumes": str, "outside": bool}
 
 
@@ -31,6 +34,7 @@ def check_report(report: AttackReport) -> None:
         ValueError: What is wrong, and where.
     """
     _check_facts(report.suite, SUITE, "report.suite", required=("name", "version"))
+    _check_count(report.tasks, MOST_TASKS, "report.tasks", "tasks")
     for name, facts in report.tasks.items():
         _check_task(facts, f"report.tasks[{name!r}]")
     for name, facts in report.attacks.items():
@@ -41,9 +45,18 @@ def check_report(report: AttackReport) -> None:
         _check_run(run, f"report.runs[{i}]")
     if unknown := {run.task for run in report.runs} - report.tasks.keys():
         raise ValueError(f"report: runs of tasks that it does not list: {', '.join(sorted(unknown))}.")
+    budgets = [examples for task in report.tasks for examples in report.budgets(task)]
+    _check_count(budgets, MOST_BUDGETS, "report", "numbers of examples")
+    names = {*report.attacks, *(run.attack for run in report.runs)}
+    _check_count(names, MOST_ATTACKS, "report", "attacks")
     for i, run in enumerate(report.runs):
         if run.predictions:
             _check_predictions(run, report.tasks[run.task], f"report.runs[{i}]")
+
+
+def _check_count(found: Sized, most: int, where: str, what: str) -> None:
+    if len(found) > most:
+        raise ValueError(f"{where} has {len(found)} {what}; at most {most} are read.")
 
 
 def _check_facts(facts: dict[str, Any], kinds: dict[str, Any], where: str, required: tuple[str, ...] = ()) -> None:
@@ -86,6 +99,7 @@ def _check_run(run: AttackRun, where: str) -> None:
             if not all(0 <= score <= 1 for score in bounded) or scores.loss < 0:
                 raise ValueError(f"{where}.{split}: scores must lie in [0, 1], losses at 0 or above; got {scores}.")
             checked(dict[str, float], scores.extra, f"{where}.{split}.extra")
+    _check_count(run.curve, MOST_LOOKS, f"{where}.curve", "points")
     if any(len(point) != 2 for point in run.curve):
         raise ValueError(f"{where}.curve: expected pairs of step and accuracy.")
 

@@ -1,5 +1,7 @@
 """The YAML: every key known, every value checked, the nearest name told."""
 
+import itertools
+import time
 from pathlib import Path
 
 import pytest
@@ -220,3 +222,29 @@ def test_code_in_a_configuration_is_not_run(write, tmp_path):
     with pytest.raises(ValueError, match="not YAML"):
         load_config(write(text=f"model: !!python/object/apply:os.mkdir ['{trap}']\n"))
     assert not trap.exists()
+
+
+LAUGHS = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefgh"))
+LARGER = {
+    "aliases of aliases": (LAUGHS, r"not YAML: an alias.*line 2"),
+    "an alias": ("model: &m x\nsuite: *m\n", r"not YAML: an alias.*line 2"),
+    "a key twice": ("model: x\nsuite: smoke\nmodel: y\n", r"the key 'model' stands twice.*line 3"),
+    "a key twice inside": ("data: {path: x, path: y}\n", r"the key 'path' stands twice"),
+    "lists in lists": ("model: " + "[" * 50_000, "nested too deeply"),
+    "keys in keys": ("? " * 50_000, "nested too deeply"),
+    "too large": ("model: x\n" + "# words\n" * 20_000, "at most 100000 are read"),
+    "a long key": (f"? {'x' * 99_000}\n: 1\n", r"unknown key 'x{3,}\.\.\.x+'; did you mean"),
+    "a long value": (f"model: [{'x, ' * 9_000}]\ndata: {{path: d}}\nblocked_tasks: [3]\n", r"blocked_tasks\[0\]: exp"),
+    "a long list": ("- x\n" * 9_000, r"expected keys and values, got \['x', 'x', 'x', 'x', 'x', 'x', \.\.\.\]"),
+}
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_a_file_is_as_large_as_it_looks(tmp_path, name):
+    text, named = LARGER[name]
+    path, start = tmp_path / "config.yaml", time.process_time()
+    path.write_text(text)
+    with pytest.raises(ValueError, match=named) as caught:
+        load_config(path)
+    assert time.process_time() - start < 10
+    assert len(str(caught.value)) < 1000

@@ -9,6 +9,10 @@ import sys
 import pytest
 from made_reports import ACCURACY, ROLES, made_report, made_run, raw_report
 
+from hf_selfdestruct import runs
+from hf_selfdestruct.attacks.checks import doubts
+from hf_selfdestruct.card import render
+from hf_selfdestruct.details import CardDetails
 from hf_selfdestruct.report import AttackReport
 
 # Round trip
@@ -180,3 +184,27 @@ def test_table_sends_no_control_characters_to_the_terminal():
     except ValueError:
         return
     assert "\x1b" not in text
+
+
+def test_what_a_card_costs_grows_with_the_runs_alone(monkeypatch):
+    """However often tables, plots and doubts ask for a summary, it is made once."""
+    made = []
+    monkeypatch.setattr(runs, "summarise", lambda group, real=runs.summarise: made.append(group) or real(group))
+    budgets = range(1, 41)
+    many = [made_run(role=role, examples=n) for n in budgets for role in ROLES]
+    report = made_report(runs=tuple(many))
+    assert f"{budgets[-1]} examples" in render(report, CardDetails())
+    report.table()
+    doubts(report)
+    assert len(made) == len(many)
+    assert AttackReport.from_json(report.to_json()) == report
+
+
+def test_asking_changes_nothing():
+    report = made_report()
+    before = report.to_json(), report.budgets("gender")
+    assert report.strongest("gender", 7, "hardened") is None
+    report.summaries("gender").clear()
+    report.runs_of("gender", 20, "hardened").clear()
+    assert (report.to_json(), report.budgets("gender")) == before
+    assert report.strongest("gender", 20, "hardened").attack == "head only"

@@ -67,6 +67,27 @@ REFUSED = {
 }
 
 
+def examples_of_their_own(raw):
+    """Every run again and again, each time with another number of examples."""
+    raw["runs"] = [{**one, "examples": n, "predictions": ""} for n in range(1, 202) for one in raw["runs"][:2]]
+
+
+def attacks_of_their_own(raw):
+    raw["runs"] = [{**one, "attack": f"{i}", "predictions": ""} for i in range(101) for one in raw["runs"][:1]]
+
+
+def further_tasks(raw):
+    raw["tasks"] |= {f"t{i}": {"majority": 0.5} for i in range(20)}
+
+
+REFUSED |= {
+    "budgets without end": (examples_of_their_own, "report has 201 numbers of examples; at most 200"),
+    "attacks without end": (attacks_of_their_own, "report has 101 attacks; at most 100"),
+    "tasks without end": (further_tasks, r"report\.tasks has 21 tasks; at most 20"),
+    "looks without end": (run(curve=[[1, 0.5]] * 1001), r"runs\[0\]\.curve has 1001 points; at most 1000"),
+}
+
+
 def raw_report():
     return json.loads(predicted_report(LABELS, PREDICTED).to_json())
 
