@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .report import AttackReport
 
 # Types of what stands in the free-form objects, where it does.
-SUITE = {"name": str, "version": int, "seeds": int, "limit": int | None}
+SUITE = {"name": str, "version": int, "seeds": int, "limit": int | None, "record": int, "desired": bool}
 TASK = {
     "majority": float,
     "num_labels": int,

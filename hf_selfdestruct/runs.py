@@ -73,7 +73,7 @@ class AttackRun:
         desired_drop: Desired-task accuracy lost through the attack; ``None`` where it was not measured.
         optimism: What of the selection accuracy is owed to having been the best of many settings.
         found: What the run itself chose on the selection split, such as a probe's layer.
-        predictions: Class probabilities of the test rows, see :func:`packed`; kept for the strongest attacks.
+        predictions: Class probabilities of the test rows, see :func:`packed`; on record for chosen runs.
     """
 
     task: str

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("hf-selfdestruct", "torch", "transformers", "datasets", "scikit-learn", "optuna", "peft")
 JUDGE = 4  # raised when what attacks compute changes: runs on record under another number are not taken over
+RECORD = 1  # raised when a report must hold more, or other things: it is checked against its plan by this
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,35 +114,27 @@ class Job:
         return found
 
     def report(self, runs: Sequence[AttackRun], data: Mapping[str, AttackData]) -> AttackReport:
-        """The report of finished runs, without doubts; only the strongest attacks' predictions are kept."""
-        fitting = [entry.attack.fitting(self._has(*self.targets)) for entry in self.suite.entries]
-        report = AttackReport(
-            suite=self.suite.facts(),
+        """The report of finished runs, without doubts; only the predictions of runs that count are on record."""
+        return AttackReport(
+            suite={**self.suite.facts(), "record": RECORD, "desired": self.desired is not None},
             tasks={
                 **{t.name: _facts(t, data[t.name]) for t in self.tasks},
                 **{t.name: {**_facts(t, data[t.name]), "control": True} for t in self.controls},
             },
             models={t.role: t.identity() for t in self.targets},
-            runs=tuple(runs),
-            attacks={a.name: {"assumes": a.assumes, "outside": a.outside} for a in fitting if a},
+            runs=tuple(run if run.chosen else dataclasses.replace(run, predictions="") for run in runs),
+            attacks=known_attacks(self.suite, self._has(*self.targets)),
             versions={p: importlib.metadata.version(p) for p in PACKAGES},
         )
-        kept = {
-            id(run)
-            for task in report.tasks
-            for examples in report.budgets(task)
-            for role in (*report.roles(), "null")
-            for run in report.strongest_runs(task, examples, role)
-        }
-        lean = tuple(r if id(r) in kept else dataclasses.replace(r, predictions="") for r in runs)
-        return dataclasses.replace(report, runs=lean)
 
     def _check_size(self, data: Mapping[str, AttackData]) -> None:
-        """A report holds the predictions of the strongest attack of every budget, model and seed."""
+        """A report holds the predictions of every attack, budget, model and seed."""
         share = MOST_BYTES // (2 * len(data))  # the other half for everything else
         for task in data.values():
-            examples = {n for _, n in self.suite.plan(len(task.train.labels), self._has(*self.targets))}
-            runs = (len(self.targets) + 1) * sum(len(self.suite.repeats(n)) for n in examples)
+            plans = [self.suite.plan(len(task.train.labels), self._has(target)) for target in self.targets]
+            budgets = [n for plan in plans for _, n in plan]
+            beside = [*{*budgets}, max(budgets, default=1)]  # scratch again at each, and the raw input
+            runs = sum(len(self.suite.repeats(n)) for n in (*budgets, *beside)) + 1
             rows = len(task.test.labels)
             if runs * packed_size(rows, task.num_labels) > share:
                 most = share // (runs * packed_size(1, task.num_labels))
@@ -189,6 +182,17 @@ class Job:
         content = [task.fingerprints(), weights, desired, rules, known]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         return f"v{JUDGE}/{task.name}/{attack.name}/{examples}/{target.role}/{digest}"
+
+
+def known_attacks(suite: AttackSuite, has: frozenset[str]) -> dict[str, dict[str, Any]]:
+    """What a report says of a suite's attacks: what each assumes, and whether it stands outside the headline.
+
+    Args:
+        suite: The suite.
+        has: What attacks may need, see :attr:`Attack.needs`.
+    """
+    fitting = [entry.attack.fitting(has) for entry in suite.entries]
+    return {a.name: {"assumes": a.assumes, "outside": a.outside} for a in fitting if a}
 
 
 def _weights(target: Target) -> str:

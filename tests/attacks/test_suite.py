@@ -10,6 +10,7 @@ from ledger_attacks import Counting
 from suite_cases import on_models, suite_of
 
 from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning, HeadOnly, named_suite
+from hf_selfdestruct.attacks.job import RECORD
 from hf_selfdestruct.attacks.suites import SUITES
 from hf_selfdestruct.report import AttackReport
 
@@ -99,7 +100,8 @@ def test_facts_of_the_task_are_right(targets, task_of, attacked):
     assert facts["num_labels"] == 3
     assert facts["rows"] == {"train": 63, "selection": 20, "test": 20}
     assert facts["fingerprints"] == task.fingerprints()
-    assert report.suite == {"name": "mine", "version": 1, "seeds": 2, "limit": 20}
+    known = {"name": "mine", "version": 1, "seeds": 2, "limit": 20, "record": RECORD, "desired": False}
+    assert report.suite == known
     assert report.models == {t.role: t.identity() for t in targets}
     whole = attacked(suite_of(Counting({"a": 0.5})), targets, [task]).tasks["kinds"]
     assert whole["majority"] == np.bincount(task.test["label"][:]).max() / 90

@@ -63,14 +63,10 @@ def test_selecting_on_test_is_said(targets, task_of, attacked):
     assert not any(named_suite(name).select_on_test for name in SUITES if name not in ("mlac", "sophon"))
 
 
-def test_predictions_of_the_strongest_attacks_are_kept(targets, task_of, attacked):
+def test_predictions_of_all_that_counts_are_on_record(targets, task_of, attacked):
     report = attacked(suite_of(HeadOnly(), HeadOnly(every_layer=True)), targets, [task_of(rows=60)])
-    kept = [r for r in report.runs if r.predictions]
-    strongest = [
-        run for n in report.budgets("toy") for role in (*report.roles(), "null")
-        for run in report.strongest_runs("toy", n, role)
-    ]  # fmt: skip
-    assert sorted(map(id, kept)) == sorted(map(id, strongest))
+    assert {bool(run.predictions) for run in report.runs if run.chosen} == {True}
+    assert {bool(run.predictions) for run in report.runs if not run.chosen} == {False}
     assert difference(report, "toy", 42).seeds == 2
     assert difference(report, "toy", 42, "base", "hardened").mean == 0.0, "the same folder"
 
