@@ -83,7 +83,15 @@ def _add_publishing(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     verify.add_argument("--public-key", metavar="KEY", help="check the signature, with this key (PEM)")
     verify.add_argument("--revision", help="of the repository on the Hub; by default main")
-    verify.add_argument("--rerun", action="store_true", help="repeat the worst recorded attack; needs --config")
+    verify.add_argument(
+        "--rerun",
+        metavar="N",
+        nargs="?",
+        const=3,
+        type=_count,
+        help="repeat N recorded runs of each blocked task, by default 3, drawn at random; needs --config",
+    )
+    verify.add_argument("--rerun-seed", metavar="SEED", type=int, help="of the draw; by default another each time")
     verify.add_argument("--config", metavar="CONFIG.yaml", help="where the data is that was attacked with")
 
     made = command("fingerprint", "is the served model the certified one?")
@@ -95,3 +103,9 @@ def _add_publishing(command: Callable[..., argparse.ArgumentParser]) -> None:
     check = steps.add_parser("check", help="ask a folder or an endpoint the same texts", allow_abbrev=False)
     check.add_argument("file", metavar="FINGERPRINT.json")
     check.add_argument("source", metavar="DIR_OR_URL")
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {word!r}")
+    return int(word)

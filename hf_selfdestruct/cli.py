@@ -173,7 +173,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     _show("".join(f"{line}\n" for line in found.lines()))
     if found.problems:
         return FAILED
-    return _rerun(found.folder, arguments.config) if arguments.rerun else 0
+    return _rerun(found.folder, arguments) if arguments.rerun else 0
 
 
 def _folder(source: str) -> Path:
@@ -182,15 +182,14 @@ def _folder(source: str) -> Path:
     return found_at(source)[0]
 
 
-def _rerun(folder: Path, config: str) -> int:
+def _rerun(folder: Path, arguments: argparse.Namespace) -> int:
     _quiet()
     from .config import load_config
     from .rerun import rerun
 
-    found = rerun(folder, load_config(config))
-    for one in found:
-        _show(f"{one.line()}\n")
-    return 0 if all(one.stands for one in found) else FAILED
+    done = rerun(folder, load_config(arguments.config), count=arguments.rerun, seed=arguments.rerun_seed)
+    _show("".join(f"{line}\n" for line in (*(one.line() for one in done.found), done.line())))
+    return 0 if all(one.stands for one in done.found) else FAILED
 
 
 def _fingerprint(arguments: argparse.Namespace) -> int:

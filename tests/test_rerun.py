@@ -1,13 +1,20 @@
-"""`verify --rerun`: the worst recorded attack gives the recorded number again, or the command says that it does not."""
+"""`verify --rerun`: recorded attacks give the recorded numbers again, or the command says that they do not."""
 
 import json
+import shutil
+from collections import Counter
 
 import pytest
+from made_reports import made_run
+from safetensors.torch import load_file, save_file
 from toy_project import make_data, make_project, run_cli
 
+from hf_selfdestruct.attacks.audit import plan_problems
 from hf_selfdestruct.config import load_config
+from hf_selfdestruct.files import weights_hash
 from hf_selfdestruct.manifest import REPORT
-from hf_selfdestruct.rerun import rerun
+from hf_selfdestruct.report import AttackReport
+from hf_selfdestruct.rerun import Rerun, drawn, rerun
 
 
 @pytest.fixture(scope="module")
@@ -20,28 +27,92 @@ def hardened(tmp_path_factory):
     return home, config
 
 
-def test_the_number_stands(hardened):
+def test_the_numbers_stand(hardened):
     home, config = hardened
-    done = run_cli("verify", home / "hardened", "--rerun", "--config", config, home=home)
+    words = ("verify", home / "hardened", "--rerun", "4", "--rerun-seed", "5", "--config", config)
+    done = run_cli(*words, home=home)
     assert done.returncode == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if "recorded" in line]
-    assert "the number stands" in line
-    (found,) = rerun(home / "hardened", load_config(config))
-    assert found.accuracy == found.recorded  # the same machine and number of threads
-    report = json.loads((home / "hardened" / REPORT).read_text())
-    reached = [r["test"]["accuracy"] for r in report["runs"] if r["role"] == "hardened" and r["chosen"]]
-    assert found.recorded <= max(reached)
+    *lines, last = [line for line in done.stdout.splitlines() if "recorded" in line or "repeated" in line]
+    assert len(lines) == 4
+    assert all("the number stands" in line for line in lines)
+    report = AttackReport.load(home / "hardened" / REPORT)
+    assert plan_problems(report) == []
+    among = sum(run.role != "undefended" for run in report.runs)
+    assert f"repeated 4 of {len(report.runs)} runs, drawn by --rerun-seed 5 from the {among} " in last
+    assert "1 of 100 numbers passes this with probability 0.96" in last
+    again = rerun(home / "hardened", load_config(config), count=4, seed=5)
+    assert all(one.now == one.recorded for one in again.found)  # the same machine and number of threads
+    assert [one.line() for one in again.found] == lines
+    assert rerun(home / "hardened", load_config(config), count=1).seed != 5
 
 
-def test_another_number_does_not_stand(hardened, monkeypatch):
+def test_runs_are_drawn_from_the_whole_plan_and_those_that_matter_more_often(hardened):
+    report = AttackReport.load(hardened[0] / "hardened" / REPORT)
+    runs = [run for run in report.runs if run.role != "undefended"]
+    assert sorted(map(id, drawn(report, runs, 10**6, 0))) == sorted(map(id, runs)), "each once"
+    counts = Counter(id(run) for seed in range(1000) for run in drawn(report, runs, 3, seed))
+    assert {*counts} == {*map(id, runs)}
+    named = [run for n in report.budgets("origin") for run in report.strongest_runs("origin", n, "hardened")]
+    others = [run for run in runs if not run.chosen]
+    assert min(counts[id(run)] for run in named) > max(counts[id(run)] for run in others)
+
+
+@pytest.mark.parametrize(("shift", "stands"), [(0.0, True), (0.03, False), (-0.03, False)])
+@pytest.mark.parametrize("split", [0, 1])
+def test_another_number_does_not_stand(split, shift, stands):
+    found = Rerun(made_run(accuracy=0.6), tuple(0.6 + shift * (i == split) for i in (0, 1)))
+    assert found.stands is stands
+    assert ("THE NUMBER DOES NOT STAND" in found.line()) is not stands
+
+
+def test_what_failed_on_record_fails_again():
+    assert Rerun(made_run(failed=True), ()).stands
+    assert not Rerun(made_run(failed=True), (0.6, 0.6)).stands
+    assert not Rerun(made_run(), ()).stands
+
+
+@pytest.fixture
+def forged(hardened, tmp_path):
+    """The folder with another one's weights, or with a report that was changed; nobody checks the manifest."""
     home, config = hardened
-    from hf_selfdestruct import rerun as room
+    folder = shutil.copytree(home / "hardened", tmp_path / "hardened", ignore=shutil.ignore_patterns("_*", "check*"))
 
-    (found,) = rerun(home / "hardened", load_config(config))
-    for shift, stands in ((0.0, True), (room.TOLERANCE * 1.5, False), (-room.TOLERANCE * 1.5, False)):
-        other = room.Rerun(found.run, found.recorded + shift, found.accuracy)
-        assert other.stands is stands
-        assert ("THE NUMBER DOES NOT STAND" in other.line()) is not stands
+    def forged(weights=None, change=lambda raw: None):
+        if weights:
+            shutil.copy(weights / "model.safetensors", folder)
+        raw = json.loads((folder / REPORT).read_text())
+        change(raw)
+        (folder / REPORT).write_text(json.dumps(raw))
+        return rerun(folder, load_config(config), count=10**6, seed=0)
+
+    return forged
+
+
+def test_weights_of_the_base_under_the_hardened_evidence_are_found(hardened, forged, tmp_path):
+    home, _ = hardened
+    with pytest.raises(ValueError, match="these are not the weights that the report's attacks were made on"):
+        forged(home / "model")
+    tampered = shutil.copytree(home / "hardened" / "_undefended", tmp_path / "sibling")
+    weights = load_file(tampered / "model.safetensors")
+    save_file({name: value + 1e-6 for name, value in weights.items()}, tampered / "model.safetensors")
+    known = weights_hash(tampered)
+    done = forged(tampered, lambda raw: raw["models"]["hardened"].update(sha256=known))
+    fallen = [one for one in done.found if not one.stands]
+    assert fallen
+    assert {one.run.role for one in fallen} == {"hardened"}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda raw: raw.update(checks=["none"]), "departs from its plan: checks: the report states 1 doubts"),
+        (lambda raw: raw["models"]["base"].update(sha256="0" * 64), "is not the base that was attacked"),
+        (lambda raw: raw["suite"].update(desired=False), "report states desired=False, .* rows give True"),
+    ],
+)
+def test_a_report_that_departs_from_its_plan_or_from_the_configuration_is_refused(forged, change, named):
+    with pytest.raises(ValueError, match=named):
+        forged(change=change)
 
 
 def test_other_data_is_refused(hardened, tmp_path):
