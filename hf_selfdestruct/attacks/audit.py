@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..metrics import scores
+from ..comparison import METRICS, contributions
 from ..report import AttackReport, AttackRun
 from ..runs import ROLES, unpacked, unpacked_labels
 from .base import Attack
@@ -89,7 +89,8 @@ def plan_problems(report: AttackReport) -> list[str]:
                 "against its plan"]  # fmt: skip
     found = [*_facts(report, suite), *_models(report)] or [*_runs(report, suite)]
     found = found or [line for task in report.tasks for line in _scores(report, task)]
-    if not found and report.checks != (known := doubts(report)):
+    # In their order only as the tasks are, which JSON sorts by name.
+    if not found and sorted(report.checks) != sorted(known := doubts(report)):
         found.append(f"checks: the report states {len(report.checks)} doubts, and its runs raise {len(known)}"
                      " or others")  # fmt: skip
     return found if len(found) <= MOST_LINES else [*found[:MOST_LINES], f"and {len(found) - MOST_LINES} problems more"]
@@ -240,7 +241,7 @@ def _scores(report: AttackReport, task: str) -> Iterator[str]:
         if not run.predictions:
             yield f"{where}: chosen, and without predictions"
             continue
-        known = scores(labels, unpacked(run.predictions, facts["num_labels"]))
-        for name in ("accuracy", "auc", "balanced_accuracy", "loss"):
-            if abs(getattr(known, name) - getattr(run.test, name)) > EXACT:
+        probabilities = unpacked(run.predictions, facts["num_labels"])
+        for name in METRICS:
+            if abs(contributions(labels, probabilities, name).mean() - getattr(run.test, name)) > EXACT:
                 yield f"{where}: {name.replace('_', ' ')} on test does not follow from its predictions"

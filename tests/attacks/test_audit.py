@@ -202,6 +202,9 @@ def test_an_honest_report_has_no_problems(honest):
     assert {run.role for run in report.runs} == {"base", "undefended", "hardened", "scratch", "null", "more", "raw"}
     assert any(run.status == "pruned" for run in report.runs)
     assert plan_problems(report) == []
+    raw = json.loads(honest)
+    raw["checks"].reverse()
+    assert plan_problems(AttackReport.from_json(json.dumps(raw))) == [], "tasks are sorted by name in JSON"
 
 
 @pytest.mark.parametrize("name", CHEATS)
