@@ -82,6 +82,11 @@ def _add_publishing(command: Callable[..., argparse.ArgumentParser]) -> None:
         "source", metavar="DIR_OR_REPO_ID", help="where both exist, ./owner/name is the folder, hf://owner/name is not"
     )
     verify.add_argument("--public-key", metavar="KEY", help="check the signature, with this key (PEM)")
+    verify.add_argument(
+        "--files-only",
+        action="store_true",
+        help="do not hold the report against its suite's plan, which only shipped suites of this version have",
+    )
     verify.add_argument("--revision", help="of the repository on the Hub; by default main")
     verify.add_argument(
         "--rerun",

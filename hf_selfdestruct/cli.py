@@ -169,7 +169,12 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     if arguments.rerun and not arguments.config:
         raise ValueError("--rerun needs --config CONFIG.yaml: the report holds only fingerprints of the data.")
-    found = verify(arguments.source, revision=arguments.revision, public_key=arguments.public_key)
+    found = verify(
+        arguments.source,
+        revision=arguments.revision,
+        public_key=arguments.public_key,
+        files_only=arguments.files_only,
+    )
     _show("".join(f"{line}\n" for line in found.lines()))
     if found.problems:
         return FAILED

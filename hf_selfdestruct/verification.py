@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import __version__
+from .attacks.audit import plan_problems
 from .files import printable
 from .hub import blobs_of, fetched
-from .layout import SIGNATURE
+from .layout import REPORT, SIGNATURE
 from .manifest import problems, read_manifest
+from .report import AttackReport
 from .signing import signature_problems
 from .stock_loading import ADAPTER_CONFIG
 
@@ -40,6 +42,7 @@ class Verification:
         unchecked: Whether there is a signature, and no key was given.
         written_by: Version of this package that wrote the manifest.
         adapter: Whether the folder holds only an adapter.
+        planned: Whether the report was held against its suite's plan.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Verification:
     unchecked: bool
     written_by: str
     adapter: bool
+    planned: bool
 
     def lines(self) -> list[str]:
         """The finding, for a terminal: a verdict and, in the same line, what was not shown."""
@@ -60,18 +64,23 @@ class Verification:
             shown = [*self.problems[:MOST_LINES], *more, f"{self.name}: does not agree ({versions})"]
         else:
             told = f"; {SIGNATURE} was not checked: give --public-key" if self.unchecked else ""
+            told += "" if self.planned else "; the report was not checked against its suite's plan"
             told += "; the base of this adapter is no part of it, and was not checked" if self.adapter else ""
             shown = [f"{self.name}: every file agrees ({versions}); {SIGNED if self.signed else UNSIGNED}{told}"]
         return [printable(line) for line in shown]
 
 
-def verify(source: str, *, revision: str | None = None, public_key: str | Path | None = None) -> Verification:
-    """Hold a hardened folder, or one on the Hub, against its manifest and, with a key, against its signature.
+def verify(
+    source: str, *, revision: str | None = None, public_key: str | Path | None = None, files_only: bool = False
+) -> Verification:
+    """Hold a hardened folder, or one on the Hub, against its manifest, its suite's plan and, with a key, its signature.
 
     Args:
         source: A folder, or ``owner/name`` of a repository, see :func:`found_at`.
         revision: Branch, tag or commit of the repository; by default main.
         public_key: Key (PEM) to check the signature with; what training leaves beside a model is a problem then.
+        files_only: Do not hold the report against its suite's plan: for suites that are not shipped, and reports of
+            earlier versions.
 
     Returns:
         What was found.
@@ -85,6 +94,8 @@ def verify(source: str, *, revision: str | None = None, public_key: str | Path |
     found = problems(folder, alone=public_key is not None, links=links)
     if not found and public_key is not None:
         found = signature_problems(folder, public_key, links=links)
+    if not found and not files_only:
+        found = plan_problems(AttackReport.load(folder / REPORT))
     manifest, signature = read_manifest(folder, links=links), (folder / SIGNATURE).is_file()
     return Verification(
         name=f"{source.removeprefix(HUB)}@{commit}" if commit else str(folder),
@@ -96,6 +107,7 @@ def verify(source: str, *, revision: str | None = None, public_key: str | Path |
         unchecked=signature and public_key is None,
         written_by=manifest.hf_selfdestruct,
         adapter=ADAPTER_CONFIG in manifest.files,
+        planned=not files_only,
     )
 
 

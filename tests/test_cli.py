@@ -124,9 +124,15 @@ def test_wrong_report_is_one_line(tmp_path, content, named):
 
 
 def test_verify_passes_and_says_what_it_does_not_prove(folder):
-    done = run_cli("verify", folder, home=folder)
+    done = run_cli("verify", folder, "--files-only", home=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert "not forgery" in done.stdout
+    assert "not checked against its suite's plan" in done.stdout
+
+
+def test_verify_holds_the_report_against_its_suites_plan(folder, capsys):
+    assert main(["verify", str(folder)]) == 1
+    assert "suite 'smoke' version 1 is not shipped with this version" in capsys.readouterr().out
 
 
 def test_verify_fails_and_names_the_file(folder, capsys):

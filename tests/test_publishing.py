@@ -69,9 +69,9 @@ def test_the_users_own_gate_is_on_the_card(folder):
 def test_strangers_cannot_read_a_gated_or_private_repository(hub, push, tmp_path):
     assert push(hub.url, "--gated", "auto", "--private").returncode == 0
     assert hub.repos[REPO].private
-    line = one_line(run_against(hub.url, "verify", REPO, home=tmp_path, token=None), 1)
+    line = one_line(run_against(hub.url, "verify", REPO, "--files-only", home=tmp_path, token=None), 1)
     assert "401" in line or "404" in line
-    assert run_against(hub.url, "verify", REPO, home=tmp_path).returncode == 0
+    assert run_against(hub.url, "verify", REPO, "--files-only", home=tmp_path).returncode == 0
 
 
 def test_a_branch_and_a_pull_request(hub, push):
@@ -108,7 +108,7 @@ def test_a_repository_that_nobody_could_verify_is_refused_and_trainers_leftover_
     del held["pytorch_model.bin"]
     assert push(hub.url).returncode == 0
     assert "training_args.bin" not in hub.repos[REPO].files()
-    assert run_against(hub.url, "verify", REPO, home=tmp_path).returncode == 0
+    assert run_against(hub.url, "verify", REPO, "--files-only", home=tmp_path).returncode == 0
 
 
 def test_another_push_in_between_is_refused(hub, push):
@@ -171,7 +171,7 @@ def test_sharded_weights_come_back_with_equal_logits(hub, push, folder, tmp_path
     done = run_against(hub.url, REPO, home=tmp_path, code=LOGITS)
     expected = model(torch.arange(1, 9)[None]).logits  # in another process: equal weights, but not every bit of a sum
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, rtol=1e-5, atol=1e-6)
-    assert run_against(hub.url, "verify", REPO, home=tmp_path).returncode == 0
+    assert run_against(hub.url, "verify", REPO, "--files-only", home=tmp_path).returncode == 0
 
 
 def test_an_adapter_comes_back(hub, push, folder, tmp_path):
@@ -195,7 +195,7 @@ def test_an_adapter_comes_back(hub, push, folder, tmp_path):
     assert json.loads((folder / "adapter_config.json").read_text())["hf_selfdestruct"]["version"]
     assert push(hub.url).returncode == 0
     assert "adapter_model.safetensors" in hub.repos[REPO].files()
-    assert run_against(hub.url, "verify", REPO, home=tmp_path).returncode == 0
+    assert run_against(hub.url, "verify", REPO, "--files-only", home=tmp_path).returncode == 0
     arrived = tmp_path / "arrived"
     for name, content in hub.repos[REPO].files().items():
         (arrived / name).parent.mkdir(parents=True, exist_ok=True)

@@ -148,9 +148,9 @@ def test_from_the_command_line(hub, push, folder, keys, tmp_path):
     private, public = keys
     assert push(hub.url, "--sign", private).returncode == 0
     assert "model.sig" in hub.repos["tester/hardened"].files()
-    unchecked = run_against(hub.url, "verify", "tester/hardened", home=tmp_path)
+    unchecked = run_against(hub.url, "verify", "tester/hardened", "--files-only", home=tmp_path)
     assert "model.sig was not checked: give --public-key" in unchecked.stdout
-    done = run_against(hub.url, "verify", "tester/hardened", "--public-key", public, home=tmp_path)
+    done = run_against(hub.url, "verify", "tester/hardened", "--files-only", "--public-key", public, home=tmp_path)
     assert (done.returncode, "the signature is of this key" in done.stdout) == (0, True), done.stderr
     hub.repos["tester/hardened"].files()["model.sig"] = b"{}"
     assert not (folder / "model.sig").exists()

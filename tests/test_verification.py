@@ -34,7 +34,7 @@ def written_by(folder, version):
 
 
 def test_the_finding_is_one_line_with_what_it_does_not_show(folder):
-    found = verify(str(folder))
+    found = verify(str(folder), files_only=True)
     files = len(json.loads((folder / MANIFEST).read_text())["files"]) + 1
     assert (found.problems, found.revision, found.files, found.signed, found.unchecked) == ((), "", files, False, False)
     (line,) = found.lines()
@@ -46,11 +46,11 @@ def test_the_finding_is_one_line_with_what_it_does_not_show(folder):
 
 def test_a_card_by_another_version_says_which(folder):
     written_by(folder, "0.0.7")
-    assert verify(str(folder)).problems == (), "what renders alike is alike"
+    assert verify(str(folder), files_only=True).problems == (), "what renders alike is alike"
     (folder / "README.md").write_text("---\n")
     write_manifest(folder)
     written_by(folder, "0.0.7")
-    *_, card, verdict = verify(str(folder)).lines()
+    *_, card, verdict = verify(str(folder), files_only=True).lines()
     assert card.endswith(f"render in hf_selfdestruct {__version__}; 0.0.7 wrote it: verify it with that version")
     assert verdict.endswith(f"written by hf_selfdestruct 0.0.7, read by {__version__})")
 
@@ -69,7 +69,7 @@ def test_a_terminal_obeys_no_stranger(folder, capsys, bad):
 def test_many_problems_are_not_all_shown(folder):
     for number in range(MOST_LINES + 7):
         (folder / f"x{number}").write_text("")
-    found = verify(str(folder))
+    found = verify(str(folder), files_only=True)
     assert len(found.problems) == MOST_LINES + 7
     assert len(found.lines()) == MOST_LINES + 2
     assert found.lines()[-2] == "and 7 more"
@@ -78,7 +78,7 @@ def test_many_problems_are_not_all_shown(folder):
 def test_the_finding_is_frozen(folder):
     assert dataclasses.is_dataclass(Verification)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        verify(str(folder)).problems = ()
+        verify(str(folder), files_only=True).problems = ()
 
 
 # Which folder
@@ -92,7 +92,7 @@ def test_a_folder_never_stands_for_a_repository_unasked(folder, tmp_path, monkey
     assert "write ./owner/name or hf://owner/name" in line
     for path in ("./owner/name", str(named), "owner/name/", "hardened"):
         assert found_at(path)[1] == ""
-        assert verify(path).problems == ()
+        assert verify(path, files_only=True).problems == ()
     with pytest.raises(ValueError, match="is a folder here"):
         found_at("owner/name", "main")
 
@@ -155,7 +155,7 @@ import sys
 from hf_selfdestruct.cli import main
 sys.stderr = sys.stdout
 for repo in sys.argv[1:]:
-    print("CODE", main(["verify", repo, "--revision", "main"]))
+    print("CODE", main(["verify", repo, "--files-only", "--revision", "main"]))
 """
 
 
