@@ -108,6 +108,10 @@ def _add_publishing(command: Callable[..., argparse.ArgumentParser]) -> None:
     check = steps.add_parser("check", help="ask a folder or an endpoint the same texts", allow_abbrev=False)
     check.add_argument("file", metavar="FINGERPRINT.json")
     check.add_argument("source", metavar="DIR_OR_URL")
+    check.add_argument("--send-token", action="store_true", help="send your Hub token to the endpoint, over https only")
+    check.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="for all answers of an endpoint; by default 120"
+    )
 
 
 def _count(word: str) -> int:

@@ -6,11 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from .arguments import parser_of
 from .files import printable, reason
+
+if TYPE_CHECKING:
+    from .fingerprint import Answers
 
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -199,27 +203,36 @@ def _rerun(folder: Path, arguments: argparse.Namespace) -> int:
 
 def _fingerprint(arguments: argparse.Namespace) -> int:
     _quiet()
-    from .fingerprint import Fingerprint, check, folder_answers, make
+    from .fingerprint import Fingerprint, check, make
 
     if arguments.step == "make":
         made = make(arguments.folder, probes=arguments.probes)
         made.save(arguments.file)
         _show(f"{arguments.file}: keep it private; {made.rate()}\n")
         return 0
-    made, source = Fingerprint.load(arguments.file), arguments.source
-    if source.startswith(("http://", "https://")):
-        from .hub import endpoint_answers
-
-        answers = endpoint_answers(source, made.labels)
-    else:
-        answers = folder_answers(_folder(source), made.labels)
-    finding = check(made, answers)
+    made = Fingerprint.load(arguments.file)
+    finding = check(made, _answers(arguments, made.labels))
     verdict = "the certified weights answer" if finding.same else "ANOTHER MODEL ANSWERS"
     _show(
         f"{verdict}: probabilities differ by {finding.difference:.2e} (threshold {finding.threshold:.2e}), and "
         f"{finding.differing} of {finding.probes} answers; {made.rate()}\n"
     )
     return 0 if finding.same else FAILED
+
+
+def _answers(arguments: argparse.Namespace, labels: Sequence[str]) -> Answers:
+    """Who is asked: an endpoint, or a model in a folder or on the Hub."""
+    if "://" in arguments.source:
+        from .endpoint import SECONDS, endpoint_answers, hub_token
+
+        token = hub_token() if arguments.send_token else None
+        seconds = SECONDS if arguments.timeout is None else arguments.timeout
+        return endpoint_answers(arguments.source, labels, token=token, seconds=seconds)
+    if arguments.send_token or arguments.timeout is not None:
+        raise ValueError(f"--send-token and --timeout are for an endpoint; {arguments.source} is none.")
+    from .fingerprint import folder_answers
+
+    return folder_answers(_folder(arguments.source), labels)
 
 
 def _show(text: str) -> None:

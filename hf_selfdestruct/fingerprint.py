@@ -77,8 +77,8 @@ class Fingerprint:
         return f"{self.false_alarms} of {self.servings} checks of honest servings raised a false alarm"
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON."""
-        write_whole(path, json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n")
+        """Write the JSON, which nobody but the file's owner may read."""
+        write_whole(path, json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n", private=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Fingerprint:
@@ -157,7 +157,7 @@ def check(fingerprint: Fingerprint, answers: Answers) -> Finding:
     Args:
         fingerprint: What the certified weights answer.
         answers: Texts to probabilities ``(texts, labels)`` in the fingerprint's order, and the number of decimals that
-            they are given with; see :func:`folder_answers` and ``hub.endpoint_answers``.
+            they are given with; see :func:`folder_answers` and ``endpoint.endpoint_answers``.
 
     Raises:
         ValueError: The answers are too coarse to tell anything.

@@ -1,27 +1,21 @@
-"""The Hub and endpoints: the only room that talks to the network."""
+"""The Hub: the only room that talks to it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, InferenceClient
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
 
 from .card import details_of
 from .details import GATES
+from .endpoint import LOG_IN
 from .layout import is_left_by_download
 from .manifest import LEFT_BY_TRAINER, MANIFEST, PUBLISHED, SIGNATURE, read_manifest, suspects
 from .staging import staged, staged_files
-
-if TYPE_CHECKING:
-    from .fingerprint import Answers
-
-LOG_IN = "run `hf auth login`, or set HF_TOKEN"
 
 
 def push(
@@ -106,33 +100,6 @@ def fetched(repo_id: str, *, revision: str | None = None, token: str | None = No
 def blobs_of(folder: Path) -> Path:
     """Where the files of a fetched folder lie, which its links point to."""
     return folder.resolve().parents[1] / "blobs"
-
-
-def endpoint_answers(url: str, labels: Sequence[str], *, token: str | None = None) -> Answers:
-    """The answers of a text-classification endpoint (Inference Endpoints, or what speaks like them).
-
-    Args:
-        url: Address of the endpoint.
-        labels: Names of the classes, in the order wanted.
-        token: Its token; by default the Hub's.
-    """
-    client = InferenceClient(model=url, token=token)
-
-    def answers(texts: Sequence[str]) -> tuple[np.ndarray, int]:
-        rows = []
-        with _one_line("the endpoint", url, "check", "nothing was checked"):
-            for text in texts:
-                given = {one.label: one.score for one in client.text_classification(text, top_k=len(labels))}
-                if set(given) != set(labels):
-                    raise ValueError(
-                        f"{url} tells {', '.join(sorted(given))}; the fingerprint is of {', '.join(labels)}."
-                    )
-                rows.append([given[label] for label in labels])
-        # As coarse as the finest number given: an endpoint may round.
-        decimals = max(len(f"{score:.16f}".rstrip("0").partition(".")[2]) for row in rows for score in row)
-        return np.array(rows), decimals
-
-    return answers
 
 
 def planned(folder: str | Path, *, gated: str | None = None, key: str | Path | None = None) -> dict[str, int]:

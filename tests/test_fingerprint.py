@@ -1,12 +1,11 @@
 """A fingerprint knows the certified weights however they are honestly served, and every substitute."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
+from loopback_endpoint import LoopbackEndpoint
 from toy_project import make_project, make_tokenizer, run_cli
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -123,40 +122,18 @@ def test_a_broken_file_is_refused(made, tmp_path, change, why):
         Fingerprint.load(tmp_path / "f.json")
 
 
-class Endpoint(ThreadingHTTPServer):
-    """A text-classification endpoint on loopback that rounds its scores."""
+def serving(folder, decimals):
+    """Answers of the model in a folder, best first, as an endpoint rounds them."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
 
-    def __init__(self, folder, decimals):
-        super().__init__(("127.0.0.1", 0), Answering)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-        self.decimals = decimals
+    @torch.no_grad()
+    def answer(text):
+        scores = model(**tokenizer(text, return_tensors="pt")).logits[0].double().softmax(-1).tolist()
+        found = [{"label": model.config.id2label[i], "score": round(s, decimals)} for i, s in enumerate(scores)]
+        return [sorted(found, key=lambda one: -one["score"])]
 
-    def __enter__(self):
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
-
-
-class Answering(BaseHTTPRequestHandler):
-    def log_message(self, *_): ...
-
-    def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with torch.no_grad():
-            batch = self.server.tokenizer(asked["inputs"], return_tensors="pt")
-            scores = self.server.model(**batch).logits[0].double().softmax(-1).tolist()
-        names = self.server.model.config.id2label
-        answer = [{"label": names[i], "score": round(s, self.server.decimals)} for i, s in enumerate(scores)]
-        body = json.dumps([sorted(answer, key=lambda one: -one["score"])]).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    return answer
 
 
 def test_from_the_command_line_a_folder_and_an_endpoint(certified, tmp_path):
@@ -168,8 +145,8 @@ def test_from_the_command_line_a_folder_and_an_endpoint(certified, tmp_path):
     differs = run_cli("fingerprint", "check", file, other, home=tmp_path)
     assert (differs.returncode, "ANOTHER MODEL ANSWERS" in differs.stdout) == (1, True), differs.stderr
     for folder, code in ((certified, 0), (other, 1)):
-        with Endpoint(folder, 5) as url:
-            asked = run_cli("fingerprint", "check", file, url, home=tmp_path, HF_HUB_OFFLINE="0")
+        with LoopbackEndpoint(serving(folder, 5)) as server:
+            asked = run_cli("fingerprint", "check", file, server.url, home=tmp_path)
         assert asked.returncode == code, (asked.stdout, asked.stderr)
 
 
