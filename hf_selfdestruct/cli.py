@@ -163,7 +163,10 @@ def _push(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         create_pr=arguments.create_pr,
         key=arguments.sign,
+        replace=arguments.replace,
     )
+    if commit.commit_description:
+        _show(f"{commit.commit_description}\n")
     _show(f"{commit.pr_url or commit.commit_url}\n")
     return 0
 

@@ -35,6 +35,7 @@ class LoopbackHub(ThreadingHTTPServer):
             what goes wrong with it.
         down_from: Number of the request from which on every connection is cut; 0 for none.
         refuse: Status of every answer; 0 for none.
+        renamed: Old names of repositories to new ones, to which the answer ``moved`` redirects.
         requests: ``"METHOD path"`` of every request, in order.
     """
 
@@ -43,6 +44,8 @@ class LoopbackHub(ThreadingHTTPServer):
     def __init__(self, token: str = "hf_x") -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.token, self.refuse, self.down_from = token, 0, 0
+        self.renamed: dict[str, str] = {}
+        self.moved = 307
         self.repos: dict[str, Repo] = {}
         self.objects: dict[str, bytes] = {}
         self.faults: dict[tuple[str, int], Fault] = {}
@@ -102,6 +105,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def route(self, path: str) -> None:
         self.known = self.headers.get("Authorization") == f"Bearer {self.server.token}"
+        for old, new in self.server.renamed.items():
+            if f"/{old}/" in f"{path}/":
+                return self.answer({}, self.server.moved, Location=path.replace(old, new))
         for pattern, (name, who) in ROUTES.items():
             found = re.fullmatch(pattern, f"{self.command} {path}")
             if not found:
@@ -151,9 +157,10 @@ class Handler(BaseHTTPRequestHandler):
     def create(self) -> None:
         wanted = json.loads(self.body)
         name = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
-        status = 409 if name in self.server.repos else 200
+        status = 409 if name in {*self.server.repos, *self.server.renamed} else 200
         private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
-        self.server.repos.setdefault(name, Repo(private=private))
+        if name not in self.server.renamed:
+            self.server.repos.setdefault(name, Repo(private=private))
         self.answer({"url": f"{self.server.url}/{name}", "id": name, "name": name}, status)
 
     def settings(self, name: str) -> None:

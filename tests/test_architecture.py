@@ -8,7 +8,18 @@ from sources import FUNCTIONS, IN_ROOMS, NAME, SOURCES, TREES, in_fresh_python
 
 LEVELS = (
     ("demo", "demo.grammar_words", "schema", "files", "runs", "strict_yaml"),
-    ("layout", "tasks", "metrics", "comparison", "report_checks", "details", "fingerprint", "demo.grammar", "endpoint"),
+    (
+        "layout",
+        "tasks",
+        "metrics",
+        "comparison",
+        "report_checks",
+        "details",
+        "fingerprint",
+        "demo.grammar",
+        "endpoint",
+        "leaks",
+    ),
     ("stock_loading", "recovery", "attacks.data", "ranks", "readings"),
     ("tables", "termination", "intact"),
     ("report",),

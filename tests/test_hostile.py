@@ -146,10 +146,10 @@ def victim(tmp_path):
 
 def test_a_linked_staging_folder_publishes_and_changes_nothing_elsewhere(folder, victim):
     names = {*published_files(folder), MANIFEST}
-    (folder / "_staging").symlink_to(victim)
+    (folder / "_staging-1-x").symlink_to(victim)
     assert planned(folder).keys() == names
     assert everything(victim) == {victim / "id_rsa": b"secret"}
-    assert not (folder / "_staging").exists()
+    assert [path.name for path in folder.glob("_staging*")] == ["_staging-1-x"]
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.md.part", f"{MANIFEST}.part"])

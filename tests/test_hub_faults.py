@@ -3,14 +3,17 @@
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from loopback_hub import LoopbackHub
 from loopback_repos import Fault
-from toy_hub import hub_settings, run_against
+from toy_hub import hub_settings, run_against, talk_to
 from toy_project import environment
 
+from hf_selfdestruct.hub import planned
+from hf_selfdestruct.hub import push as publish
 from hf_selfdestruct.manifest import MANIFEST, published_files
 
 REPO = "tester/hardened"
@@ -51,6 +54,11 @@ def push(child):
     """Push once more; the exit code."""
     child.stdin.write(REPO + "\n")
     child.stdin.flush()
+    return code(child)
+
+
+def code(child):
+    """The exit code of the push that is under way."""
     return next(int(line.split()[1]) for line in child.stdout if line.startswith("CODE"))
 
 
@@ -122,8 +130,36 @@ def test_killed_half_way(pusher, folder, tmp_path):
             assert child.poll() is None
         child.kill()
         assert state(hub, folder) == "before"
-        (left,) = tmp_path.glob("copy*/_staging")
+        (left,) = tmp_path.glob("copy*/_staging-*")
         again = run_against(hub.url, "push", left.parent, REPO, home=tmp_path)
         assert again.returncode == 0, again.stderr
         assert state(hub, folder) == "complete"
         assert not left.exists()
+
+
+def test_a_second_push_and_a_dry_run_beside_a_push(pusher, folder, tmp_path, monkeypatch):
+    """Another process has copied the folder and is sending it; each process sends its own copy, or nothing."""
+    with LoopbackHub() as hub:
+        talk_to(hub, monkeypatch, tmp_path)
+        child = pusher(hub)
+        (own,) = tmp_path.glob("copy*")
+
+        def begin():
+            hub.forget()
+            hub.faults["PUT", 1] = Fault("slow", seconds=2)
+            child.stdin.write(REPO + "\n")
+            child.stdin.flush()
+            while not [r for r in hub.requests if r.startswith("PUT")]:
+                assert child.poll() is None
+                time.sleep(0.01)
+
+        begin()
+        assert planned(own).keys() == {*published_files(folder), MANIFEST}
+        assert code(child) == 0
+        assert state(hub, folder) == "complete"
+        begin()
+        publish(own, REPO, token=hub.token)
+        assert state(hub, folder) == "complete"
+        assert code(child) == 1  # somebody else has just pushed there
+        assert state(hub, folder) == "complete"
+        assert not [*own.glob("_staging*")]

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from toy_hub import commits, one_line, run_against
 from hf_selfdestruct.card import render_folder
 from hf_selfdestruct.details import CardDetails
 from hf_selfdestruct.evidence import complete_folder
+from hf_selfdestruct.hub import _additions
 from hf_selfdestruct.manifest import MANIFEST, problems, published_files, renew_card, write_manifest
-from hf_selfdestruct.staging import staged, staged_files
+from hf_selfdestruct.staging import plan_of, staged, staged_files
 
 REPO = "tester/hardened"
 
@@ -103,7 +106,7 @@ def test_a_repository_that_nobody_could_verify_is_refused_and_trainers_leftover_
     held |= {"training_args.bin": b"pickled", "pytorch_model.bin": b"not hardened"}
     line = one_line(push(hub.url, "--gated", "auto"), 2)
     assert "holds pytorch_model.bin" in line
-    assert "Delete it there, or push to another repository" in line
+    assert "--replace (replace=True), which deletes pytorch_model.bin, training_args.bin there" in line
     assert (len(commits(hub)), hub.repos[REPO].gated) == (1, False)
     del held["pytorch_model.bin"]
     assert push(hub.url).returncode == 0
@@ -126,16 +129,71 @@ def test_a_token_or_a_path_of_this_machine_is_never_published(folder, words, why
     details = CardDetails(intended_use=words.format(folder=folder.resolve()))
     (folder / "selfdestruct" / "card.json").write_text(details.to_json())
     renew_card(folder)
-    with pytest.raises(ValueError, match=f"README.md: holds .*{why}"), staged(folder):
+    with pytest.raises(ValueError, match=f"README.md: holds .*{why}") as refused, staged(folder):
         pass
-    assert not (folder / "_staging").exists()
+    assert "a" * 34 not in str(refused.value)
+    assert not [*folder.glob("_staging*")]
 
 
 def test_a_staged_copy_is_the_folder_as_published_and_goes_away(folder):
     with staged(folder) as copy:
         assert set(staged_files(copy)) == {*published_files(folder), MANIFEST}
         assert problems(copy) == []
+        assert {name: size for name, (size, _) in plan_of(copy).items()} == staged_files(copy)
     assert not copy.exists()
+
+
+def test_copies_of_one_folder_do_not_disturb_each_other(folder):
+    with staged(folder) as one:
+        held = staged_files(one)
+        with staged(folder) as two:
+            assert one != two
+        assert (staged_files(one), problems(one)) == (held, [])
+    assert not [*folder.glob("_staging*")]
+
+
+def test_what_killed_pushes_left_goes_and_what_is_in_use_stays(folder):
+    left, used = folder / "_staging-1-killed", folder / "_staging-2-used"
+    for place in (left, used):
+        (place / "copy").mkdir(parents=True)
+    holder = (
+        "import sys; from hf_selfdestruct.files import locked\nwith locked(sys.argv[1]): print(flush=True); input()"
+    )
+    words = [sys.executable, "-c", holder, used]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with staged(folder):
+            pass
+        process.communicate(b"\n")
+    assert (left.exists(), used.exists()) == (False, True)
+
+
+def change(name, content):
+    def made(copy):
+        (copy / name).write_bytes(content) if content is not None else (copy / name).unlink()
+
+    return made
+
+
+@pytest.mark.parametrize(
+    "disturb",
+    [
+        change("config.json", b"{}"),
+        change("model.safetensors", None),
+        change("more.txt", b"more"),
+        change(MANIFEST, None),
+        change(MANIFEST, b'{"files": {}}'),
+        change(MANIFEST, b"{}"),
+        shutil.rmtree,
+    ],
+    ids=["changed", "gone", "more", "no manifest", "empty manifest", "no list", "nothing"],
+)
+def test_only_what_was_verified_is_sent(folder, disturb):
+    with staged(folder) as copy:
+        assert {one.path_in_repo for one in _additions(copy)} == staged_files(copy).keys()
+        disturb(copy)
+        with pytest.raises(ValueError, match=r"not what was verified|is published|no such file|expected an object"):
+            _additions(copy)
 
 
 LOGITS = """

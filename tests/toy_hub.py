@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from huggingface_hub import constants
 from toy_project import run_cli
 
 
@@ -18,6 +19,16 @@ def run_against(url: str, *words: Any, home: Any, token: str | None = "hf_x", co
     done = run_cli(*words, home=home, code=code, **hub_settings(url, token))
     assert (token or "hf_x") not in done.stdout + done.stderr, "the token was shown"
     return done
+
+
+def talk_to(hub: Any, monkeypatch: Any, home: Any) -> None:
+    """Let the client in this process talk to a Hub; it has read the variables already."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
 
 
 def commits(hub):
