@@ -105,21 +105,22 @@ def _texts(path: Path) -> Iterator[str]:
     """What can be read in a file."""
     with opened(path) as file:
         if path.suffix == ".safetensors":
-            content = file.read(min(int.from_bytes(file.read(8), "little"), MOST_HEADER))
+            parts: Iterable[bytes] = [file.read(min(int.from_bytes(file.read(8), "little"), MOST_HEADER))]
         else:
-            content = file.read()
-    yield content.decode("utf-8", errors="replace")
-    if path.suffix == ".png":
-        yield from (text.decode("utf-8", errors="replace") for text in _packed(content))
+            parts = _png_texts(file.read()) if path.suffix == ".png" else [file.read()]
+    yield from (part.decode("utf-8", errors="replace") for part in parts)
 
 
-def _packed(content: bytes) -> Iterator[bytes]:
-    """The compressed texts of a PNG."""
-    place = 8
-    while place + 8 <= len(content):
+def _png_texts(content: bytes) -> Iterator[bytes]:
+    """All of a PNG but its pixels; what is compressed, unpacked too."""
+    place, kind = 8, b""
+    while place < len(content) and kind != b"IEND":
         size, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
-        rest = content[place + 8 : place + 8 + size].partition(b"\0")[2]  # after the keyword
+        chunk = content[place + 8 : place + 8 + size]
         place += 12 + size
+        if kind != b"IDAT":
+            yield chunk
+        rest = chunk.partition(b"\0")[2]  # after the keyword
         # Between them stands the method; in iTXt also whether it is compressed, its language and the keyword in that.
         packed = rest[2:].partition(b"\0")[2].partition(b"\0")[2] if kind == b"iTXt" else rest[1:]
         if kind in (b"zTXt", b"iTXt", b"iCCP"):
@@ -127,3 +128,4 @@ def _packed(content: bytes) -> Iterator[bytes]:
                 yield zlib.decompressobj().decompress(packed, MOST_PACKED)
             except zlib.error:  # it was not compressed, or nobody can read it
                 continue
+    yield content[place:]
