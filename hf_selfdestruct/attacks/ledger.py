@@ -163,8 +163,8 @@ class Ledger:
             name = "in memory" if self._url is None else shown_storage(self._url)
             why = _why(error, self._url or "")
             raise Damaged(
-                f"the ledger {name} cannot be used ({why}): move it away, and its runs are made again, or name another "
-                "storage."
+                f"the ledger {name} cannot be used ({why}): make it readable and writable, or move it away, and its "
+                "runs are made again, or name another storage."
             ) from None
 
 

@@ -72,7 +72,7 @@ DAMAGE = {
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_ledger_is_named_on_one_line(file, storage, kind):
     DAMAGE[kind](file)
-    with pytest.raises(ValueError, match=r"cannot be used .*: move it away, and its runs are made again") as found:
+    with pytest.raises(ValueError, match=r"cannot be used .*: make it .*, or move it away, and its runs") as found:
         used(storage)
     assert str(found.value).startswith(f"the ledger {storage} ")
     assert str(found.value).isprintable()
@@ -80,7 +80,7 @@ def test_a_damaged_ledger_is_named_on_one_line(file, storage, kind):
 
 
 def test_a_ledger_that_cannot_be_written_is_told_of(file):
-    with pytest.raises(ValueError, match=r"cannot be used \(attempt to write a readonly database\): move it away"):
+    with pytest.raises(ValueError, match=r"cannot be used \(attempt to write a readonly database\): make it readable"):
         used(f"sqlite:///file:{file}?mode=ro&uri=true")
 
 
