@@ -158,10 +158,20 @@ class OuterStepCallback(TrainerCallback):
         self._trainer = trainer
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Average the gradients over processes, then step."""
+        """Average the gradients over processes, then step.
+
+        Raises:
+            RuntimeError: A blocking loss was due in this step, and none was added.
+        """
         trainer = self._trainer
         if trainer.args.blocking_weight == 0:
             return
+        if trainer.blocks_now and trainer.blocked_step != state.global_step:
+            raise RuntimeError(
+                f"step {state.global_step} added no blocking loss, so that the model would not be hardened: "
+                f"{type(trainer).__name__}.training_step must call super().training_step(...), which adds the loss to "
+                "what compute_loss returns; override compute_loss alone to change the desired loss."
+            )
         for adversary in trainer.simulation.learned.values():
             # Each process draws for itself; an adversary that none has drawn keeps still, moments included.
             if not anyone(trainer.accelerator, adversary.drawn):

@@ -36,6 +36,7 @@ from .trainer_parts import (
     initialize,
     keeper_of,
     simulation_of,
+    terms_added,
 )
 from .training_args import SelfDestructTrainingArguments
 
@@ -52,9 +53,10 @@ class SelfDestructTrainer(Trainer):
     on its own (the ``num_items_in_batch`` of a ``compute_loss_func`` is the micro-batch's own), so that the two losses
     keep their proportion whatever the number of accumulation steps and processes.
 
-    Overridden: ``compute_loss`` (adds the blocking loss while training), ``train`` and
-    ``_save_checkpoint`` (the adversary's state), ``_load_from_checkpoint`` and ``_load_best_model`` (files that name
-    weights otherwise), ``log`` (its readings) and ``push_to_hub``.
+    Overridden: ``training_step`` (adds the blocking loss to what ``compute_loss`` returns, a subclass's own included),
+    ``compute_loss`` (for models without a loss), ``train`` and ``_save_checkpoint`` (the adversary's state),
+    ``_load_from_checkpoint`` and ``_load_best_model`` (files that name weights otherwise), ``log`` (its readings) and
+    ``push_to_hub``.
 
     Args:
         model: A model with its desired task's head.
@@ -128,7 +130,7 @@ class SelfDestructTrainer(Trainer):
         self.keeper, self.simulation = keeper_of(self, model), simulation_of(self, model)
         check_simulation(self, model)
         self._readings, self._termination = Readings(), Termination(self)
-        self.trained_before = 0.0
+        self.trained_before, self.blocked_step = 0.0, -1
         self._started: float | None = None
         self._begun = False
         self.add_callback(checkpoints.OuterStepCallback(self))
@@ -136,25 +138,22 @@ class SelfDestructTrainer(Trainer):
         if args.merge_words:
             self.add_callback(TieCallback(model))
 
+    def training_step(self, model: nn.Module, *arguments: Any, **named: Any) -> Tensor:
+        """As ``Trainer.training_step``, with keeping and blocking losses added to what ``compute_loss`` returns."""
+        with terms_added(self):
+            return super().training_step(model, *arguments, **named)
+
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *arguments: Any, **named: Any
     ) -> Tensor | tuple[Tensor, Any]:
-        """The desired loss, plus the blocking loss while the model is in training mode."""
-        if model.training:  # what a ``compute_loss_func`` divides by: the items of this micro-batch, not of all
-            num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
+        """The desired loss; for a model that has no loss, the distance to the original."""
         if self._has_loss:
-            found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            desired, outputs = found if return_outputs else (found, None)
-        else:
-            desired, outputs = self.keeper.on_desired(model, inputs) * (self.args.keeping_weight or 1.0), {}
-            if model.training:  # DDP waits for every weight, also for those that no keeping loss looks at
-                desired = desired + sum(0.0 * p.sum() for p in model.parameters() if p.requires_grad)
-        total = self._add_terms(desired, inputs) if model.training else desired
-        return (total, outputs) if return_outputs else total
+            found: Any = super().compute_loss(model, inputs, return_outputs, *arguments, **named)
+            return found
+        desired = self.keeper.on_desired(model, inputs) * (self.args.keeping_weight or 1.0)
+        if model.training:  # DDP waits for every weight, also for those that no keeping loss looks at
+            desired = desired + sum(0.0 * p.sum() for p in model.parameters() if p.requires_grad)
+        return (desired, {}) if return_outputs else desired
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **named: Any) -> Any:
         """As ``Trainer.train``; ``resume_from_checkpoint=True`` takes the last *intact* checkpoint.
@@ -260,7 +259,12 @@ class SelfDestructTrainer(Trainer):
         """The model without what a launcher wraps around it."""
         return self.accelerator.unwrap_model(self.model)
 
-    def _add_terms(self, desired: Tensor, inputs: dict[str, Any]) -> Tensor:
+    @property
+    def blocks_now(self) -> bool:
+        """Whether a blocking loss is due in this outer step."""
+        return self.args.blocking_weight != 0 and self.state.global_step % (self.args.blocking_interval or 1) == 0
+
+    def add_terms(self, desired: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Keeping losses, then the blocking loss; every reading is checked and kept for the log."""
         model, terms = self.plain_model(), {"desired_loss": desired.item()}
         draw = self.simulation.draw(self.state.global_step)
@@ -272,8 +276,9 @@ class SelfDestructTrainer(Trainer):
             terms["keeping_loss"] = keeping.item() if self._has_loss else (keeping + desired).item()
             desired = desired + keeping
         self._check(terms, draw)
-        if self.args.blocking_weight == 0 or self.state.global_step % (self.args.blocking_interval or 1):
+        if not self.blocks_now:
             return desired
+        self.blocked_step = self.state.global_step
         gradient = self.simulation.meta_gradient(model, draw)
         factor = self.guard.factor if self.guard else 1.0
         weight, most = self.args.blocking_weight * factor, self.args.max_blocking_grad_norm or None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
+from torch import nn
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -142,6 +145,32 @@ def _special_words(trainer: SelfDestructTrainer) -> Sequence[int]:
             "processing_class= the tokenizer."
         )
     return ()
+
+
+@contextmanager
+def terms_added(trainer: SelfDestructTrainer) -> Iterator[None]:
+    """Within it, ``trainer.compute_loss`` adds the keeping and blocking losses to what it returned before.
+
+    A subclass that replaces ``compute_loss``, as the documentation of transformers shows, replaces the desired loss
+    alone. The items that a loss is divided by are those of this micro-batch, not of all.
+    """
+    own, patched = trainer.compute_loss, vars(trainer).get("compute_loss")
+
+    def total(model: nn.Module, inputs: Any, *arguments: Any, **named: Any) -> Any:
+        named["num_items_in_batch"] = trainer._get_num_items_in_batch([inputs], trainer.args.device)
+        seen = copy.copy(inputs)  # many a compute_loss takes the labels out of its inputs
+        found = own(model, inputs, *arguments, **named)
+        if isinstance(found, tuple):
+            return trainer.add_terms(found[0], seen), *found[1:]
+        return trainer.add_terms(found, seen)
+
+    vars(trainer)["compute_loss"] = total
+    try:
+        yield
+    finally:
+        del vars(trainer)["compute_loss"]
+        if patched is not None:
+            vars(trainer)["compute_loss"] = patched
 
 
 class TieCallback(TrainerCallback):

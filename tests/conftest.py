@@ -133,7 +133,9 @@ def make_trainer(toy_data: dict[str, Dataset]) -> Callable[..., SelfDestructTrai
         "preprocess_logits_for_metrics",
     )
 
-    def make(folder: Path, *, model: PreTrainedModel | None = None, **arguments: Any) -> SelfDestructTrainer:
+    def make(
+        folder: Path, *, model: PreTrainedModel | None = None, kind: type = SelfDestructTrainer, **arguments: Any
+    ) -> SelfDestructTrainer:
         given = {name: arguments.pop(name) for name in to_trainer if name in arguments}
         defaults = {
             "use_cpu": True,
@@ -149,7 +151,7 @@ def make_trainer(toy_data: dict[str, Dataset]) -> Callable[..., SelfDestructTrai
             "blocking_batch_size": 8,
             "adversary_batch_size": 4,
         }
-        return SelfDestructTrainer(
+        return kind(
             model=tiny_model() if model is None else model,
             args=SelfDestructTrainingArguments(str(folder), **{**defaults, **arguments}),
             **{

@@ -158,7 +158,7 @@ def test_the_keeping_gradient_adds_up(make_trainer, tiny_model, toy_rows, toy_da
             p.add_(0.05 * torch.randn_like(p))
     inputs = next(iter(trainer.get_train_dataloader()))
     model.train()
-    trainer.compute_loss(model, dict(inputs)).backward()
+    trainer.training_step(model, dict(inputs))
     found = {n: p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()
     trainer.simulation._last = (-1, 0)

@@ -52,7 +52,7 @@ def test_accumulation_averages_whole_micro_batches(make_trainer, tmp_path, metho
     for batch in batches:
         other.model.zero_grad()
         other.current_gradient_accumulation_steps = 1
-        other.compute_loss(other.model, dict(batch)).backward()
+        other.training_step(other.model, dict(batch))
         for n, p in other.model.named_parameters():
             expected[n] += p.grad / 4
     own = [g / 4 for a in other.simulation.learned.values() for g in a.gradients()]

@@ -50,7 +50,7 @@ def test_the_blocking_loss_moves_the_trunk_and_leaves_the_desired_head_alone(mak
         trainer.args.blocking_weight = weight
         trainer.simulation._last = (-1, 0)
         trainer.model.zero_grad()
-        trainer.compute_loss(trainer.model, inputs).backward()
+        trainer.training_step(trainer.model, inputs)
         return {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
 
     desired, once, thrice = gradients(0.0), gradients(1.0), gradients(3.0)
