@@ -109,7 +109,6 @@ class SelfDestructTrainer(Trainer):
             raise TypeError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}.")
         presets.fill(args)
         check_launch(args)
-        self.guard, self.guarded_step = guard_of(args), -1
         super().__init__(model, args, *positional, **named)
         self.has_given_optimizer = self.optimizer is not None or self.lr_scheduler is not None
         # Most classifiers accept and ignore `num_items_in_batch`; Trainer would then scale the loss by
@@ -126,17 +125,20 @@ class SelfDestructTrainer(Trainer):
         if not self._has_loss:
             self.label_names, self.can_return_loss, args.prediction_loss_only = [], True, True
         check_hardening(self, model)
+        self.prepare_hardening(model)
+
+    def prepare_hardening(self, model: PreTrainedModel) -> None:
+        """What hardening has beside the ``Trainer``, made around ``model``."""
+        self.guard, self.guarded_step = guard_of(self.args), -1
         self.blocked_collator = blocked_collator(model, self.data_collator, self.processing_class)
         self.keeper, self.simulation = keeper_of(self, model), simulation_of(self, model)
         check_simulation(self, model)
         self._readings, self._termination = Readings(), Termination(self)
-        self.trained_before, self.blocked_step = 0.0, -1
+        self._begun, self.trained_before, self.blocked_step = False, 0.0, -1
         self._started: float | None = None
-        self._begun = False
-        self.add_callback(checkpoints.OuterStepCallback(self))
-        self.add_callback(self._termination)
-        if args.merge_words:
-            self.add_callback(TieCallback(model))
+        ours = [checkpoints.OuterStepCallback(self), self._termination]
+        for callback in (*ours, *([TieCallback(model)] if self.args.merge_words else [])):
+            self.add_callback(callback)
 
     def training_step(self, model: nn.Module, *arguments: Any, **named: Any) -> Tensor:
         """As ``Trainer.training_step``, with keeping and blocking losses added to what ``compute_loss`` returns."""
@@ -148,8 +150,7 @@ class SelfDestructTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, Any]:
         """The desired loss; for a model that has no loss, the distance to the original."""
         if self._has_loss:
-            found: Any = super().compute_loss(model, inputs, return_outputs, *arguments, **named)
-            return found
+            return super().compute_loss(model, inputs, return_outputs, *arguments, **named)
         desired = self.keeper.on_desired(model, inputs) * (self.args.keeping_weight or 1.0)
         if model.training:  # DDP waits for every weight, also for those that no keeping loss looks at
             desired = desired + sum(0.0 * p.sum() for p in model.parameters() if p.requires_grad)

@@ -8,13 +8,27 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    set_seed,
+)
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer import DEFAULT_CALLBACKS, DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import CallbackHandler, ExportableState
 
 from .attacks.target import refuse_adapter
+from .checkpoints import OuterStepCallback
 from .files import weights_hash
+from .ingredients import described, stored_names
 from .tasks import fingerprint
-from .trainer_parts import StopCallback, recipe_of
-from .training_args import UNDEFENDED
+from .termination import Termination
+from .trainer_parts import StopCallback, TieCallback, recipe_of
+from .training_args import UNDEFENDED, SelfDestructTrainingArguments
 
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
@@ -26,7 +40,6 @@ DECISIVE = (
     *("gradient_accumulation_steps", "label_smoothing_factor", "load_best_model_at_end", "neftune_noise_alpha"),
     *("bf16", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
 )
-PLAIN = (bool, int, float, str)
 
 logger = logging.getLogger(__name__)
 
@@ -66,17 +79,31 @@ def _ingredients(trainer: SelfDestructTrainer, base: str) -> dict[str, Any]:
         "base": weights_hash(base),
         "data": {name: fingerprint(rows) for name, rows in data.items() if isinstance(rows, Dataset)},
         "optimizer_class": trainer.optimizer_cls_and_kwargs,
-        "loss": _named(trainer.compute_loss_func),
-        "collator": _named(trainer.data_collator),
+        "own": _users_own(trainer),
         "dropout": {name: value for name, value in model.config.to_dict().items() if "drop" in name},
         "frozen": _frozen(model),
     }
 
 
-def _named(what: Any) -> list[Any]:
-    """A function's name; an object's class, with those of its settings that are plain values."""
-    settings = {name: value for name, value in getattr(what, "__dict__", {}).items() if isinstance(value, PLAIN)}
-    return [getattr(what, "__qualname__", type(what).__qualname__), settings]
+def _users_own(trainer: SelfDestructTrainer) -> dict[str, Any]:
+    """What the user built into the trainer: code of subclasses, attributes, functions, callbacks, data of other kinds.
+
+    What cannot be described counts as changed, so that the sibling is trained again.
+    """
+    known = [one for one in type(trainer).__mro__ if one.__module__.startswith((f"{__package__}.", "transformers."))]
+    names = stored_names(*known)
+    data = (trainer.train_dataset, trainer.keep_dataset)
+    return described(
+        {
+            "classes": [one for one in type(trainer).__mro__ if one not in known],
+            "attributes": {name: value for name, value in vars(trainer).items() if name not in names},
+            "callbacks": [*_own_callbacks(trainer)],
+            "loss": trainer.compute_loss_func,
+            "collator": trainer.data_collator,
+            "data": [rows for rows in data if not isinstance(rows, Dataset)],
+        },
+        instead={id(trainer): "the trainer", id(trainer.args): "its arguments"},
+    )
 
 
 def _frozen(model: PreTrainedModel) -> list[str]:
@@ -111,21 +138,56 @@ def sibling_of(trainer: SelfDestructTrainer, source: str, *, output_dir: str | N
     frozen = _frozen(live)
     for name, weight in model.named_parameters():
         weight.requires_grad_(name not in frozen)
-    return type(trainer)(
-        model,
-        args,
-        data_collator=trainer.data_collator,
-        train_dataset=trainer.train_dataset,
-        eval_dataset=trainer.eval_dataset,
-        processing_class=trainer.processing_class,
-        compute_loss_func=trainer.compute_loss_func,
-        compute_metrics=trainer.compute_metrics,
-        preprocess_logits_for_metrics=trainer.preprocess_logits_for_metrics,
-        callbacks=[StopCallback(trainer.state.global_step)],
-        optimizer_cls_and_kwargs=trainer.optimizer_cls_and_kwargs,
-        blocked_tasks=trainer.blocked_tasks,
-        adversaries=trainer.adversaries,
-        blocking_losses=trainer.blocking_losses,
-        keeping_losses=trainer.keeping_losses,
-        keep_dataset=trainer.keep_dataset,
+    return _copied(trainer, model, args)
+
+
+def _copied(trainer: SelfDestructTrainer, model: PreTrainedModel, args: SelfDestructTrainingArguments) -> Any:
+    """A copy of a trainer that trains another model by other arguments: whatever its user built into it is there."""
+    set_seed(args.seed)  # as Trainer does when it is made: the same dropout
+    twin = copy.copy(trainer)
+    twin.args, twin.model, twin.model_wrapped = args, model, model
+    twin.create_accelerator_and_postprocess()
+    if twin.place_model_on_device:
+        twin._move_model_to_device(model, args.device)
+    twin.optimizer = twin.lr_scheduler = None
+    twin._created_lr_scheduler, twin.current_flos, twin._loggers_initialized = False, 0, False
+    twin.callback_handler = CallbackHandler([], model, twin.processing_class, None, None)
+    twin.prepare_hardening(model)
+    for callback in trainer.callback_handler.callbacks:
+        if type(callback) in _anew(trainer):
+            twin.add_callback(type(callback))
+    for callback in _own_callbacks(trainer):
+        twin.add_callback(_rebound(callback, trainer, twin))
+    twin.add_callback(StopCallback(trainer.state.global_step))
+    twin.control = TrainerControl()
+    exportable: list[Any] = [
+        one for one in (*twin.callback_handler.callbacks, twin.control) if isinstance(one, ExportableState)
+    ]
+    twin.state = TrainerState(
+        is_local_process_zero=twin.is_local_process_zero(),
+        is_world_process_zero=twin.is_world_process_zero(),
+        stateful_callbacks=exportable,
     )
+    model.config.use_cache = args.use_cache
+    return twin
+
+
+def _anew(trainer: SelfDestructTrainer) -> list[type[TrainerCallback]]:
+    """Trainer's own callbacks, which each trainer makes for itself."""
+    reporting = get_reporting_integration_callbacks(trainer.args.report_to)
+    return [*DEFAULT_CALLBACKS, *reporting, PrinterCallback, DEFAULT_PROGRESS_CALLBACK]
+
+
+def _own_callbacks(trainer: SelfDestructTrainer) -> list[TrainerCallback]:
+    """The user's callbacks, but for early stopping: the sibling stops where the hardened model did."""
+    others = (*_anew(trainer), OuterStepCallback, Termination, TieCallback, StopCallback, EarlyStoppingCallback)
+    return [one for one in trainer.callback_handler.callbacks if not isinstance(one, others)]
+
+
+def _rebound(callback: TrainerCallback, trainer: SelfDestructTrainer, twin: SelfDestructTrainer) -> TrainerCallback:
+    """A copy of a callback that knows the twin where it knew the trainer."""
+    copied = copy.copy(callback)
+    for name, value in vars(callback).items():
+        if value is trainer:
+            setattr(copied, name, twin)
+    return copied

@@ -8,19 +8,8 @@ from sources import FUNCTIONS, IN_ROOMS, NAME, SOURCES, TREES, in_fresh_python
 
 LEVELS = (
     ("demo", "demo.grammar_words", "schema", "files", "runs", "strict_yaml"),
-    (
-        "layout",
-        "tasks",
-        "metrics",
-        "comparison",
-        "report_checks",
-        "details",
-        "fingerprint",
-        "demo.grammar",
-        "endpoint",
-        "leaks",
-    ),
-    ("stock_loading", "recovery", "attacks.data", "ranks", "readings"),
+    ("layout", "tasks", "metrics", "comparison", "report_checks", "details", "fingerprint", "demo.grammar"),
+    ("stock_loading", "endpoint", "leaks", "recovery", "attacks.data", "ranks", "readings", "ingredients"),
     ("tables", "termination", "intact"),
     ("report",),
     ("functional", "inner_optimizer", "head_adjustment", "blocking", "training_args", "heads", "guard"),

@@ -1,12 +1,16 @@
 """A subclass's own desired loss is blocked like any other, wherever the subclass stands."""
 
+import functools
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from toy_models import tiny_model
 from trainer_state import assert_bitwise, weights_of
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from hf_selfdestruct.trainer import SelfDestructTrainer
+from hf_selfdestruct.undefended import trained_sibling
 
 
 class Documented:
@@ -96,3 +100,81 @@ def test_a_patched_loss_stays_patched(make_trainer, tmp_path):
     trainer.compute_loss = patched = lambda model, inputs, *a, **k: model(**inputs).loss
     trainer.train()
     assert trainer.compute_loss is patched
+
+
+class Weighted(SelfDestructTrainer):
+    """A trainer with an argument of its own, an evaluation of its own, and a loss that needs the argument."""
+
+    def __init__(self, *arguments, class_weights, **named):
+        super().__init__(*arguments, **named)
+        self.class_weights = class_weights
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        loss = cross_entropy(outputs.logits, inputs["labels"], weight=self.class_weights)
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *arguments, **named):
+        return super().evaluate(*arguments, **named) | {"eval_own": float(self.class_weights.sum())}
+
+
+class Remembering(TrainerCallback):
+    """A callback that knows its trainer, and changes its training."""
+
+    def __init__(self):
+        self.trainer, self.steps = None, 0
+
+    def on_step_end(self, args, state, control, **named):
+        assert self.trainer.state is state
+        self.steps += 1
+
+
+@pytest.fixture
+def weighted(make_trainer, tmp_path):
+    """A trained ``Weighted`` with these weights, the start it had, and its callback."""
+
+    def make(*weights, **arguments):
+        callback = Remembering()
+        trainer = make_trainer(
+            tmp_path,
+            kind=functools.partial(Weighted, class_weights=torch.tensor(weights)),
+            model=tiny_model(),
+            callbacks=[callback],
+            **arguments,
+        )
+        callback.trainer = trainer
+        trainer.train()
+        return trainer, callback
+
+    return make
+
+
+def test_a_sibling_has_what_its_user_built(weighted, tmp_path):
+    trainer, callback = weighted(1.0, 3.0)
+    sibling = trained_sibling(trainer, str(tmp_path / "_base"))
+    assert type(sibling) is Weighted
+    assert sibling.evaluate()["eval_own"] == trainer.evaluate()["eval_own"] == 4.0
+    assert sibling.state.global_step == trainer.state.global_step == 3
+    assert sibling.state is not trainer.state
+    assert (callback.steps, callback.trainer) == (3, trainer)
+    assert not any(
+        torch.equal(p, q) for p, q in zip(sibling.model.parameters(), trainer.model.parameters(), strict=True)
+    )
+
+
+def test_a_sibling_of_other_class_weights_is_trained_anew(weighted, tmp_path):
+    def trained_at(*weights):
+        trained_sibling(weighted(*weights)[0], str(tmp_path / "_base"))
+        return (tmp_path / "_undefended" / "model.safetensors").stat().st_mtime_ns
+
+    first = trained_at(1.0, 3.0)
+    assert trained_at(1.0, 3.0) == first
+    assert trained_at(1.0, 2.0) > first
+
+
+def test_the_twin_of_what_was_never_blocked_is_bitwise_the_same(weighted, tmp_path):
+    """Data order, dropout and schedule are those of the trainer: without blocking both end at the same weights."""
+    trainer, _ = weighted(1.0, 3.0, blocking_weight=0.0)
+    tiny_model().save_pretrained(tmp_path / "start")
+    sibling = trained_sibling(trainer, str(tmp_path / "start"))
+    assert_bitwise(weights_of(sibling.model), weights_of(trainer.model))
