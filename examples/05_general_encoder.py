@@ -40,6 +40,7 @@ trainer = SelfDestructTrainer(
     model,
     SelfDestructTrainingArguments(
         "hardened-encoder",
+        method="mlac",
         meta_gradient="exact",
         hvp="finite_difference",
         keeping_weight=10.0,

@@ -151,7 +151,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def fill(args: SelfDestructTrainingArguments) -> None:
-    """Fill in place, from the preset ``args.method``, every argument that was left at ``None``.
+    """Fill in place, from the preset ``args.method``, every argument that was left at ``None``; without one, nothing.
 
     A fixed rate (``adversary_learning_rate`` alone) turns a preset's range off, a drawn one
     (``adversary_learning_rate_max``) its learned rate, and a learned one its range.
@@ -161,7 +161,7 @@ def fill(args: SelfDestructTrainingArguments) -> None:
     """
     given = {name: getattr(args, name) for preset in PRESETS.values() for name in preset}
     ranged = given["adversary_learning_rate_max"] is not None
-    for name, value in PRESETS[args.method].items():
+    for name, value in PRESETS.get(args.method or "", {}).items():
         if given[name] is not None:
             continue
         if name == "adversary_learns_rate" and ranged:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-import math
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +16,14 @@ from transformers import PreTrainedModel, Trainer, TrainerState
 
 from . import checkpoints, intact, presets
 from .adversary import Adversary
+from .cost import announcement
 from .earlier import set_aside
 from .keeping import KeepingLoss
 from .loss_checks import has_loss
 from .losses import BlockingLoss
-from .meta_step import meta_loss
+from .outer_step import terms_added
 from .ranks import working_in
 from .readings import Readings
-from .scene import Draw
 from .tasks import BlockedTask
 from .termination import Termination
 from .trainer_checks import check_hardening, check_launch, check_simulation, listed_tasks
@@ -32,16 +33,18 @@ from .trainer_parts import (
     configured_adversary,
     configured_keeping,
     configured_losses,
+    default_method,
     guard_of,
     initialize,
     keeper_of,
     simulation_of,
-    terms_added,
 )
 from .training_args import SelfDestructTrainingArguments
 
 if TYPE_CHECKING:
     from .report import AttackReport
+
+logger = logging.getLogger(__name__)
 
 
 class SelfDestructTrainer(Trainer):
@@ -107,9 +110,11 @@ class SelfDestructTrainer(Trainer):
             raise TypeError(f"args must be SelfDestructTrainingArguments, got {type(args).__name__}.")
         if not isinstance(model, PreTrainedModel):
             raise TypeError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}.")
-        presets.fill(args)
+        args = copy.copy(args)  # another trainer may be given the same arguments
         check_launch(args)
         super().__init__(model, args, *positional, **named)
+        args.method = args.method or default_method(model, self.train_dataset)
+        presets.fill(args)
         self.has_given_optimizer = self.optimizer is not None or self.lr_scheduler is not None
         # Most classifiers accept and ignore `num_items_in_batch`; Trainer would then scale the loss by
         # accumulation steps and processes, and change the weight between the two losses.
@@ -121,8 +126,8 @@ class SelfDestructTrainer(Trainer):
         self.keeping_losses = list(configured_keeping(args) if keeping_losses is None else keeping_losses)
         self.keep_dataset = keep_dataset
         self.input_columns = list(inspect.signature(type(model).forward).parameters)
-        self._has_loss = has_loss(model)
-        if not self._has_loss:
+        self.has_loss = has_loss(model)
+        if not self.has_loss:
             self.label_names, self.can_return_loss, args.prediction_loss_only = [], True, True
         check_hardening(self, model)
         self.prepare_hardening(model)
@@ -133,7 +138,7 @@ class SelfDestructTrainer(Trainer):
         self.blocked_collator = blocked_collator(model, self.data_collator, self.processing_class)
         self.keeper, self.simulation = keeper_of(self, model), simulation_of(self, model)
         check_simulation(self, model)
-        self._readings, self._termination = Readings(), Termination(self)
+        self.readings, self._termination = Readings(), Termination(self)
         self._begun, self.trained_before, self.blocked_step = False, 0.0, -1
         self._started: float | None = None
         ours = [checkpoints.OuterStepCallback(self), self._termination]
@@ -149,7 +154,7 @@ class SelfDestructTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *arguments: Any, **named: Any
     ) -> Tensor | tuple[Tensor, Any]:
         """The desired loss; for a model that has no loss, the distance to the original."""
-        if self._has_loss:
+        if self.has_loss:
             return super().compute_loss(model, inputs, return_outputs, *arguments, **named)
         desired = self.keeper.on_desired(model, inputs) * (self.args.keeping_weight or 1.0)
         if model.training:  # DDP waits for every weight, also for those that no keeping loss looks at
@@ -159,9 +164,15 @@ class SelfDestructTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **named: Any) -> Any:
         """As ``Trainer.train``; ``resume_from_checkpoint=True`` takes the last *intact* checkpoint.
 
+        One line says first what hardening costs; with ``dry_run`` nothing else is done, and the program ends.
         The model's starting weights are kept in ``output_dir/_base``, for the attacks' reference rows. On SIGTERM the
-        step is ended, its checkpoint saved, and the signal acts then. Evidence in the folder is set aside.
+        step is ended, its checkpoint saved, and the signal acts then. Evidence in the folder is
+        set aside.
         """
+        if self.args.hardens and self.is_world_process_zero():
+            logger.warning(announcement(self))
+        if self.args.dry_run:
+            raise SystemExit(0)
         with working_in(self.folder):
             if resume_from_checkpoint is True:
                 resume_from_checkpoint = intact.last_complete(self.args.output_dir, self.plain_model())
@@ -238,7 +249,7 @@ class SelfDestructTrainer(Trainer):
         """Add the adversary's mean readings and the throughput since the last log to the training log."""
         if "loss" in logs:
             batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            logs.update(self._readings.take(step=self.state.global_step, batch=batch))
+            logs.update(self.readings.take(step=self.state.global_step, batch=batch))
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -264,38 +275,3 @@ class SelfDestructTrainer(Trainer):
     def blocks_now(self) -> bool:
         """Whether a blocking loss is due in this outer step."""
         return self.args.blocking_weight != 0 and self.state.global_step % (self.args.blocking_interval or 1) == 0
-
-    def add_terms(self, desired: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """Keeping losses, then the blocking loss; every reading is checked and kept for the log."""
-        model, terms = self.plain_model(), {"desired_loss": desired.item()}
-        draw = self.simulation.draw(self.state.global_step)
-        if self.keeping_losses:
-            parts = [self.keeper.on_desired(model, inputs)] if self._has_loss else []
-            kept = self.keeper.on_kept(model, *draw.key)
-            parts += [kept] if kept is not None else []
-            keeping = sum(parts, start=desired.new_zeros(())) * (self.args.keeping_weight or 1.0)
-            terms["keeping_loss"] = keeping.item() if self._has_loss else (keeping + desired).item()
-            desired = desired + keeping
-        self._check(terms, draw)
-        if not self.blocks_now:
-            return desired
-        self.blocked_step = self.state.global_step
-        gradient = self.simulation.meta_gradient(model, draw)
-        factor = self.guard.factor if self.guard else 1.0
-        weight, most = self.args.blocking_weight * factor, self.args.max_blocking_grad_norm or None
-        step = meta_loss(desired, dict(model.named_parameters()), gradient, blocking_weight=weight, max_norm=most)
-        more = {"adversary_lr": float(draw.recipe.learning_rate), "inner_steps": float(draw.recipe.steps)}
-        more |= {"blocking_factor": factor} if self.guard else {}
-        self._check({**step.terms, **more}, draw)
-        self.simulation.learn(draw, gradient, share=1 / self.current_gradient_accumulation_steps)
-        return step.total
-
-    def _check(self, terms: dict[str, float], draw: Draw) -> None:
-        for name, value in terms.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"{name} is {value} at step {self.state.global_step} (task {draw.task.name!r}, adversary "
-                    f"{draw.recipe.config()}); training stops and the last checkpoint is intact. "
-                    "Lower adversary_learning_rate, inner_steps or learning_rate."
-                )
-        self._readings.add(terms, step=self.state.global_step)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from torch import nn
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -26,9 +23,11 @@ from .inner_optimizers import INNER_OPTIMIZERS
 from .keeper import Keeper
 from .keeping import KeepingLoss, keeping_loss
 from .losses import BlockingLoss, blocking_loss
+from .presets import ONE_PURPOSE
 from .probes import RepresentationProbe
 from .scene import LABELS, Rows
 from .simulation import Simulation
+from .tasks import label_column_of
 from .training_args import UNDEFENDED, SelfDestructTrainingArguments
 from .vocabulary import TiedRows
 
@@ -36,6 +35,22 @@ if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
 
 logger = logging.getLogger(__name__)
+
+
+def default_method(model: PreTrainedModel, desired: Any) -> str:
+    """The method that was measured to work best for a kind of model, where its user names none.
+
+    ``one_purpose`` for classifiers of texts, which needs integer labels and embeddings that are wide enough;
+    ``general`` for bare encoders and language models; ``mlac_fast`` for what reads no words.
+    """
+    try:
+        width = embeddings_of(model)[1].shape[1]
+    except ValueError:
+        return "mlac_fast"
+    if not heads.has_task_head(model):
+        return "general"
+    labelled = label_column_of(getattr(desired, "column_names", None) or ()) is not None
+    return "one_purpose" if labelled and width > ONE_PURPOSE["keep_directions"] else "mlac_fast"
 
 
 def configured_adversary(args: SelfDestructTrainingArguments) -> Adversary:
@@ -145,32 +160,6 @@ def _special_words(trainer: SelfDestructTrainer) -> Sequence[int]:
             "processing_class= the tokenizer."
         )
     return ()
-
-
-@contextmanager
-def terms_added(trainer: SelfDestructTrainer) -> Iterator[None]:
-    """Within it, ``trainer.compute_loss`` adds the keeping and blocking losses to what it returned before.
-
-    A subclass that replaces ``compute_loss``, as the documentation of transformers shows, replaces the desired loss
-    alone. The items that a loss is divided by are those of this micro-batch, not of all.
-    """
-    own, patched = trainer.compute_loss, vars(trainer).get("compute_loss")
-
-    def total(model: nn.Module, inputs: Any, *arguments: Any, **named: Any) -> Any:
-        named["num_items_in_batch"] = trainer._get_num_items_in_batch([inputs], trainer.args.device)
-        seen = copy.copy(inputs)  # many a compute_loss takes the labels out of its inputs
-        found = own(model, inputs, *arguments, **named)
-        if isinstance(found, tuple):
-            return trainer.add_terms(found[0], seen), *found[1:]
-        return trainer.add_terms(found, seen)
-
-    vars(trainer)["compute_loss"] = total
-    try:
-        yield
-    finally:
-        del vars(trainer)["compute_loss"]
-        if patched is not None:
-            vars(trainer)["compute_loss"] = patched
 
 
 class TieCallback(TrainerCallback):

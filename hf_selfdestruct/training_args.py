@@ -67,7 +67,12 @@ class SelfDestructTrainingArguments(TrainingArguments):
         ```
     """
 
-    method: str = _option("mlac", "Preset that fills what is not given.", METHODS)
+    method: str | None = _option(
+        None,
+        "Preset that fills what is not given; by default what was measured to work for the kind of model.",
+        METHODS,
+    )
+    dry_run: bool = _option(False, "Check everything, say what hardening will cost, and end before the first step.")
     meta_gradient: str | None = _option(None, "How to differentiate through the adversary.", META_GRADIENTS)
     hvp: str = _option(
         "double_backward",

@@ -138,6 +138,7 @@ def make_trainer(toy_data: dict[str, Dataset]) -> Callable[..., SelfDestructTrai
     ) -> SelfDestructTrainer:
         given = {name: arguments.pop(name) for name in to_trainer if name in arguments}
         defaults = {
+            "method": "mlac",
             "use_cpu": True,
             "report_to": "none",
             "disable_tqdm": True,

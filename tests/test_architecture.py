@@ -36,7 +36,7 @@ LEVELS = (
     ("adjoint", "attacks.workers"),
     ("meta_gradient", "meta_step", "attacks.suite"),
     ("presets", "plots", "card", "attacks.suites", "checkpoints", "scene", "trainer_checks"),
-    ("manifest", "attacks", "simulation", "original", "attacks.audit"),
+    ("manifest", "attacks", "simulation", "original", "attacks.audit", "outer_step", "cost"),
     ("keeper", "signing", "earlier"),
     ("trainer_parts",),
     ("staging", "undefended"),

@@ -22,7 +22,15 @@ WAYS = [
 def trainer_on(folder, *, cpu: bool, **arguments) -> SelfDestructTrainer:
     args = SelfDestructTrainingArguments(
         str(folder),
-        **{"use_cpu": cpu, "inner_steps": 3, "max_steps": 3, "save_steps": 1, "report_to": "none", **arguments},
+        **{
+            "method": "mlac",
+            "use_cpu": cpu,
+            "inner_steps": 3,
+            "max_steps": 3,
+            "save_steps": 1,
+            "report_to": "none",
+            **arguments,
+        },
     )
     return SelfDestructTrainer(tiny_model(), args, train_dataset=toy_rows(96, seed=4), blocked_tasks=[toy_task()])
 

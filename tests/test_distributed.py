@@ -28,7 +28,7 @@ torch.manual_seed(0)
 sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=60)
 model = BertForSequenceClassification(BertConfig(num_labels=3, **sizes))
 args = SelfDestructTrainingArguments(
-    sys.argv[1], meta_gradient=sys.argv[2], inner_steps=2, max_steps=3, gradient_accumulation_steps=2,
+    sys.argv[1], method="mlac", meta_gradient=sys.argv[2], inner_steps=2, max_steps=3, gradient_accumulation_steps=2,
     per_device_train_batch_size=4, use_cpu=True, disable_tqdm=True, learning_rate=1e-3, save_strategy="no",
 )
 task = BlockedTask("b", train=rows(120, 1), attack=rows(60, 2), test=rows(60, 3), label_column="blocked")

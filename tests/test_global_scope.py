@@ -80,7 +80,7 @@ def test_a_process_takes_its_part_of_every_tensor():
 def checked(monkeypatch, tmp_path, *, adversaries=None, losses=None, processes=2, **arguments):
     """What is checked where there are several processes, without launching them."""
     args = SelfDestructTrainingArguments(
-        str(tmp_path), use_cpu=True, report_to="none", **{"adversary_scope": "global", **arguments}
+        str(tmp_path), use_cpu=True, report_to="none", **{"method": "mlac", "adversary_scope": "global", **arguments}
     )
     trainer = SelfDestructTrainer(
         tiny_model(),

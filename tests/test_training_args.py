@@ -149,6 +149,7 @@ def test_changed_defaults_of_the_base_class(make_args) -> None:
 def test_from_the_command_line(tmp_path) -> None:
     wanted = {
         "method": "ac",
+        "dry_run": True,
         "hvp": "finite_difference",
         "trajectory": "recompute",
         "inner_steps_start": 1,
@@ -199,7 +200,7 @@ def test_from_the_command_line(tmp_path) -> None:
     assert args.learning_rate == 3e-5
     (args,) = parser.parse_args_into_dataclasses(base)
     assert all(getattr(args, name) is None for name in presets.MLAC)
-    assert args.method == "mlac"
+    assert args.method is None
     with pytest.raises(ValueError, match="inner_step_count"):
         parser.parse_args_into_dataclasses([*base, "--inner_step_count", "4"])
 
@@ -247,9 +248,9 @@ def test_presets_fill_only_what_is_missing(make_args, method) -> None:
 
 
 def test_a_drawn_rate_turns_the_learned_one_off(make_args) -> None:
-    args = make_args(adversary_learning_rate_max=1e-2)
+    args = make_args(method="mlac", adversary_learning_rate_max=1e-2)
     presets.fill(args)
     assert args.adversary_learns_rate is False
-    args = make_args()
+    args = make_args(method="mlac")
     presets.fill(args)
     assert args.adversary_learns_rate is True

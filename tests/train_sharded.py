@@ -43,7 +43,14 @@ class Sharded:
     def __init__(self, case: str) -> None:
         args = SelfDestructTrainingArguments(
             "unused",
-            **{"adversary_scope": "global", "inner_steps": 3, "use_cpu": True, "report_to": "none", **CASES[case]},
+            **{
+                "method": "mlac",
+                "adversary_scope": "global",
+                "inner_steps": 3,
+                "use_cpu": True,
+                "report_to": "none",
+                **CASES[case],
+            },
         )
         presets.fill(args)
         self.rank, self.world = args.process_index, args.world_size

@@ -36,7 +36,13 @@ def trained(case: str, folder: Path) -> SelfDestructTrainer:
     args = SelfDestructTrainingArguments(
         str(folder / case),
         **{
-            **{"adversary_scope": "global", "inner_steps": 3, "max_steps": STEPS, "learning_rate": 1e-3},
+            **{
+                "method": "mlac",
+                "adversary_scope": "global",
+                "inner_steps": 3,
+                "max_steps": STEPS,
+                "learning_rate": 1e-3,
+            },
             **{"per_device_train_batch_size": ROWS // world, "save_strategy": "no", "logging_steps": 1},
             **{"use_cpu": True, "disable_tqdm": True, "report_to": "none", **CASES.get(case, {})},
         },
