@@ -234,14 +234,8 @@ class SelfDestructTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must be a whole number of at least {bound}; got {value!r}.")
 
     def _check_numbers(self) -> None:
-        rates = (
-            "adversary_learning_rate",
-            "adversary_learning_rate_max",
-            "adversary_head_learning_rate",
-            "keeping_weight",
-            "max_desired_drop",
-        )
-        for name in rates:
+        adversarys = ("adversary_learning_rate", "adversary_learning_rate_max", "adversary_head_learning_rate")
+        for name in (*adversarys, "keeping_weight", "max_desired_drop"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be a positive number; got {value!r}.")
