@@ -86,7 +86,10 @@ def push(
             repo, held = _repository(api, repo_id, private=private, revision=revision)
         _check_repository(repo, held, private=private)
         names = [s.rfilename for s in held.siblings or ()]
-        stale = _deleted(repo, names, staged_files(copy), replace=replace)
+        sent = staged_files(copy)
+        stale = _deleted(repo, names, sent, replace=replace)
+        lost = [] if MANIFEST in names else [name for name in names if name in sent and name not in FRESH]
+        said = [f"{what} {printable(', '.join(of))}." for what, of in (("Deletes", stale), ("Overwrites", lost)) if of]
         with asked():
             if revision:
                 api.create_branch(repo, branch=revision, exist_ok=True)
@@ -98,7 +101,7 @@ def push(
                 repo,
                 [*additions, *map(CommitOperationDelete, stale)],
                 commit_message=message,
-                commit_description=f"Deletes {printable(', '.join(stale))}." if stale else None,
+                commit_description=" ".join(said) or None,
                 revision=revision,
                 create_pr=create_pr,
                 parent_commit=held.sha,

@@ -1,7 +1,6 @@
 """What an endpoint is told and what is believed of its answers, over real connections."""
 
 import contextlib
-import dataclasses
 import json
 import socket
 import subprocess
@@ -10,8 +9,6 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from loopback_endpoint import LoopbackEndpoint, dripping, endless
 
 from hf_selfdestruct import endpoint
@@ -276,35 +273,3 @@ def test_from_the_command_line(fingerprint, refused, monkeypatch, capsys, loudne
 
 def test_the_default_time_is_what_help_says():
     assert endpoint.SECONDS == 120
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["label", "score"]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["label", "score", "yes"]), inner, max_size=3)
-        | st.lists(st.fixed_dictionaries({"label": st.text(max_size=3), "score": inner}), max_size=3)
-    ),
-    max_leaves=12,
-)
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_any_answer_is_probabilities_or_one_line(content):
-    try:
-        found = endpoint._scores(content, "https://host")
-    except ConnectionError as error:
-        line = str(error)
-        assert line.isprintable()
-    else:
-        assert all(0 <= score <= 1 for score in found.values())
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.fixed_dictionaries({field.name: JSON for field in dataclasses.fields(Fingerprint)}) | JSON)
-def test_any_file_is_a_fingerprint_or_one_line(tmp_path_factory, content):
-    path = tmp_path_factory.getbasetemp() / "fuzzed.json"
-    path.write_text(json.dumps(content))
-    with contextlib.suppress(ValueError):
-        Fingerprint.load(path)

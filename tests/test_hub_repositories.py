@@ -43,7 +43,8 @@ def test_another_model_is_not_overwritten_unasked(here, folder, gated, revision)
 def test_replacing_says_what_it_deletes_and_leaves_the_release_alone(here, folder):
     holding(here, OTHER)
     commit = push(folder, REPO, token="hf_x", replace=True)
-    assert commit.commit_description == "Deletes data/words.txt, pytorch_model.bin."
+    said = "Deletes data/words.txt, pytorch_model.bin. Overwrites config.json, model.safetensors."
+    assert commit.commit_description == said
     assert complete(here, folder)
 
 
