@@ -192,7 +192,9 @@ def _deleted(repo: str, names: Sequence[str], sent: Iterable[str], *, replace: b
         raise ValueError(f"{repo} holds another model ({_few(others)}); {cure} all that is there.")
     if found := suspects(name for name in names if name != LEFT_BY_TRAINER):
         raise ValueError(f"{repo} holds {found[0]}, which can run code or hide weights; {cure} {_few(beside)} there.")
-    return [name for name in beside if _ours(name)]
+    if others := [name for name in beside if not _ours(name)]:
+        raise ValueError(f"{repo} holds {_few(others)}: nobody could verify it; {cure} {_few(beside)} there.")
+    return beside
 
 
 def _few(names: Sequence[str]) -> str:

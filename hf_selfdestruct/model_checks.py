@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from .attacks import Target
 from .attacks.ledger import Ledger
+from .attacks.target import refuse_adapter
 from .files import reason
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -30,6 +30,7 @@ def check_target(target: Target) -> None:
     """Refuse a model that could not be attacked, from its small files alone."""
     where, folder = f"{target.role} model {target.folder}{_sought(target.folder)}", Path(target.folder)
     try:
+        refuse_adapter(target.folder)
         AutoConfig.from_pretrained(target.folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{where}: cannot be loaded ({reason(error)}).") from None
@@ -53,10 +54,7 @@ def check_alike(targets: list[Target]) -> None:
 
 def check_storage(storage: str | None) -> None:
     """Refuse a ledger that cannot be opened."""
-    try:
-        Ledger(storage)
-    except (ImportError, SQLAlchemyError) as error:
-        raise ValueError(f"storage {storage!r} cannot be opened ({reason(error)}).") from None
+    Ledger(storage)
 
 
 def _sought(model: str) -> str:

@@ -19,6 +19,7 @@ from .tables import report_table
 __all__ = ["NOT_MEASURED", "REFERENCES", "ROLES", "AttackReport", "AttackRun", "Scores", "Summary", "cell"]
 
 SCHEMA_VERSION = 2
+NEARLY = 1e-3  # of the norm: what rounding to half precision changes in weights is about as much
 MOST_BYTES = 256 * 1024 * 1024  # most of it are predictions
 
 
@@ -39,6 +40,7 @@ class AttackReport:
         recipe: How the model was hardened; empty when it is not known.
         checks: Doubts the suite raised about its own result.
         versions: Package versions.
+        distances: Role to the distance of its trunk's weights to the hardened model's, relative to their norm.
         schema_version: Version of this format.
 
     Example:
@@ -57,6 +59,7 @@ class AttackReport:
     recipe: dict[str, Any] = field(default_factory=dict)
     checks: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    distances: dict[str, float] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -71,6 +74,10 @@ class AttackReport:
     def blocked(self) -> list[str]:
         """Blocked tasks: those that are no controls."""
         return [name for name, facts in self.tasks.items() if not facts.get("control")]
+
+    def unchanged_from(self) -> list[str]:
+        """Roles whose weights the hardened model has, exactly or nearly: it was not hardened."""
+        return [role for role, distance in self.distances.items() if distance < NEARLY]
 
     def budgets(self, task: str) -> list[int]:
         """Numbers of examples at which the models were attacked on a task, ascending."""

@@ -5,6 +5,7 @@ python tests/fuzzed.py benchmarks/fuzz.md [INPUTS_OF_EACH_KIND]
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import resource
 import sys
@@ -18,11 +19,14 @@ from typing import Any
 import hypothesis
 from hypothesis import HealthCheck
 from hypothesis import strategies as st
-from made_reports import made_folder, made_report
+from made_reports import made_folder, made_report, made_run
 
+from hf_selfdestruct.attacks.ledger import BROKEN
+from hf_selfdestruct.attacks.ledger import _record_of as record_of
 from hf_selfdestruct.card import render
 from hf_selfdestruct.config import load_config
 from hf_selfdestruct.details import CardDetails
+from hf_selfdestruct.endpoint import _scores as scores_of
 from hf_selfdestruct.fingerprint import Fingerprint
 from hf_selfdestruct.manifest import MANIFEST, problems
 from hf_selfdestruct.report import AttackReport
@@ -125,12 +129,37 @@ def a_fingerprint(draw: Callable[[Any], Any], home: Path) -> None:
     Fingerprint.load(path)
 
 
+def an_answer(draw: Callable[[Any], Any], home: Path) -> None:
+    """An endpoint's answer to one text: probabilities, or one line."""
+    usual = [[{"label": "no", "score": 0.25}, {"label": "yes", "score": 0.75}]]
+    if draw(st.booleans()):
+        content = changed_text(draw, draw(st.sampled_from([usual, usual[0]]))).encode(errors="replace")
+    else:
+        content = draw(st.binary(max_size=60))
+    found = scores_of(content, "https://host")
+    assert all(0 <= score <= 1 for score in found.values())
+
+
+def a_ledger(draw: Callable[[Any], Any], home: Path) -> None:
+    """A record in a ledger."""
+    run = dataclasses.asdict(made_run())
+    attributes = {"run": changed_text(draw, run), "hits": "gA==", "width": 1}
+    if draw(st.booleans()):
+        attributes = mutated(draw, {**attributes, "run": json.dumps(run)})
+    try:
+        record_of(attributes)
+    except BROKEN as error:
+        raise ValueError("damaged") from error
+
+
 KINDS = {
     "reports": a_report,
     "texts as reports": any_text,
     "manifests": a_manifest,
     "configurations": a_configuration,
     "fingerprints": a_fingerprint,
+    "answers of endpoints": an_answer,
+    "records of ledgers": a_ledger,
 }
 
 

@@ -89,13 +89,20 @@ def test_what_an_earlier_version_had_goes_in_the_same_commit(hub, push, folder):
     (folder / "selfdestruct" / "expected_best_gender.png").unlink()
     render_folder(folder)
     write_manifest(folder)
-    hub.repos[REPO].branches["main"][-1].files["NOTES.md"] = b"somebody's own"
     done = push(hub.url)
     assert "Deletes selfdestruct/expected_best_gender.png.\n" in done.stdout, done.stderr
     assert len(commits(hub)) == 2
     held = hub.repos[REPO].files()
     assert "selfdestruct/expected_best_gender.png" not in held
-    assert held["NOTES.md"] == b"somebody's own"
+
+
+def test_a_strangers_file_is_deleted_only_when_asked(hub, push, tmp_path):
+    assert push(hub.url).returncode == 0
+    hub.repos[REPO].branches["main"][-1].files["NOTES.md"] = b"somebody's own"
+    assert "holds NOTES.md: nobody could verify it" in one_line(push(hub.url), 2)
+    assert hub.repos[REPO].files()["NOTES.md"] == b"somebody's own"
+    assert "Deletes NOTES.md.\n" in push(hub.url, "--replace").stdout
+    assert run_against(hub.url, "verify", REPO, "--files-only", home=tmp_path).returncode == 0
 
 
 def test_a_repository_that_nobody_could_verify_is_refused_and_trainers_leftover_goes(hub, push, tmp_path):

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from toy_models import tiny_model
+from toy_models import TINY_SUITE, tiny_model, toy_task
 from trainer_state import assert_bitwise, weights_of
 from transformers import Trainer, TrainerCallback
 
@@ -178,3 +178,13 @@ def test_the_twin_of_what_was_never_blocked_is_bitwise_the_same(weighted, tmp_pa
     tiny_model().save_pretrained(tmp_path / "start")
     sibling = trained_sibling(trainer, str(tmp_path / "start"))
     assert_bitwise(weights_of(sibling.model), weights_of(trainer.model))
+
+
+def test_a_model_that_was_not_hardened_gets_a_card_that_says_so(make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path, kind=Overridden, blocked_tasks=[toy_task(rows=60)], blocking_weight=0.0)
+    tiny_model().save_pretrained(tmp_path / "_base")
+    trainer.train()
+    report = trainer.attack(TINY_SUITE)
+    assert report.distances["undefended"] == 0
+    assert report.distances["base"] > 1e-3
+    assert "**Not hardened.**" in (tmp_path / "README.md").read_text()

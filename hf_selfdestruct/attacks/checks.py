@@ -25,7 +25,7 @@ def doubts(report: AttackReport) -> tuple[str, ...]:
         One sentence per doubt; empty when no check fires.
     """
     found = [str(report.suite["note"])] if "note" in report.suite else []
-    found += lost_desired(report.desired)
+    found += [*not_hardened(report), *lost_desired(report.desired)]
     for task in report.blocked():
         if report.budgets(task):
             found += [check for rule in RULES for check in rule(report, task)]
@@ -38,6 +38,15 @@ def doubted(report: AttackReport, **facts: Any) -> AttackReport:
     """The report with these facts, and with every doubt there is about it then."""
     report = dataclasses.replace(report, **facts)
     return dataclasses.replace(report, checks=doubts(report))
+
+
+def not_hardened(report: AttackReport) -> Iterator[str]:
+    """The hardened model is one of its references, so that nothing can have been blocked."""
+    for role in report.unchanged_from():
+        yield (
+            f"not hardened: the hardened model has the weights of the {role} model, to {report.distances[role]:.1e} of "
+            "their norm; nothing in it can resist what that model does not."
+        )
 
 
 def lost_desired(desired: Mapping[str, Any]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from .base import Attack
 from .data import AttackData, Collate, DesiredData
 from .references import AGAIN, RawInput, with_more
 from .search import Search
-from .target import Target
+from .target import Target, distance
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -125,7 +125,15 @@ class Job:
             runs=tuple(run if run.chosen else dataclasses.replace(run, predictions="") for run in runs),
             attacks=known_attacks(self.suite, self._has(*self.targets)),
             versions={p: importlib.metadata.version(p) for p in PACKAGES},
+            distances=self._distances,
         )
+
+    @functools.cached_property
+    def _distances(self) -> dict[str, float]:
+        """How far the hardened model is from each of its references with weights."""
+        models = {target.role: target for target in self.targets if not target.random}
+        hardened = models.pop("hardened", None)
+        return {role: distance(hardened, other) for role, other in models.items()} if hardened else {}
 
     def _check_size(self, data: Mapping[str, AttackData]) -> None:
         """A report holds the predictions of every attack, budget, model and seed."""

@@ -158,6 +158,17 @@ def refuse_adapter(folder: str) -> None:
         )
 
 
+def distance(one: Target, other: Target) -> float:
+    """Norm of the difference of two trunks' weights, relative to the norm of the other's."""
+    own, others = (target.load(2, 0).base_model.state_dict() for target in (one, other))
+    shared = [name for name in own.keys() & others.keys() if own[name].shape == others[name].shape]
+    apart, norm = (
+        sum(float(part.double().square().sum()) for part in parts) ** 0.5
+        for parts in ((own[name] - others[name] for name in shared), (others[name] for name in shared))
+    )
+    return apart / norm if norm else 0.0
+
+
 def _unpublished(config: Any, trunk: PreTrainedModel) -> set[str]:
     """Weights of the trunk that the published architecture does not have, such as a masked language model's pooler."""
     published = getattr(transformers, str(next(iter(config.architectures or []), "")), None)

@@ -4,9 +4,16 @@ import dataclasses
 import re
 
 import pytest
+import torch
+from conftest import save_model
 from made_reports import made_report, made_run, made_scores
+from transformers import BertForSequenceClassification
 
+from hf_selfdestruct.attacks import Target
 from hf_selfdestruct.attacks.checks import LOST, MARGIN, RULES, doubted, doubts, lost_desired
+from hf_selfdestruct.attacks.target import distance
+from hf_selfdestruct.card import render
+from hf_selfdestruct.details import CardDetails
 
 
 def changed(change, **fields):
@@ -215,3 +222,31 @@ def test_facts_that_come_after_the_attacks_are_doubted_too():
     desired = {"dataset": "rows", "hardened": {"accuracy": 0.1}, "undefended": {"accuracy": 0.9}}
     (doubt,) = doubted(made_report(), desired=desired).checks
     assert doubt.startswith("desired task:")
+
+
+@pytest.mark.parametrize("distance", [0.0, 9e-4, 1.1e-3])
+def test_a_model_that_is_its_reference_is_not_hardened(distance):
+    report = doubted(made_report(distances={"base": 0.3, "undefended": distance}))
+    card = render(report, CardDetails())
+    nearly = distance < 1e-3
+    assert report.checks == doubts(report)
+    assert [d for d in report.checks if d.startswith("not hardened: ") and "of the undefended model" in d] == list(
+        report.checks if nearly else ()
+    )
+    assert ("**Not hardened.**" in card) is nearly
+    assert ("was trained with hf_selfdestruct to stay good" in card) is not nearly
+
+
+def test_distances_are_measured_on_the_trunks(tmp_path):
+    save_model(tmp_path / "base")
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        model.classifier.weight.add_(1.0)  # a head of its own changes nothing
+    model.save_pretrained(tmp_path / "undefended")
+    with torch.no_grad():
+        for weight in model.bert.parameters():
+            weight.mul_(1.25)
+    model.save_pretrained(tmp_path / "hardened")
+    base, undefended, hardened = (Target(n, str(tmp_path / n)) for n in ("base", "undefended", "hardened"))
+    assert distance(undefended, base) == 0
+    assert distance(hardened, base) == pytest.approx(0.25)
