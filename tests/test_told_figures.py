@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,18 @@ def test_the_table_is_what_was_measured():
             row = " | ".join(map(spread, best(report, task, examples).values()))
             assert f"| {task} | {examples} | {row} | {difference(report, task, examples)} |" in README
         assert f"{report.tasks[task]['majority']:.3f} ({task})" in README
+
+
+def test_words_alone_are_what_was_measured():
+    measured = json.loads((CARDS / "lab" / "words.json").read_text())
+    for report, task in ((GENERAL, "gender"), (SWAPPED, "profession")):
+        for examples in report.budgets(task):
+            found = measured[task][str(examples)]
+            told = f"{statistics.fmean(found):.3f} ± {statistics.stdev(found):.3f}"
+            assert f"| {difference(report, task, examples)} | {told} |" in README
+            assert statistics.fmean(found) > best(report, task, examples)["hardened"].mean
+        (all_examples,) = (run for run in report.runs if run.role == "raw" and run.chosen and run.seed == 0)
+        assert found[0] == pytest.approx(all_examples.test.accuracy, abs=1e-9)
 
 
 def test_what_is_kept():
