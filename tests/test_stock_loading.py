@@ -188,7 +188,7 @@ def test_the_base_of_an_adapter_is_the_cards(folder, base, why):
     found = problems(folder)
     assert len(found) == (why is not None)
     assert all(line.startswith("adapter_config.json: ") and why in line for line in found)
-    assert ("the base of this adapter" in verify(str(folder)).lines()[-1]) == (why is None)
+    assert ("the base of this adapter" in verify(str(folder), files_only=True).lines()[-1]) == (why is None)
 
 
 # What is opened
