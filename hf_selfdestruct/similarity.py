@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .attacks.target import quiet
 from .probes import pool
 
 MOST_ROWS, BATCH = 512, 32
@@ -62,7 +63,8 @@ def to_base(
     collate: Callable[[list[Any]], Mapping[str, Tensor]],
 ) -> dict[str, float]:
     """:func:`rank_correlation` with the model in a folder, under the name that reports give it."""
-    start: Any = type(model).from_pretrained(base, use_safetensors=True)
+    with quiet():
+        start: Any = type(model).from_pretrained(base, use_safetensors=True)
     return {NAME: rank_correlation(model, start.to(model.device), rows, columns=columns, collate=collate)}
 
 

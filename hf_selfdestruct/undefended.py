@@ -21,7 +21,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer import DEFAULT_CALLBACKS, DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_callback import CallbackHandler, ExportableState
 
-from .attacks.target import refuse_adapter
+from .attacks.target import quiet, refuse_adapter
 from .checkpoints import OuterStepCallback
 from .files import weights_hash
 from .ingredients import described, stored_names
@@ -132,7 +132,8 @@ def sibling_of(trainer: SelfDestructTrainer, source: str, *, output_dir: str | N
     args.max_desired_drop = None
     args.max_steps = trainer.state.max_steps or args.max_steps  # the schedule's length, also where it was cut short
     live = trainer.accelerator.unwrap_model(trainer.model)
-    model, info = type(live).from_pretrained(source, use_safetensors=True, output_loading_info=True)
+    with quiet():
+        model, info = type(live).from_pretrained(source, use_safetensors=True, output_loading_info=True)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{source}: {missing[0]} is missing, and would be random; name a {type(live).__name__}.")
     frozen = _frozen(live)

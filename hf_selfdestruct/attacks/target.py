@@ -120,8 +120,9 @@ class Target:
         Raises:
             ValueError: The folder holds an adapter.
         """
-        refuse_adapter(self.folder)
-        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False, **task)
+        with quiet():
+            refuse_adapter(self.folder)
+            config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False, **task)
         parts = (getattr(config, name) for name in config.sub_configs)
         for part in (config, *(part for part in parts if part is not None)):
             with quiet():
