@@ -14,12 +14,13 @@ from .comparison import difference
 from .details import CardDetails
 from .files import read_text, write_whole
 from .recovery import reference
-from .report import NOT_MEASURED, AttackReport, AttackRun, cell
+from .report import NOT_MEASURED, UNLIKE_PLAIN, AttackReport, AttackRun, cell
 from .schema import parse_json
 from .tables import DESIRED_DROP, control_rows, cost_rows, difference_rows, reference_lines, seeds
 
 NOT_STATED = "not stated"
 NOISE = 0.03
+CARD_TAGS = ("hf_selfdestruct", "tamper-resistance")
 MOST_BYTES = 1024 * 1024  # of the user's own words
 CLOSED_FORMS = {  # what was done to a model before it was trained, and what that takes from its users
     "merge_words": "Words that tell a blocked task were made one with others until no group told more than {} standard "
@@ -79,7 +80,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_plain,
+        finalize=plain,
         keep_trailing_newline=True,
     )
     controls = {task: control_rows(report, task) for task in report.tasks if task not in report.blocked()}
@@ -89,6 +90,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         details=details,
         title=title,
         roles=report.roles(),
+        unlike_plain=report.models["hardened"].get(UNLIKE_PLAIN),
         headlines=[line for task in report.blocked() for line in headlines(report, task)],
         differences={task: difference_rows(report, task) for task in report.blocked()},
         costs={task: cost_rows(report, task) for task in report.blocked()},
@@ -217,7 +219,8 @@ def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:
         EvalResult(
             task_type=details.pipeline_tag,
             dataset_type=details.datasets[0] if details.datasets else "custom",
-            dataset_name=str(report.desired.get("dataset", "desired task")),
+            dataset_name=details.dataset_name or str(report.desired.get("dataset", "desired task")),
+            dataset_config=details.dataset_config or None,
             metric_type=name,
             metric_value=round(value, 6),
         )
@@ -231,7 +234,7 @@ def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:
         language=list(details.language) or None,
         license=details.license or None,
         library_name="transformers",
-        tags=["hf_selfdestruct", "tamper-resistance"],
+        tags=[*CARD_TAGS, *(tag for tag in details.tags if tag not in CARD_TAGS)],
         base_model=details.base_model or None,
         datasets=list(details.datasets) or None,
         pipeline_tag=details.pipeline_tag or None,
@@ -242,7 +245,7 @@ def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:
     return data.to_yaml()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as one line of text: it never becomes markup, breaks a table or starts a heading."""
     if isinstance(value, int | float):
         return value

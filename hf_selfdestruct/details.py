@@ -21,7 +21,7 @@ PIPELINES = {  # last words of an architecture's name, or PEFT's task type
 GATES = ("auto", "manual")
 ANSWERS = ("text", "checkbox", "date_picker", "country")
 LISTS = {
-    "": ("datasets", "language"),
+    "": ("datasets", "language", "tags"),
     "release": ("product_hazards", "data_hazards", "attention_hazards", "affected", "stages"),
 }
 
@@ -107,7 +107,10 @@ class CardDetails:
         license: Hub licence identifier, such as ``apache-2.0``.
         base_model: Hub id of the model that was hardened.
         datasets: Hub ids of the data.
+        dataset_name: Name of the desired task's data for readers, such as ``GLUE SST2``.
+        dataset_config: Its configuration on the Hub, such as ``sst2``.
         language: Language codes.
+        tags: The Hub's tags, beside those of every card.
         pipeline_tag: The Hub's name of the desired task; what is left empty is read off the model, where it tells.
         intended_use: What the model is for.
         contact: Whom to tell about a break or a harm.
@@ -120,7 +123,10 @@ class CardDetails:
     license: str = ""
     base_model: str = ""
     datasets: tuple[str, ...] = ()
+    dataset_name: str = ""
+    dataset_config: str = ""
     language: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
     pipeline_tag: str = ""
     intended_use: str = ""
     contact: str = ""

@@ -20,9 +20,11 @@ from .attacks.ledger import Ledger
 from .card import render_folder
 from .details import CardDetails
 from .earlier import has_evidence, holds, set_aside
-from .files import file_hash
+from .files import file_hash, weights_hash
+from .plainly import unlike_plain
 from .plots import save_plots
-from .report import AttackReport
+from .provenance import known_details
+from .report import UNLIKE_PLAIN, AttackReport
 from .tasks import BlockedTask
 from .trainer_parts import recipe_of
 from .undefended import sibling_of, trained_sibling
@@ -77,9 +79,7 @@ def attack_trainer(
     Raises:
         ValueError: Unknown suite, a task without ``attack`` or ``test`` rows, or an optimizer that no sibling can have.
     """
-    chosen = named_suite(suite) if isinstance(suite, str) else suite
-    if not isinstance(chosen, AttackSuite):
-        raise TypeError(f"suite must be the name of a shipped suite or an AttackSuite, got {type(suite).__name__}.")
+    chosen = _suite(suite)
     for role, given in (("undefended", undefended), ("base", base)):
         if given is not None and Path(given).is_absolute() and not Path(given).is_dir():
             raise ValueError(f"{role}={str(given)!r}: no such folder.")
@@ -91,6 +91,7 @@ def attack_trainer(
     start, base = str(started if started.is_dir() else base), str(base or started)
     _check(trainer, trains_sibling=undefended is None)
     _save(trainer)
+    loading = _loading(trainer)
     sibling = trained_sibling(trainer, start) if undefended is None else sibling_of(trainer, str(undefended))
     desired = _desired(trainer, sibling, start, desired_dataset, kept_dataset)
     storage = storage or f"sqlite:///{folder / '_attacks.db'}"
@@ -109,24 +110,51 @@ def attack_trainer(
         progress=trainer.is_world_process_zero() and not trainer.args.disable_tqdm,
     )
     if trainer.is_world_process_zero():
-        complete_folder(folder, doubted(report, desired=desired, recipe=recipe_of(trainer)), details)
+        models = {**report.models, "hardened": report.models["hardened"] | loading}
+        report = doubted(report, desired=desired, recipe=recipe_of(trainer), models=models)
+        complete_folder(folder, report, known_details(trainer, details))
     trainer.accelerator.wait_for_everyone()
     return AttackReport.load(folder / manifest.REPORT)
 
 
+def _suite(suite: Any) -> AttackSuite:
+    chosen = named_suite(suite) if isinstance(suite, str) else suite
+    if not isinstance(chosen, AttackSuite):
+        raise TypeError(f"suite must be the name of a shipped suite or an AttackSuite, got {type(suite).__name__}.")
+    return chosen
+
+
+def _loading(trainer: SelfDestructTrainer) -> dict[str, str]:
+    """What a report says of the hardened model where plain transformers makes another one of it; said now, too."""
+    unlike = unlike_plain(trainer)
+    if unlike and trainer.is_world_process_zero():
+        logger.warning("plain transformers does not load the model as it was trained: %s", unlike)
+    return {UNLIKE_PLAIN: unlike} if unlike else {}
+
+
 def _save(trainer: SelfDestructTrainer) -> None:
-    """Save the model; where the folder holds another one with its evidence, that is set aside first."""
-    folder = trainer.folder
-    if has_evidence(folder):
+    """Save the model; evidence of another one that the folder holds is set aside first.
+
+    Raises:
+        ValueError: The folder holds another model, and this trainer has trained none.
+    """
+    folder, trained = trainer.folder, trainer.state.global_step > 0
+    if has_evidence(folder) or (weights_hash(folder) and not trained):
         again = folder / "_saved"
         trainer.save_model(str(again))
         trainer.accelerator.wait_for_everyone()
-        same = holds(folder, again)
+        same, other = holds(folder, again), weights_hash(folder) not in ("", weights_hash(again))
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             shutil.rmtree(again)
         if same:
             return
+        if other and not trained:
+            raise ValueError(
+                f"{folder} holds a model with other weights than this trainer's, which has not trained: nothing was "
+                f"overwritten. Load the model from {folder} into the trainer, call train() first, or give another "
+                "output_dir."
+            )
         if trainer.is_world_process_zero():
             set_aside(folder)
     trainer.save_model()

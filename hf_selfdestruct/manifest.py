@@ -48,6 +48,7 @@ __all__ = [
     "suspects",
     "write_manifest",
 ]
+CURE = "Put these files back as they were, or attack again: trainer.attack() writes the evidence anew."
 # Written anew with a card; the last two are what a write that was killed leaves.
 RENEWED = ("README.md", CARD, "README.md.part", f"{MANIFEST}.part")
 
@@ -162,7 +163,7 @@ def renew_card(folder: str | Path) -> Path:
     AttackReport.load(folder / REPORT)
     found = _changes(folder, read_manifest(folder), alone=False, links=None)
     if changes := [line for line in found if not line.startswith(tuple(f"{name}: " for name in RENEWED))]:
-        raise ValueError(f"{folder}: no new card beside changed evidence: {'; '.join(changes)}.")
+        raise ValueError(f"{folder}: no new card beside changed evidence: {'; '.join(changes)}. {CURE}")
     card = render_folder(folder)
     write_manifest(folder)
     return card

@@ -19,6 +19,7 @@ from .tables import report_table
 __all__ = ["NOT_MEASURED", "REFERENCES", "ROLES", "AttackReport", "AttackRun", "Scores", "Summary", "cell"]
 
 SCHEMA_VERSION = 2
+UNLIKE_PLAIN = "unlike_plain"
 NEARLY = 1e-3  # of the norm: what rounding to half precision changes in weights is about as much
 MOST_BYTES = 256 * 1024 * 1024  # most of it are predictions
 
@@ -32,7 +33,8 @@ class AttackReport:
         tasks: Task name (letters, digits, ``_`` and ``-``) to ``num_labels``, ``majority`` (rate of the commonest
             test label), ``labels`` of the test rows, ``rows`` and ``fingerprints`` of its splits; ``control`` is true
             for a benign task, attacked to see that it can still be learned.
-        models: Role to ``{"name", "sha256"}`` of the model attacked.
+        models: Role to ``{"name", "sha256"}`` of the model attacked; of the hardened one also ``unlike_plain``: what
+            differs where plain ``transformers`` does not load it as it was trained.
         runs: Every run.
         attacks: Attack's name to what it ``assumes`` and whether it stands ``outside`` the headline, because it
             starts from what it is meant to recover.

@@ -15,7 +15,7 @@ from .card import details_of
 from .details import Gate
 from .files import file_hash, locked, read_text
 from .leaks import leaks
-from .manifest import MANIFEST, MOST_BYTES, REPORT, SIGNATURE, problems, published_files, renew_card
+from .manifest import CURE, MANIFEST, MOST_BYTES, REPORT, SIGNATURE, problems, published_files, renew_card
 from .schema import checked, parse_json
 from .signing import sign
 
@@ -81,7 +81,7 @@ def _own_place(folder: Path) -> Iterator[Path]:
 
 def _fill(copy: Path, folder: Path, gated: str | None, key: str | Path | None) -> None:
     if found := problems(folder):
-        raise ValueError(f"{folder} is not published: {'; '.join(found)}.")
+        raise ValueError(f"{folder} is not published: {'; '.join(found)}. {CURE}")
     for name in (*published_files(folder), MANIFEST, *([SIGNATURE] if (folder / SIGNATURE).is_file() else [])):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, copy / name)

@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerState
 
-from . import checkpoints, intact, presets
+from . import checkpoints, endings, intact, presets
 from .adversary import Adversary
 from .cost import announcement
 from .earlier import set_aside
@@ -58,8 +58,8 @@ class SelfDestructTrainer(Trainer):
 
     Overridden: ``training_step`` (adds the blocking loss to what ``compute_loss`` returns, a subclass's own included),
     ``compute_loss`` (for models without a loss), ``train`` and ``_save_checkpoint`` (the adversary's state),
-    ``_load_from_checkpoint`` and ``_load_best_model`` (files that name weights otherwise), ``log`` (its readings) and
-    ``push_to_hub``.
+    ``_load_from_checkpoint`` and ``_load_best_model`` (files that name weights otherwise), ``log`` (its readings),
+    ``save_model``, ``create_model_card`` and ``push_to_hub``.
 
     Args:
         model: A model with its desired task's head.
@@ -110,7 +110,7 @@ class SelfDestructTrainer(Trainer):
             raise TypeError(f"args must be SelfDestructTrainingArguments, got {type(args).__name__}.")
         if not isinstance(model, PreTrainedModel):
             raise TypeError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}.")
-        args = copy.copy(args)  # another trainer may be given the same arguments
+        args = endings.unpublished(copy.copy(args))  # another trainer may be given the same arguments
         check_launch(args)
         super().__init__(model, args, *positional, **named)
         args.method = args.method or default_method(model, self.train_dataset)
@@ -230,20 +230,30 @@ class SelfDestructTrainer(Trainer):
         with working_in(self.folder):
             return attack_trainer(self, suite, **options)
 
-    def push_to_hub(self, commit_message: str | None = None, *_: Any, **named: Any) -> Any:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As ``Trainer.save_model``; a folder that was attacked keeps the stamp of its evidence."""
+        with endings.stamp_kept(self, output_dir):
+            super().save_model(output_dir, _internal_call)
+
+    def create_model_card(self, *arguments: Any, **named: Any) -> None:
+        """Put these words on the evidence card; before :meth:`attack`, write a card that says "not attacked yet"."""
+        endings.create_card(self, dict(zip(endings.WORDS, arguments, strict=False)) | named)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **named: Any,
+    ) -> Any:
         """Publish the hardened folder: safetensors, card, report and manifest, in one commit, by one process.
 
         Nothing pickled is uploaded. Call :meth:`attack` first; a model without evidence is refused. It returns when the
-        commit is made, whatever ``blocking`` says.
+        commit is made, whatever ``blocking`` says. What scripts say for ``create_model_card`` goes onto the card.
         """
-        from .hub import push
-
-        if not self.is_world_process_zero():
-            return None
-        named.pop("blocking", None)
-        named = {"token": self.args.hub_token, "private": self.args.hub_private_repo, **named}
-        repo_id = self.args.hub_model_id or self.folder.resolve().name
-        return push(self.folder, repo_id, message=commit_message or "Publish hardened model", **named)
+        return endings.publish(self, commit_message, token=token, revision=revision, private=private, **named)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the adversary's mean readings and the throughput since the last log to the training log."""

@@ -270,7 +270,6 @@ class SelfDestructTrainingArguments(TrainingArguments):
                 "it saves in the middle of a step, from where no run goes on exactly",
                 "leave it out: a checkpoint is saved on SIGTERM anyway",
             ),
-            "push_to_hub": ("there is no report yet", "call trainer.push_to_hub() after trainer.attack() instead"),
             "deepspeed": ("DeepSpeed owns the backward pass", "launch without DeepSpeed"),
             "ddp_find_unused_parameters": (
                 "the weights take part in two forwards",

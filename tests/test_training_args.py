@@ -127,7 +127,6 @@ def test_drawn_and_learned_rates_exclude_each_other(make_args) -> None:
             "activation_checkpointing=False",
         ),
         ({"ddp_find_unused_parameters": True}, "ddp_find_unused_parameters=False"),
-        ({"push_to_hub": True}, r"call trainer\.push_to_hub\(\) after trainer\.attack\(\)"),
         ({"hub_strategy": "checkpoint"}, "call trainer.push_to_hub"),
         ({"hub_strategy": "all_checkpoints"}, "hub_strategy='end'"),
     ],

@@ -1,0 +1,184 @@
+"""How training scripts end: ``save_model``, ``create_model_card`` and ``push_to_hub``, as ``Trainer`` has them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import ModelCardData
+
+from .card import CARD_TAGS, details_of, plain
+from .details import CardDetails
+from .files import locked, write_whole
+from .hub import push
+from .manifest import MANIFEST, SIGNATURE, config_file, renew_card, stamp_config
+from .provenance import is_hub_id, known_details
+from .staging import WAIT
+
+if TYPE_CHECKING:
+    from .trainer import SelfDestructTrainer
+    from .training_args import SelfDestructTrainingArguments
+
+# What Trainer.create_model_card takes, and the card's own field for it.
+WORDS = {
+    "language": "language",
+    "license": "license",
+    "tags": "tags",
+    "model_name": "title",
+    "finetuned_from": "base_model",
+    "tasks": "pipeline_tag",
+    "dataset_tags": "datasets",
+    "dataset": "dataset_name",
+    "dataset_args": "dataset_config",
+}
+DRAFT = """---
+{head}
+---
+
+# {title}
+
+**Not attacked yet.** This model was made with hf_selfdestruct{blocked}. Nothing was measured: whether the model
+resists fine-tuning is not known. `trainer.attack()` attacks the model and replaces this card by one with the evidence.
+"""
+
+logger = logging.getLogger(__name__)
+
+
+def unpublished(args: SelfDestructTrainingArguments) -> SelfDestructTrainingArguments:
+    """The arguments, where ``push_to_hub`` no longer uploads whatever is saved; said once."""
+    if args.push_to_hub:
+        args.push_to_hub = False
+        logger.warning(
+            "push_to_hub=True: nothing is uploaded while training; the model is published when you call "
+            "trainer.push_to_hub() after trainer.attack()."
+        )
+    return args
+
+
+@contextmanager
+def stamp_kept(trainer: SelfDestructTrainer, output_dir: str | Path | None) -> Iterator[None]:
+    """Save within it: a folder with evidence keeps the stamp in its configuration, so that equal weights verify."""
+    folder = Path(output_dir or trainer.folder)
+    path = config_file(folder)
+    stamp = None
+    if trainer.is_world_process_zero() and (folder / MANIFEST).is_file() and path.is_file():
+        stamp = json.loads(path.read_text(encoding="utf-8")).get("hf_selfdestruct")
+    yield
+    if stamp is not None:
+        stamp_config(folder, stamp)
+
+
+def create_card(trainer: SelfDestructTrainer, words: Mapping[str, Any]) -> None:
+    """Put a script's words on the evidence card; before there is evidence, write a card that says so.
+
+    Args:
+        trainer: A trainer.
+        words: What ``Trainer.create_model_card`` takes.
+
+    Raises:
+        TypeError: A word that ``Trainer`` does not take either.
+        ValueError: The folder holds evidence of other files, or a signature.
+    """
+    if unknown := sorted(words.keys() - WORDS.keys()):
+        raise TypeError(f"create_model_card() takes {', '.join(WORDS)}; got {', '.join(unknown)}.")
+    if not trainer.is_world_process_zero():
+        return
+    folder = trainer.folder
+    if (folder / MANIFEST).is_file():
+        _renew(folder, words, signs=False)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "README.md", _draft(trainer, words))
+
+
+def publish(trainer: SelfDestructTrainer, message: str | None, **named: Any) -> Any:
+    """Put a script's words on the card, and upload the folder, by one process.
+
+    Args:
+        trainer: A trainer.
+        message: The commit's.
+        **named: What :func:`hub.push` takes and what ``Trainer.create_model_card`` takes.
+
+    Returns:
+        What the Hub says of the commit.
+
+    Raises:
+        ValueError: There is no evidence yet, or as :func:`hub.push`.
+    """
+    trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
+    if not trainer.is_world_process_zero():
+        return None
+    args, folder = trainer.args, trainer.folder
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(
+            f"{folder} holds no evidence to publish: call trainer.attack() first, and trainer.push_to_hub() then."
+        )
+    words = {name: named.pop(name) for name in WORDS if name in named}
+    usual = {"token": args.hub_token, "private": args.hub_private_repo, "revision": args.hub_revision}
+    named = {**named, **{name: usual[name] for name in usual if named.get(name) is None}}
+    _renew(folder, words, signs=named.get("key") is not None)
+    return push(
+        folder, args.hub_model_id or folder.resolve().name, message=message or "Publish hardened model", **named
+    )
+
+
+def _renew(folder: Path, words: Mapping[str, Any], *, signs: bool) -> None:
+    """Write ``card.json`` and the card again, where a script's words change them."""
+    path = folder / "selfdestruct" / "card.json"
+    with locked(folder, wait=WAIT):
+        held = details_of(folder)
+        said = _said(held, words)
+        if said == held:
+            return
+        if (folder / SIGNATURE).exists() and not signs:
+            raise ValueError(f"{folder}: {SIGNATURE} signs a card without these words; give key= to sign again.")
+        write_whole(path, said.to_json())
+        try:
+            renew_card(folder)
+        except ValueError:
+            write_whole(path, held.to_json())
+            raise
+        (folder / SIGNATURE).unlink(missing_ok=True)  # it signed the earlier card
+
+
+def _said(details: CardDetails, words: Mapping[str, Any]) -> CardDetails:
+    """The details with a script's words; an identifier that the Hub would not know stays out."""
+    given = {name: value for name, value in words.items() if value}
+    if is_hub_id(str(given.get("dataset", ""))):
+        given.setdefault("dataset_tags", given["dataset"])
+    said: dict[str, Any] = {}
+    for name, value in given.items():
+        several = [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
+        if name in ("finetuned_from", "dataset_tags"):
+            if others := [one for one in several if not is_hub_id(one)]:
+                logger.warning("%s=%r is no identifier of the Hub: the card does not name it", name, others[0])
+            several = [one for one in several if is_hub_id(one)]
+        if several:
+            several_stand = WORDS[name] in ("language", "tags", "datasets")
+            said[WORDS[name]] = several if several_stand else several[0]
+    return CardDetails.from_dict(json.loads(details.to_json()) | said)
+
+
+def _draft(trainer: SelfDestructTrainer, words: Mapping[str, Any]) -> str:
+    model = trainer.plain_model()
+    held = CardDetails().of_model({"architectures": [type(model).__name__]})
+    details = known_details(trainer, _said(held, words))
+    head = ModelCardData(
+        language=list(details.language) or None,
+        license=details.license or None,
+        library_name="transformers",
+        tags=[*CARD_TAGS, *details.tags],
+        base_model=details.base_model or None,
+        datasets=list(details.datasets) or None,
+        pipeline_tag=details.pipeline_tag or None,
+    )
+    tasks = ", ".join(task.name for task in trainer.blocked_tasks)
+    return DRAFT.format(
+        head=head.to_yaml(),
+        title=plain(details.title or trainer.folder.resolve().name),
+        blocked=plain(f" to block {tasks}" if tasks else ""),
+    )
