@@ -25,6 +25,7 @@ from .plainly import unlike_plain
 from .plots import save_plots
 from .provenance import known_details
 from .report import UNLIKE_PLAIN, AttackReport
+from .sentence_encoder import carry_sentence_files
 from .tasks import BlockedTask
 from .trainer_parts import recipe_of
 from .undefended import sibling_of, trained_sibling
@@ -158,6 +159,8 @@ def _save(trainer: SelfDestructTrainer) -> None:
         if trainer.is_world_process_zero():
             set_aside(folder)
     trainer.save_model()
+    if trainer.is_world_process_zero():
+        carry_sentence_files(trainer.plain_model().name_or_path or "", folder)
 
 
 def _check(trainer: SelfDestructTrainer, *, trains_sibling: bool) -> None:

@@ -23,7 +23,7 @@ from .card import details_of
 from .details import GATES
 from .endpoint import LOG_IN
 from .files import printable, reason
-from .layout import is_left_by_download
+from .layout import MODULES, is_left_by_download
 from .manifest import LEFT_BY_TRAINER, MANIFEST, PUBLISHED, SIGNATURE, read_manifest, suspects
 from .staging import plan_of, staged, staged_files
 
@@ -125,7 +125,7 @@ def fetched(repo_id: str, *, revision: str | None = None, token: str | None = No
     with asked():
         held = api.model_info(repo_id, revision=revision)
     names = [s.rfilename for s in held.siblings or ()]
-    if found := suspects(names):
+    if found := suspects(name for name in names if name != MODULES):  # held to the manifest, and read below
         raise ValueError(f"{repo_id} holds {found[0]}, which can run code or hide weights; refused.")
     if MANIFEST not in names:
         raise ValueError(f"{repo_id} has no {MANIFEST}: it is not a hardened model that was published whole.")
@@ -190,7 +190,7 @@ def _deleted(repo: str, names: Sequence[str], sent: Iterable[str], *, replace: b
     cure = "nothing was sent. Push to another repository, or give --replace (replace=True), which deletes"
     if MANIFEST not in names and (others := [name for name in names if name not in FRESH]):
         raise ValueError(f"{repo} holds another model ({_few(others)}); {cure} all that is there.")
-    if found := suspects(name for name in names if name != LEFT_BY_TRAINER):
+    if found := suspects(name for name in names if name not in (LEFT_BY_TRAINER, MODULES)):
         raise ValueError(f"{repo} holds {found[0]}, which can run code or hide weights; {cure} {_few(beside)} there.")
     if others := [name for name in beside if not _ours(name)]:
         raise ValueError(f"{repo} holds {_few(others)}: nobody could verify it; {cure} {_few(beside)} there.")

@@ -12,13 +12,18 @@ MANIFEST = "selfdestruct/manifest.json"
 REPORT = "selfdestruct/report.json"
 CARD = "selfdestruct/card.json"
 SIGNATURE = "model.sig"  # signs the manifest too, so that it is not in it
+# Of a sentence encoder: how sentence_transformers reads the model. The first names classes; stock_loading reads which.
+MODULES = "modules.json"
+SENTENCE_FILES = ("sentence_bert_config.json", "config_sentence_transformers.json")
+SENTENCE_FOLDERS = ("[0-9]_Pooling/config.json", "[0-9]_Normalize/config.json")
 # Exact names, because `tokenizer*` would also match code and pickles.
 PUBLISHED = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "bpe.codes",
     "spiece.model", "spm.model", "sentencepiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm",
     "special_tokens_map.json", "added_tokens.json", "preprocessor_config.json", "processor_config.json",
-    "chat_template.jinja", "README.md", REPORT, CARD, "selfdestruct/*.png",
+    "chat_template.jinja", "README.md", REPORT, CARD, "selfdestruct/*.png", MODULES, *SENTENCE_FILES,
+    *SENTENCE_FOLDERS,
 )  # fmt: skip
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")  # any word may stand there, and many
 # Executable and pickled kinds, and weights that no safetensors reader would check; the last name has code run.
@@ -26,7 +31,7 @@ SUSPECT = (
     "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.dill", "*.joblib", "*.npy", "*.npz", "*.h5", "*.keras",
     "*.gguf", "*.ggml", "*.msgpack", "*.onnx", "*.pb", "*.tflite", "*.ot", "*.nemo", "*.distcp", "*.llamafile",
     "*.py", "*.pyc", "*.pyo", "*.pyd", "*.pyz", "*.ipynb", "*.so", "*.so.*", "*.dll", "*.dylib", "*.exe",
-    "*.sh", "*.bat", "*.jar", "*.whl", "*.egg", "*.zip", "*.tar", "*.tar.*", "*.tgz", "*.7z", "modules.json",
+    "*.sh", "*.bat", "*.jar", "*.whl", "*.egg", "*.zip", "*.tar", "*.tar.*", "*.tgz", "*.7z", MODULES,
 )  # fmt: skip
 
 # Beside the published files may lie, and nothing else:

@@ -28,6 +28,7 @@ from .layout import (
 )
 from .report import AttackReport
 from .schema import checked, parse_json
+from .sentence_files import sentence_problems
 from .stock_loading import MOST_BYTES, dangers, parsed_files
 
 __all__ = [
@@ -204,6 +205,7 @@ def _disagreements(folder: Path, manifest: Manifest) -> list[str]:
     except ValueError as error:
         return [*found, f"{REPORT}: cannot be read: {error}"]
     found += dangers(folder, [*manifest.files], contents, base=details.base_model)
+    found += sentence_problems([*manifest.files], contents)
     stamp = contents[config].get("hf_selfdestruct") if isinstance(contents.get(config), dict) else None
     if not isinstance(stamp, dict) or stamp.get("report_sha256") != manifest.files[REPORT].sha256:
         found.append(f"{config}: does not carry the hash of {REPORT}")

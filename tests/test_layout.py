@@ -29,12 +29,12 @@ def listed(folder, *names):
 
 STRANGERS = (
     "config.4.0.0.json", "tokenizer.0.0.1.json", "additional_chat_templates/x.jinja", "chat_template.json",
-    "sub/model.safetensors", "video_preprocessor_config.json", "config_sentence_transformers.json",
-    "1_Pooling/config.json", "tekken.json", "tokenizer.model.v3", "model.fp16.safetensors.index.json.part",
+    "sub/model.safetensors", "video_preprocessor_config.json", "1_Dense/config.json",
+    "1_Pooling/model.safetensors", "tekken.json", "tokenizer.model.v3", "model.fp16.safetensors.index.json.part",
 )  # fmt: skip
 UNLISTED = (
     "chat_template.jinja", "vocab.json", "generation_config.json", "model.safetensors.index.json",
-    "adapter_config.json", "model.sig.bak",
+    "adapter_config.json", "model.sig.bak", "config_sentence_transformers.json", "1_Pooling/config.json",
 )  # fmt: skip
 EXECUTABLE = (
     "x.so", "x.so.1", "x.pyc", "x.joblib", "x.h5", "x.gguf", "X.GGUF", "x.msgpack", "_x/x.onnx", "_x.py",
