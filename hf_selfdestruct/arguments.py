@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import textwrap
 from collections.abc import Callable, Mapping
 
 from . import __version__
-from .details import GATES
+from .details import GATES, CardDetails, Gate, ReleaseConsiderations
+from .sections import DataConfig, TaskConfig, words_of
 
 WHAT = (
     "Train open weights that stay good at their desired task and cost more to fine-tune to a blocked one, attack the "
@@ -17,6 +20,15 @@ OVERRIDES = (
     "which is any field of SelfDestructTrainingArguments, such as --output_dir DIR, --max_steps 300 or --seed 1. "
     "Killed half-way, the same command goes on."
 )
+
+SECTIONS = {
+    "data": DataConfig,
+    "blocked_tasks (a list), and control_tasks": TaskConfig,
+    "card": CardDetails,
+    "card: release": ReleaseConsiderations,
+    "card: gate": Gate,
+}
+KEY_WIDTH = 20
 
 
 def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:
@@ -38,7 +50,8 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
     demo.add_argument("--output-dir", default="demo-output", help="where the hardened folder goes")
     demo.add_argument("--model", help="Hub id or folder; by default the packaged all-MiniLM-L6-v2")
 
-    harden = command("harden", "harden and attack as a YAML file says", OVERRIDES)
+    harden = command("harden", "harden and attack as a YAML file says", _keys())
+    harden.formatter_class = argparse.RawDescriptionHelpFormatter
     harden.add_argument("config", metavar="CONFIG.yaml")
     harden.usage = "%(prog)s [-h] CONFIG.yaml [--KEY VALUE ...]"
 
@@ -64,6 +77,18 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
 
     _add_publishing(command)
     return parser
+
+
+def _keys() -> str:
+    """How values are overridden, and every key of the file's sections with the words of its documentation."""
+    width = max(60, shutil.get_terminal_size().columns - 2)
+    lines = textwrap.wrap(OVERRIDES, width)
+    for section, kind in SECTIONS.items():
+        lines += ["", f"keys of {section}:"]
+        for name, words in words_of(kind).items():
+            start, rest = f"  {name:<{KEY_WIDTH}}", " " * (KEY_WIDTH + 2)
+            lines += textwrap.wrap(words, width, initial_indent=start, subsequent_indent=rest) or [start.rstrip()]
+    return "\n".join(lines)
 
 
 def _add_publishing(command: Callable[..., argparse.ArgumentParser]) -> None:

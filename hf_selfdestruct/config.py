@@ -4,88 +4,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as short
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from transformers import HfArgumentParser
 
 from .attacks import named_suite
 from .details import CardDetails
 from .files import read_text
+from .sections import DataConfig, TaskConfig, check_kinds, check_names, kinds_of
 from .strict_yaml import parse_yaml
 from .training_args import SelfDestructTrainingArguments
 
-SPLITS = ("train", "validation", "test")
 MOST_BYTES = 100_000  # of a configuration; real ones have a few thousand
-LONGEST = 100  # of an unknown key, to look for the nearest known one
-IN_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "keys and values"}
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the examples come from and how they become tokens.
-
-    Args:
-        path: Hub id, or a folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet``
-            (also ``.json``, ``.jsonl``, ``.csv``).
-        text_column: Column with the text.
-        label_column: Column with the desired task's label, text or integer.
-        max_length: Most tokens of an example.
-        only: A true/false column; rows where it is false are left out.
-        replace_pronouns: Replace he/she/him/her/his/hers/himself/herself by neutral ones, as the MLAC
-            paper does with its biographies.
-        splits: Names of the splits, where they are not ``train``, ``validation`` and ``test``.
-        max_rows: Most rows of each split, the first ones of a fixed shuffle; all by default.
-        keep_path: Hub id or folder of unlabelled texts on which the model's general use is kept (``train``), and
-            measured (``test``).
-        keep_text_column: Column with those texts.
-
-    Raises:
-        ValueError: A value is of another kind or out of range.
-    """
-
-    path: str
-    text_column: str = "text"
-    label_column: str = "label"
-    max_length: int = 128
-    only: str | None = None
-    replace_pronouns: bool = False
-    splits: dict[str, str] = field(default_factory=dict)
-    max_rows: int | None = None
-    keep_path: str | None = None
-    keep_text_column: str = "text"
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        _check_kinds(self)
-        for name in ("max_length", "max_rows"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}.")
-        check_names(self.splits, SPLITS, "splits")
-        for split, name in self.splits.items():
-            if not isinstance(name, str):
-                raise ValueError(f"splits: {split} must be text; got {short(name)}.")
-
-
-@dataclass(frozen=True)
-class TaskConfig:
-    """A blocked (or control) task: its name, the column with its labels, and its weight among several."""
-
-    name: str
-    label_column: str
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        _check_kinds(self)
-        if not 0 < self.weight < math.inf:
-            raise ValueError(f"weight must be positive and finite; got {short(self.weight)}.")
 
 
 @dataclass(frozen=True)
@@ -117,12 +51,12 @@ class HardenConfig:
 
     def __post_init__(self) -> None:
         """Check every value, also those that others will read."""
-        _check_kinds(self)
+        check_kinds(self)
         named_suite(self.suite)
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1; got {self.workers}.")
         for task in (*self.blocked_tasks, *self.control_tasks):
-            if task.label_column in (self.data.label_column, "label"):
+            if task.path is None and task.label_column in (self.data.label_column, "label"):
                 raise ValueError(
                     f"task {task.name!r}: its label_column {task.label_column!r} is, or will be called, the desired "
                     f"task's ({self.data.label_column!r} becomes 'label'); give it a column of its own, another name."
@@ -176,7 +110,7 @@ def training_arguments(config: HardenConfig) -> SelfDestructTrainingArguments:
     # transformers takes silenced warnings for a wish to see no progress either.
     given = {"disable_tqdm": False, **{k: v for k, v in config.training.items() if v is not None}}
     hints = get_type_hints(SelfDestructTrainingArguments)
-    ready = {k: v for k, v in given.items() if type(v) in _kinds(hints[k])}
+    ready = {k: v for k, v in given.items() if type(v) in kinds_of(hints[k])}
     # YAML reads 1e-4 as text; the parser of the command line turns such values into their field's type.
     rest = {k: f"--{k}={v}" for k, v in given.items() if k not in ready}
     parser = HfArgumentParser(SelfDestructTrainingArguments, exit_on_error=False)  # type: ignore[arg-type]
@@ -185,14 +119,6 @@ def training_arguments(config: HardenConfig) -> SelfDestructTrainingArguments:
         return SelfDestructTrainingArguments(**ready, **{k: getattr(read, k) for k in rest})
     except (argparse.ArgumentError, ImportError, TypeError, ValueError) as error:
         raise ValueError(f"training: {error}") from None
-
-
-def check_names(given: Mapping[str, Any] | Sequence[str], known: Sequence[str], where: str) -> None:
-    """Refuse an unknown name and say which known one is nearest."""
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(str(name)[:LONGEST], known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{where}: unknown key {short(name)}; did you mean {near!r}?")
 
 
 def _training_names() -> list[str]:
@@ -223,21 +149,6 @@ def _made(kind: Any, raw: Any, where: str) -> Any:
         return kind(**fields)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def _kinds(hint: Any) -> list[type]:
-    """The types that an annotation such as ``dict[str, str] | None`` admits."""
-    hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return [get_origin(one) or one for one in hints]
-
-
-def _check_kinds(config: Any) -> None:
-    """Refuse a value of another type than its field's; true is no number, but a whole number is a number."""
-    for name, hint in get_type_hints(type(config)).items():
-        value, kinds = getattr(config, name), _kinds(hint)
-        if type(value) not in kinds and not (type(value) is int and float in kinds):
-            wanted = " or ".join(IN_WORDS.get(kind, kind.__name__) for kind in kinds if kind is not type(None))
-            raise ValueError(f"{name} must be {wanted}; got {short(value)}.")
 
 
 def _apply(top: dict[str, Any], overrides: Sequence[str], where: str) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, ReadInstruction, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
-from .config import SPLITS, DataConfig, HardenConfig
+from .config import HardenConfig
 from .files import reason
+from .sections import SPLITS, DataConfig, TaskConfig
 from .tasks import check_columns
 
 PRONOUNS = {
@@ -33,9 +35,18 @@ def check_source(data: DataConfig) -> None:
     Raises:
         ValueError: What is missing, and where it was looked for.
     """
-    _check_folder(data.path, "path", [data.splits.get(split, split) for split in SPLITS])
+    if Path(data.path).is_dir() and (data.name or data.revision):
+        raise ValueError(f"data: {data.path} is a folder here; subset and revision are of data sets on the Hub.")
+    _check_folder(data.path, "path", [file for part in _parts(data).values() for file in _sources(part)])
     if data.keep_path is not None:
         _check_folder(data.keep_path, "keep_path", ["train", "test"])
+
+
+def check_sources(config: HardenConfig) -> None:
+    """As :func:`check_source`, for the examples and for every task's own data set."""
+    owned = (task.own_data(config.data) for task in (*config.blocked_tasks, *config.control_tasks))
+    for data in (config.data, *filter(None, owned)):
+        check_source(data)
 
 
 def _check_folder(path: str, key: str, names: list[str]) -> None:
@@ -59,31 +70,45 @@ def load_data(config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> Datas
     """
     data = config.data
     check_source(data)
-    found = _read(data.path, {split: data.splits.get(split, split) for split in SPLITS})
-    blocked = [task.label_column for task in (*config.blocked_tasks, *config.control_tasks)]
+    found = _read(data.path, _parts(data), data)
+    blocked = [task.label_column for task in (*config.blocked_tasks, *config.control_tasks) if task.path is None]
+    texts = [data.text_column, *([data.text_pair_column] if data.text_pair_column else [])]
     for split in SPLITS:
-        for column in (data.text_column, data.label_column, *blocked, *([data.only] if data.only else [])):
+        for column in (*texts, data.label_column, *blocked, *([data.only] if data.only else [])):
             check_columns(found[split].column_names, column, f"{data.path}, split {split!r}")
     if data.only:
         # Text such as "false" is true to Python: it would silently keep every row.
         _check_values(found, data.only, data.path, lambda value: value in (0, 1), "true or false")
         found = found.filter(lambda row: bool(row[data.only]))
-    _check_values(found, data.text_column, data.path, lambda value: isinstance(value, str), "text")
+    for column in texts:
+        _check_values(found, column, data.path, lambda value: isinstance(value, str), "text")
     if data.max_rows:
         found = DatasetDict({s: d.shuffle(seed=0).select(range(min(len(d), data.max_rows))) for s, d in found.items()})
     for split, rows in found.items():
         if len(rows) == 0:
             raise ValueError(f"{data.path}, split {split!r}: no rows{f' where {data.only}' if data.only else ''}.")
-    found = found.select_columns(list(dict.fromkeys([data.text_column, data.label_column, *blocked])))
+    found = found.select_columns(list(dict.fromkeys([*texts, data.label_column, *blocked])))
     for column in dict.fromkeys([data.label_column, *blocked]):
         found = _encode(found, column, data.path)
 
     def tokenise(rows: dict[str, list[Any]]) -> Any:
-        texts = [neutral(text) for text in rows[data.text_column]] if data.replace_pronouns else rows[data.text_column]
-        return tokenizer(texts, truncation=True, max_length=data.max_length)
+        given = [[neutral(text) for text in rows[c]] if data.replace_pronouns else rows[c] for c in texts]
+        return tokenizer(*given, truncation=True, max_length=data.max_length)
 
-    found = found.map(tokenise, batched=True, remove_columns=[data.text_column], desc="tokenising")
+    found = found.map(tokenise, batched=True, remove_columns=texts, desc="tokenising")
     return found.rename_column(data.label_column, "label") if data.label_column != "label" else found
+
+
+def load_own(task: TaskConfig, config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> DatasetDict | None:
+    """Load and tokenise the data set of a task that has its own, with the task's label column.
+
+    Raises:
+        ValueError: As for :func:`load_data`.
+    """
+    if (own := task.own_data(config.data)) is None:
+        return None
+    found = load_data(replace(config, data=own, blocked_tasks=(), control_tasks=()), tokenizer)
+    return found.rename_column("label", task.label_column) if task.label_column != "label" else found
 
 
 def load_kept(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> DatasetDict | None:
@@ -122,19 +147,41 @@ def neutral(text: str) -> str:
     return re.sub(rf"\b(?:{'|'.join(PRONOUNS)})\b", swap, text, flags=re.IGNORECASE)
 
 
-def _read(path: str, names: Mapping[str, str]) -> DatasetDict:
-    folder = Path(path)
-    if folder.is_dir():
-        return DatasetDict({split: _load(_file(folder, name)) for split, name in names.items()})
+def _parts(data: DataConfig) -> dict[str, str]:
+    return {split: data.splits.get(split, split) for split in SPLITS}
+
+
+def _sources(part: str) -> list[str]:
+    """The splits that a split expression, such as ``train[:80%]+extra``, takes rows from."""
+    return [re.sub(r"\[.*\]$", "", one.strip()) for one in part.split("+")]
+
+
+def _cut(found: Mapping[str, Dataset], part: str) -> Dataset:
+    """The rows that a split expression names."""
+    if part in found:
+        return found[part]
     try:
-        found = load_dataset(path)
+        pieces = ReadInstruction.from_spec(part).to_absolute({name: len(rows) for name, rows in found.items()})
+    except (AssertionError, ValueError) as error:
+        raise ValueError(f"data: splits: {part!r} is no split or part of one ({reason(error)}).") from None
+    return concatenate_datasets([found[p.splitname].select(range(p.from_, p.to)) for p in pieces])
+
+
+def _read(path: str, parts: Mapping[str, str], data: DataConfig | None = None) -> DatasetDict:
+    folder, names = Path(path), {name for part in parts.values() for name in _sources(part)}
+    if folder.is_dir():
+        files = {name: _load(_file(folder, name)) for name in names}
+        return DatasetDict({split: _cut(files, part) for split, part in parts.items()})
+    try:
+        found = load_dataset(path, data and data.name, revision=data and data.revision)
     except DatasetGenerationError as error:
         raise ValueError(f"data: {path!r} on the Hub cannot be read ({reason(error.__cause__ or error)}).") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"data: {path!r} is neither a folder here nor on the Hub ({reason(error)}).") from None
-    for split, name in names.items():
-        check_columns(list(found), name, f"{path}: {split} split")
-    return DatasetDict({split: found[name] for split, name in names.items()})
+    for split, part in parts.items():
+        for name in _sources(part):
+            check_columns(list(found), name, f"{path}: {split} split")
+    return DatasetDict({split: _cut(found, part) for split, part in parts.items()})
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -27,12 +27,13 @@ from . import intact, presets, similarity
 from .attacks import DesiredData, Split, Target, named_suite
 from .attacks.checks import doubted
 from .attacks.data import Collate, in_batches
-from .config import HardenConfig, TaskConfig, training_arguments
-from .corpus import check_source, load_data, load_kept
+from .config import HardenConfig, training_arguments
+from .corpus import check_sources, load_data, load_kept, load_own
 from .files import write_whole
 from .model_checks import check_alike, check_storage, check_target, tokenizer_of
 from .ranks import working_in
 from .report import AttackReport
+from .sections import TaskConfig
 from .tasks import BlockedTask
 from .trainer import SelfDestructTrainer
 from .training_args import SelfDestructTrainingArguments
@@ -41,21 +42,24 @@ from .undefended import DECISIVE
 logger = logging.getLogger(__name__)
 
 
-def blocked_tasks(config: HardenConfig, data: DatasetDict) -> list[BlockedTask]:
+def blocked_tasks(config: HardenConfig, data: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> list[BlockedTask]:
     """The blocked tasks: adversary on ``train``, attacker on ``validation``, report on ``test``."""
-    return _tasks(config.blocked_tasks, data)
+    return _tasks(config.blocked_tasks, config, data, tokenizer)
 
 
-def _tasks(configured: Sequence[TaskConfig], data: DatasetDict) -> list[BlockedTask]:
+def _tasks(
+    configured: Sequence[TaskConfig], config: HardenConfig, data: DatasetDict, tokenizer: PreTrainedTokenizerBase
+) -> list[BlockedTask]:
     tasks = []
     for task in configured:
-        feature = data["train"].features[task.label_column]
+        rows = load_own(task, config, tokenizer) or data
+        feature = rows["train"].features[task.label_column]
         tasks.append(
             BlockedTask(
                 task.name,
-                train=data["train"],
-                attack=data["validation"],
-                test=data["test"],
+                train=rows["train"],
+                attack=rows["validation"],
+                test=rows["test"],
                 label_column=task.label_column,
                 num_labels=feature.num_classes,
                 weight=task.weight,
@@ -94,7 +98,7 @@ def trainer_of(
         args,
         train_dataset=data["train"],
         eval_dataset=data["validation"],
-        blocked_tasks=blocked_tasks(config, data),
+        blocked_tasks=blocked_tasks(config, data, tokenizer),
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=accuracy,
@@ -131,7 +135,7 @@ def harden(config: HardenConfig) -> AttackReport:
     Returns:
         The report, also in ``output_dir/selfdestruct/report.json``.
     """
-    check_source(config.data)
+    check_sources(config)
     args = training_arguments(config)
     with working_in(args.output_dir or "."):
         goes_on = intact.begun(args.output_dir or ".")
@@ -146,7 +150,7 @@ def harden(config: HardenConfig) -> AttackReport:
             kept_dataset=kept["test"] if kept else None,
             card=config.card,
             workers=config.workers,
-            controls=_tasks(config.control_tasks, data),
+            controls=_tasks(config.control_tasks, config, data, tokenizer),
         )
 
 
@@ -183,7 +187,7 @@ def attack(
         for role, folder in folders.items()
         if folder
     ]
-    check_source(config.data)
+    check_sources(config)
     for target in reversed(targets):  # what was typed is refused before what the configuration names
         check_target(target)
     check_alike(targets)
@@ -197,10 +201,10 @@ def attack(
     desired = {t.role: _accuracy(t, count, data["test"], collate) | general.get(t.role, {}) for t in targets[1:]}
     report = named_suite(config.suite).run(
         [*targets, Target("scratch", model, random=True)],
-        blocked_tasks(config, data),
+        blocked_tasks(config, data, tokenizer),
         columns=tokenizer.model_input_names,
         collate=collate,
-        controls=_tasks(config.control_tasks, data),
+        controls=_tasks(config.control_tasks, config, data, tokenizer),
         desired=DesiredData.of(data["train"], data["validation"], tokenizer.model_input_names),
         storage=storage,
         workers=workers,
@@ -221,7 +225,9 @@ def _accuracy(target: Target, count: int, rows: Dataset, collate: Collate) -> di
     if model is None:
         raise ValueError(f"{target.folder} lacks its head or other weights: its desired quality cannot be measured.")
     model.eval()
-    features = [{k: row[k] for k in ("input_ids", "attention_mask")} for row in rows]
+    accepted = {*inspect.signature(type(model).forward).parameters} - {"labels"}
+    columns = [c for c in rows.column_names if c in accepted]
+    features = [{k: row[k] for k in columns} for row in rows]
     split = Split(features, np.asarray(rows["label"][:]))
     predicted = in_batches(split, collate, lambda batch: model(**batch).logits)
     return {"accuracy": float((predicted.argmax(axis=1) == split.labels).mean())}

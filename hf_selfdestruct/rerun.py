@@ -110,7 +110,7 @@ def rerun(folder: str | Path, config: HardenConfig, *, count: int = 3, seed: int
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     targets, columns = _targets(report, str(folder), config.model), tokenizer.model_input_names
     rows = load_data(config, tokenizer)
-    tasks = [task for task in blocked_tasks(config, rows) if task.name in report.blocked()]
+    tasks = [task for task in blocked_tasks(config, rows, tokenizer) if task.name in report.blocked()]
     if missing := set(report.blocked()) - {task.name for task in tasks}:
         raise ValueError(f"the configuration has no blocked task {', '.join(sorted(missing))}.")
     for task in tasks:

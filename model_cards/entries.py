@@ -45,7 +45,7 @@ def attack(config: HardenConfig, models: str, suite: AttackSuite) -> AttackRepor
     ]
     return suite.run(
         targets,
-        blocked_tasks(config, load_data(config, tokenizer)),
+        blocked_tasks(config, load_data(config, tokenizer), tokenizer),
         columns=tokenizer.model_input_names,
         collate=DataCollatorWithPadding(tokenizer),
         storage=f"sqlite:///{LEDGER}",

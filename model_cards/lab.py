@@ -67,7 +67,7 @@ def _run(config: HardenConfig, name: str, folder: Path) -> dict[str, Any]:
         found, target = _hardened(config, data, tokenizer, folder), Target("hardened", str(folder))
     report = named_suite(SUITE).run(
         [target],
-        blocked_tasks(config, data),
+        blocked_tasks(config, data, tokenizer),
         columns=tokenizer.model_input_names,
         collate=DataCollatorWithPadding(tokenizer),
         storage=f"sqlite:///{RUNS / 'attacks.db'}",

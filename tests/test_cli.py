@@ -1,5 +1,6 @@
 """Help, and the commands that read what is there."""
 
+import dataclasses
 import re
 import time
 
@@ -10,8 +11,10 @@ from toy_project import PLOTS, run_cli, stripped
 
 from hf_selfdestruct import __version__
 from hf_selfdestruct.cli import main
+from hf_selfdestruct.details import CardDetails, Gate, ReleaseConsiderations
 from hf_selfdestruct.manifest import problems
 from hf_selfdestruct.report import AttackReport
+from hf_selfdestruct.sections import DataConfig, TaskConfig, words_of
 from hf_selfdestruct.tables import comparison_table
 
 COMMANDS = ("demo", "harden", "attack", "report", "card", "push", "verify")
@@ -43,6 +46,11 @@ def test_help_of_harden_says_what_can_be_given(tmp_path):
     shown = " ".join(run_cli("harden", "--help", home=tmp_path).stdout.split())
     for name in ("--model", "--suite", "--data.KEY", "--output_dir", "--seed", "goes on"):
         assert name in shown
+    for kind in (DataConfig, TaskConfig, CardDetails, ReleaseConsiderations, Gate):
+        for field in dataclasses.fields(kind):
+            words = words_of(kind)[field.name]
+            assert words, f"{kind.__name__}.{field.name} has no words in the docstring"
+            assert f" {field.name} {words}" in shown
     assert run_cli("--version", home=tmp_path).stdout.split() == ["hf_selfdestruct", __version__]
 
 

@@ -4,13 +4,12 @@ import json
 
 import datasets
 import pytest
-from datasets import Dataset
-from toy_project import make_tokenizer, sentences, write_jsonl
+from corpus_parts import config_of, save, toy, without
+from toy_project import make_tokenizer, sentences
 
-from hf_selfdestruct.config import DataConfig, HardenConfig, TaskConfig
+from hf_selfdestruct.config import DataConfig
 from hf_selfdestruct.corpus import check_source, load_data, load_kept, neutral
-
-SPLITS = ("train", "validation", "test")
+from hf_selfdestruct.sections import SPLITS
 
 
 @pytest.fixture(autouse=True)
@@ -21,30 +20,6 @@ def own_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture(scope="module")
 def tokenizer():
     return make_tokenizer()
-
-
-def toy(**changes):
-    """Rows of each split; ``changes`` replace some."""
-    rows = {split: sentences(count, i) for i, (split, count) in enumerate(zip(SPLITS, (30, 20, 10), strict=True))}
-    return {**rows, **changes}
-
-
-def save(folder, splits, kind="jsonl"):
-    folder.mkdir(exist_ok=True)
-    for split, rows in splits.items():
-        path = folder / f"{split}.{kind}"
-        if kind in ("jsonl", "json"):
-            write_jsonl(path, rows)
-        elif kind == "csv":
-            Dataset.from_list(rows).to_csv(str(path))
-        else:
-            Dataset.from_list(rows).to_parquet(str(path))
-    return folder
-
-
-def config_of(folder, *, blocked="origin", **fields):
-    data = DataConfig(str(folder), **{"label_column": "job", "max_length": 16, **fields})
-    return HardenConfig("model", data, (TaskConfig("origin", blocked),))
 
 
 # What is loaded
@@ -134,10 +109,6 @@ def test_files_changed_on_disk_are_read_anew(tmp_path, tokenizer):
 
 
 # What is refused
-
-
-def without(rows, column):
-    return [{k: v for k, v in row.items() if k != column} for row in rows]
 
 
 @pytest.mark.parametrize("column", ["text", "job", "origin"])

@@ -37,7 +37,7 @@ def test_balanced_rows_make_gender_independent_of_profession(job):
 
 def test_a_linear_probe_reads_gender_from_the_base_and_less_from_scratch(job):
     config, data, tokenizer = job
-    (task,) = blocked_tasks(config, data)
+    (task,) = blocked_tasks(config, data, tokenizer)
     attacker = AttackData.of(task, tokenizer.model_input_names, DataCollatorWithPadding(tokenizer))
     probe, most = HeadOnly(), len(attacker.train.labels)
 

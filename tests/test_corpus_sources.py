@@ -1,0 +1,91 @@
+"""Where examples may come from: parts of splits, subsets, pairs of texts, and data sets of a task's own."""
+
+import datasets
+import pytest
+from corpus_parts import config_of, save, toy, without
+from datasets import Dataset, DatasetDict
+from toy_project import make_tokenizer, sentences
+
+from hf_selfdestruct import corpus
+from hf_selfdestruct.config import DataConfig, HardenConfig, TaskConfig
+from hf_selfdestruct.corpus import check_sources, load_data
+from hf_selfdestruct.recipe import blocked_tasks
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+def test_a_split_may_be_part_of_a_file(tmp_path, tokenizer):
+    rows = toy()
+    folder = save(tmp_path / "data", {"train": rows["train"], "extra-rows": rows["test"]})
+    splits = {"train": "train[:60%]", "validation": "train[60%:]", "test": "extra-rows"}
+    found = load_data(config_of(folder, splits=splits), tokenizer)
+    inputs = {split: tokenizer([row["text"] for row in rows[split]])["input_ids"] for split in rows}
+    assert found["train"]["input_ids"][:] == inputs["train"][:18]
+    assert found["validation"]["input_ids"][:] == inputs["train"][18:]
+    assert found["test"]["input_ids"][:] == inputs["test"]
+
+
+@pytest.mark.parametrize("part", ["train[:6", "train[:200%]", "train[a:b]", "train[:5]+extra"])
+def test_what_is_no_part_of_a_split_is_named(tmp_path, tokenizer, part):
+    folder = save(tmp_path / "data", toy())
+    with pytest.raises(ValueError, match=r"train\[|extra\.parquet"):
+        load_data(config_of(folder, splits={"validation": part}), tokenizer)
+
+
+def test_a_subset_and_a_revision_are_asked_of_the_hub(tmp_path, tokenizer, monkeypatch):
+    asked = []
+
+    def load(path, name=None, *, revision=None):
+        asked.append((path, name, revision))
+        return DatasetDict({split: Dataset.from_list(rows) for split, rows in toy().items()})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(corpus, "load_dataset", load)
+    splits = {"validation": "train[25:]", "train": "train[:25]"}
+    found = load_data(config_of("somebody/bios", name="small", revision="v1", splits=splits), tokenizer)
+    assert asked == [("somebody/bios", "small", "v1")]
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 25, "validation": 5, "test": 10}
+    with pytest.raises(ValueError, match="subset and revision are of data sets on the Hub"):
+        load_data(config_of(tmp_path, name="small"), tokenizer)
+
+
+def test_pairs_of_texts_are_tokenised_together(tmp_path, tokenizer):
+    rows = toy()
+    for some in rows.values():
+        for row in some:
+            row["second"] = " ".join(reversed(row["text"].split()))
+    found = load_data(config_of(save(tmp_path / "data", rows), text_pair_column="second"), tokenizer)
+    pairs = [[row[column] for row in rows["test"]] for column in ("text", "second")]
+    assert found["test"]["input_ids"][:] == tokenizer(*pairs, truncation=True, max_length=16)["input_ids"]
+    assert not {"text", "second"} & {*found["test"].column_names}
+
+
+def test_a_task_may_have_a_data_set_of_its_own(tmp_path, tokenizer):
+    desired = {split: without(rows, "origin") for split, rows in toy().items()}
+    own = {
+        split: [{"words": r["text"], "label": r["origin"]} for r in sentences(25, 9 + i)]
+        for i, split in enumerate(desired)
+    }
+    data = DataConfig(str(save(tmp_path / "data", desired)), label_column="job", max_length=16)
+    named = {"path": str(save(tmp_path / "own", own)), "text_column": "words"}
+    config = HardenConfig("model", data, (TaskConfig("origin", "label", **named),))
+    check_sources(config)
+    (task,) = blocked_tasks(config, load_data(config, tokenizer), tokenizer)
+    for split, rows in zip(("train", "attack", "test"), own.values(), strict=True):
+        assert task.splits()[split]["input_ids"][:] == tokenizer([row["words"] for row in rows])["input_ids"]
+        assert task.labels(split).tolist() == [["north", "south"].index(row["label"]) for row in rows]
+    with pytest.raises(ValueError, match="no folder '/nowhere'"):
+        check_sources(HardenConfig("model", data, (TaskConfig("origin", "label", path="/nowhere"),)))
+
+
+def test_more_of_a_data_set_that_is_not_named_is_refused():
+    with pytest.raises(ValueError, match="text_column is of the task's own data set; name the data set by path"):
+        TaskConfig("origin", "origin", text_column="words")
