@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from .arguments import parser_of
-from .files import printable, reason
+from .files import MOST_TOLD, printable, reason
 
 if TYPE_CHECKING:
     from .fingerprint import Answers
@@ -47,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: Exception, code: int) -> int:
-    sys.stderr.write(f"hf-selfdestruct: error: {reason(error)}\n")
+    told = reason(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        told = f"{printable(str(error.filename))[:MOST_TOLD]} cannot be used ({error.strerror}); name another one."
+    sys.stderr.write(f"hf-selfdestruct: error: {told}\n")
     return code
 
 
@@ -98,19 +102,22 @@ def _hardened(table: str, folder: str | None) -> int:
 
 def _attack(arguments: argparse.Namespace) -> int:
     _quiet()
+    from .attacks.ledger import storage_at
     from .config import load_config
     from .recipe import attack
 
     given = {"--suite": arguments.suite, "--workers": arguments.workers}
     config = load_config(arguments.config, [word for pair in given.items() if pair[1] for word in pair])
     output = Path(arguments.output)
+    if not output.name or output.is_dir():
+        raise ValueError(f"--output {output} is a folder; name the report's file, such as {output / 'report.json'}.")
     output.parent.mkdir(parents=True, exist_ok=True)
     report = attack(
         config,
         arguments.model,
         undefended=arguments.undefended,
         base=arguments.base,
-        storage=arguments.storage or f"sqlite:///{output.with_suffix('.attacks.db')}",
+        storage=arguments.storage or storage_at(output.with_suffix(".attacks.db")),
         workers=config.workers,
     )
     report.save(output)
@@ -241,6 +248,8 @@ def _answers(arguments: argparse.Namespace, labels: Sequence[str]) -> Answers:
 def _show(text: str) -> None:
     """Print text, in which the terminal obeys nothing but the ends of lines: strangers' words may stand in it."""
     text = "\n".join(map(printable, text.split("\n")))
+    if isinstance(sys.stdout, TextIOWrapper):  # what it cannot show must not make hours of work end in an error
+        sys.stdout.reconfigure(errors="replace")
     Console(soft_wrap=True, highlight=False, markup=False).print(text, end="")
 
 

@@ -16,7 +16,7 @@ from . import __version__, manifest, similarity
 from .attacks import AttackSuite, DesiredData, Target, named_suite
 from .attacks.checks import doubted, lost_desired
 from .attacks.data import check_attackable
-from .attacks.ledger import Ledger
+from .attacks.ledger import Ledger, storage_at
 from .card import render_folder
 from .details import CardDetails
 from .earlier import has_evidence, holds, set_aside
@@ -95,7 +95,7 @@ def attack_trainer(
     loading = _loading(trainer)
     sibling = trained_sibling(trainer, start) if undefended is None else sibling_of(trainer, str(undefended))
     desired = _desired(trainer, sibling, start, desired_dataset, kept_dataset)
-    storage = storage or f"sqlite:///{folder / '_attacks.db'}"
+    storage = storage or storage_at(folder / "_attacks.db")
     with trainer.accelerator.main_process_first():
         Ledger(storage)  # one process makes the file, all others find it
     report = chosen.run(

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from typing import Any
 
 import yaml
 
 MOST_DEPTH = 20
+# Of plain words as YAML 1.2 reads them, and Python, and so the command line: `no` is a word, 0100 is a hundred, 1e-1 a
+# tenth. Those of YAML 1.1 are false, 64 and a word.
+WHOLE = "[0-9]+(?:_[0-9]+)*"
+PLAIN = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (rf"[-+]?{WHOLE}", "-+0123456789"),
+    "float": (
+        rf"[-+]?(?:\.[0-9]+|{WHOLE}(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
 
 
 def parse_yaml(text: str) -> Any:
     """Parse YAML strictly: no key twice in a mapping, no aliases, nested no deeper than :data:`MOST_DEPTH`.
+
+    Plain words are read as in YAML 1.2, see :data:`PLAIN`.
 
     A few lines of aliases of aliases stand for gigabytes; of two equal keys one would be lost without a word.
 
@@ -33,6 +47,10 @@ def parse_yaml(text: str) -> Any:
 
 class _Strict(yaml.SafeLoader):
     depth = 0
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name
+        first: [(tag, pattern) for tag, pattern in known if tag.rpartition(":")[2] not in PLAIN]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -54,3 +72,11 @@ class _Strict(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=one.start_mark)
             seen.add(key)
         return made
+
+    def construct_decimal(self, node: Any) -> int:
+        return int(self.construct_scalar(node))
+
+
+for _tag, (_pattern, _first) in PLAIN.items():
+    _Strict.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+_Strict.add_constructor("tag:yaml.org,2002:int", _Strict.construct_decimal)

@@ -1,6 +1,7 @@
 """Help, and the commands that read what is there."""
 
 import dataclasses
+import io
 import re
 import time
 
@@ -85,6 +86,16 @@ def test_report_shows_the_table_and_draws_plots(tmp_path):
     drawn = [f"plots/{name}_gender.png" for name in PLOTS]
     assert done.stdout.splitlines()[-len(PLOTS) :] == drawn
     assert all((tmp_path / path).stat().st_size > 1000 for path in drawn)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_cannot_show_a_character_shows_another(tmp_path, monkeypatch, encoding):
+    made_report().save(tmp_path / "report.json")
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert main(["report", str(tmp_path / "report.json")]) == 0
+    terminal.flush()
+    assert "gender" in terminal.buffer.getvalue().decode(encoding)
 
 
 def test_a_hardened_folder_stands_for_its_report(tmp_path, capsys):

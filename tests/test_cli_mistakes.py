@@ -72,6 +72,26 @@ def test_attack_refuses_what_it_cannot_use(project, refused, tmp_path):
     assert not (tmp_path / "report.json").exists()
 
 
+def test_places_that_cannot_be_written_are_one_line(project, refused, tmp_path, monkeypatch):
+    """Before any training: the models would be loaded next, and there are none."""
+    file, model = tmp_path / "file", project.parent / "model"
+    file.write_text("")
+    long = tmp_path / ("long" * 100)
+    for place in (file, file / "inside", long):
+        line = refused("harden", project, "--output_dir", place, "--model", tmp_path / "none")
+        assert f"{tmp_path}/" in line
+        assert "cannot be used" in line
+    assert "cannot be used (File name too long)" in refused("harden", f"{long}.yaml")
+    options = ("--config", project, "--output")
+    assert f"{file}" in refused("attack", tmp_path / "none", *options, file / "report.json")
+    for folder in (tmp_path, "."):
+        assert "is a folder; name the report's file" in refused("attack", tmp_path / "none", *options, folder)
+    for url in (f"sqlite:///{tmp_path}/nowhere/a.db", f"sqlite:///{tmp_path}", "postgresql://u:secret@nowhere/db", "x"):
+        line = refused("attack", model, *options, tmp_path / "report.json", "--storage", url)
+        assert "cannot be used" in line
+        assert "secret" not in line
+
+
 def test_attack_refuses_references_of_another_architecture(project, refused, tmp_path):
     """Their numbers would say nothing about this model, so no attack is started."""
     other = shutil.copytree(project.parent / "model", tmp_path / "other")

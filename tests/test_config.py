@@ -8,6 +8,7 @@ import pytest
 from toy_project import CONFIG
 
 from hf_selfdestruct.config import DataConfig, TaskConfig, load_config, training_arguments
+from hf_selfdestruct.strict_yaml import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,6 +48,37 @@ def test_numbers_yaml_takes_for_text_are_numbers(write):
     """YAML reads 1e-4 as text."""
     args = training_arguments(load_config(write()))
     assert (args.adversary_learning_rate, args.learning_rate) == (1e-4, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "value"),
+    [
+        ("max_steps", "0100", 100),
+        ("max_steps", "1_000", 1000),
+        ("learning_rate", "1e-1", 0.1),
+        ("learning_rate", "2.5E-3", 0.0025),
+        ("learning_rate", "1", 1.0),
+        ("eval_strategy", "no", "no"),
+        ("bf16", "no", False),
+        ("use_cpu", "true", True),
+    ],
+)
+def test_a_word_means_the_same_in_the_file_and_on_the_command_line(write, name, word, value):
+    text = f"model: m\ndata: {{path: d}}\nblocked_tasks: [{{name: a, label_column: b}}]\ntraining:\n  {name}: "
+    in_file = training_arguments(load_config(write(text=f"{text}{word}\n")))
+    typed = training_arguments(load_config(write(text=text), [f"--{name}", word]))
+    assert getattr(in_file, name) == getattr(typed, name) == value
+
+
+@pytest.mark.parametrize(("word", "value"), [("0100", 100), ("-5", -5), ("1e2", 100.0), (".5", 0.5), ("no", "no")])
+def test_plain_words_are_read_as_on_the_command_line(word, value):
+    assert parse_yaml(f"key: {word}") == {"key": value}
+    assert type(parse_yaml(word)) is type(value)
+
+
+@pytest.mark.parametrize("word", ["yes", "off", "0x10", "0o7", "1:30", "9_", "1.2.3", "e5"])
+def test_other_words_are_text(word):
+    assert parse_yaml(word) == word
 
 
 def test_optional_parts_may_be_missing(write):

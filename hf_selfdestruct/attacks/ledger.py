@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -166,6 +167,16 @@ class Ledger:
                 f"the ledger {name} cannot be used ({why}): make it readable and writable, or move it away, and its "
                 "runs are made again, or name another storage."
             ) from None
+
+
+def storage_at(file: str | Path) -> str:
+    """The storage URL of a file, whatever characters its path has.
+
+    Example:
+        >>> storage_at("attacks.db")
+        'sqlite:///attacks.db'
+    """
+    return URL.create("sqlite", database=str(file)).render_as_string()
 
 
 def shown_storage(storage: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from ledger_attacks import held_elsewhere
 from made_reports import made_run
 
-from hf_selfdestruct.attacks.ledger import Ledger, Record
+from hf_selfdestruct.attacks.ledger import Ledger, Record, storage_at
 
 
 @pytest.mark.parametrize("where", ["memory", "file"])
@@ -26,6 +26,14 @@ def test_record_reads_as_it_was_written(where, storage):
     assert ledger.recall("study", "other").run.status == "failed"
     assert ledger.recall("study", "nothing") is None
     assert ledger.recall("another study", "key") is None
+
+
+@pytest.mark.parametrize("name", ["a%20b?c=d#e", "a.b {x} ü@:"])
+def test_a_ledger_stands_where_its_path_says(tmp_path, name):
+    (tmp_path / name).mkdir()
+    Ledger(storage_at(tmp_path / name / "attacks.db")).record("study", "key", Record(made_run(), None))
+    assert (tmp_path / name / "attacks.db").stat().st_size > 1000
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_claim_has_one_holder(storage):
