@@ -26,6 +26,24 @@ def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
         raise ValueError(f"model {model!r}{_sought(model)}: cannot be loaded ({reason(error)}).") from None
 
 
+def refuse_quantized(model: str) -> None:
+    """Refuse a folder or a model on the Hub whose weights are quantized: no gradient reaches such weights.
+
+    Raises:
+        ValueError: They are, or the configuration cannot be loaded.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model {model!r}{_sought(model)}: cannot be loaded ({reason(error)}).") from None
+    if (how := getattr(config, "quantization_config", None)) is not None:
+        named = how.get("quant_method") if isinstance(how, dict) else None
+        raise ValueError(
+            f"model {model!r} is quantized ({named or 'as its configuration says'}), and no gradient reaches such "
+            "weights: take the model in floating point, and quantize the hardened one."
+        )
+
+
 def check_target(target: Target) -> None:
     """Refuse a model that could not be attacked, from its small files alone."""
     where, folder = f"{target.role} model {target.folder}{_sought(target.folder)}", Path(target.folder)
@@ -36,6 +54,7 @@ def check_target(target: Target) -> None:
         raise ValueError(f"{where}: cannot be loaded ({reason(error)}).") from None
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise ValueError(f"{where}: no model.safetensors; weights in other formats are never loaded.")
+    refuse_quantized(target.folder)
 
 
 def check_alike(targets: list[Target]) -> None:

@@ -30,7 +30,7 @@ from .attacks.data import Collate, in_batches
 from .config import HardenConfig, training_arguments
 from .corpus import check_sources, load_data, load_kept, load_own
 from .files import write_whole
-from .model_checks import check_alike, check_storage, check_target, tokenizer_of
+from .model_checks import check_alike, check_storage, check_target, refuse_quantized, tokenizer_of
 from .ranks import working_in
 from .report import AttackReport
 from .sections import TaskConfig
@@ -141,6 +141,7 @@ def harden(config: HardenConfig) -> AttackReport:
         goes_on = intact.begun(args.output_dir or ".")
         _check_the_same(config, args, goes_on=goes_on)
         tokenizer = tokenizer_of(config.model)
+        refuse_quantized(config.model)
         data, kept = load_data(config, tokenizer), load_kept(config.data, tokenizer)
         trainer = trained(config, data, tokenizer, kept=kept, goes_on=goes_on)
         return trainer.attack(

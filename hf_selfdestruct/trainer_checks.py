@@ -52,6 +52,16 @@ def check_plugins(trainer: SelfDestructTrainer) -> None:
         )
 
 
+def check_unquantized(model: PreTrainedModel) -> None:
+    """Refuse weights that no gradient reaches."""
+    quantized = (type(m).__name__ for m in model.modules() if type(m).__module__.startswith("torch.ao.nn.quantized"))
+    if (name := next(quantized, None)) is not None:
+        raise ValueError(
+            f"the model is quantized (it has a quantized {name}), and no gradient reaches such weights: harden the "
+            "model in floating point, and quantize the hardened one."
+        )
+
+
 def check_guard(args: SelfDestructTrainingArguments, evaluated: Any) -> None:
     """Refuse a guard that does not say which of several validation sets it looks at."""
     if args.max_desired_drop is None or not isinstance(evaluated, dict):
@@ -67,6 +77,7 @@ def check_guard(args: SelfDestructTrainingArguments, evaluated: Any) -> None:
 def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> None:
     """Refuse data, tasks, adversaries and losses that cannot work together, with what to do instead."""
     check_plugins(trainer)
+    check_unquantized(model)
     check_guard(trainer.args, trainer.eval_dataset)
     check_desired({"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}, model)
     check_initialization(model, trainer.args, trainer.train_dataset)

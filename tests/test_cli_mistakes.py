@@ -143,6 +143,16 @@ def test_pickled_weights_are_never_loaded(project, capsys, tmp_path):
     assert not (tmp_path / "trap").exists()
 
 
+def test_quantized_weights_are_one_line(project, refused, tmp_path):
+    folder = shutil.copytree(project.parent / "model", tmp_path / "quantized")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    for words in (("harden", project, "--model", folder), ("attack", folder, "--config", project)):
+        out = ("--output_dir", tmp_path / "out") if words[0] == "harden" else ("--output", tmp_path / "report.json")
+        assert "is quantized (bitsandbytes)" in refused(*words, *out)
+
+
 def test_an_empty_data_file_is_one_line(variant, refused, project, tmp_path):
     data = shutil.copytree(project.parent / "data", tmp_path / "emptied")
     (data / "train.jsonl").write_text("")

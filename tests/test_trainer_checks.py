@@ -129,6 +129,13 @@ def test_a_head_that_is_not_for_whole_rows_is_refused(make_trainer, tiny_model, 
         make_trainer(tmp_path, model=kind(tiny_model().config), train_dataset=rows, eval_dataset=rows)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own: the quantizers are deprecated
+def test_a_dynamically_quantized_model_is_refused(make_trainer, tiny_model, tmp_path) -> None:
+    model = torch.ao.quantization.quantize_dynamic(tiny_model("bert"), {torch.nn.Linear})
+    with pytest.raises(ValueError, match=r"quantized Linear.*harden the model in floating point"):
+        make_trainer(tmp_path, model=model)
+
+
 def test_a_collator_that_cannot_batch_blocked_rows_is_refused(make_trainer, tmp_path) -> None:
     def collate(rows):
         return default_data_collator([{**row, "labels": row["label"]} for row in rows])

@@ -49,11 +49,12 @@ def carry_out(job: Job, *, storage: str | None = None, workers: int = 1, progres
     if progress:
         _show_plan(job, searches, ledger, console)
     with _helpers(job, storage, workers), _bar(console) as bar:
-        shown = bar.add_task(f"attacking ({job.suite.name})", total=sum(map(weight, searches)), now="")
+        total = sum(map(weight, searches)) + _reserved(job, searches)
+        shown = bar.add_task(f"attacking ({job.suite.name})", total=total, now="")
         work(searches, ledger, lambda search, part, now: _advance(bar, shown, search, part, now))
         runs = [run for search in searches for run in search.recall(ledger)]
         again = job.repeated(job.report(runs, data), data)
-        bar.update(shown, total=sum(map(weight, [*searches, *again])))
+        _fill(bar, shown, sum(map(weight, again)))
         work(again, ledger, lambda search, part, now: _advance(bar, shown, search, part, now))
         runs += [run for search in again for run in search.recall(ledger)]
         report = doubted(job.report(runs, data))
@@ -177,11 +178,31 @@ def _advance(bar: Progress, shown: TaskID, search: Search, part: float, now: str
     made = bar.tasks[shown].fields.setdefault("made", {})
     before = made.get(search.study, 0.0)
     made[search.study] = 1.0 if part == 1.0 else min(1.0, before + part)
-    bar.advance(shown, (made[search.study] - before) * weight(search))
+    scale = bar.tasks[shown].fields.get("scale", 1.0)
+    bar.advance(shown, (made[search.study] - before) * weight(search) * scale)
     if now:
         bar.update(shown, now=now)
     if now and part == 1.0 and not bar.console.is_terminal:  # a bar is not seen in a file
         bar.console.print(f"{bar.tasks[shown].percentage:.0f} % {now}")
+
+
+def _reserved(job: Job, searches: Sequence[Search]) -> float:
+    """About what repeating the strongest attack on random weights takes, before it is known which one is strongest."""
+    cells: dict[tuple[int, int], float] = {}
+    for search in searches if job.suite.null else ():
+        if search.target.role == "scratch":
+            cell, cost = (id(search.data), search.examples), weight(search) * len(search.seeds) / search.runs()
+            cells[cell] = max(cost, cells.get(cell, 0.0))
+    return sum(cells.values())
+
+
+def _fill(bar: Progress, shown: TaskID, more: float) -> None:
+    """Let the rest of the bar stand for as much work as there is: a new total would let it run backwards."""
+    task = bar.tasks[shown]
+    left = (task.total or 0.0) - task.completed
+    bar.update(shown, scale=left / more if more else 1.0)
+    if not more:
+        bar.advance(shown, left)
 
 
 def _show_plan(job: Job, searches: Sequence[Search], ledger: Ledger, console: Console) -> None:

@@ -83,6 +83,16 @@ def test_plan_and_time_are_shown_before_the_start(targets, task_of, attacked, ca
     assert "Estimated" not in again
 
 
+def test_progress_never_runs_backwards(targets, task_of, attacked, capsys):
+    """Also when the strongest attack is known and is repeated on other random weights."""
+    suite = suite_of(HeadOnly(), HeadOnly(every_layer=True), null=True)
+    attacked(suite, targets, [task_of(rows=40)], progress=True)
+    shown = [int(number) for number in re.findall(r"^ *(\d+) % .", capsys.readouterr().err, flags=re.MULTILINE)]
+    assert shown == sorted(shown)
+    assert shown.count(100) == 1
+    assert len(shown) > len(targets) * 2
+
+
 def test_scratch_and_undefended_are_shared_between_hardened_models(
     folder, task_of, attacked, storage, save_model, tmp_path
 ):
