@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from . import __version__
 from .details import GATES, CardDetails, Gate, ReleaseConsiderations
 from .sections import DataConfig, TaskConfig, words_of
+from .starter import STARTS
 
 WHAT = (
     "Train open weights that stay good at their desired task and cost more to fine-tune to a blocked one, attack the "
@@ -49,6 +50,12 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
     demo = command("demo", "harden, attack and write a card, on embedded data, in minutes on a CPU")
     demo.add_argument("--output-dir", default="demo-output", help="where the hardened folder goes")
     demo.add_argument("--model", help="Hub id or folder; by default the packaged all-MiniLM-L6-v2")
+
+    init = command("init", "write a commented configuration to start from; no file is overwritten")
+    init.add_argument("file", metavar="FILE", nargs="?", default="selfdestruct.yaml", help="by default %(default)s")
+    init.add_argument(
+        "--kind", default="text", help=f"what the examples are, by default text; one of: {', '.join(STARTS)}"
+    )
 
     harden = command("harden", "harden and attack as a YAML file says", _keys())
     harden.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -77,6 +77,14 @@ def _demo(arguments: argparse.Namespace) -> int:
     return _hardened(demo(arguments.output_dir, model=arguments.model).table(), arguments.output_dir)
 
 
+def _init(arguments: argparse.Namespace) -> int:
+    from .starter import write_starter
+
+    write_starter(arguments.file, arguments.kind)
+    _show(f"{arguments.file}: put your values in, then run: hf-selfdestruct harden {arguments.file}\n")
+    return 0
+
+
 def _harden(arguments: argparse.Namespace) -> int:
     _quiet()
     from .config import load_config, training_arguments
@@ -255,6 +263,7 @@ def _show(text: str) -> None:
 
 COMMANDS = {
     "demo": _demo,
+    "init": _init,
     "harden": _harden,
     "attack": _attack,
     "report": _report,

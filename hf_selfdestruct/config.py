@@ -92,6 +92,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig
     tasks = top["blocked_tasks"]
     if not isinstance(tasks, list) or not tasks:
         raise ValueError(f"{path}: blocked_tasks must be a list with at least one task, got {short(tasks)}.")
+    top["card"] = _mapping(top.get("card", {}), f"{path}: card")
     top["data"] = _made(DataConfig, top["data"], f"{path}: data")
     for key in ("blocked_tasks", "control_tasks"):
         if not isinstance(tasks := top.get(key, []), list):

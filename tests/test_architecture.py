@@ -19,6 +19,7 @@ LEVELS = (
         "ranks",
         "readings",
         "ingredients",
+        "starter",
     ),
     ("tables", "termination", "intact"),
     ("report",),

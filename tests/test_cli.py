@@ -18,7 +18,7 @@ from hf_selfdestruct.report import AttackReport
 from hf_selfdestruct.sections import DataConfig, TaskConfig, words_of
 from hf_selfdestruct.tables import comparison_table
 
-COMMANDS = ("demo", "harden", "attack", "report", "card", "push", "verify")
+COMMANDS = ("demo", "init", "harden", "attack", "report", "card", "push", "verify")
 
 
 pytestmark = pytest.mark.usefixtures("loudness")
