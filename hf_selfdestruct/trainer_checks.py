@@ -78,6 +78,11 @@ def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> Non
     """Refuse data, tasks, adversaries and losses that cannot work together, with what to do instead."""
     check_plugins(trainer)
     check_unquantized(model)
+    if trainer.has_given_optimizer:
+        logger.warning(
+            "optimizers= hold this model's own weights, by which no sibling can be trained: attack() will refuse it, "
+            "after all training; give optimizer_cls_and_kwargs= instead, or plan to attack(undefended=...)."
+        )
     check_guard(trainer.args, trainer.eval_dataset)
     check_desired({"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}, model)
     check_initialization(model, trainer.args, trainer.train_dataset)

@@ -2,14 +2,17 @@
 
 import datasets
 import pytest
+import torch
 from corpus_parts import config_of, save, toy, without
 from datasets import Dataset, DatasetDict
 from toy_project import make_tokenizer, sentences
+from transformers import DataCollatorWithPadding
 
 from hf_selfdestruct import corpus
+from hf_selfdestruct.attacks import Target
 from hf_selfdestruct.config import DataConfig, HardenConfig, TaskConfig
 from hf_selfdestruct.corpus import check_sources, load_data
-from hf_selfdestruct.recipe import blocked_tasks
+from hf_selfdestruct.recipe import _accuracy, blocked_tasks
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +69,25 @@ def test_pairs_of_texts_are_tokenised_together(tmp_path, tokenizer):
     pairs = [[row[column] for row in rows["test"]] for column in ("text", "second")]
     assert found["test"]["input_ids"][:] == tokenizer(*pairs, truncation=True, max_length=16)["input_ids"]
     assert not {"text", "second"} & {*found["test"].column_names}
+
+
+def test_a_model_for_pairs_is_measured_with_all_its_inputs(tmp_path, tiny_bert, tokenizer):
+    """Labels are the model's own answers; which text is the second one decides them."""
+    model = tiny_bert(num_labels=2).eval()
+    rows = [
+        {"input_ids": [2, i // 2, 3], "attention_mask": [1] * 3, "token_type_ids": [0, i // 8, 1]} for i in range(16)
+    ]
+    batch = tokenizer.pad(rows, return_tensors="pt")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(30 if weight.dim() > 1 else 1)
+        model.classifier.bias -= model(**batch).logits.mean(0)
+        answers = model(**batch).logits.argmax(-1)
+        assert (model(**{**batch, "token_type_ids": None}).logits.argmax(-1) != answers).any()
+    model.save_pretrained(tmp_path)
+    data = Dataset.from_list([{**row, "label": int(one)} for row, one in zip(rows, answers, strict=True)])
+    target = Target("hardened", str(tmp_path))
+    assert _accuracy(target, 2, data, DataCollatorWithPadding(tokenizer)) == {"accuracy": 1.0}
 
 
 def test_a_task_may_have_a_data_set_of_its_own(tmp_path, tokenizer):
