@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .adversary import Adversary
-from .scene import LABELS
+from .rows import LABELS
 from .training_args import SelfDestructTrainingArguments
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from .erasure import directions
 from .functional import Weights
 from .probes import pool
+from .rows import rows_of
 from .tasks import BlockedTask, draw_rows, label_column_of
 from .training_args import SelfDestructTrainingArguments
 from .vocabulary import expected_counts, joined, merged, neutral_groups, row_counts
@@ -183,9 +184,10 @@ def _label_of(desired: Any) -> str:
 
 def _labelled(desired: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
     label = _label_of(desired)
-    kept = [c for c in desired.column_names if c in columns and c not in ("label", "labels")]
-    rows = desired.with_format(None)[draw_rows(np.arange(len(desired)), ROWS, "kept directions").tolist()]
-    return [{**{c: rows[c][i] for c in kept}, "labels": rows[label][i]} for i in range(len(rows[label]))]
+    numbers = draw_rows(np.arange(len(desired)), ROWS, "kept directions").tolist()
+    labels = desired.with_format(None)[numbers][label]
+    rows = rows_of(desired, numbers, {*columns} - {"label", "labels"})
+    return [{**row, "labels": one} for row, one in zip(rows, labels, strict=True)]
 
 
 def _pooled(table: Tensor, rows: list[dict[str, Any]], collate: Collate) -> tuple[Tensor, Tensor]:

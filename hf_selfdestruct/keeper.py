@@ -13,7 +13,8 @@ from .functional import dropout
 from .keeping import KeepingLoss, total
 from .original import Original
 from .ranks import ALONE, Ranks
-from .scene import LABELS, Batch, Rows
+from .rows import LABELS
+from .scene import Batch, Rows
 from .tasks import BlockedTask
 
 

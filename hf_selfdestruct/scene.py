@@ -18,6 +18,7 @@ from .episode import Episode, Reading
 from .functional import Weights, dropout, seeded, whole
 from .losses import IGNORED, View
 from .meta_step import step_shares
+from .rows import LABELS, rows_of
 from .skeletons import INDEX, OWN, Skeleton, plain, used_rows
 from .tasks import BlockedTask, draw_rows, seed_of
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from .simulation import Simulation
 
 Batch = Mapping[str, Tensor]
-LABELS = ("label", "labels", "label_ids")  # columns that transformers takes for labels
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,8 @@ class Rows:
         """A batch decided by its key."""
         if self.data is None:
             raise ValueError("no map-style rows to draw from.")
-        kept = [c for c in self.data.column_names if c in {*self.columns, *self.labels}]
         rows = draw_rows(np.arange(len(self.data)), size, *key).tolist()
-        chosen = self.data.select_columns(kept)[rows]
-        return self.collate([{c: values[i] for c, values in chosen.items()} for i in range(len(rows))])
+        return self.collate(rows_of(self.data, rows, {*self.columns, *self.labels}))
 
 
 class Scene:

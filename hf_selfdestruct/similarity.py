@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from .attacks.target import quiet
 from .probes import pool
+from .rows import rows_of
 
 MOST_ROWS, BATCH = 512, 32
 NAME = "similarity_rank_correlation"
@@ -48,9 +49,8 @@ def rank_correlation(
     """
     if len(rows) < 3:
         raise ValueError(f"a rank correlation of similarities needs at least 3 texts; got {len(rows)}.")
-    kept = rows.select_columns([c for c in rows.column_names if c in columns])
     above = np.triu_indices(min(len(rows), MOST_ROWS), k=1)
-    one, two = (_similarities(found, kept, collate)[above] for found in (model, other))
+    one, two = (_similarities(found, rows, columns, collate)[above] for found in (model, other))
     return float(spearmanr(one, two).statistic)
 
 
@@ -70,14 +70,16 @@ def to_base(
 
 @torch.no_grad()
 def _similarities(
-    model: PreTrainedModel, rows: Dataset, collate: Callable[[list[Any]], Mapping[str, Tensor]]
+    model: PreTrainedModel,
+    rows: Dataset,
+    columns: Sequence[str],
+    collate: Callable[[list[Any]], Mapping[str, Tensor]],
 ) -> np.ndarray:
     trunk, training = model.base_model, model.training
     model.eval()
     embeddings = []
     for start in range(0, min(len(rows), MOST_ROWS), BATCH):
-        chosen = rows[start : min(start + BATCH, MOST_ROWS)]
-        batch = collate([dict(zip(chosen, values, strict=True)) for values in zip(*chosen.values(), strict=True)])
+        batch = collate(rows_of(rows, range(start, min(start + BATCH, MOST_ROWS, len(rows))), columns))
         batch = {name: value.to(model.device) for name, value in batch.items()}
         states = trunk(**batch, output_hidden_states=True).hidden_states[-1]
         embeddings.append(pool(states, batch.get("attention_mask"), "mean").float().cpu())

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from datasets import Audio, ClassLabel, Dataset, Image
 
+from .rows import class_cure, rows_of
+
 HELD_OUT_FRACTION = 0.2
 SELECTION_FRACTION = 0.3
 CONTENT_COLUMNS = ("input_ids", "pixel_values", "input_values", "input_features")
@@ -130,13 +132,9 @@ class BlockedTask:
         Returns:
             One dictionary per row.
         """
-        data = self.splits()[split]
-        kept = [c for c in data.column_names if c in columns and c not in ("label", "labels", self.label_column)]
-        chosen = data.select_columns(kept)[[int(row) for row in rows]]
-        return [  # a format may leave columns out
-            {**{c: values[i] for c, values in chosen.items()}, "labels": int(self._labels[split][row])}
-            for i, row in enumerate(rows)
-        ]
+        wanted = {*columns} - {"label", "labels", self.label_column}
+        found = rows_of(self.splits()[split], rows, wanted)
+        return [{**one, "labels": int(self._labels[split][row])} for row, one in zip(rows, found, strict=True)]
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Row count and SHA-256 of content and labels of every split, for the report."""
@@ -240,7 +238,7 @@ def _checked_labels(task: str, split: str, data: Any, column: str) -> np.ndarray
         if isinstance(label, bool) or not isinstance(label, int | np.integer):
             raise ValueError(
                 f"{where}, column {column!r}, row {row}: label {label!r} is not an integer; "
-                f"use dataset.class_encode_column({column!r})."
+                f"{class_cure(label, column)}."
             )
     return np.asarray(labels, dtype=np.int64)
 

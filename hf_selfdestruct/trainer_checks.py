@@ -17,6 +17,7 @@ from . import heads
 from .adversary import Adversary
 from .initialization import check_initialization
 from .loss_checks import check_held_out, check_losses, has_loss
+from .rows import class_cure, columns_of
 from .tasks import BlockedTask, content_hashes, label_column_of
 from .training_args import SelfDestructTrainingArguments
 
@@ -189,13 +190,10 @@ def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:
         if not isinstance(task, BlockedTask):
             raise TypeError(f"blocked_tasks must hold BlockedTask objects, got {type(task).__name__}.")
         for split, data in task.splits().items():
-            if not ({*data.column_names} - {"labels", "label", task.label_column}) & {*columns}:
-                cure = "tokenise it the way train_dataset is tokenised."
-                if data.format["type"] == "custom":
-                    cure = "columns that with_transform() makes on the way are not looked at: make them by map()."
+            if not ({*(found := columns_of(data))} - {"labels", "label", task.label_column}) & {*columns}:
                 raise ValueError(
-                    f"blocked task {task.name!r}, split {split!r}: none of its columns "
-                    f"({', '.join(data.column_names)}) is an input of the model; {cure}"
+                    f"blocked task {task.name!r}, split {split!r}: none of its columns ({', '.join(found)}) is an "
+                    "input of the model; tokenise (or transform) it the way train_dataset is."
                 )
         if missing := [split for split in ("attack", "test") if split not in task.splits()]:
             logger.warning(
@@ -210,7 +208,7 @@ def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:
 
 def check_desired(datasets: Mapping[str, Any], model: PreTrainedModel) -> None:
     """Refuse an empty desired dataset, and integer labels that the model's head has no place for."""
-    count = model.config.num_labels or 0
+    count = (model.config.num_labels or 0) if heads.has_task_head(model) else 0  # choices are no classes
     for name, data in datasets.items():
         if not isinstance(data, Dataset):
             continue
@@ -225,7 +223,7 @@ def check_desired(datasets: Mapping[str, Any], model: PreTrainedModel) -> None:
         if strange := [(row, one) for row, one in enumerate(cells) if type(one) is not int]:
             raise ValueError(
                 f"{name}, column {label!r}, row {strange[0][0]}: label {strange[0][1]!r} is not an integer; "
-                f"use dataset.class_encode_column({label!r})."
+                f"{class_cure(strange[0][1], label)}."
             )
         labels = np.asarray(cells)
         wrong = np.flatnonzero((labels < 0) | (labels >= count))

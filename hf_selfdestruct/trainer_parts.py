@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
@@ -25,7 +26,8 @@ from .keeping import KeepingLoss, keeping_loss
 from .losses import BlockingLoss, blocking_loss
 from .presets import ONE_PURPOSE
 from .probes import RepresentationProbe
-from .scene import LABELS, Rows
+from .rows import LABELS
+from .scene import Rows
 from .simulation import Simulation
 from .tasks import label_column_of
 from .training_args import UNDEFENDED, SelfDestructTrainingArguments
@@ -193,16 +195,35 @@ class StopCallback(TrainerCallback):
             control.should_training_stop = True
 
 
+@dataclass(frozen=True)
+class Relabelled:
+    """A collator of rows whose labels stand in a column of another name than ``labels``.
+
+    Args:
+        collate: The collator.
+        label: The column that it reads.
+    """
+
+    collate: Callable[[list[Any]], Any]
+    label: str
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Any:
+        """A batch of rows that have their labels in ``labels``."""
+        return self.collate([{self.label if n == "labels" else n: v for n, v in row.items()} for row in rows])
+
+
 def blocked_collator(
-    model: PreTrainedModel, collate: Callable[[list[Any]], Any], tokenizer: Any
+    model: PreTrainedModel, collate: Callable[[list[Any]], Any], tokenizer: Any, desired: Any
 ) -> Callable[[list[Any]], Any]:
     """The collator of blocked rows: the trainer's own, unless that makes batches for another kind of task.
 
-    The collator of a bare trunk or a language model knows no class labels (that for masked language modelling would
-    hide tokens and overwrite the labels), so blocked rows are padded by the tokenizer there.
+    It reads labels where it finds those of the desired rows. The collator of a bare trunk or a language model knows no
+    class labels (that for masked language modelling would hide tokens and overwrite the labels), so blocked rows are
+    padded by the tokenizer there.
     """
     if heads.has_task_head(model):
-        return collate
+        label = label_column_of(getattr(desired, "column_names", None) or ())
+        return collate if label in (None, "labels") else Relabelled(collate, str(label))
     return (
         DataCollatorWithPadding(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else default_data_collator
     )

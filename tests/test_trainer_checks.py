@@ -83,8 +83,8 @@ def test_wrong_kinds_of_things_are_refused(make_trainer, tiny_model, toy_task, t
     }
     with pytest.raises(ValueError, match=r"'blocked', split 'train'.*tokenise"):
         make_trainer(tmp_path, blocked_tasks=[toy_task(**raw, test=None)])
-    lazy = raw["train"].with_transform(lambda rows: {"input_ids": [[1, 2]] * len(rows["text"])})
-    with pytest.raises(ValueError, match=r"'blocked', split 'train'.*with_transform\(\).*by map\(\)"):
+    lazy = raw["train"].with_transform(lambda rows: {"words": [[1, 2]] * len(rows["text"])})
+    with pytest.raises(ValueError, match=r"'blocked', split 'train': none of its columns \(words\)"):
         make_trainer(tmp_path, blocked_tasks=[toy_task(train=lazy, test=None)])
 
 
@@ -200,6 +200,7 @@ def test_columns_that_a_format_leaves_out_are_left_out(make_trainer, toy_rows, t
         ([0, 1, None] * 4, r"train_dataset, column 'label', row 2: label None is not an integer"),
         ([0.0, 1.0, 0.5] * 4, r"train_dataset, column 'label', row 0: label 0.0 is not an integer"),
         (["a", "b", "c"] * 4, r"train_dataset, column 'label', row 0: label .*a.*class_encode_column"),
+        ([0.5, 1.5, 0.0] * 4, r"label 0.5 is not an integer; .*one class per row.*make classes of it by map\(\)"),
         ([], r"train_dataset is empty"),
     ],
 )

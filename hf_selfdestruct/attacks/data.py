@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..rows import rows_of
 from ..tasks import BlockedTask, label_column_of, seed_of
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
@@ -46,12 +47,11 @@ class Split:
         if column is None or not hasattr(dataset, "__len__"):
             return None
         rows = limited(np.arange(len(dataset)), limit, "desired")
-        chosen = dataset.with_format(None)[rows.tolist()]
-        labels = chosen[column]
+        labels = dataset.with_format(None)[rows.tolist()][column]
         if not labels or not isinstance(labels[0], int) or isinstance(labels[0], bool):
             return None  # a language model's labels, say
-        kept = [c for c in names if c in columns and c not in ("labels", "label")]
-        features = [{**{c: chosen[c][i] for c in kept}, "labels": label} for i, label in enumerate(labels)]
+        found = rows_of(dataset, rows.tolist(), {*columns} - {"labels", "label"})
+        features = [{**row, "labels": label} for row, label in zip(found, labels, strict=True)]
         return cls(features, np.asarray(labels))
 
 
