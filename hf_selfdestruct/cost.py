@@ -78,6 +78,8 @@ def _seconds_of_a_pass(trainer: SelfDestructTrainer) -> float | None:
     rows = task.adversary_rows()[: trainer.args.per_device_train_batch_size].tolist()
     batch = trainer.blocked_batch(task.features("train", rows, trainer.input_columns))
     inputs = {name: value for name, value in batch.items() if name not in LABELS}
+    if model.config.is_encoder_decoder and "input_ids" in inputs:
+        inputs["decoder_input_ids"] = inputs["input_ids"]
     training, times = model.training, []
     for _ in range(2):
         started = time.perf_counter()

@@ -21,6 +21,7 @@ from .card import render_folder
 from .details import CardDetails
 from .earlier import has_evidence, holds, set_aside
 from .files import file_hash, weights_hash
+from .heads import has_task_head
 from .plainly import unlike_plain
 from .plots import save_plots
 from .provenance import known_details
@@ -104,7 +105,7 @@ def attack_trainer(
         columns=trainer.input_columns,
         collate=trainer.blocked_collator,
         controls=controls,
-        desired=DesiredData.of(trainer.train_dataset, trainer.eval_dataset, trainer.input_columns),
+        desired=_rows_to_heal(trainer),
         metrics=metrics,
         storage=storage,
         workers=workers,
@@ -172,6 +173,13 @@ def _check(trainer: SelfDestructTrainer, *, trains_sibling: bool) -> None:
         )
     for task in trainer.blocked_tasks:
         check_attackable(task)
+
+
+def _rows_to_heal(trainer: SelfDestructTrainer) -> DesiredData | None:
+    """The desired task's rows, where it is one for the classifiers that attackers train (unlike multiple choice)."""
+    if not has_task_head(trainer.plain_model()):
+        return None
+    return DesiredData.of(trainer.train_dataset, trainer.eval_dataset, trainer.input_columns)
 
 
 def _targets(base: str, undefended: str, hardened: str) -> list[Target]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel
+from transformers.utils import find_labels
 
 from . import heads
 from .keeping import KeepingLoss
@@ -15,8 +16,8 @@ from .tasks import BlockedTask
 
 
 def has_loss(model: PreTrainedModel) -> bool:
-    """Whether the model has a head, and with it a loss of its own; some classifiers have one but no trunk of a name."""
-    return model.base_model is not model or heads.has_task_head(model)
+    """Whether the model has a loss of its own: it takes labels, or has a head (which need not stand on a named trunk)."""
+    return bool(find_labels(type(model))) or model.base_model is not model or heads.has_task_head(model)
 
 
 def check_losses(

@@ -25,6 +25,19 @@ def predictions(model: PreTrainedModel, data: AttackData, split: Split) -> np.nd
     return rounded(in_batches(split, data.collate, call))
 
 
+def hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """Every hidden state of the trunk, the embeddings first; of an encoder with a decoder the encoder's come first.
+
+    Such a trunk cannot answer without its classifier, which makes the decoder's inputs.
+    """
+    if not model.config.is_encoder_decoder:
+        return model.base_model(**inputs, output_hidden_states=True).hidden_states
+    outputs = model(**inputs, output_hidden_states=True)
+    if "encoder_hidden_states" not in outputs:  # only the encoder is used, as in a classifier of speech
+        return outputs.hidden_states
+    return (*outputs.encoder_hidden_states, *outputs.decoder_hidden_states)
+
+
 def inputs_of(data: AttackData, few: Split, seed: int, steps: int = PREPARING) -> Iterator[dict[str, Tensor]]:
     """Batches of inputs without their labels, by shuffled epochs."""
     for rows in epochs(len(few.labels), 16, steps, seed):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from .batches import batch_of, inputs_of, on_device
+from .batches import batch_of, hidden_states, inputs_of, on_device
 from .data import AttackData, in_batches
 from .tamper import Tamper
 from .target import Target, placed
@@ -73,12 +73,12 @@ def _encode(target: Target, data: AttackData, seed: int, tamper: Tamper | None) 
     shapes: list[tuple[tuple[int, str], int]] = []
 
     def call(batch: dict[str, Tensor]) -> Tensor:
-        cells = _cells(model, head, causal, on_device(batch, labels=False))
+        cells = cells_of(model, head, causal, on_device(batch, labels=False))
         shapes[:] = [(cell, value.shape[1]) for cell, value in cells.items()]
         return torch.cat([*cells.values()], dim=1)
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.base_model(**batch_of(data, data.train.take([0]), labels=False))
+        hidden_states(model, batch_of(data, data.train.take([0]), labels=False))
     found: dict[str, Any] = {}
     for split in SPLITS:
         flat = in_batches(getattr(data, split), data.collate, call)
@@ -88,13 +88,12 @@ def _encode(target: Target, data: AttackData, seed: int, tamper: Tamper | None) 
     return Features(found, max(layer for (layer, _), _ in shapes), float(counter.get_total_flops()))
 
 
-def _cells(
+def cells_of(
     model: PreTrainedModel, head: PreTrainedModel | None, causal: bool, inputs: dict[str, Tensor]
 ) -> dict[Any, Tensor]:
     """Each hidden layer pooled in two ways (in one, where it is a map of pixels), and the published head's logits."""
-    hidden = model.base_model(**inputs, output_hidden_states=True).hidden_states
     cells: dict[tuple[int, str], Tensor] = {}
-    for layer, states in enumerate(hidden):
+    for layer, states in enumerate(hidden_states(model, inputs)):
         if states.dim() == 4:  # a convolutional network's: channels and a map
             cells[layer, "mean"] = states.float().mean(dim=(2, 3))
             continue

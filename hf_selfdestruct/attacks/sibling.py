@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ..tasks import seed_of
 from .base import Attack, Outcome
-from .batches import inputs_of
+from .batches import hidden_states, inputs_of
 from .data import AttackData
 from .optimizers import OPTIMIZERS
 from .target import Target, placed
@@ -146,8 +146,8 @@ def distil(
     model.train()
     for batch in inputs_of(data, data.train, seed, settings["distil_steps"]):
         with torch.no_grad():
-            wanted = teacher.base_model(**batch, output_hidden_states=True).hidden_states
-        found = model.base_model(**batch, output_hidden_states=True).hidden_states
+            wanted = hidden_states(teacher, batch)
+        found = hidden_states(model, batch)
         losses: list[Tensor] = [
             mse_loss(one, other) / other.var().clamp(min=1e-12) for one, other in zip(found, wanted, strict=True)
         ]

@@ -97,10 +97,13 @@ class Target:
         return model
 
     def published(self) -> PreTrainedModel | None:
-        """The model with the head it was published with; ``None`` where it has none."""
+        """The classifier with the head it was published with; ``None`` where it has none, or one for another kind."""
         if self.random:
             return None
         config = self.config()
+        known, kind = _published_class(config), auto_class(config)._model_mapping[type(config)]
+        if known is not None and known not in (kind if isinstance(kind, tuple) else (kind,)):
+            return None  # a head of its shape may be for something else, such as choices
         with quiet():
             model, info = self._read(auto_class(config), config=config)
         return None if info["missing_keys"] else model
@@ -172,11 +175,17 @@ def distance(one: Target, other: Target) -> float:
 
 def _unpublished(config: Any, trunk: PreTrainedModel) -> set[str]:
     """Weights of the trunk that the published architecture does not have, such as a masked language model's pooler."""
-    published = getattr(transformers, str(next(iter(config.architectures or []), "")), None)
-    if not (isinstance(published, type) and issubclass(published, PreTrainedModel)) or isinstance(trunk, published):
+    published = _published_class(config)
+    if published is None or isinstance(trunk, published):
         return set()
     with torch.device("meta"):
         return {*trunk.state_dict()} - {*published(config).base_model.state_dict()}
+
+
+def _published_class(config: Any) -> Any:
+    """The class that the configuration names, where it is one of transformers."""
+    found = getattr(transformers, str(next(iter(config.architectures or []), "")), None)
+    return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
 
 
 def auto_class(config: Any) -> Any:
