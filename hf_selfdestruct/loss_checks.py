@@ -16,7 +16,7 @@ from .tasks import BlockedTask
 
 
 def has_loss(model: PreTrainedModel) -> bool:
-    """Whether the model has a loss of its own: it takes labels, or has a head (which need not stand on a named trunk)."""
+    """Whether the model has a loss of its own: it takes labels, or has a head (maybe on no named trunk)."""
     return bool(find_labels(type(model))) or model.base_model is not model or heads.has_task_head(model)
 
 

@@ -18,12 +18,14 @@ from . import checkpoints, endings, intact, presets
 from .adversary import Adversary
 from .cost import announcement
 from .earlier import set_aside
+from .given import align, check_arguments, given_model
 from .keeping import KeepingLoss
 from .loss_checks import has_loss
 from .losses import BlockingLoss
 from .outer_step import terms_added
 from .ranks import working_in
 from .readings import Readings
+from .rehearsal import check_loads_again, rehearse
 from .tasks import BlockedTask
 from .termination import Termination
 from .trainer_checks import check_hardening, check_launch, check_simulation, listed_tasks
@@ -62,7 +64,7 @@ class SelfDestructTrainer(Trainer):
     ``save_model``, ``create_model_card`` and ``push_to_hub``.
 
     Args:
-        model: A model with its desired task's head.
+        model: A model with its desired task's head; or ``model_init=``, called once.
         args: Training arguments; what is left at ``None`` is filled by ``args.method``.
         *positional: As for ``Trainer``.
         blocked_tasks: The tasks to block; one is drawn by weight in each outer step.
@@ -106,13 +108,13 @@ class SelfDestructTrainer(Trainer):
         **named: Any,
     ) -> None:
         args = SelfDestructTrainingArguments("tmp_trainer") if args is None else args
-        if not isinstance(args, SelfDestructTrainingArguments):
-            raise TypeError(f"args must be SelfDestructTrainingArguments, got {type(args).__name__}.")
-        if not isinstance(model, PreTrainedModel):
-            raise TypeError(f"model must be a transformers PreTrainedModel, got {type(model).__name__}.")
+        check_arguments(type(self), args)
+        model = given_model(model, named.pop("model_init", None), args.seed)
         args = endings.unpublished(copy.copy(args))  # another trainer may be given the same arguments
         check_launch(args)
         super().__init__(model, args, *positional, **named)
+        align(model, self.processing_class)
+        check_loads_again(model)
         args.method = args.method or default_method(model, self.train_dataset)
         presets.fill(args)
         self.has_given_optimizer = self.optimizer is not None or self.lr_scheduler is not None
@@ -131,6 +133,7 @@ class SelfDestructTrainer(Trainer):
             self.label_names, self.can_return_loss, args.prediction_loss_only = [], True, True
         check_hardening(self, model)
         self.prepare_hardening(model)
+        rehearse(self, model)
 
     def prepare_hardening(self, model: PreTrainedModel) -> None:
         """What hardening has beside the ``Trainer``, made around ``model``."""
@@ -261,6 +264,13 @@ class SelfDestructTrainer(Trainer):
             batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             logs.update(self.readings.take(step=self.state.global_step, batch=batch))
         super().log(logs, start_time)
+
+    def hyperparameter_search(self, *_: Any, **__: Any) -> Any:
+        """Refused: each trial would make a new model, and the adversaries and the original are the first one's."""
+        raise NotImplementedError(
+            "hyperparameter_search makes a new model for each trial, but adversaries and the original model belong to "
+            "this one: make a new trainer for each trial, in an objective of your own for optuna."
+        )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")

@@ -8,7 +8,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from sklearn.metrics import homogeneity_completeness_v_measure
 from transformers import PreTrainedModel
@@ -104,7 +103,7 @@ def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> Non
 
 
 def check_simulation(trainer: SelfDestructTrainer, model: PreTrainedModel) -> None:
-    """Refuse a model that hardening would not reach, and blocked rows that it cannot answer."""
+    """Refuse a model that hardening would not reach."""
     weights = dict(model.named_parameters())
     if any(".base_layer." in name for name in weights):
         raise ValueError(
@@ -116,35 +115,6 @@ def check_simulation(trainer: SelfDestructTrainer, model: PreTrainedModel) -> No
         raise ValueError(
             "no weight that an adversary starts from requires a gradient, so that nothing could be blocked: unfreeze "
             "layers of the trunk, or set blocking_weight=0."
-        )
-    classifies = heads.has_task_head(model)
-    for task in trainer.blocked_tasks:
-        _check_rows(task, trainer, model if classifies and task.model_class is None else None)
-
-
-def _check_rows(task: BlockedTask, trainer: SelfDestructTrainer, model: PreTrainedModel | None) -> None:
-    rows = task.features("train", task.adversary_rows()[:2].tolist(), trainer.input_columns)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            batch = trainer.blocked_collator(rows)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"blocked task {task.name!r}: the data collator cannot batch its rows, which have the columns "
-            f"{', '.join(rows[0])} ({type(error).__name__}: {error}); give data_collator= one that can, or "
-            "processing_class= for the usual one."
-        ) from error
-    if model is None:  # the adversary has a model of its own kind, not this one's head
-        return
-    inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-    was_training = model.training
-    with torch.no_grad(), trainer.accelerator.autocast():
-        logits = getattr(model.eval()(**inputs), "logits", None)
-    model.train(was_training)
-    if logits is None or logits.shape[:-1] != (len(rows),):
-        shape = "no logits" if logits is None else f"logits of shape {(*logits.shape,)}"
-        raise ValueError(
-            f"{type(model).__name__} gives {shape} for {len(rows)} blocked rows; a blocked task has one class per row: "
-            "give BlockedTask(..., model_class=AutoModelForSequenceClassification), or load such a model."
         )
 
 

@@ -24,11 +24,11 @@ LEVELS = (
     ("tables", "termination", "intact"),
     ("report",),
     ("functional", "inner_optimizer", "head_adjustment", "blocking", "training_args", "heads", "guard"),
-    ("attacks.target",),
+    ("attacks.target", "given"),
     ("attacks.base", "attacks.optimizers", "attacks.tamper", "attacks.ledger", "attacks.checks"),
     ("attacks.search", "attacks.batches"),
     ("attacks.features", "attacks.benign"),
-    ("attacks.training",),
+    ("attacks.training", "rehearsal"),
     (
         "inner_optimizers",
         "learned",
