@@ -260,10 +260,6 @@ class SelfDestructTrainingArguments(TrainingArguments):
 
     def _check_supported(self) -> None:
         refused = {
-            "activation_checkpointing": (
-                "recomputed activations would use the wrong weights and give a silently wrong meta-gradient",
-                "set activation_checkpointing=False, and a smaller per_device_train_batch_size to save memory",
-            ),
             "torch_compile": ("compiled graphs have no second derivative", "set torch_compile=False"),
             "fp16": ("inner gradients are not loss-scaled and underflow", "use bf16=True or full precision"),
             "enable_jit_checkpoint": (

@@ -20,8 +20,6 @@ from hf_selfdestruct.training_args import SelfDestructTrainingArguments
 @pytest.mark.parametrize(
     ("option", "cure"),
     [
-        ({"activation_checkpointing": True}, "activation_checkpointing=False"),
-        ({"gradient_checkpointing": True}, "activation_checkpointing=False"),
         ({"torch_compile": True}, "torch_compile=False"),
         ({"fp16": True}, "bf16=True"),
         ({"fsdp": True, "adversary_scope": "global"}, "ignores FSDP on the CPU"),

@@ -118,7 +118,6 @@ def test_drawn_and_learned_rates_exclude_each_other(make_args) -> None:
 @pytest.mark.parametrize(
     ("option", "cure"),
     [
-        ({"activation_checkpointing": True}, "activation_checkpointing=False"),
         ({"fp16": True}, "bf16=True"),
         ({"fsdp": True}, "adversary_scope='global' with fsdp=True"),
         ({"fsdp": True, "adversary_scope": "global", "fsdp_config": {"version": 1}}, "set version=2"),
