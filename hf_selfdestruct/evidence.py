@@ -24,6 +24,7 @@ from .files import file_hash, weights_hash
 from .heads import has_task_head
 from .plainly import unlike_plain
 from .plots import save_plots
+from .precision import narrowed
 from .provenance import known_details
 from .report import UNLIKE_PLAIN, AttackReport
 from .sentence_encoder import carry_sentence_files
@@ -229,10 +230,11 @@ def _desired(
 ) -> dict[str, Any]:
     """What both models are good for; a lost task is said now, hours before the report."""
     desired: dict[str, Any] = {
-        "dataset": "the evaluation split" if dataset is None else "the desired task's test split",
-        "hardened": _quality(trainer, dataset) | _alike(trainer, start, kept),
-        "undefended": _quality(sibling, dataset) | _alike(sibling, start, kept),
+        "dataset": "the evaluation split" if dataset is None else "the desired task's test split"
     }
+    for role, one in (("hardened", trainer), ("undefended", sibling)):
+        with narrowed(one.plain_model(), one.saved_types, rounded=True):  # what is published is what is measured
+            desired[role] = _quality(one, dataset) | _alike(one, start, kept)
     for doubt in lost_desired(desired):
         logger.warning(doubt)
     return desired

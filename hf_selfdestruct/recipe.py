@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import (
@@ -236,7 +237,7 @@ def _accuracy(target: Target, count: int, rows: Dataset, collate: Collate) -> di
 
 def _alike(target: Target, base: Target, rows: Dataset, collate: Collate) -> dict[str, float]:
     """Whether a model still finds the same texts alike as the base."""
-    model = AutoModel.from_pretrained(target.folder, use_safetensors=True)
+    model = AutoModel.from_pretrained(target.folder, dtype=torch.float32, use_safetensors=True)
     columns = list(inspect.signature(type(model).forward).parameters)
     return similarity.to_base(model, base.folder, rows, columns=columns, collate=collate)
 

@@ -64,7 +64,7 @@ def to_base(
 ) -> dict[str, float]:
     """:func:`rank_correlation` with the model in a folder, under the name that reports give it."""
     with quiet():
-        start: Any = type(model).from_pretrained(base, use_safetensors=True)
+        start: Any = type(model).from_pretrained(base, dtype=model.dtype, use_safetensors=True)
     return {NAME: rank_correlation(model, start.to(model.device), rows, columns=columns, collate=collate)}
 
 

@@ -23,6 +23,7 @@ from .keeping import KeepingLoss
 from .loss_checks import has_loss
 from .losses import BlockingLoss
 from .outer_step import terms_added
+from .precision import masters_of, narrowed, widened
 from .ranks import working_in
 from .readings import Readings
 from .rehearsal import check_loads_again, rehearse
@@ -113,6 +114,7 @@ class SelfDestructTrainer(Trainer):
         args = endings.unpublished(copy.copy(args))  # another trainer may be given the same arguments
         check_launch(args)
         super().__init__(model, args, *positional, **named)
+        self.saved_types = masters_of(model)
         align(model, self.processing_class)
         check_loads_again(model)
         args.method = args.method or default_method(model, self.train_dataset)
@@ -176,6 +178,7 @@ class SelfDestructTrainer(Trainer):
             logger.warning(announcement(self))
         if self.args.dry_run:
             raise SystemExit(0)
+        widened(self.plain_model())  # where an evaluation in half precision came first
         with working_in(self.folder):
             if resume_from_checkpoint is True:
                 resume_from_checkpoint = intact.last_complete(self.args.output_dir, self.plain_model())
@@ -185,7 +188,8 @@ class SelfDestructTrainer(Trainer):
                 set_aside(self.folder)
             if not resume_from_checkpoint:
                 if self.args.should_save and self.args.hardens and not self._begun:
-                    self.plain_model().save_pretrained(self.folder / "_base")  # a second training starts hardened
+                    with narrowed(self.plain_model(), self.saved_types):  # a second training starts hardened
+                        self.plain_model().save_pretrained(self.folder / "_base")
                 initialize(self)
             self._begun, self._started = True, time.perf_counter()
             with self._termination:
@@ -234,8 +238,9 @@ class SelfDestructTrainer(Trainer):
             return attack_trainer(self, suite, **options)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As ``Trainer.save_model``; a folder that was attacked keeps the stamp of its evidence."""
-        with endings.stamp_kept(self, output_dir):
+        """As ``Trainer.save_model``, in the type that the model had; an attacked folder keeps its evidence's stamp."""
+        types = {} if _internal_call else self.saved_types  # checkpoints hold what is trained, in float32
+        with endings.stamp_kept(self, output_dir), narrowed(self.plain_model(), types):
             super().save_model(output_dir, _internal_call)
 
     def create_model_card(self, *arguments: Any, **named: Any) -> None:

@@ -16,7 +16,7 @@ from transformers import (
     default_data_collator,
 )
 
-from . import heads
+from . import heads, precision
 from .adversary import Adversary, Range, Schedule
 from .guard import Guard
 from .initialization import embeddings_of, initial_weights
@@ -255,6 +255,7 @@ def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
         "learning_rate_schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
         "optimizer": str(getattr(args.optim, "value", args.optim)),
         "bf16": args.bf16,
+        **({"saved_in": precision.named(trainer.saved_types)} if trainer.saved_types else {}),
         "seed": args.seed,
         "seconds": round(trainer.seconds(), 1),
     }

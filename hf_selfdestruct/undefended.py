@@ -133,7 +133,9 @@ def sibling_of(trainer: SelfDestructTrainer, source: str, *, output_dir: str | N
     args.max_steps = trainer.state.max_steps or args.max_steps  # the schedule's length, also where it was cut short
     live = trainer.accelerator.unwrap_model(trainer.model)
     with quiet():
-        model, info = type(live).from_pretrained(source, use_safetensors=True, output_loading_info=True)
+        model, info = type(live).from_pretrained(
+            source, dtype=live.dtype, use_safetensors=True, output_loading_info=True
+        )
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{source}: {missing[0]} is missing, and would be random; name a {type(live).__name__}.")
     frozen = _frozen(live)

@@ -131,6 +131,7 @@ def make_trainer(toy_data: dict[str, Dataset]) -> Callable[..., SelfDestructTrai
         "optimizer_cls_and_kwargs",
         "optimizers",
         "preprocess_logits_for_metrics",
+        "processing_class",
     )
 
     def make(

@@ -23,7 +23,7 @@ LEVELS = (
     ),
     ("tables", "termination", "intact"),
     ("report",),
-    ("functional", "inner_optimizer", "head_adjustment", "blocking", "training_args", "heads", "guard"),
+    ("functional", "inner_optimizer", "head_adjustment", "blocking", "training_args", "heads", "guard", "precision"),
     ("attacks.target", "given"),
     ("attacks.base", "attacks.optimizers", "attacks.tamper", "attacks.ledger", "attacks.checks"),
     ("attacks.search", "attacks.batches"),
