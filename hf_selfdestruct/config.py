@@ -15,6 +15,7 @@ from transformers import HfArgumentParser
 from .attacks import named_suite
 from .details import CardDetails
 from .files import read_text
+from .rows import LABELS
 from .sections import DataConfig, TaskConfig, check_kinds, check_names, kinds_of
 from .strict_yaml import parse_yaml
 from .training_args import SelfDestructTrainingArguments
@@ -56,9 +57,9 @@ class HardenConfig:
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1; got {self.workers}.")
         for task in (*self.blocked_tasks, *self.control_tasks):
-            if task.path is None and task.label_column in (self.data.label_column, "label"):
+            if task.path is None and task.label_column in (self.data.label_column, *LABELS):
                 raise ValueError(
-                    f"task {task.name!r}: its label_column {task.label_column!r} is, or will be called, the desired "
+                    f"task {task.name!r}: its label_column {task.label_column!r} is, or will be taken for, the desired "
                     f"task's ({self.data.label_column!r} becomes 'label'); give it a column of its own, another name."
                 )
         CardDetails.from_dict(self.card)

@@ -215,6 +215,11 @@ def _encode(found: DatasetDict, column: str, where: str) -> DatasetDict:
         for split, rows in found.items():
             if rows.features[column] != known:
                 raise ValueError(f"{where}, split {split!r}, column {column!r}: other label names than in train.")
+            for row, label in enumerate(rows[column][:]):
+                if label is None or label < 0:
+                    raise ValueError(
+                        f"{where}, split {split!r}, column {column!r}, row {row}: the label is missing ({label})."
+                    )
         return found
     values = {split: set(rows[column][:]) for split, rows in found.items()}
     names = [str(value) for value in sorted(values["train"] - {None})]

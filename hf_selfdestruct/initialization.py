@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from .erasure import directions
 from .functional import Weights
 from .probes import pool
-from .rows import rows_of
+from .rows import LABELS, rows_of
 from .tasks import BlockedTask, draw_rows, label_column_of
 from .training_args import SelfDestructTrainingArguments
 from .vocabulary import expected_counts, joined, merged, neutral_groups, row_counts
@@ -186,7 +186,7 @@ def _labelled(desired: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
     label = _label_of(desired)
     numbers = draw_rows(np.arange(len(desired)), ROWS, "kept directions").tolist()
     labels = desired.with_format(None)[numbers][label]
-    rows = rows_of(desired, numbers, {*columns} - {"label", "labels"})
+    rows = rows_of(desired, numbers, {*columns} - {*LABELS})
     return [{**row, "labels": one} for row, one in zip(rows, labels, strict=True)]
 
 

@@ -17,7 +17,6 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import (
     AutoModel,
-    AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
     TrainerState,
@@ -31,6 +30,7 @@ from .attacks.data import Collate, in_batches
 from .config import HardenConfig, training_arguments
 from .corpus import check_sources, load_data, load_kept, load_own
 from .files import write_whole
+from .label_order import classifier, numbered_as, numbers_of, renumbered
 from .model_checks import check_alike, check_storage, check_target, refuse_quantized, tokenizer_of
 from .ranks import working_in
 from .report import AttackReport
@@ -84,18 +84,8 @@ def trainer_of(
     """The trainer of a configuration, ready to train."""
     args = training_arguments(config)
     set_seed(args.seed)  # of the new head
-    labels = data["train"].features["label"].names
-    model = AutoModelForSequenceClassification.from_pretrained(
-        config.model,
-        num_labels=len(labels),
-        id2label=dict(enumerate(labels)),
-        label2id={name: i for i, name in enumerate(labels)},
-        ignore_mismatched_sizes=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
     return SelfDestructTrainer(
-        model,
+        classifier(config.model, data["train"].features["label"].names),
         args,
         train_dataset=data["train"],
         eval_dataset=data["validation"],
@@ -143,7 +133,8 @@ def harden(config: HardenConfig) -> AttackReport:
         _check_the_same(config, args, goes_on=goes_on)
         tokenizer = tokenizer_of(config.model)
         refuse_quantized(config.model)
-        data, kept = load_data(config, tokenizer), load_kept(config.data, tokenizer)
+        data = numbered_as(load_data(config, tokenizer), config.model)
+        kept = load_kept(config.data, tokenizer)
         trainer = trained(config, data, tokenizer, kept=kept, goes_on=goes_on)
         return trainer.attack(
             config.suite,
@@ -196,11 +187,11 @@ def attack(
     check_storage(storage)
     tokenizer = tokenizer_of(model)
     data = load_data(config, tokenizer)
+    data = renumbered(data, numbers_of(data["train"].features["label"].names, targets[-1].config(), model))
     collate = DataCollatorWithPadding(tokenizer)
-    count = data["test"].features["label"].num_classes
     kept = load_kept(config.data, tokenizer)
     general = {t.role: _alike(t, targets[0], kept["test"], collate) for t in targets[1:]} if kept else {}
-    desired = {t.role: _accuracy(t, count, data["test"], collate) | general.get(t.role, {}) for t in targets[1:]}
+    desired = {t.role: _accuracy(t, data["test"], collate) | general.get(t.role, {}) for t in targets[1:]}
     report = named_suite(config.suite).run(
         [*targets, Target("scratch", model, random=True)],
         blocked_tasks(config, data, tokenizer),
@@ -215,14 +206,9 @@ def attack(
     return doubted(report, desired={"dataset": "the desired task's test split", **desired})
 
 
-def _accuracy(target: Target, count: int, rows: Dataset, collate: Collate) -> dict[str, float]:
-    """Desired accuracy of a stock model with its own head."""
-    classes = target.config().num_labels
-    if classes != count:
-        raise ValueError(
-            f"{target.folder} has a head for {classes} classes, the desired task has {count}: "
-            "its desired quality cannot be measured; check data.label_column."
-        )
+def _accuracy(target: Target, rows: Dataset, collate: Collate) -> dict[str, float]:
+    """Desired accuracy of a stock model with its own head, by the numbers that it gives its classes."""
+    order = numbers_of(rows.features["label"].names, target.config(), target.folder)
     model = target.published()
     if model is None:
         raise ValueError(f"{target.folder} lacks its head or other weights: its desired quality cannot be measured.")
@@ -230,7 +216,7 @@ def _accuracy(target: Target, count: int, rows: Dataset, collate: Collate) -> di
     accepted = {*inspect.signature(type(model).forward).parameters} - {"labels"}
     columns = [c for c in rows.column_names if c in accepted]
     features = [{k: row[k] for k in columns} for row in rows]
-    split = Split(features, np.asarray(rows["label"][:]))
+    split = Split(features, np.asarray(order)[rows["label"][:]])
     predicted = in_batches(split, collate, lambda batch: model(**batch).logits)
     return {"accuracy": float((predicted.argmax(axis=1) == split.labels).mean())}
 

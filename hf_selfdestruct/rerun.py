@@ -21,6 +21,7 @@ from .attacks.references import with_more
 from .attacks.search import FAILURES
 from .config import HardenConfig
 from .corpus import load_data
+from .label_order import numbered_as
 from .manifest import REPORT
 from .recipe import blocked_tasks
 from .report import AttackReport, AttackRun
@@ -109,7 +110,7 @@ def rerun(folder: str | Path, config: HardenConfig, *, count: int = 3, seed: int
         raise ValueError(f"{folder}: nothing is repeated from a report that departs from its plan: {problems[0]}.")
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     targets, columns = _targets(report, str(folder), config.model), tokenizer.model_input_names
-    rows = load_data(config, tokenizer)
+    rows = numbered_as(load_data(config, tokenizer), folder)
     tasks = [task for task in blocked_tasks(config, rows, tokenizer) if task.name in report.blocked()]
     if missing := set(report.blocked()) - {task.name for task in tasks}:
         raise ValueError(f"the configuration has no blocked task {', '.join(sorted(missing))}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-LABELS = ("label", "labels", "label_ids")  # columns that transformers takes for labels
+LABELS = ("labels", "label", "label_ids")  # columns that transformers takes for labels
 
 
 def rows_of(data: Dataset, numbers: Sequence[int], columns: Collection[str]) -> list[dict[str, Any]]:

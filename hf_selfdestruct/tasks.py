@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from datasets import Audio, ClassLabel, Dataset, Image
 
-from .rows import class_cure, rows_of
+from .rows import LABELS, class_cure, rows_of
 
 HELD_OUT_FRACTION = 0.2
 SELECTION_FRACTION = 0.3
@@ -132,7 +132,7 @@ class BlockedTask:
         Returns:
             One dictionary per row.
         """
-        wanted = {*columns} - {"label", "labels", self.label_column}
+        wanted = {*columns} - {*LABELS, self.label_column}
         found = rows_of(self.splits()[split], rows, wanted)
         return [{**one, "labels": int(self._labels[split][row])} for row, one in zip(rows, found, strict=True)]
 
@@ -206,7 +206,7 @@ def _digest(contents: Iterable[str], labels: Iterable[Any]) -> str:
 
 def label_column_of(columns: Sequence[str]) -> str | None:
     """The column that ``transformers`` takes for the labels; ``None`` where there is none."""
-    return next((c for c in ("labels", "label") if c in columns), None)
+    return next((c for c in LABELS if c in columns), None)
 
 
 def check_columns(columns: Sequence[str], wanted: str, where: str) -> None:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from sklearn.metrics import homogeneity_completeness_v_measure
 from transformers import PreTrainedModel
@@ -16,7 +17,7 @@ from . import heads
 from .adversary import Adversary
 from .initialization import check_initialization
 from .loss_checks import check_held_out, check_losses, has_loss
-from .rows import class_cure, columns_of
+from .rows import LABELS, class_cure, columns_of
 from .tasks import BlockedTask, content_hashes, label_column_of
 from .training_args import SelfDestructTrainingArguments
 
@@ -42,7 +43,20 @@ def check_launch(args: SelfDestructTrainingArguments) -> None:
 
 
 def check_plugins(trainer: SelfDestructTrainer) -> None:
-    """Refuse what `accelerate` was configured to without the training arguments knowing."""
+    """Refuse what `accelerate` was configured to, by variables or a file that the training arguments do not know of."""
+    state = trainer.accelerator.state
+    if (precision := state.mixed_precision) not in ("no", "bf16"):
+        raise ValueError(
+            f"accelerate is configured for mixed_precision={precision!r} (ACCELERATE_MIXED_PRECISION), in which inner "
+            "gradients underflow; use 'bf16' or 'no'."
+        )
+    if (backend := state.dynamo_plugin.backend.value) != "NO":
+        raise ValueError(
+            f"accelerate is configured to compile the model by {backend.lower()} (ACCELERATE_DYNAMO_BACKEND), and "
+            "compiled graphs have no second derivative; unset it."
+        )
+    if state.distributed_type == DistributedType.MEGATRON_LM or trainer.accelerator.parallelism_config is not None:
+        raise ValueError("accelerate is configured to split the model over processes; launch without that.")
     if trainer.is_deepspeed_enabled:
         raise ValueError("accelerate is configured for DeepSpeed, which owns the backward pass; launch without it.")
     if trainer.is_fsdp_enabled and not trainer.args.fsdp:
@@ -160,7 +174,7 @@ def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:
         if not isinstance(task, BlockedTask):
             raise TypeError(f"blocked_tasks must hold BlockedTask objects, got {type(task).__name__}.")
         for split, data in task.splits().items():
-            if not ({*(found := columns_of(data))} - {"labels", "label", task.label_column}) & {*columns}:
+            if not ({*(found := columns_of(data))} - {*LABELS, task.label_column}) & {*columns}:
                 raise ValueError(
                     f"blocked task {task.name!r}, split {split!r}: none of its columns ({', '.join(found)}) is an "
                     "input of the model; tokenise (or transform) it the way train_dataset is."
@@ -184,6 +198,12 @@ def check_desired(datasets: Mapping[str, Any], model: PreTrainedModel) -> None:
             continue
         if len(data) == 0:
             raise ValueError(f"{name} is empty: give it at least one row.")
+        if has_loss(model) and len(named := [column for column in LABELS if column in data.column_names]) > 1:
+            raise ValueError(
+                f"{name} has {len(named)} columns that transformers takes for the desired task's labels, "
+                f"{' and '.join(named)}, and collators differ in which they read: rename or remove one, also where it "
+                "holds a blocked task's labels (BlockedTask(label_column=...) takes any name)."
+            )
         label = label_column_of(data.column_names)
         if label is None or count < 2 or model.config.problem_type == "multi_label_classification":
             continue

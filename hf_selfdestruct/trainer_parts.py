@@ -254,7 +254,7 @@ def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
         "learning_rate": args.learning_rate,
         "learning_rate_schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
         "optimizer": str(getattr(args.optim, "value", args.optim)),
-        "bf16": args.bf16,
+        "bf16": trainer.accelerator.mixed_precision == "bf16",
         **({"saved_in": precision.named(trainer.saved_types)} if trainer.saved_types else {}),
         "seed": args.seed,
         "seconds": round(trainer.seconds(), 1),

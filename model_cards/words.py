@@ -30,7 +30,7 @@ def main(out: str, *words: str) -> None:
     for file in files:
         config = load_config(file, words[len(files) :])
         tokenizer = AutoTokenizer.from_pretrained(config.model)
-        for task in blocked_tasks(config, load_data(config, tokenizer)):
+        for task in blocked_tasks(config, load_data(config, tokenizer), tokenizer):
             data = AttackData.of(task, tokenizer.model_input_names, DataCollatorWithPadding(tokenizer))
             found[task.name] = measured(data)
     Path(out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

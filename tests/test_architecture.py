@@ -55,7 +55,7 @@ LEVELS = (
     ("endings", "verification"),
     ("trainer",),
     ("config",),
-    ("corpus", "model_checks"),
+    ("corpus", "model_checks", "label_order"),
     ("recipe",),
     ("demo.recipe", "rerun"),
     ("arguments",),

@@ -14,6 +14,7 @@ from transformers import BertForQuestionAnswering, BertForTokenClassification, T
 
 from hf_selfdestruct.trainer import SelfDestructTrainer
 from hf_selfdestruct.trainer_checks import check_plugins, warn_of_association
+from hf_selfdestruct.trainer_parts import recipe_of
 from hf_selfdestruct.training_args import SelfDestructTrainingArguments
 
 
@@ -48,6 +49,32 @@ def test_what_accelerate_was_configured_to_is_looked_at(make_trainer, tmp_path, 
     trainer.args.fsdp = fsdp
     with pytest.raises(ValueError, match=cure) if cure else nullcontext():
         check_plugins(trainer)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "cure"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "use 'bf16' or 'no'"),
+        ("ACCELERATE_DYNAMO_BACKEND", "eager", "ACCELERATE_DYNAMO_BACKEND.*unset it"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", None),
+    ],
+)
+def test_variables_that_accelerate_reads_are_looked_at(
+    make_trainer, tmp_path, monkeypatch, variable, value, cure
+) -> None:
+    """`accelerate launch` sets them; the arguments know of none."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=cure) if cure else nullcontext():
+        assert recipe_of(make_trainer(tmp_path))["bf16"]
+
+
+@pytest.mark.parametrize("split", ["train_dataset", "eval_dataset"])
+@pytest.mark.parametrize("other", ["label", "label_ids"])
+def test_two_columns_of_labels_are_refused(make_trainer, toy_rows, tmp_path, split, other) -> None:
+    """`DataCollatorWithPadding` would train on the one, and directions be kept by the other."""
+    rows = toy_rows(20, seed=1).rename_column("blocked", other)
+    with pytest.raises(ValueError, match=rf"{split} has 2 columns .*labels and {other}, .*rename or remove one"):
+        make_trainer(tmp_path, **{split: rows})
 
 
 def test_a_refused_compilation_leaves_nothing_behind(tmp_path, monkeypatch) -> None:

@@ -54,6 +54,10 @@ def desired_drop(target: Target, model: PreTrainedModel, data: AttackData) -> fl
 
 
 def _published(target: Target, desired: DesiredData) -> PreTrainedModel | None:
-    """The model as published, where its head has a place for every desired label."""
+    """The model as published, where its head has a place for every desired label, and not the place of another."""
     found = target.published()
-    return found if found is not None and (found.config.num_labels or 0) >= desired.classes else None
+    if found is None or (found.config.num_labels or 0) < desired.classes:
+        return None
+    own = tuple(str(name) for _, name in sorted((found.config.id2label or {}).items()))
+    renamed = own != desired.names and sorted(own) == sorted(desired.names)
+    return None if renamed else found

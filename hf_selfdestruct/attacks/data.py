@@ -9,9 +9,10 @@ from typing import Any
 import evaluate
 import numpy as np
 import torch
+from datasets import ClassLabel
 from torch import Tensor
 
-from ..rows import rows_of
+from ..rows import LABELS, rows_of
 from ..tasks import BlockedTask, label_column_of, seed_of
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
@@ -50,17 +51,24 @@ class Split:
         labels = dataset.with_format(None)[rows.tolist()][column]
         if not labels or not isinstance(labels[0], int) or isinstance(labels[0], bool):
             return None  # a language model's labels, say
-        found = rows_of(dataset, rows.tolist(), {*columns} - {"labels", "label"})
+        found = rows_of(dataset, rows.tolist(), {*columns} - {*LABELS})
         features = [{**row, "labels": label} for row, label in zip(found, labels, strict=True)]
         return cls(features, np.asarray(labels))
 
 
 @dataclass(frozen=True, eq=False)
 class DesiredData:
-    """The desired task in the attacker's hands: benign rows to train on, and rows on which its quality is measured."""
+    """The desired task in the attacker's hands: benign rows to train on, and rows on which its quality is measured.
+
+    Args:
+        train: Benign rows.
+        test: Rows on which quality is measured.
+        names: Its classes by number, as far as the data names them.
+    """
 
     train: Split
     test: Split
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, train: Any, test: Any, columns: Sequence[str]) -> DesiredData | None:
@@ -72,7 +80,10 @@ class DesiredData:
             columns: Columns the models accept.
         """
         benign, measured = Split.of(train, columns, limit=BENIGN_ROWS), Split.of(test, columns, limit=COST_ROWS)
-        return cls(benign, measured) if benign and measured else None
+        if not (benign and measured):
+            return None
+        label = getattr(train, "features", {}).get(label_column_of(train.column_names))
+        return cls(benign, measured, tuple(label.names) if isinstance(label, ClassLabel) else ())
 
     @property
     def classes(self) -> int:
