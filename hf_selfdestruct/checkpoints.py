@@ -19,6 +19,7 @@ from . import intact
 from .intact import STATE_FILE
 from .learned import LearnedAdversary
 from .ranks import anyone
+from .trainer_parts import settings_of
 
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
@@ -71,9 +72,11 @@ def restore(trainer: SelfDestructTrainer, folder: str | Path) -> None:
     """Restore everything of a run but what ``Trainer`` restores.
 
     Raises:
-        ValueError: The checkpoint is damaged, or that of another model, or of other tasks or adversaries.
+        ValueError: The checkpoint is damaged, or that of another model, of other tasks or adversaries, or of another
+            recipe.
     """
     intact.check(folder, trainer.plain_model())
+    intact.check_recipe(folder, settings_of(trainer))
     processes = len([*Path(folder).glob("rng_state*.pth")])
     if processes != trainer.args.world_size:
         logger.warning(
@@ -113,7 +116,7 @@ def writing(trainer: SelfDestructTrainer, folder: Path) -> Iterator[None]:
         yield
         trainer.accelerator.wait_for_everyone()  # each process writes its own random state
         if args.should_save:
-            intact.seal(folder, trainer.plain_model())
+            intact.seal(folder, trainer.plain_model(), settings_of(trainer))
     except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer raises a RuntimeError
         room = shutil.disk_usage(folder.parent).free / 1e6
         raise OSError(

@@ -51,11 +51,13 @@ class Seal:
         model: The architecture, see :func:`architecture`.
         tensors: Shape of every tensor.
         files: Every file, by its path in the checkpoint.
+        recipe: What it was trained with.
     """
 
     model: dict[str, Any]
     tensors: dict[str, tuple[int, ...]]
     files: dict[str, SealedFile]
+    recipe: dict[str, Any]
 
 
 def architecture(model: PreTrainedModel) -> dict[str, Any]:
@@ -67,10 +69,10 @@ def architecture(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def seal(folder: Path, model: PreTrainedModel) -> None:
+def seal(folder: Path, model: PreTrainedModel, recipe: dict[str, Any]) -> None:
     """Write down what a checkpoint holds, when all processes have written their part; whole or not at all."""
     files = {name: SealedFile((folder / name).stat().st_size, file_hash(folder / name)) for name in _files(folder)}
-    content = Seal(architecture(model), _shapes(model), files)
+    content = Seal(architecture(model), _shapes(model), files, recipe)
     write_whole(folder / SEAL, json.dumps(asdict(content), indent=1) + "\n")
 
 
@@ -91,6 +93,34 @@ def check(folder: str | Path, model: PreTrainedModel, *, resuming: bool = True) 
         newest = next((str(f) for f in _newest_first(Path(folder).parent) if not fault(f, model)), None)
         instead = f"the newest intact checkpoint is {newest}." if newest else "no other checkpoint there is intact."
         raise ValueError(f"cannot load the checkpoint {folder}: {printable(str(error))}; {instead}") from None
+
+
+def check_recipe(folder: str | Path, recipe: Mapping[str, Any]) -> None:
+    """Refuse to go on otherwise than a checkpoint was trained: the report would state for all steps what is asked now.
+
+    Args:
+        folder: An intact checkpoint.
+        recipe: What training is to go on with.
+
+    Raises:
+        ValueError: The message names the first difference.
+    """
+    theirs, ours = (dict(_flat(one)) for one in (_sealed(Path(folder)).recipe, json.loads(json.dumps(recipe))))
+    for name in dict.fromkeys((*theirs, *ours)):
+        then, now = (one.get(name, "nothing") for one in (theirs, ours))
+        if then != now:
+            raise ValueError(
+                f"cannot resume from {folder}: it was trained with {name}={printable(str(then))}, and this run has "
+                f"{now}; resume with the settings of the first run, or train afresh in another output_dir."
+            )
+
+
+def _flat(values: Mapping[str, Any], *names: str) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, *names, name)
+        else:
+            yield ".".join((*names, name)), value
 
 
 def fault(folder: Path, model: PreTrainedModel | None = None) -> str:
@@ -134,10 +164,7 @@ def begun(folder: str | Path) -> bool:
 def _check(folder: Path, model: PreTrainedModel | None, resuming: bool) -> None:
     if not (folder / SEAL).is_file():
         raise ValueError(f"it has no {SEAL}, so it was not written to its end, or by a version that wrote none")
-    try:
-        sealed: Seal = checked(Seal, parse_json(read_text(folder / SEAL, MOST_BYTES)), "it")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{SEAL} is damaged ({reason(error).rstrip('.')})") from None
+    sealed = _sealed(folder)
     if missing := [
         what for name, what in NEEDED.items() if resuming and not any(fnmatch(f, name) for f in sealed.files)
     ]:
@@ -149,6 +176,14 @@ def _check(folder: Path, model: PreTrainedModel | None, resuming: bool) -> None:
         _compare(sealed, model)
     for name, told in sealed.files.items():
         _check_file(folder, name, told)
+
+
+def _sealed(folder: Path) -> Seal:
+    try:
+        sealed: Seal = checked(Seal, parse_json(read_text(folder / SEAL, MOST_BYTES)), "it")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{SEAL} is damaged ({reason(error).rstrip('.')})") from None
+    return sealed
 
 
 def _check_file(folder: Path, name: str, told: SealedFile) -> None:

@@ -229,6 +229,14 @@ def blocked_collator(
     )
 
 
+def settings_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
+    """What may not change when a run goes on: its recipe without its progress, and without the processes it has."""
+    others = ("outer_steps", "seconds", "outer_batch", "processes", "adversary_scope")
+    known = {name: value for name, value in recipe_of(trainer).items() if name not in others}
+    batch = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    return {**known, **{name: getattr(trainer.args, name) for name in batch}}
+
+
 def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
     """How a trainer hardens, as plain values for the report."""
     args = trainer.args

@@ -16,6 +16,7 @@ from trainer_state import assert_bitwise, learned_of, moments_of, weights_of
 
 from hf_selfdestruct import intact
 from hf_selfdestruct.intact import LAST_FILE, SEAL, STATE_FILE
+from hf_selfdestruct.trainer_parts import settings_of
 
 
 def trained(folder, fault=UNDISTURBED, *, resume=None, **arguments):
@@ -158,10 +159,10 @@ def test_equal_tensors_in_another_architecture_are_another_model(whole, cut):
 def test_older_checkpoints_are_deleted_only_when_the_new_one_is_sealed(tmp_path, monkeypatch):
     seal = intact.seal
 
-    def killed(folder, model):
+    def killed(folder, model, recipe):
         if folder.name == "checkpoint-4":
             raise KeyboardInterrupt
-        seal(folder, model)
+        seal(folder, model, recipe)
 
     monkeypatch.setattr(intact, "seal", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -177,6 +178,6 @@ def test_another_number_of_processes_is_told_of(whole, cut, caplog):
     checkpoint = cut / "checkpoint-4"
     (checkpoint / SEAL).unlink()
     shutil.copy(checkpoint / "rng_state.pth", checkpoint / "rng_state_1.pth")
-    intact.seal(checkpoint, whole.model)
+    intact.seal(checkpoint, whole.model, settings_of(whole))
     trained(cut, resume=str(checkpoint))
     assert "was written by 2 processes, and 1 go on from it" in caplog.text
