@@ -62,6 +62,12 @@ class HardenConfig:
                     f"task {task.name!r}: its label_column {task.label_column!r} is, or will be taken for, the desired "
                     f"task's ({self.data.label_column!r} becomes 'label'); give it a column of its own, another name."
                 )
+        for name in ("name", "label_column"):
+            values = [getattr(task, name) for task in (*self.blocked_tasks, *self.control_tasks)]
+            if twice := [value for value in values if values.count(value) > 1]:
+                raise ValueError(
+                    f"two of blocked_tasks and control_tasks have the {name} {twice[0]!r}: each needs its own."
+                )
         CardDetails.from_dict(self.card)
         training_arguments(self)
 

@@ -15,13 +15,14 @@ from datasets import Dataset
 from . import __version__, manifest, similarity
 from .attacks import AttackSuite, DesiredData, Target, named_suite
 from .attacks.checks import doubted, lost_desired
-from .attacks.data import check_attackable
+from .attacks.data import check_attackable, check_controls
 from .attacks.ledger import Ledger, storage_at
 from .card import render_folder
 from .details import CardDetails
 from .earlier import has_evidence, holds, set_aside
 from .files import file_hash, weights_hash
 from .heads import has_task_head
+from .metrics import check_metrics
 from .plainly import unlike_plain
 from .plots import save_plots
 from .precision import narrowed
@@ -29,6 +30,7 @@ from .provenance import known_details
 from .report import UNLIKE_PLAIN, AttackReport
 from .sentence_encoder import carry_sentence_files
 from .tasks import BlockedTask
+from .trainer_checks import check_desired
 from .trainer_parts import recipe_of
 from .undefended import sibling_of, trained_sibling
 
@@ -80,7 +82,8 @@ def attack_trainer(
         The report, also in ``output_dir/selfdestruct/report.json``.
 
     Raises:
-        ValueError: Unknown suite, a task without ``attack`` or ``test`` rows, or an optimizer that no sibling can have.
+        ValueError: Unknown suite, a task without ``attack`` or ``test`` rows, a control that is blocked, rows or
+            metrics by which nothing can be measured, or an optimizer that no sibling can have.
     """
     chosen = _suite(suite)
     for role, given in (("undefended", undefended), ("base", base)):
@@ -92,7 +95,8 @@ def attack_trainer(
     if base is None and not started.is_dir():
         raise ValueError(f"{started} is missing: call train() first, or pass base= the model it started from.")
     start, base = str(started if started.is_dir() else base), str(base or started)
-    _check(trainer, trains_sibling=undefended is None)
+    _check(trainer, trains_sibling=undefended is None, controls=controls)
+    _check_measures(trainer, metrics or {}, controls, desired_dataset, kept_dataset)
     _save(trainer)
     loading = _loading(trainer)
     sibling = trained_sibling(trainer, start) if undefended is None else sibling_of(trainer, str(undefended))
@@ -165,15 +169,31 @@ def _save(trainer: SelfDestructTrainer) -> None:
         carry_sentence_files(trainer.plain_model().name_or_path or "", folder)
 
 
-def _check(trainer: SelfDestructTrainer, *, trains_sibling: bool) -> None:
+def _check(trainer: SelfDestructTrainer, *, trains_sibling: bool, controls: Sequence[BlockedTask]) -> None:
     """Refuse what cannot be attacked, before anything is trained or written."""
     if trains_sibling and trainer.has_given_optimizer:
         raise ValueError(
             "the trainer was given optimizers= that hold its own weights, by which no sibling can be trained: "
             "give the trainer optimizer_cls_and_kwargs= instead, or attack(undefended=) a sibling's folder."
         )
-    for task in trainer.blocked_tasks:
+    for task in (*trainer.blocked_tasks, *controls):
         check_attackable(task)
+    check_controls(trainer.blocked_tasks, controls)
+
+
+def _check_measures(
+    trainer: SelfDestructTrainer,
+    metrics: Mapping[str, evaluate.Metric],
+    controls: Sequence[BlockedTask],
+    desired: Dataset | None,
+    kept: Dataset | None,
+) -> None:
+    """Refuse what could not be measured, before anything is trained or written."""
+    for task in (*trainer.blocked_tasks, *controls):
+        check_metrics(metrics, task.labels("test"), task.classes)
+    check_desired({"desired_dataset": desired}, trainer.plain_model())
+    if kept is not None:
+        similarity.check_rows(kept)
 
 
 def _rows_to_heal(trainer: SelfDestructTrainer) -> DesiredData | None:

@@ -41,6 +41,17 @@ def scores(
     )
 
 
+def check_metrics(metrics: Mapping[str, evaluate.Metric], labels: np.ndarray, classes: int) -> None:
+    """Refuse metrics that could not score a run, by a rehearsal in which every row is labelled right.
+
+    Raises:
+        ValueError: One returns something else than one number, or a number that is not finite even there.
+    """
+    for name, metric in metrics.items():
+        if _own(name, metric, labels, np.eye(classes)[labels]) is None:
+            raise ValueError(f"metric {name!r} gives no finite number even where every row is labelled right.")
+
+
 def macro_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Area under the ROC curve, one class against the rest, mean over classes that occur; 0.5 where none does.
 
@@ -66,16 +77,17 @@ def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(-np.log(probabilities[np.arange(len(labels)), labels]).mean())
 
 
-def _own(name: str, metric: evaluate.Metric, labels: np.ndarray, probabilities: np.ndarray) -> float:
+def _own(name: str, metric: evaluate.Metric, labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+    """``None`` where the metric is undefined, as a correlation with predictions that are all the same is."""
     given: dict[str, Any] = {"predictions": probabilities.argmax(axis=1).tolist(), "references": labels.tolist()}
     if "prediction_scores" in metric.features:
         given["prediction_scores"] = probabilities.tolist()
         given = {key: value for key, value in given.items() if key in metric.features}
     result = metric.compute(**given)
     values = list(result.values()) if isinstance(result, Mapping) else [result]
-    if len(values) != 1 or not isinstance(values[0], int | float | np.number) or not np.isfinite(values[0]):
+    if len(values) != 1 or not isinstance(values[0], int | float | np.number):
         raise ValueError(f"metric {name!r} must return one number; got {result!r}.")
-    return float(values[0])
+    return float(values[0]) if np.isfinite(values[0]) else None
 
 
 class _Metric(evaluate.Metric):

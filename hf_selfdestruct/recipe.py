@@ -26,7 +26,7 @@ from transformers import (
 from . import intact, presets, similarity
 from .attacks import DesiredData, Split, Target, named_suite
 from .attacks.checks import doubted
-from .attacks.data import Collate, in_batches
+from .attacks.data import Collate, check_controls, in_batches
 from .config import HardenConfig, training_arguments
 from .corpus import check_sources, load_data, load_kept, load_own
 from .files import write_whole
@@ -135,6 +135,9 @@ def harden(config: HardenConfig) -> AttackReport:
         refuse_quantized(config.model)
         data = numbered_as(load_data(config, tokenizer), config.model)
         kept = load_kept(config.data, tokenizer)
+        controls = _tasks(config.control_tasks, config, data, tokenizer)
+        if controls:
+            check_controls(blocked_tasks(config, data, tokenizer), controls)
         trainer = trained(config, data, tokenizer, kept=kept, goes_on=goes_on)
         return trainer.attack(
             config.suite,
@@ -143,7 +146,7 @@ def harden(config: HardenConfig) -> AttackReport:
             kept_dataset=kept["test"] if kept else None,
             card=config.card,
             workers=config.workers,
-            controls=_tasks(config.control_tasks, config, data, tokenizer),
+            controls=controls,
         )
 
 

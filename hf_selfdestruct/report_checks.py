@@ -98,7 +98,7 @@ def _check_run(run: AttackRun, where: str) -> None:
             bounded = (scores.accuracy, scores.auc, scores.balanced_accuracy)
             if not all(0 <= score <= 1 for score in bounded) or scores.loss < 0:
                 raise ValueError(f"{where}.{split}: scores must lie in [0, 1], losses at 0 or above; got {scores}.")
-            checked(dict[str, float], scores.extra, f"{where}.{split}.extra")
+            checked(dict[str, float | None], scores.extra, f"{where}.{split}.extra")
     _check_count(run.curve, MOST_LOOKS, f"{where}.curve", "points")
     if any(len(point) != 2 for point in run.curve):
         raise ValueError(f"{where}.curve: expected pairs of step and accuracy.")

@@ -30,14 +30,14 @@ class Scores:
         auc: Area under the ROC curve, one class against the rest, mean over classes.
         balanced_accuracy: Mean over classes of the share labelled right.
         loss: Cross-entropy in nats.
-        extra: Metrics of the user's own.
+        extra: Metrics of the user's own; ``None`` where one is undefined.
     """
 
     accuracy: float
     auc: float
     balanced_accuracy: float
     loss: float
-    extra: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def merit(self) -> tuple[float, float]:

@@ -47,11 +47,20 @@ def rank_correlation(
     Raises:
         ValueError: There are fewer than three texts.
     """
-    if len(rows) < 3:
-        raise ValueError(f"a rank correlation of similarities needs at least 3 texts; got {len(rows)}.")
+    check_rows(rows)
     above = np.triu_indices(min(len(rows), MOST_ROWS), k=1)
     one, two = (_similarities(found, rows, columns, collate)[above] for found in (model, other))
     return float(spearmanr(one, two).statistic)
+
+
+def check_rows(rows: Dataset) -> None:
+    """Refuse fewer than three texts, whose pairs have no ranks.
+
+    Raises:
+        ValueError: There are fewer.
+    """
+    if len(rows) < 3:
+        raise ValueError(f"a rank correlation of similarities needs at least 3 texts; got {len(rows)}.")
 
 
 def to_base(

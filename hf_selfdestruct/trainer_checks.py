@@ -218,9 +218,11 @@ def check_desired(datasets: Mapping[str, Any], model: PreTrainedModel) -> None:
         labels = np.asarray(cells)
         wrong = np.flatnonzero((labels < 0) | (labels >= count))
         if len(wrong):
+            cure = "load the model with num_labels= the desired task's number of classes."
+            if labels[wrong[0]] < 0:
+                cure = "a negative number marks a row without a label: leave such rows out."
             raise ValueError(
-                f"{name}, column {label!r}, row {wrong[0]}: label {labels[wrong[0]]} is outside 0..{count - 1}; "
-                "load the model with num_labels= the desired task's number of classes."
+                f"{name}, column {label!r}, row {wrong[0]}: label {labels[wrong[0]]} is outside 0..{count - 1}; {cure}"
             )
 
 

@@ -217,6 +217,8 @@ def test_missing_key_is_named(write, old, new, named):
         ),
         ("label_column: origin", "label_column: label_ids", "'label_ids' is, or will be taken for, the desired"),
         ("label_column: origin", "label_column: label", "task 'origin'.*'job' becomes 'label'.*another name"),
+        ("suite: smoke", "control_tasks: [{name: again, label_column: origin}]", "the label_column 'origin'"),
+        ("suite: smoke", "control_tasks: [{name: origin, label_column: mood}]", "the name 'origin': each needs"),
         ("suite: smoke", "control_tasks: [{name: again, label_column: job}]", "task 'again'.*a column of its own"),
         ("  title: Toy", "  title: 5", "card.*title"),
         ("  title: Toy", "  datasets: 5", "card.*datasets"),

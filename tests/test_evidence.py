@@ -2,15 +2,16 @@
 
 import pytest
 import torch
-from toy_models import TINY_SUITE
+from toy_models import TINY_SUITE, toy_rows, toy_task
 from transformers import TrainerCallback, default_data_collator
 
 from hf_selfdestruct.evidence import _quality as quality
+from hf_selfdestruct.metrics import Accuracy
 from hf_selfdestruct.undefended import trained_sibling
 
 
 @pytest.fixture
-def attacked(make_trainer, tiny_model, toy_task, tmp_path):
+def attacked(make_trainer, tiny_model, tmp_path):
     """Hardens and attacks in one folder; when the sibling was written there."""
 
     def attack(*, model=None, **options) -> int:
@@ -47,7 +48,7 @@ def other_collator(rows):
     return default_data_collator(rows)
 
 
-def test_a_sibling_is_found_again_only_if_everything_is_the_same(attacked, tiny_model, toy_rows) -> None:
+def test_a_sibling_is_found_again_only_if_everything_is_the_same(attacked, tiny_model) -> None:
     times = [attacked(), attacked()]
     assert times[0] == times[1]
     changes = (
@@ -142,18 +143,32 @@ def test_what_blocks_is_of_no_consequence_to_the_sibling(attacked) -> None:
     assert len({*times}) == 1
 
 
+class Twice(Accuracy):
+    """Two numbers, where a report has a place for one."""
+
+    def _compute(self, predictions, references):
+        return {"one": 1.0, "other": 2.0}
+
+
+UNLABELLED = toy_rows(12, seed=3, columns=("labels",)).map(lambda row, i: {"labels": -(i == 3)}, with_indices=True)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "told"),
     [
         ({"suite": None}, TypeError, "suite must be the name of a shipped suite or an AttackSuite, got NoneType"),
         ({"undefended": "/nowhere"}, ValueError, "undefended='/nowhere': no such folder"),
         ({"base": "/nowhere"}, ValueError, "base='/nowhere': no such folder"),
+        ({"metrics": {"mine": Twice()}}, ValueError, "metric 'mine' must return one number"),
+        ({"desired_dataset": UNLABELLED}, ValueError, "desired_dataset.*row 3: label -1 .*: leave such rows out"),
+        ({"kept_dataset": toy_rows(2, seed=3, columns=())}, ValueError, "at least 3 texts; got 2"),
+        ({"controls": [toy_task("again")]}, ValueError, "control task 'again' is blocked task 'blocked'"),
     ],
 )
 def test_what_cannot_be_attacked_with_is_refused_before_the_sibling_is_trained(
     make_trainer, tmp_path, given, error, told
 ) -> None:
-    trainer = make_trainer(tmp_path)
+    trainer = make_trainer(tmp_path, max_steps=1, meta_gradient="first_order")
     trainer.train()
     with pytest.raises(error, match=told):
         trainer.attack(**{"suite": TINY_SUITE, **given})

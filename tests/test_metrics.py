@@ -8,7 +8,7 @@ from made_reports import made_labels, made_probabilities
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
 from hf_selfdestruct.comparison import contributions
-from hf_selfdestruct.metrics import Accuracy, BalancedAccuracy, MacroAUC, macro_auc, scores
+from hf_selfdestruct.metrics import Accuracy, BalancedAccuracy, MacroAUC, check_metrics, macro_auc, scores
 from hf_selfdestruct.runs import rounded
 
 
@@ -108,12 +108,26 @@ def test_a_metric_of_your_own_is_computed(case):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{}, {"a": 1.0, "b": 2.0}, {"a": "high"}, {"a": [0.5]}, {"a": None}, {"a": float("nan")}, {"a": np.inf}],
+    [{}, {"a": 1.0, "b": 2.0}, {"a": "high"}, {"a": [0.5]}, {"a": None}, {"a": np.array([0.5, 0.5])}],
     ids=str,
 )
 def test_a_metric_that_returns_no_number_is_refused_by_name(wrong):
     with pytest.raises(ValueError, match="'mine' must return one number"):
         scores(np.array([0, 1]), np.full((2, 2), 0.5), {"mine": Own(lambda *_: wrong)})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_undefined_metric_is_recorded_so_unless_it_always_is(value):
+    """A correlation with predictions that are all the same is undefined: what resists is often such."""
+    labels, constant = np.array([0, 1, 1]), np.full((3, 2), 0.5)
+    metrics = {
+        "agreement": Own(lambda predictions, _: {"r": 1.0 if len({*predictions}) > 1 else value}),
+        "rows": Own(lambda predictions, _: {"n": len(predictions)}),
+    }
+    check_metrics(metrics, labels, 2)
+    assert scores(labels, constant, metrics).extra == {"agreement": None, "rows": 3.0}
+    with pytest.raises(ValueError, match="'mine' gives no finite number even where every row is labelled right"):
+        check_metrics({"mine": Own(lambda *_: {"a": value})}, labels, 2)
 
 
 def test_a_class_that_was_never_seen_is_not_ranked():

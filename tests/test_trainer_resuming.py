@@ -89,9 +89,7 @@ def test_going_on_otherwise_than_the_run_began_is_refused(make_trainer, tiny_mod
         ("blocking_loss", "entropy"): r"blocking_losses\.0\.",
         ("per_device_train_batch_size", 4): "per_device_train_batch_size=2, and this run has 4",
     }.items():
-        with pytest.raises(
-            ValueError, match=f"cannot resume from .*: it was trained with {told}.*; resume"
-        ):
+        with pytest.raises(ValueError, match=f"cannot resume from .*: it was trained with {told}.*; resume"):
             run(make_trainer, tiny_model, tmp_path, resume=True, **{**start, **dict([change])})
     longer = run(make_trainer, tiny_model, tmp_path, resume=True, **{**start, "max_steps": 3})
     assert longer.state.global_step == 3

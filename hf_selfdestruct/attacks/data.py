@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,6 +185,39 @@ def check_attackable(task: BlockedTask) -> None:
     for split in ("attack", "test"):
         if split not in task.splits():
             raise ValueError(f"blocked task {task.name!r} has no {split!r} split; give BlockedTask(..., {split}=...).")
+
+
+def check_controls(tasks: Sequence[BlockedTask], controls: Sequence[BlockedTask]) -> None:
+    """Refuse a control that shares a name with another task, or that is a blocked task: fine-tuning to it must succeed.
+
+    Raises:
+        ValueError: With both names.
+    """
+    names = [task.name for task in (*tasks, *controls)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"two tasks have the name {twice[0]!r}, by which a report tells their runs apart: blocked tasks and "
+            "controls need names of their own."
+        )
+    for control, task in itertools.product(controls, tasks):
+        if _same(control, task):
+            raise ValueError(
+                f"control task {control.name!r} is blocked task {task.name!r}: both label the same rows alike, so that "
+                "nothing would count as blocked; give a control whose labels are others."
+            )
+
+
+def _same(one: BlockedTask, other: BlockedTask) -> bool:
+    """Whether most rows of one task are rows of the other, and each label of the one is one label of the other."""
+    labels = {
+        content: int(label)
+        for split in other.splits()
+        for content, label in zip(other.contents(split), other.labels(split), strict=True)
+    }
+    rows = [row for split in one.splits() for row in zip(one.contents(split), one.labels(split), strict=True)]
+    pairs = [(int(label), labels[content]) for content, label in rows if content in labels]
+    own, others = ({*side} for side in zip(*pairs, strict=True)) if pairs else ((), ())
+    return 2 * len(pairs) > len(rows) and len({*pairs}) == len(own) == len(others) > 1
 
 
 @torch.no_grad()

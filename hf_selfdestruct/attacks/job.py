@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import evaluate
 import numpy as np
 
+from ..metrics import check_metrics
 from ..report import MOST_BYTES, AttackReport, AttackRun
 from ..runs import ROLES, packed_labels, packed_size
 from ..tasks import BlockedTask
 from .base import Attack
-from .data import AttackData, Collate, DesiredData
+from .data import AttackData, Collate, DesiredData, check_controls
 from .references import AGAIN, RawInput, with_more
 from .search import Search
 from .target import Target, distance
@@ -48,7 +49,7 @@ class Job:
         metrics: Metrics of your own, by name.
 
     Raises:
-        ValueError: Two models have one role, or one has none that a report knows.
+        ValueError: Two models have one role, or one has none that a report knows; a control is a blocked task.
     """
 
     suite: AttackSuite
@@ -67,6 +68,7 @@ class Job:
                 f"each model under attack needs a role of its own among {', '.join(ROLES)}; got {', '.join(roles)}. "
                 "Runs are told apart by it: attack several hardened models one after the other."
             )
+        check_controls(self.tasks, self.controls)
 
     def data(self) -> dict[str, AttackData]:
         """The attacker's view of every task.
@@ -87,6 +89,8 @@ class Job:
             for task in (*self.tasks, *self.controls)
         }
         self._check_size(made)
+        for data in made.values():
+            check_metrics(self.metrics, data.test.labels, data.num_labels)
         if not self.suite.select_on_test:
             return made
         return {name: dataclasses.replace(data, selection=data.test) for name, data in made.items()}

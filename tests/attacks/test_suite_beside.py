@@ -5,13 +5,16 @@ from collections import Counter
 
 import datasets
 import evaluate
+import pytest
 from ledger_attacks import Counting
 from suite_cases import suite_of
 
 from hf_selfdestruct.attacks import FullFineTuning, HeadOnly, Target, named_suite
+from hf_selfdestruct.attacks.data import check_controls
 from hf_selfdestruct.attacks.suites import SUITES
 from hf_selfdestruct.comparison import difference
 from hf_selfdestruct.report import AttackReport
+from hf_selfdestruct.tasks import BlockedTask
 
 
 def test_control_tasks_are_fine_tuned_to_with_everything_and_stand_apart(targets, task_of, attacked):
@@ -29,9 +32,21 @@ def test_control_tasks_are_fine_tuned_to_with_everything_and_stand_apart(targets
 
 def test_what_stands_beside_has_the_most_examples_that_the_suite_gives(targets, task_of, attacked):
     suite = suite_of(HeadOnly(), FullFineTuning(learning_rates=(3e-3,), steps=(5,)), examples=(10, 20))
-    report = attacked(suite, targets, [task_of(rows=60)], controls=[task_of(rows=60, name="control")])
+    report = attacked(suite, targets, [task_of(rows=60)], controls=[task_of("random", rows=60, name="control")])
     assert {r.examples for r in report.runs if r.role == "raw"} == {20}
     assert {(r.attack, r.examples) for r in report.runs if r.task == "control"} == {("full fine-tuning", 20)}
+
+
+def test_a_control_that_is_blocked_or_has_a_blocked_name_is_refused(targets, task_of, attacked, toy_task):
+    """Nothing would be blocked, for the control shows that everything can be learned."""
+    blocked, suite = task_of(rows=60), suite_of(HeadOnly(), examples=(None,))
+    swapped = {s: d.map(lambda row: {"label": 1 - row["label"]}).select(range(50)) for s, d in blocked.splits().items()}
+    for again in (task_of(rows=60, name="control"), BlockedTask("control", **swapped)):
+        with pytest.raises(ValueError, match="control task 'control' is blocked task 'toy'"):
+            attacked(suite, targets, [blocked], controls=[again])
+    with pytest.raises(ValueError, match="two tasks have the name 'toy'"):
+        attacked(suite, targets, [blocked], controls=[task_of("random", rows=60)])
+    check_controls([blocked], [task_of("random", rows=60, name="control"), toy_task("other")])
 
 
 class Misses(evaluate.Metric):
@@ -50,6 +65,20 @@ def test_metrics_of_the_users_own_are_in_every_run(targets, task_of, attacked):
     report = attacked(suite_of(HeadOnly(), examples=(None,)), targets, [task_of(rows=60)], metrics={"misses": Misses()})
     for run in report.runs:
         assert run.test.extra["misses"] == round((1 - run.test.accuracy) * 60)
+    assert AttackReport.from_json(report.to_json()) == report
+
+
+class Undefined(Misses):
+    """A metric that is defined for what is right alone."""
+
+    def _compute(self, predictions, references):
+        return {"undefined": 1.0 if predictions == references else float("nan")}
+
+
+def test_an_undefined_metric_ends_no_attack(targets, task_of, attacked):
+    suite = suite_of(HeadOnly(), examples=(10,))
+    report = attacked(suite, targets, [task_of("random", rows=60)], metrics={"mine": Undefined()})
+    assert {run.test.extra["mine"] for run in report.runs} == {None}
     assert AttackReport.from_json(report.to_json()) == report
 
 
