@@ -102,6 +102,8 @@ def classifier(model: str, names: Sequence[str]) -> PreTrainedModel:
     if not keeps or unnamed(known):
         numbered = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
         options |= {"num_labels": len(names), **numbered}
+    if len(names) > 1:  # else a model notes it at its first loss, after the base was saved
+        options["problem_type"] = "single_label_classification"
     found, info = auto.from_pretrained(model, ignore_mismatched_sizes=True, **options)
     head = head_names(found)
     lost = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}

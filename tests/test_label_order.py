@@ -110,6 +110,7 @@ def test_a_classifier_keeps_its_head_and_its_order(data, saved, caplog) -> None:
     names = numbered_as(data, folder)["train"].features["label"].names
     kept = classifier(folder, names)
     assert [*kept.config.id2label.values()] == names == ["pilot", "cook", "nurse"]
+    assert kept.config.problem_type == "single_label_classification"
     assert torch.equal(kept.classifier.weight, type(kept).from_pretrained(folder).classifier.weight)
     assert not caplog.text
 
