@@ -83,7 +83,9 @@ def _seconds_of_a_pass(trainer: SelfDestructTrainer) -> float | None:
     training, times = model.training, []
     for _ in range(2):
         started = time.perf_counter()
-        torch.autograd.grad(model.base_model.eval()(**inputs)[0].sum(), weights, allow_unused=True)
+        with trainer.accelerator.autocast():
+            answer = model.base_model.eval()(**inputs)[0].sum()
+        torch.autograd.grad(answer, weights, allow_unused=True)
         times.append(time.perf_counter() - started)
     model.train(training)
     return min(times)

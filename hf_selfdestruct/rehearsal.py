@@ -131,8 +131,9 @@ def _probe(model: PreTrainedModel, task: BlockedTask, batch: Mapping[str, Any]) 
         ) from None
     _give_trunk(judges, model)
     try:
-        logits = judges(**_inputs(batch)).logits
-        cells = cells_of(judges, None, False, _inputs(batch))
+        with torch.autocast(model.device.type, enabled=False):
+            logits = judges(**_inputs(batch)).logits
+            cells = cells_of(judges, None, False, _inputs(batch))
     except FAILURES as error:
         raise ValueError(
             f"{type(judges).__name__}, by which attacks see {name}, cannot answer rows of blocked task {task.name!r} "
@@ -160,6 +161,7 @@ def _give_trunk(judges: PreTrainedModel, model: PreTrainedModel) -> None:
     given: dict[int, Any] = {}
     for name, value in (*judges.named_parameters(), *judges.named_buffers()):
         new = live[found[name]].detach() if name in found else torch.zeros_like(value, device=model.device)
+        new = new.float() if new.is_floating_point() else new  # the judge loads in float32
         given[id(value)] = nn.Parameter(new, requires_grad=False) if isinstance(value, nn.Parameter) else new
     for module in judges.modules():
         for held in (module._parameters, module._buffers):
