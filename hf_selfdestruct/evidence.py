@@ -86,9 +86,7 @@ def attack_trainer(
             metrics by which nothing can be measured, or an optimizer that no sibling can have.
     """
     chosen = _suite(suite)
-    for role, given in (("undefended", undefended), ("base", base)):
-        if given is not None and Path(given).is_absolute() and not Path(given).is_dir():
-            raise ValueError(f"{role}={str(given)!r}: no such folder.")
+    _check_folders(undefended=undefended, base=base)
     details = card if isinstance(card, CardDetails) else CardDetails.from_dict(dict(card or {}))
     folder = trainer.folder
     started = folder / "_base"
@@ -122,6 +120,12 @@ def attack_trainer(
         complete_folder(folder, report, known_details(trainer, details))
     trainer.accelerator.wait_for_everyone()
     return AttackReport.load(folder / manifest.REPORT)
+
+
+def _check_folders(**folders: str | Path | None) -> None:
+    for role, given in folders.items():
+        if given is not None and Path(given).is_absolute() and not Path(given).is_dir():
+            raise ValueError(f"{role}={str(given)!r}: no such folder.")
 
 
 def _suite(suite: Any) -> AttackSuite:

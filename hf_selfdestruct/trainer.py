@@ -144,10 +144,9 @@ class SelfDestructTrainer(Trainer):
         self.keeper, self.simulation = keeper_of(self, model), simulation_of(self, model)
         check_simulation(self, model)
         self.readings, self._termination = Readings(), Termination(self)
-        self._begun, self.trained_before, self.blocked_step = False, 0.0, -1
-        self._started: float | None = None
-        ours = [checkpoints.OuterStepCallback(self), self._termination]
-        for callback in (*ours, *([TieCallback(model)] if self.args.merge_words else [])):
+        self._begun, self._started, self.trained_before, self.blocked_step = False, 0.0, 0.0, -1
+        ties = [TieCallback(model)] if self.args.merge_words else []
+        for callback in (checkpoints.OuterStepCallback(self), self._termination, *ties):
             self.add_callback(callback)
 
     def training_step(self, model: nn.Module, *arguments: Any, **named: Any) -> Tensor:
@@ -194,7 +193,7 @@ class SelfDestructTrainer(Trainer):
             self._begun, self._started = True, time.perf_counter()
             with self._termination:
                 result = super().train(resume_from_checkpoint, *arguments, **named)
-            self.trained_before, self._started = self.seconds(), None
+            self.trained_before, self._started = self.seconds(), 0.0
         return result
 
     @property
@@ -273,8 +272,7 @@ class SelfDestructTrainer(Trainer):
     def hyperparameter_search(self, *_: Any, **__: Any) -> Any:
         """Refused: each trial would make a new model, and the adversaries and the original are the first one's."""
         raise NotImplementedError(
-            "hyperparameter_search makes a new model for each trial, but adversaries and the original model belong to "
-            "this one: make a new trainer for each trial, in an objective of your own for optuna."
+            "hyperparameter_search is not supported: make a new trainer for each trial of optuna."
         )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
