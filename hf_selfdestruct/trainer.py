@@ -271,9 +271,7 @@ class SelfDestructTrainer(Trainer):
 
     def hyperparameter_search(self, *_: Any, **__: Any) -> Any:
         """Refused: each trial would make a new model, and the adversaries and the original are the first one's."""
-        raise NotImplementedError(
-            "hyperparameter_search is not supported: make a new trainer for each trial of optuna."
-        )
+        raise NotImplementedError("it makes a new model for each trial: make a trainer in an objective of your own.")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
