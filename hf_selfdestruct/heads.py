@@ -16,9 +16,11 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
@@ -82,13 +84,18 @@ def skeleton(
     if auto_class is None and has_task_head(model):
         return _built(type(model), model, num_labels, twice)
     auto_class = auto_class or AUTO_CLASSES.get(model.main_input_name)
-    kind = auto_class and auto_class._model_mapping.get(type(model.config), None)
+    kind = auto_class and auto_class._model_mapping.get(stock_config_class(model.config), None)
     if kind is None:
         raise ValueError(
             f"{type(model).__name__} has no head for a classification task, and transformers has none to put on "
             f"it; give BlockedTask(..., model_class=) an AutoModelFor... class with {type(model.config).__name__}."
         )
     return _built(kind[0] if isinstance(kind, tuple) else kind, model, num_labels, twice)
+
+
+def stock_config_class(config: PreTrainedConfig) -> type[PreTrainedConfig]:
+    """The class that reads a saved configuration where a class of the user's own is not at hand."""
+    return CONFIG_MAPPING[config.model_type] if config.model_type in CONFIG_MAPPING else type(config)
 
 
 def live_skeleton(model: PreTrainedModel, *, twice: bool = False) -> PreTrainedModel:

@@ -35,7 +35,7 @@ def check_loads_again(model: PreTrainedModel) -> None:
     if any(".base_layer." in name for name in weights):
         return  # adapters are refused by their own name
     name = type(model).__name__
-    stored = _stored(model.config)
+    stored = _stored(model.config, type(model.config))
     try:
         with torch.device("meta"):
             made = type(model)(stored)
@@ -123,7 +123,9 @@ def _probe(model: PreTrainedModel, task: BlockedTask, batch: Mapping[str, Any]) 
 
     name = type(model).__name__
     try:
-        judges = heads.skeleton(model, task.classes, auto_class=auto_class(_stored(model.config)))
+        judges = heads.skeleton(
+            model, task.classes, auto_class=auto_class(_stored(model.config, heads.stock_config_class(model.config)))
+        )
     except FAILURES as error:
         raise ValueError(
             f"{name} could be trained, but not attacked: {reason(error)} Take a model that has a classification class "
@@ -190,10 +192,9 @@ def _cure(model: PreTrainedModel) -> str:
     return "give blocked rows that the model can read, each with one text, image or sound."
 
 
-def _stored(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The configuration as it is read again after it was saved."""
-    said = json.loads(config.to_json_string())
-    return type(config).from_dict(said)
+def _stored(config: PreTrainedConfig, kind: type[PreTrainedConfig]) -> PreTrainedConfig:
+    """The configuration as a class reads it again after it was saved."""
+    return kind.from_dict(json.loads(config.to_json_string()))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from hf_selfdestruct.attacks.checks import doubted
 from hf_selfdestruct.card import render
 from hf_selfdestruct.manifest import problems
 from hf_selfdestruct.plainly import unlike_plain
+from hf_selfdestruct.tasks import BlockedTask
 
 SIZES = {n: v for n, v in tiny_config("bert").to_dict().items() if n != "model_type"}
 LOADS = "It loads in plain `transformers`."
@@ -87,12 +88,19 @@ def test_classes_that_only_have_other_names_are_the_same(saved, arguments) -> No
     [
         (lambda: MeanPooled(tiny_config("bert")), r"the logits of a BertForSequenceClassification differ .* by \d+%"),
         (lambda: OwnHead(tiny_config("bert")), r"the logits of a BertForSequenceClassification differ"),
-        (lambda: OwnName(OwnType(**SIZES)), "its model_type, 'own', is none of transformers"),
     ],
 )
 def test_a_model_that_plain_transformers_reads_otherwise_is_told_of(saved, model, told) -> None:
     torch.manual_seed(0)
     assert re.search(told, unlike_plain(saved(model(), blocking_weight=0.0)))
+
+
+def test_a_type_of_ones_own_is_refused_where_it_is_to_be_attacked_and_told_of_elsewhere(saved, toy_rows) -> None:
+    model = OwnName(OwnType(**SIZES))
+    with pytest.raises(ValueError, match="'own' has no classification model in transformers"):
+        saved(model)
+    unattacked = BlockedTask("blocked", train=toy_rows(60, seed=10, columns=("blocked",)), label_column="blocked")
+    assert unlike_plain(saved(model, blocked_tasks=[unattacked])) == "its model_type, 'own', is none of transformers"
 
 
 def test_an_attack_says_so_at_once_in_the_doubts_and_on_the_card(make_trainer, tmp_path, monkeypatch, caplog) -> None:
