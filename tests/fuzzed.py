@@ -34,13 +34,13 @@ from hf_selfdestruct.report import AttackReport
 LONGEST = 5.0  # processor seconds that an input may take
 LARGEST = 1024.0  # MB that the process may reach
 INPUTS = {  # of each kind: the slower, the fewer
-    "reports": 8_000,
-    "texts as reports": 12_000,
-    "manifests": 5_000,
-    "configurations": 15_000,
-    "fingerprints": 20_000,
-    "answers of endpoints": 20_000,
-    "records of ledgers": 22_000,
+    "reports": 2_500,
+    "texts as reports": 25_000,
+    "manifests": 1_500,
+    "configurations": 6_000,
+    "fingerprints": 25_000,
+    "answers of endpoints": 25_000,
+    "records of ledgers": 20_000,
 }
 READ, REFUSED = "read", "refused"
 JSON = st.recursive(
