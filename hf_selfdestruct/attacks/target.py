@@ -165,12 +165,12 @@ def refuse_adapter(folder: str) -> None:
 def distance(one: Target, other: Target) -> float:
     """Norm of the difference of two trunks' weights, relative to the norm of the other's."""
     own, others = (target.load(2, 0).base_model.state_dict() for target in (one, other))
-    shared = [name for name in own.keys() & others.keys() if own[name].shape == others[name].shape]
+    shared = [name for name in own if name in others and own[name].shape == others[name].shape]
     apart, norm = (
         sum(float(part.double().square().sum()) for part in parts) ** 0.5
         for parts in ((own[name] - others[name] for name in shared), (others[name] for name in shared))
     )
-    return apart / norm if norm else 0.0
+    return float(f"{apart / norm:.6g}") if norm else 0.0  # the same whatever the number of threads
 
 
 def _unpublished(config: Any, trunk: PreTrainedModel) -> set[str]:
