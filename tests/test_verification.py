@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from loopback_repos import FIRST, Commit, Repo
@@ -124,7 +125,9 @@ def test_the_fingerprint_is_asked_of_the_same_folder(tmp_path, monkeypatch, refu
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "name").mkdir(parents=True)
-    monkeypatch.setattr(fingerprint.Fingerprint, "load", classmethod(lambda cls, path: None))
+    monkeypatch.setattr(
+        fingerprint.Fingerprint, "load", classmethod(lambda cls, path: SimpleNamespace(labels=("a", "b")))
+    )
     assert "write ./owner/name or hf://owner/name" in refused("fingerprint", "check", "x.json", "owner/name")
 
 
