@@ -29,7 +29,7 @@ from .readings import Readings
 from .rehearsal import check_loads_again, rehearse
 from .tasks import BlockedTask
 from .termination import Termination
-from .trainer_checks import check_hardening, check_launch, check_simulation, listed_tasks
+from .trainer_checks import check_hardening, check_launch, check_simulation, check_unquantized, listed_tasks
 from .trainer_parts import (
     TieCallback,
     blocked_collator,
@@ -116,6 +116,7 @@ class SelfDestructTrainer(Trainer):
         super().__init__(model, args, *positional, **named)
         self.saved_types = masters_of(model)
         align(model, self.processing_class)
+        check_unquantized(model)
         check_loads_again(model)
         args.method = args.method or default_method(model, self.train_dataset)
         presets.fill(args)

@@ -91,7 +91,6 @@ def check_guard(args: SelfDestructTrainingArguments, evaluated: Any) -> None:
 def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> None:
     """Refuse data, tasks, adversaries and losses that cannot work together, with what to do instead."""
     check_plugins(trainer)
-    check_unquantized(model)
     if trainer.has_given_optimizer:
         logger.warning(
             "optimizers= hold this model's own weights, by which no sibling can be trained: attack() will refuse it, "
