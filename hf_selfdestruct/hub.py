@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +22,8 @@ from .card import details_of
 from .details import GATES
 from .endpoint import LOG_IN
 from .files import printable, reason
-from .layout import MODULES, is_left_by_download
-from .manifest import LEFT_BY_TRAINER, MANIFEST, PUBLISHED, SIGNATURE, read_manifest, suspects
+from .layout import MODULES, is_left_by_download, is_published
+from .manifest import LEFT_BY_TRAINER, MANIFEST, SIGNATURE, read_manifest, suspects
 from .staging import plan_of, staged, staged_files
 
 FRESH = (".gitattributes", "README.md")  # what the Hub itself puts into a new repository
@@ -217,8 +216,7 @@ def _additions(copy: Path) -> list[CommitOperationAdd]:
 
 def _ours(path: str) -> bool:
     """Whether a file in a repository is of the kinds we publish, or Trainer's; ``*`` stays within a folder."""
-    patterns = [p for p in (*PUBLISHED, MANIFEST, SIGNATURE, LEFT_BY_TRAINER) if p.count("/") == path.count("/")]
-    return any(fnmatch(path, pattern) for pattern in patterns)
+    return is_published(path) or path in (MANIFEST, SIGNATURE, LEFT_BY_TRAINER)
 
 
 @contextmanager
