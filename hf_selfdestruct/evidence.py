@@ -150,7 +150,9 @@ def _save(trainer: SelfDestructTrainer) -> None:
         ValueError: The folder holds another model, and this trainer has trained none.
     """
     folder, trained = trainer.folder, trainer.state.global_step > 0
-    if has_evidence(folder) or (weights_hash(folder) and not trained):
+    taken = has_evidence(folder) or (weights_hash(folder) and not trained)
+    trainer.accelerator.wait_for_everyone()  # each process has looked before the first one writes
+    if taken:
         again = folder / "_saved"
         trainer.save_model(str(again))
         trainer.accelerator.wait_for_everyone()
@@ -171,6 +173,7 @@ def _save(trainer: SelfDestructTrainer) -> None:
     trainer.save_model()
     if trainer.is_world_process_zero():
         carry_sentence_files(trainer.plain_model().name_or_path or "", folder)
+    trainer.accelerator.wait_for_everyone()  # each process reads the folder next
 
 
 def _check(trainer: SelfDestructTrainer, *, trains_sibling: bool, controls: Sequence[BlockedTask]) -> None:

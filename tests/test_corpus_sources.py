@@ -4,7 +4,7 @@ import datasets
 import pytest
 import torch
 from corpus_parts import config_of, save, toy, without
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 from toy_project import make_tokenizer, sentences
 from transformers import DataCollatorWithPadding
 
@@ -86,8 +86,9 @@ def test_a_model_for_pairs_is_measured_with_all_its_inputs(tmp_path, tiny_bert, 
         assert (model(**{**batch, "token_type_ids": None}).logits.argmax(-1) != answers).any()
     model.save_pretrained(tmp_path)
     data = Dataset.from_list([{**row, "label": int(one)} for row, one in zip(rows, answers, strict=True)])
+    data = data.cast_column("label", ClassLabel(names=["LABEL_0", "LABEL_1"]))
     target = Target("hardened", str(tmp_path))
-    assert _accuracy(target, 2, data, DataCollatorWithPadding(tokenizer)) == {"accuracy": 1.0}
+    assert _accuracy(target, data, DataCollatorWithPadding(tokenizer)) == {"accuracy": 1.0}
 
 
 def test_a_task_may_have_a_data_set_of_its_own(tmp_path, tokenizer):
