@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from .comparison import difference
+from .card_tables import attack_rows, desired_lines, flat, results
 from .details import CardDetails
 from .files import read_text, write_whole
 from .recovery import reference
-from .report import NOT_MEASURED, UNLIKE_PLAIN, AttackReport, AttackRun, cell
+from .report import NOT_MEASURED, UNLIKE_PLAIN, AttackReport
 from .schema import parse_json
 from .tables import DESIRED_DROP, control_rows, cost_rows, difference_rows, reference_lines, seeds
 
 NOT_STATED = "not stated"
-NOISE = 0.03
+MAIN_PLOT = "score_against_examples"
 CARD_TAGS = ("hf_selfdestruct", "tamper-resistance")
 MOST_BYTES = 1024 * 1024  # of the user's own words
 CLOSED_FORMS = {  # what was done to a model before it was trained, and what that takes from its users
@@ -46,12 +45,23 @@ ADMITTED = {
     "auto": "whoever agrees to the conditions",
     "manual": "whom the publisher lets in",
 }
+# What loads a model, by the Hub's name of its task, and what loads what prepares its inputs.
+LOADING = {
+    "text-classification": ("AutoModelForSequenceClassification", "AutoTokenizer"),
+    "image-classification": ("AutoModelForImageClassification", "AutoImageProcessor"),
+    "audio-classification": ("AutoModelForAudioClassification", "AutoFeatureExtractor"),
+    "token-classification": ("AutoModelForTokenClassification", "AutoTokenizer"),
+    "question-answering": ("AutoModelForQuestionAnswering", "AutoTokenizer"),
+    "multiple-choice": ("AutoModelForMultipleChoice", "AutoTokenizer"),
+    "text-generation": ("AutoModelForCausalLM", "AutoTokenizer"),
+    "fill-mask": ("AutoModelForMaskedLM", "AutoTokenizer"),
+}
 # What an attacker from outside did to this judge; it stands on every card until the judge is better.
 JUDGE_LIMITS = (
     "The judge behind this card was beaten. On the biographies that it was developed on, an attacker from outside "
     "did as well as the judge's strongest attack or better at most budgets: with words alone (a bag-of-words "
-    "classifier, no weights), or with the words whose embeddings the published weights show to be equal. Fine- "
-    "tuning in this judge is under-tuned, and the judge is being rebuilt."
+    "classifier, no weights), or with the words whose embeddings the published weights show to be equal. "
+    "Fine-tuning in this judge is under-tuned, and the judge is being rebuilt."
 )
 # Markdown shows these as the characters they name and reads no structure in them.
 ENTITIES = str.maketrans({character: f"&#{ord(character)};" for character in "&<>|[]`\\#"})
@@ -75,23 +85,16 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         raise ValueError("the report has no blocked tasks: there is nothing to make a card of.")
     if "hardened" not in report.models:
         raise ValueError("the report has no hardened model: there is nothing to make a card of.")
-    environment = Environment(
-        loader=PackageLoader("hf_selfdestruct"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=plain,
-        keep_trailing_newline=True,
-    )
     controls = {task: control_rows(report, task) for task in report.tasks if task not in report.blocked()}
-    title = details.title or report.models["hardened"].get("name", "Hardened model")
-    body = environment.get_template("card.md.jinja").render(
+    considerations = _considerations(details)
+    plots, title = list(plots), details.title or report.models["hardened"].get("name", "Hardened model")
+    body = _template().render(
         report=report,
         details=details,
         title=title,
         roles=report.roles(),
         unlike_plain=report.models["hardened"].get(UNLIKE_PLAIN),
-        headlines=[line for task in report.blocked() for line in headlines(report, task)],
+        results=results(report),
         differences={task: difference_rows(report, task) for task in report.blocked()},
         costs={task: cost_rows(report, task) for task in report.blocked()},
         references={task: reference_lines(report, task) for task in report.blocked()},
@@ -100,16 +103,19 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         outside=sorted(name for name, facts in report.attacks.items() if facts.get("outside")),
         assumptions=sorted({facts["assumes"] for facts in report.attacks.values() if "assumes" in facts}),
         desired_drop=DESIRED_DROP,
-        rows={task: _rows(report, task) for task in report.tasks},
-        desired=_desired(report),
-        plots=list(plots),
+        rows={task: attack_rows(report, task) for task in report.tasks},
+        desired=desired_lines(report),
+        main_plots=[plot for plot in plots if MAIN_PLOT in plot],
+        more_plots=[plot for plot in plots if MAIN_PLOT not in plot],
+        loading=LOADING.get(details.pipeline_tag, ("AutoModel", "AutoProcessor")),
         selected_on=_selected_on(report),
         most_examples=max((n for task in report.blocked() for n in report.budgets(task)), default=NOT_STATED),
         before_training=[
             text.format(report.recipe[name]) for name, text in CLOSED_FORMS.items() if name in report.recipe
         ],
-        recipe=_flat(report.recipe),
-        considerations=_considerations(details),
+        recipe=flat(report.recipe),
+        stated=[(label, said) for label, said in considerations if said],
+        not_stated=[label.partition(" (")[0] for label, said in considerations if not said],
         seconds=sum(run.seconds for run in report.runs),
         seeds=_seeds(report),
         JUDGE_LIMITS=JUDGE_LIMITS,
@@ -117,6 +123,18 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         NOT_MEASURED=NOT_MEASURED,
     )
     return f"---\n{_metadata(report, details, title)}\n---\n\n{body}"
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("hf_selfdestruct"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=plain,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("card.md.jinja")
 
 
 def _selected_on(report: AttackReport) -> str:
@@ -131,62 +149,6 @@ def _seeds(report: AttackReport) -> str:
     return " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else NOT_STATED
 
 
-def headlines(report: AttackReport, task: str) -> list[str]:
-    """The result in one sentence per budget: best attack against best attack, nothing left out."""
-    lines = []
-    for examples in report.budgets(task):
-        best = {role: report.strongest(task, examples, role) for role in report.roles()}
-        hardened, scratch = best.get("hardened"), best.get("scratch")
-        if hardened is None:
-            continue
-        parts = [f"{role} {cell(best[role])}" for role in report.roles() if role != "hardened"]
-        line = (
-            f"**{task}, {examples} examples:** the strongest attack found ({hardened.attack}) reaches "
-            f"**{cell(hardened)}** on this model; {', '.join(parts)}."
-        )
-        found = difference(report, task, examples)
-        if scratch and (found.low > 0 if found else hardened.mean > scratch.mean + NOISE):
-            line += (
-                f" It is **not blocked** at this budget: {found or f'{hardened.mean - scratch.mean:+.3f}'} to scratch."
-            )
-        elif scratch:
-            line += f" Difference to scratch: {found or f'{hardened.mean - scratch.mean:+.3f}'}."
-        lines.append(line)
-    return lines
-
-
-def _rows(report: AttackReport, task: str) -> list[list[str]]:
-    """Every attack, those that reached most on the hardened model first."""
-    cells = {(s.attack, s.examples, s.role): s for s in report.summaries(task)}
-    runs_by: dict[tuple[str, int], list[AttackRun]] = {}
-    for run in report.runs:
-        if run.task == task and run.role in report.roles():
-            runs_by.setdefault((run.attack, run.examples), []).append(run)
-
-    def reached(key: tuple[str, int]) -> float:
-        found = cells.get((*key, "hardened"))
-        return found.mean if found else -1.0
-
-    rows = []
-    for attack, examples in sorted(sorted(runs_by), key=reached, reverse=True):
-        found = cells.get((attack, examples, "hardened"))
-        runs = runs_by[attack, examples]
-        tried = len({json.dumps(r.settings, sort_keys=True) for r in runs})
-        steps = max((r.steps for r in runs), default=0)
-        kind = f"{steps} steps" if steps else "no steps" if any(r.test for r in runs) else "failed"
-        budget = f"{tried} setting{'s' * (tried > 1)}, {kind}"
-        scores = [cell(cells.get((attack, examples, role))) for role in report.roles()]
-        name = f"{attack} (outside)" if report.attacks.get(attack, {}).get("outside") else attack
-        beside = f"{found.auc:.3f} / {found.balanced_accuracy:.3f}" if found else NOT_MEASURED
-        rows.append([name, str(examples), budget, *scores, beside])
-    return rows
-
-
-def _desired(report: AttackReport) -> list[list[str]]:
-    metrics = sorted({m for role in report.roles() for m in report.desired.get(role, {})})
-    return [[m, *(_number(report.desired.get(role, {}).get(m)) for role in report.roles())] for m in metrics]
-
-
 def _considerations(details: CardDetails) -> list[tuple[str, str]]:
     said = details.release.stated()
     rows = [("Intended use", details.intended_use), ("Release plan", details.release_plan)]
@@ -195,22 +157,10 @@ def _considerations(details: CardDetails) -> list[tuple[str, str]]:
         rows.append((label, "; ".join(value) if isinstance(value, list) else value))
     rows += [
         ("Who gets the files", ADMITTED[details.gate.mode]),
-        ("Contact, also for a break of this defence", details.contact),
+        ("Contact (also for a break of this defence)", details.contact),
         ("Licence", details.license),
     ]
-    return [(label, value or NOT_STATED) for label, value in rows]
-
-
-def _number(value: Any) -> str:
-    return NOT_MEASURED if value is None else f"{value:.4f}"
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for name, value in sorted(values.items()):
-        inner = isinstance(value, dict)
-        flat += _flat(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
-    return flat
+    return rows
 
 
 def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:

@@ -15,6 +15,8 @@ PIPELINES = {  # last words of an architecture's name, or PEFT's task type
     "ForImageClassification": "image-classification",
     "ForAudioClassification": "audio-classification",
     "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMultipleChoice": "multiple-choice",
     "ForCausalLM": "text-generation",
     "ForMaskedLM": "fill-mask",
 }

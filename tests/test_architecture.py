@@ -45,7 +45,7 @@ LEVELS = (
     ("adversary", "course", "losses", "initialization", "similarity", "attacks.references"),
     ("curvature", "trajectory", "attacks.job", "loss_checks"),
     ("adjoint", "attacks.workers"),
-    ("meta_gradient", "meta_step", "attacks.suite"),
+    ("meta_gradient", "meta_step", "attacks.suite", "card_tables"),
     ("presets", "plots", "card", "attacks.suites", "scene", "trainer_checks"),
     ("manifest", "attacks", "simulation", "original", "attacks.audit", "outer_step", "cost"),
     ("keeper", "signing", "earlier", "provenance", "plainly", "sentence_encoder"),

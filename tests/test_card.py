@@ -1,5 +1,6 @@
 """Every number of a card is in its report, and what was not measured is said."""
 
+import dataclasses
 import html
 import re
 
@@ -7,7 +8,8 @@ import pytest
 from card_parts import DETAILS, cells, section, tables
 from made_reports import ROLES, made_labels, made_probabilities, made_report, made_run, predicted_report
 
-from hf_selfdestruct.card import headlines, render
+from hf_selfdestruct.card import render
+from hf_selfdestruct.card_tables import results
 from hf_selfdestruct.comparison import difference
 from hf_selfdestruct.recovery import regret
 from hf_selfdestruct.tables import control_rows
@@ -18,7 +20,7 @@ from hf_selfdestruct.tables import control_rows
 def test_benign_fine_tuning_stands_beside_the_desired_task():
     facts = made_report().tasks["gender"]
     report = made_report(tasks={"gender": facts, "topic": {**facts, "control": True}}, extra=(made_run(task="topic"),))
-    shown = section(render(report, DETAILS), "Desired task")
+    shown = section(render(report, DETAILS), "Appendix: differences and costs")
     for row in control_rows(report, "topic"):
         assert f"| {' | '.join(row)} |" in html.unescape(shown)
     assert "Benign fine-tuning to **topic**" in shown
@@ -31,9 +33,9 @@ def test_benign_fine_tuning_stands_beside_the_desired_task():
 def test_every_number_of_the_result_is_in_the_report():
     """Recomputed from the runs alone: choose by selection, then mean and deviation of test accuracy."""
     report = made_report()
-    lines = headlines(report, "gender")
-    assert len(lines) == 2
-    for examples, line in zip((20, 100), lines, strict=True):
+    rows = results(report)
+    assert len(rows) == 2
+    for examples, row in zip((20, 100), rows, strict=True):
         means = {}
         for role in ROLES:
             by_attack = {}
@@ -45,27 +47,53 @@ def test_every_number_of_the_result_is_in_the_report():
             means[role] = sum(tests) / 3
             deviation = (sum((t - means[role]) ** 2 for t in tests) / 2) ** 0.5
             cell = f"{means[role]:.3f} ± {deviation:.3f}"
-            assert (f"reaches **{cell}** on this model" if role == "hardened" else f"{role} {cell}") in line
-        assert f"{means['hardened'] - means['scratch']:+.3f}" in line
-        numbers = re.findall(r"\d+\.\d+", line)
-        assert len(numbers) == 2 * len(ROLES) + 1, "a number nobody asked for"
+            assert row.cells[2 + ROLES.index(role)] == cell
+        assert row.cells[:2] == ("gender", str(examples))
+        assert row.difference == f"{means['hardened'] - means['scratch']:+.3f}"
+        assert (row.attack, row.is_open) == ("head only", False)
 
 
 def test_seeds_are_those_that_were_run():
-    assert "over attack seeds (3)." in render(made_report(), DETAILS)
+    assert "deviation over attack seeds\n(3); intervals" in render(made_report(), DETAILS)
     more = tuple(made_run(seed=seed) for seed in range(3, 10))
-    assert "over attack seeds (3 to 10)." in render(made_report(extra=more), DETAILS)
+    assert "deviation over attack seeds\n(3 to 10); intervals" in render(made_report(extra=more), DETAILS)
 
 
-def test_result_lines_stand_on_the_card():
+def test_the_result_is_one_table_before_anything_else():
     report = made_report()
     card = render(report, DETAILS)
-    for line in headlines(report, "gender"):
-        assert f"- {line}\n" in section(card, "Result")
+    table = tables(card)[0]
+    assert [c.strip() for c in cells(table[0])] == [
+        *("blocked", "examples", *ROLES), "hardened − scratch", "strongest on hardened"
+    ]  # fmt: skip
+    shown = [[c.strip() for c in cells(line)] for line in table[2:]]
+    assert shown == [[*row.cells, row.difference, row.attack] for row in results(report)]
+    assert table[0] in section(card, "Result")
+
+
+@pytest.mark.parametrize(
+    ("tag", "lines"),
+    [
+        ("text-classification", ("AutoModelForSequenceClassification", "tokenizer = AutoTokenizer")),
+        ("image-classification", ("AutoModelForImageClassification", "imageprocessor = AutoImageProcessor")),
+        ("", ("AutoModel.", "processor = AutoProcessor")),
+    ],
+)
+def test_four_lines_load_the_model(tag, lines):
+    code = section(render(made_report(), dataclasses.replace(DETAILS, pipeline_tag=tag)), "Load it")
+    (code,) = re.findall(r"^```python\n(.*?)^```", code, flags=re.MULTILINE | re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) == 4
+    assert all(line in code for line in lines)
+    compile(code, "card", "exec")
+    unlike = {
+        **made_report().models,
+        "hardened": {"name": "h", "sha256": "h" * 64, "unlike_plain": "its logits differ"},
+    }
+    assert "```python" not in render(made_report(models=unlike), DETAILS)
 
 
 def test_every_attack_is_listed_strongest_on_the_hardened_model_first():
-    (table,) = tables(f"---\n---\n{section(render(made_report(), DETAILS), 'Every attack')}")
+    (table,) = tables(f"---\n---\n{section(render(made_report(), DETAILS), 'Appendix: every attack')}")
     rows = [[c.strip() for c in cells(line)] for line in table[2:]]
     assert [row[:3] for row in rows] == [
         ["full fine-tuning", "100", "3 settings, 40 steps"],
@@ -79,12 +107,14 @@ def test_the_card_says_how_many_labelled_rows_the_choice_had():
     report = made_report()
     facts = {**report.tasks["gender"], "rows": {"train": 100, "selection": 43, "test": 10}}
     card = render(made_report(tasks={"gender": facts}), DETAILS)
-    assert "the selection split (labelled rows beside the examples:\n43) chose" in card
+    assert "the selection split (labelled rows\nbeside the examples: 43) chose" in card
 
 
 def test_an_attack_that_failed_everywhere_is_no_convex_fit():
     failed = [made_run(attack="faster embeddings", role=role, failed=True) for role in ROLES]
-    (table,) = tables(f"---\n---\n{section(render(made_report(extra=tuple(failed)), DETAILS), 'Every attack')}")
+    (table,) = tables(
+        f"---\n---\n{section(render(made_report(extra=tuple(failed)), DETAILS), 'Appendix: every attack')}"
+    )
     rows = {row[0]: row for row in ([c.strip() for c in cells(line)] for line in table[2:])}
     assert rows["faster embeddings"][2:] == ["1 setting, failed", *["not measured"] * 5]
 
@@ -119,10 +149,9 @@ def test_with_predictions_the_interval_decides_what_is_blocked(skill, blocked):
     assert ("not blocked" in result) is not blocked
     assert (interval.low > 0) is not blocked
     assert (interval.mean > 0) == (skill > 0.5), "a mean above zero is no break by itself"
-    assert result.count(str(interval)) >= 2, "in the sentence and in the table"
-    for line in headlines(report, "gender"):
-        assert f"- {line}\n" in result
-    (row,) = re.findall(r"^\| 20 \|.*", result, flags=re.MULTILINE)
+    assert result.count(str(interval)) == 1
+    rows = html.unescape(section(render(report, DETAILS), "Appendix: differences and costs"))
+    (row,) = re.findall(r"^\| 20 \|.*", rows, flags=re.MULTILINE)
     auc, loss = difference(report, "gender", 20, metric="auc"), regret(report, "gender")[20]
     assert [c.strip() for c in cells(row)] == ["20", str(interval), str(auc), *["not measured"] * 2, str(loss)]
 
@@ -130,13 +159,13 @@ def test_with_predictions_the_interval_decides_what_is_blocked(skill, blocked):
 def test_without_scratch_nothing_is_said_of_it():
     report = made_report(roles=("base", "hardened"), runs=made_report(roles=("base", "hardened")).runs)
     result = section(render(report, DETAILS), "Result")
-    assert "Difference to scratch" not in result
+    assert [row.difference for row in results(report)] == ["not measured"] * 2
     assert "not blocked" not in result
 
 
 def test_desired_quality_is_printed_or_not_measured():
-    text = section(render(made_report(), DETAILS), "Desired task")
-    (line,) = re.findall(r"^\| accuracy .*", text, flags=re.MULTILINE)
-    assert [c.strip() for c in cells(line)] == ["accuracy", "not measured", "0.8400", "0.8125", "not measured"]
-    assert "the desired task's test split" in text
-    assert section(render(made_report(desired={}), DETAILS), "Desired task").strip() == "not measured"
+    text = section(render(made_report(), DETAILS), "Result")
+    (line,) = re.findall(r"^- Desired task: .*", text, flags=re.MULTILINE)
+    assert "accuracy undefended 0.8400, hardened 0.8125; loss undefended 0.4900, hardened 0.5100" in line
+    assert "the desired task's test split" in line
+    assert "\n- Desired task: not measured.\n" in section(render(made_report(desired={}), DETAILS), "Result")

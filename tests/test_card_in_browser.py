@@ -36,14 +36,16 @@ window.onload = () => {
 </script>"""
 SECTIONS = [
     "Result",
+    "Load it",
+    "How it was trained",
     "Threat model, and what is not covered",
     "Doubts the suite raised",
-    "Every attack",
-    "Desired task",
-    "Recipe",
-    "Data",
     "Release considerations",
     "Verify and reproduce",
+    "Appendix: every attack",
+    "Appendix: differences and costs",
+    "Appendix: recipe",
+    "Appendix: data",
 ]
 
 
