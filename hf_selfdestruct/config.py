@@ -57,6 +57,7 @@ class HardenConfig:
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1; got {self.workers}.")
         for task in (*self.blocked_tasks, *self.control_tasks):
+            task.own_data(self.data)  # refused where it is of other examples
             if task.path is None and task.label_column in (self.data.label_column, *LABELS):
                 raise ValueError(
                     f"task {task.name!r}: its label_column {task.label_column!r} is, or will be taken for, the desired "

@@ -1,22 +1,36 @@
-"""Labelled texts: loaded, checked, filtered, neutralised and tokenised as a configuration says."""
+"""Labelled texts or images: loaded, checked, filtered and made into a model's inputs as a configuration says."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, ReadInstruction, concatenate_datasets, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    ReadInstruction,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetGenerationError
-from transformers import PreTrainedTokenizerBase
+from transformers import BaseImageProcessor
 
 from .config import HardenConfig
 from .files import reason
+from .images import check_image_column, read_image_folder, with_pixels
+from .processors import Processor
 from .sections import SPLITS, DataConfig, TaskConfig
 from .tasks import check_columns
 
+logger = logging.getLogger(__name__)
+
+SAVED = "dataset_dict.json"  # in a folder that DatasetDict.save_to_disk wrote
 PRONOUNS = {
     "he": "they",
     "she": "they",
@@ -37,7 +51,8 @@ def check_source(data: DataConfig) -> None:
     """
     if Path(data.path).is_dir() and (data.name or data.revision):
         raise ValueError(f"data: {data.path} is a folder here; subset and revision are of data sets on the Hub.")
-    _check_folder(data.path, "path", [file for part in _parts(data).values() for file in _sources(part)])
+    names = [file for part in _parts(data).values() for file in _sources(part)]
+    _check_folder(data.path, "path", names, images=data.image_column is not None)
     if data.keep_path is not None:
         _check_folder(data.keep_path, "keep_path", ["train", "test"])
 
@@ -49,69 +64,95 @@ def check_sources(config: HardenConfig) -> None:
         check_source(data)
 
 
-def _check_folder(path: str, key: str, names: list[str]) -> None:
+def _check_folder(path: str, key: str, names: list[str], *, images: bool = False) -> None:
     folder = Path(path)
-    if folder.is_dir():
+    if folder.is_dir() and not (folder / SAVED).is_file():
         for name in names:
-            _file(folder, name)
-    elif folder.is_absolute() or path.startswith(".") or path.count("/") > 1:
+            _file(folder, name, images=images)
+    elif not folder.is_dir() and (folder.is_absolute() or path.startswith(".") or path.count("/") > 1):
         raise ValueError(f"data: {key}: no folder {path!r}.")
 
 
-def load_data(config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> DatasetDict:
-    """Load, check, filter and tokenise the examples; label columns become integers.
+def load_data(config: HardenConfig, processor: Processor) -> DatasetDict:
+    """Load, check and filter the examples and make them the model's inputs; label columns become integers.
+
+    Args:
+        config: Where they are.
+        processor: The model's tokenizer, or for images its image processor.
 
     Returns:
-        ``train``, ``validation`` and ``test`` with the model's inputs, ``label`` and the blocked columns.
+        ``train``, ``validation`` and ``test`` with the model's inputs, ``label`` and the blocked columns. Texts are
+        stored as tokens; images become pixels when they are read.
 
     Raises:
-        ValueError: A missing folder, split, column or text, an unreadable file, an empty split, or a label
+        ValueError: A missing folder, split, column, text or image, an unreadable file, an empty split, or a label
             seen in only some splits.
     """
     data = config.data
     check_source(data)
     found = _read(data.path, _parts(data), data)
     blocked = [task.label_column for task in (*config.blocked_tasks, *config.control_tasks) if task.path is None]
-    texts = [data.text_column, *([data.text_pair_column] if data.text_pair_column else [])]
+    inputs = [column for column in (data.text_column, data.text_pair_column, data.image_column) if column]
     for split in SPLITS:
-        for column in (*texts, data.label_column, *blocked, *([data.only] if data.only else [])):
+        for column in (*inputs, data.label_column, *blocked, *([data.only] if data.only else [])):
             check_columns(found[split].column_names, column, f"{data.path}, split {split!r}")
     if data.only:
         # Text such as "false" is true to Python: it would silently keep every row.
         _check_values(found, data.only, data.path, lambda value: value in (0, 1), "true or false")
         found = found.filter(lambda row: bool(row[data.only]))
-    for column in texts:
-        _check_values(found, column, data.path, lambda value: isinstance(value, str), "text")
     if data.max_rows:
         found = DatasetDict({s: d.shuffle(seed=0).select(range(min(len(d), data.max_rows))) for s, d in found.items()})
     for split, rows in found.items():
         if len(rows) == 0:
             raise ValueError(f"{data.path}, split {split!r}: no rows{f' where {data.only}' if data.only else ''}.")
-    found = found.select_columns(list(dict.fromkeys([*texts, data.label_column, *blocked])))
+    found = found.select_columns(list(dict.fromkeys([*inputs, data.label_column, *blocked])))
+    _check_inputs(found, inputs, data)
     for column in dict.fromkeys([data.label_column, *blocked]):
         found = _encode(found, column, data.path)
+    found = found.rename_column(data.label_column, "label") if data.label_column != "label" else found
+    if isinstance(processor, BaseImageProcessor):
+        return with_pixels(found, processor, inputs[0], data.path)
+    return _tokenised(found, inputs, data, processor)
+
+
+def _check_inputs(found: DatasetDict, columns: Sequence[str], data: DataConfig) -> None:
+    """Refuse columns that hold no texts, or no images where these are wanted."""
+    for column in columns:
+        if data.image_column is None:
+            _check_values(found, column, data.path, lambda value: isinstance(value, str), "text")
+        else:
+            for split, rows in found.items():
+                check_image_column(rows, column, f"{data.path}, split {split!r}")
+
+
+def _tokenised(found: DatasetDict, columns: Sequence[str], data: DataConfig, tokenizer: Any) -> DatasetDict:
+    """Tokens in the place of texts, no more than the configuration and the model's positions allow."""
+    most = min(data.max_length, tokenizer.model_max_length)
+    if most < data.max_length:
+        logger.warning(
+            "max_length is %d, and the model reads %d tokens at most: texts are cut there.", data.max_length, most
+        )
 
     def tokenise(rows: dict[str, list[Any]]) -> Any:
-        given = [[neutral(text) for text in rows[c]] if data.replace_pronouns else rows[c] for c in texts]
-        return tokenizer(*given, truncation=True, max_length=data.max_length)
+        given = [[neutral(text) for text in rows[c]] if data.replace_pronouns else rows[c] for c in columns]
+        return tokenizer(*given, truncation=True, max_length=most)
 
-    found = found.map(tokenise, batched=True, remove_columns=texts, desc="tokenising")
-    return found.rename_column(data.label_column, "label") if data.label_column != "label" else found
+    return found.map(tokenise, batched=True, remove_columns=[*columns], desc="tokenising")
 
 
-def load_own(task: TaskConfig, config: HardenConfig, tokenizer: PreTrainedTokenizerBase) -> DatasetDict | None:
-    """Load and tokenise the data set of a task that has its own, with the task's label column.
+def load_own(task: TaskConfig, config: HardenConfig, processor: Processor) -> DatasetDict | None:
+    """As :func:`load_data`, the data set of a task that has its own, with the task's label column.
 
     Raises:
         ValueError: As for :func:`load_data`.
     """
     if (own := task.own_data(config.data)) is None:
         return None
-    found = load_data(replace(config, data=own, blocked_tasks=(), control_tasks=()), tokenizer)
+    found = load_data(dataclasses.replace(config, data=own, blocked_tasks=(), control_tasks=()), processor)
     return found.rename_column("label", task.label_column) if task.label_column != "label" else found
 
 
-def load_kept(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> DatasetDict | None:
+def load_kept(data: DataConfig, tokenizer: Processor) -> DatasetDict | None:
     """Tokenised texts without labels: ``train`` to keep a model's general use on, ``test`` to measure it.
 
     Raises:
@@ -124,12 +165,7 @@ def load_kept(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> DatasetDi
         check_columns(rows.column_names, data.keep_text_column, f"{data.keep_path}, split {split!r}")
     found = found.select_columns([data.keep_text_column])
     _check_values(found, data.keep_text_column, data.keep_path, lambda value: isinstance(value, str), "text")
-    return found.map(
-        lambda rows: tokenizer(rows[data.keep_text_column], truncation=True, max_length=data.max_length),
-        batched=True,
-        remove_columns=[data.keep_text_column],
-        desc="tokenising",
-    )
+    return _tokenised(found, [data.keep_text_column], dataclasses.replace(data, replace_pronouns=False), tokenizer)
 
 
 def neutral(text: str) -> str:
@@ -170,7 +206,10 @@ def _cut(found: Mapping[str, Dataset], part: str) -> Dataset:
 def _read(path: str, parts: Mapping[str, str], data: DataConfig | None = None) -> DatasetDict:
     folder, names = Path(path), {name for part in parts.values() for name in _sources(part)}
     if folder.is_dir():
-        files = {name: _load(_file(folder, name)) for name in names}
+        images = data is not None and data.image_column is not None
+        files = _saved(folder) or {name: _load(_file(folder, name, images=images)) for name in names}
+        for name in names:
+            check_columns(list(files), name, f"{path}: splits")
         return DatasetDict({split: _cut(files, part) for split, part in parts.items()})
     try:
         found = load_dataset(path, data and data.name, revision=data and data.revision)
@@ -184,16 +223,31 @@ def _read(path: str, parts: Mapping[str, str], data: DataConfig | None = None) -
     return DatasetDict({split: _cut(found, part) for split, part in parts.items()})
 
 
-def _file(folder: Path, name: str) -> Path:
+def _saved(folder: Path) -> DatasetDict | None:
+    """What ``DatasetDict.save_to_disk`` wrote; ``None`` where the folder holds something else."""
+    if not (folder / SAVED).is_file():
+        return None
+    try:
+        return load_from_disk(str(folder))
+    except (OSError, StopIteration, TypeError, ValueError) as error:
+        raise ValueError(f"data: {folder} cannot be read ({reason(error)}).") from None
+
+
+def _file(folder: Path, name: str, *, images: bool = False) -> Path:
     for kind in ("parquet", "jsonl", "json", "csv"):
         if (folder / f"{name}.{kind}").is_file():
             return folder / f"{name}.{kind}"
-    raise ValueError(f"data: {folder} holds no {name}.parquet, {name}.jsonl, {name}.json or {name}.csv.")
+    if images and (folder / name).is_dir():
+        return folder / name
+    more = f", and no folder {name} of images" if images else ""
+    raise ValueError(f"data: {folder} holds no {name}.parquet, {name}.jsonl, {name}.json or {name}.csv{more}.")
 
 
 def _load(file: Path) -> Dataset:
     kind = {".jsonl": "json"}.get(file.suffix, file.suffix[1:])
     try:
+        if file.is_dir():
+            return read_image_folder(file)
         return load_dataset(kind, data_files=str(file), split="train")
     except (DatasetGenerationError, OSError, StopIteration, TypeError, ValueError) as error:
         raise ValueError(f"data: {file} cannot be read ({reason(error.__cause__ or error)}).") from None

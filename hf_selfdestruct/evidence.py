@@ -103,7 +103,7 @@ def attack_trainer(
     with trainer.accelerator.main_process_first():
         Ledger(storage)  # one process makes the file, all others find it
     report = chosen.run(
-        _targets(base, str(sibling.folder), str(folder)),
+        _targets(base, str(sibling.folder), trainer),
         trainer.blocked_tasks,
         columns=trainer.input_columns,
         collate=trainer.blocked_collator,
@@ -210,12 +210,14 @@ def _rows_to_heal(trainer: SelfDestructTrainer) -> DesiredData | None:
     return DesiredData.of(trainer.train_dataset, trainer.eval_dataset, trainer.input_columns)
 
 
-def _targets(base: str, undefended: str, hardened: str) -> list[Target]:
+def _targets(base: str, undefended: str, trainer: SelfDestructTrainer) -> list[Target]:
+    # A base that was given may name no padding token; rows are padded as for the trained model.
+    padding = getattr(trainer.plain_model().config.get_text_config(), "pad_token_id", None)
     return [
-        Target("base", base),
-        Target("undefended", undefended),
-        Target("hardened", hardened, sibling=undefended),
-        Target("scratch", base, random=True),
+        Target("base", base, padding=padding),
+        Target("undefended", undefended, padding=padding),
+        Target("hardened", str(trainer.folder), sibling=undefended, padding=padding),
+        Target("scratch", base, random=True, padding=padding),
     ]
 
 

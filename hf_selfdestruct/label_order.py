@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, DatasetDict
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from datasets import ClassLabel, Dataset, DatasetDict
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from .attacks.target import auto_class
 from .heads import head_names
 
 logger = logging.getLogger(__name__)
@@ -75,11 +76,21 @@ def renumbered(data: DatasetDict, order: Sequence[int] | None) -> DatasetDict:
         return data
     names = data["train"].features["label"].names
     renamed = ClassLabel(names=[name for _, name in sorted(zip(order, names, strict=True))])
-    return data.map(
+    # Without the transform that makes pixels of images.
+    plain = data.with_format(None).map(
         lambda rows: {"label": [order[label] for label in rows["label"]]},
         batched=True,
         desc="numbering the classes as the model does",
-    ).cast_column("label", renamed)
+    )
+    return DatasetDict(
+        {split: _as_before(rows, data[split]) for split, rows in plain.cast_column("label", renamed).items()}
+    )
+
+
+def _as_before(rows: Dataset, before: Dataset) -> Dataset:
+    """Rows with the format, or the transform, that they had."""
+    given = before.format
+    return rows.with_format(given["type"], **given["format_kwargs"])
 
 
 def numbered_as(data: DatasetDict, model: str | Path) -> DatasetDict:
@@ -95,9 +106,9 @@ def classifier(model: str, names: Sequence[str]) -> PreTrainedModel:
         model: Folder or Hub id.
         names: The desired task's classes.
     """
-    auto: Any = AutoModelForSequenceClassification
     options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     known = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    auto = auto_class(known)
     keeps = order_of(names, known) == [*range(len(names))]
     if not keeps or unnamed(known):
         numbered = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}

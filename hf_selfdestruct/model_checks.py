@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig
 
 from .attacks import Target
 from .attacks.ledger import Ledger
 from .attacks.target import refuse_adapter
 from .files import reason
+from .processors import loaded, sought
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-
-
-def tokenizer_of(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or of a model on the Hub.
-
-    Raises:
-        ValueError: It cannot be loaded.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model {model!r}{_sought(model)}: cannot be loaded ({reason(error)}).") from None
 
 
 def refuse_quantized(model: str) -> None:
@@ -32,10 +21,7 @@ def refuse_quantized(model: str) -> None:
     Raises:
         ValueError: They are, or the configuration cannot be loaded.
     """
-    try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model {model!r}{_sought(model)}: cannot be loaded ({reason(error)}).") from None
+    config = loaded(AutoConfig, model)
     if (how := getattr(config, "quantization_config", None)) is not None:
         named = how.get("quant_method") if isinstance(how, dict) else None
         raise ValueError(
@@ -46,7 +32,7 @@ def refuse_quantized(model: str) -> None:
 
 def check_target(target: Target) -> None:
     """Refuse a model that could not be attacked, from its small files alone."""
-    where, folder = f"{target.role} model {target.folder}{_sought(target.folder)}", Path(target.folder)
+    where, folder = f"{target.role} model {target.folder}{sought(target.folder)}", Path(target.folder)
     try:
         refuse_adapter(target.folder)
         AutoConfig.from_pretrained(target.folder, trust_remote_code=False)
@@ -74,7 +60,3 @@ def check_alike(targets: list[Target]) -> None:
 def check_storage(storage: str | None) -> None:
     """Refuse a ledger that cannot be opened."""
     Ledger(storage)
-
-
-def _sought(model: str) -> str:
-    return "" if Path(model).is_dir() else " (no such folder here, so it was looked for on the Hub)"

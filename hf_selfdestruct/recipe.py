@@ -7,7 +7,7 @@ import inspect
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from transformers import (
-    AutoModel,
-    DataCollatorWithPadding,
-    PreTrainedTokenizerBase,
-    TrainerState,
-    set_seed,
-)
+from transformers import AutoModel, BaseImageProcessor, TrainerState, set_seed
 
 from . import intact, presets, similarity
 from .attacks import DesiredData, Split, Target, named_suite
@@ -31,9 +25,11 @@ from .config import HardenConfig, training_arguments
 from .corpus import check_sources, load_data, load_kept, load_own
 from .files import write_whole
 from .label_order import classifier, numbered_as, numbers_of, renumbered
-from .model_checks import check_alike, check_storage, check_target, refuse_quantized, tokenizer_of
+from .model_checks import check_alike, check_storage, check_target, refuse_quantized
+from .processors import Processor, collator_of, padding_of, processor_of
 from .ranks import working_in
 from .report import AttackReport
+from .rows import rows_of
 from .sections import TaskConfig
 from .tasks import BlockedTask
 from .trainer import SelfDestructTrainer
@@ -43,17 +39,17 @@ from .undefended import DECISIVE
 logger = logging.getLogger(__name__)
 
 
-def blocked_tasks(config: HardenConfig, data: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> list[BlockedTask]:
+def blocked_tasks(config: HardenConfig, data: DatasetDict, processor: Processor) -> list[BlockedTask]:
     """The blocked tasks: adversary on ``train``, attacker on ``validation``, report on ``test``."""
-    return _tasks(config.blocked_tasks, config, data, tokenizer)
+    return _tasks(config.blocked_tasks, config, data, processor)
 
 
 def _tasks(
-    configured: Sequence[TaskConfig], config: HardenConfig, data: DatasetDict, tokenizer: PreTrainedTokenizerBase
+    configured: Sequence[TaskConfig], config: HardenConfig, data: DatasetDict, processor: Processor
 ) -> list[BlockedTask]:
     tasks = []
     for task in configured:
-        rows = load_own(task, config, tokenizer) or data
+        rows = load_own(task, config, processor) or data
         feature = rows["train"].features[task.label_column]
         tasks.append(
             BlockedTask(
@@ -77,21 +73,23 @@ def accuracy(prediction: Any) -> dict[str, float]:
 def trainer_of(
     config: HardenConfig,
     data: DatasetDict,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Processor,
     *,
     kept: DatasetDict | None = None,
 ) -> SelfDestructTrainer:
     """The trainer of a configuration, ready to train."""
     args = training_arguments(config)
+    if isinstance(processor, BaseImageProcessor):
+        args.remove_unused_columns = False  # the images, of which pixels are made
     set_seed(args.seed)  # of the new head
     return SelfDestructTrainer(
         classifier(config.model, data["train"].features["label"].names),
         args,
         train_dataset=data["train"],
         eval_dataset=data["validation"],
-        blocked_tasks=blocked_tasks(config, data, tokenizer),
-        processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
+        blocked_tasks=blocked_tasks(config, data, processor),
+        processing_class=processor,
+        data_collator=collator_of(processor),
         compute_metrics=accuracy,
         keep_dataset=kept["train"] if kept else None,
     )
@@ -100,13 +98,13 @@ def trainer_of(
 def trained(
     config: HardenConfig,
     data: DatasetDict,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Processor,
     *,
     kept: DatasetDict | None = None,
     goes_on: bool = False,
 ) -> SelfDestructTrainer:
     """The trainer of a configuration after its training, which goes on from the newest intact checkpoint if asked."""
-    trainer = trainer_of(config, data, tokenizer, kept=kept)
+    trainer = trainer_of(config, data, processor, kept=kept)
     if not goes_on:
         trainer.train()
         return trainer
@@ -131,14 +129,14 @@ def harden(config: HardenConfig) -> AttackReport:
     with working_in(args.output_dir or "."):
         goes_on = intact.begun(args.output_dir or ".")
         _check_the_same(config, args, goes_on=goes_on)
-        tokenizer = tokenizer_of(config.model)
+        processor = processor_of(config.model, config.data)
         refuse_quantized(config.model)
-        data = numbered_as(load_data(config, tokenizer), config.model)
-        kept = load_kept(config.data, tokenizer)
-        controls = _tasks(config.control_tasks, config, data, tokenizer)
+        data = numbered_as(load_data(config, processor), config.model)
+        kept = load_kept(config.data, processor)
+        controls = _tasks(config.control_tasks, config, data, processor)
         if controls:
-            check_controls(blocked_tasks(config, data, tokenizer), controls)
-        trainer = trained(config, data, tokenizer, kept=kept, goes_on=goes_on)
+            check_controls(blocked_tasks(config, data, processor), controls)
+        trainer = trained(config, data, processor, kept=kept, goes_on=goes_on)
         return trainer.attack(
             config.suite,
             base=config.model,  # not training's start, whose new head differs by seed: all seeds share one base
@@ -188,20 +186,21 @@ def attack(
         check_target(target)
     check_alike(targets)
     check_storage(storage)
-    tokenizer = tokenizer_of(model)
-    data = load_data(config, tokenizer)
+    processor = processor_of(model, config.data)
+    targets = [replace(target, padding=padding_of(processor)) for target in targets]
+    data = load_data(config, processor)
     data = renumbered(data, numbers_of(data["train"].features["label"].names, targets[-1].config(), model))
-    collate = DataCollatorWithPadding(tokenizer)
-    kept = load_kept(config.data, tokenizer)
+    collate = collator_of(processor)
+    kept = load_kept(config.data, processor)
     general = {t.role: _alike(t, targets[0], kept["test"], collate) for t in targets[1:]} if kept else {}
     desired = {t.role: _accuracy(t, data["test"], collate) | general.get(t.role, {}) for t in targets[1:]}
     report = named_suite(config.suite).run(
-        [*targets, Target("scratch", model, random=True)],
-        blocked_tasks(config, data, tokenizer),
-        columns=tokenizer.model_input_names,
+        [*targets, replace(targets[-1], role="scratch", random=True, sibling="")],
+        blocked_tasks(config, data, processor),
+        columns=processor.model_input_names,
         collate=collate,
-        controls=_tasks(config.control_tasks, config, data, tokenizer),
-        desired=DesiredData.of(data["train"], data["validation"], tokenizer.model_input_names),
+        controls=_tasks(config.control_tasks, config, data, processor),
+        desired=DesiredData.of(data["train"], data["validation"], processor.model_input_names),
         storage=storage,
         workers=workers,
         progress=progress,
@@ -217,9 +216,8 @@ def _accuracy(target: Target, rows: Dataset, collate: Collate) -> dict[str, floa
         raise ValueError(f"{target.folder} lacks its head or other weights: its desired quality cannot be measured.")
     model.eval()
     accepted = {*inspect.signature(type(model).forward).parameters} - {"labels"}
-    columns = [c for c in rows.column_names if c in accepted]
-    features = [{k: row[k] for k in columns} for row in rows]
-    split = Split(features, np.asarray(order)[rows["label"][:]])
+    labels = rows.with_format(None)["label"][:]
+    split = Split(rows_of(rows, range(len(rows)), accepted), np.asarray(order)[labels])
     predicted = in_batches(split, collate, lambda batch: model(**batch).logits)
     return {"accuracy": float((predicted.argmax(axis=1) == split.labels).mean())}
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from .attacks import AttackData, Target, named_suite
 from .attacks.audit import plan_problems, planned
@@ -23,6 +22,7 @@ from .config import HardenConfig
 from .corpus import load_data
 from .label_order import numbered_as
 from .manifest import REPORT
+from .processors import Processor, collator_of, padding_of, processor_of
 from .recipe import blocked_tasks
 from .report import AttackReport, AttackRun
 
@@ -108,10 +108,10 @@ def rerun(folder: str | Path, config: HardenConfig, *, count: int = 3, seed: int
     report = AttackReport.load(Path(folder, REPORT))
     if problems := plan_problems(report):
         raise ValueError(f"{folder}: nothing is repeated from a report that departs from its plan: {problems[0]}.")
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    targets, columns = _targets(report, str(folder), config.model), tokenizer.model_input_names
-    rows = numbered_as(load_data(config, tokenizer), folder)
-    tasks = [task for task in blocked_tasks(config, rows, tokenizer) if task.name in report.blocked()]
+    processor = processor_of(str(folder), config.data)
+    targets, columns = _targets(report, str(folder), config.model, processor), processor.model_input_names
+    rows = numbered_as(load_data(config, processor), folder)
+    tasks = [task for task in blocked_tasks(config, rows, processor) if task.name in report.blocked()]
     if missing := set(report.blocked()) - {task.name for task in tasks}:
         raise ValueError(f"the configuration has no blocked task {', '.join(sorted(missing))}.")
     for task in tasks:
@@ -122,7 +122,7 @@ def rerun(folder: str | Path, config: HardenConfig, *, count: int = 3, seed: int
         known = report.suite["desired"]
         raise ValueError(f"the report states desired={known}, and the configuration's rows give {not known}.")
     suite = named_suite(report.suite["name"])
-    job = Job(suite, [targets["hardened"]], tasks, columns, DataCollatorWithPadding(tokenizer), desired=desired)
+    job = Job(suite, [targets["hardened"]], tasks, columns, collator_of(processor), desired=desired)
     attacks = {one.key: one.attack for one in planned(report, suite) if "sibling" not in one.attack.needs}
     seed = secrets.randbelow(2**31) if seed is None else seed
     found, among = [], 0
@@ -152,19 +152,20 @@ def drawn(report: AttackReport, runs: list[AttackRun], count: int, seed: int) ->
     return [runs[int(i)] for i in chosen]
 
 
-def _targets(report: AttackReport, folder: str, base: str) -> dict[str, Target]:
+def _targets(report: AttackReport, folder: str, base: str, processor: Processor) -> dict[str, Target]:
     """By role, the models at hand that are those of the report."""
-    hardened, known = Target("hardened", folder), {role: one.get("sha256") for role, one in report.models.items()}
+    hardened = Target("hardened", folder, padding=padding_of(processor))
+    known = {role: one.get("sha256") for role, one in report.models.items()}
     if hardened.identity()["sha256"] != known["hardened"]:
         raise ValueError(f"{folder}: these are not the weights that the report's attacks were made on.")
     found = {"hardened": hardened, "raw": Target("raw", "")}
     here = base if Path(base).is_dir() else ""  # what is on the Hub has no hash that could be compared
-    if here and (own := Target("base", here)).identity()["sha256"] != known["base"]:
+    if here and (own := dataclasses.replace(hardened, role="base", folder=here)).identity()["sha256"] != known["base"]:
         raise ValueError(f"model {base} of the configuration is not the base that was attacked.")
     if here:
         found["base"] = own
     for place in (here, folder):
-        scratch = Target("scratch", place, random=True)
+        scratch = dataclasses.replace(hardened, role="scratch", folder=place, random=True)
         if place and scratch.identity()["sha256"] == known["scratch"]:
             return found | {role: dataclasses.replace(scratch, role=role) for role in ("scratch", "null", "more")}
     return found

@@ -14,20 +14,24 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 SPLITS = ("train", "validation", "test")
+OWN = ("subset", "revision", "text_column", "text_pair_column", "image_column", "splits")  # of a task's own data set
+OF_TEXTS = ("text_column", "text_pair_column", "replace_pronouns", "keep_path")
 LONGEST = 100  # of an unknown key, to look for the nearest known one
 IN_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "keys and values"}
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the examples come from and how they become tokens.
+    """Where the examples come from and how they become a model's inputs.
 
     Args:
         path: Hub id, or a folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet``
-            (also ``.json``, ``.jsonl``, ``.csv``).
-        text_column: Column with the text.
+            (also ``.json``, ``.jsonl``, ``.csv``); of images also a folder with ``train``, ``validation`` and ``test``,
+            each holding a folder of images for every class (the column ``label``), or images and a ``metadata.csv``
+            with ``file_name`` and columns of labels.
+        text_column: Column with the text; by default ``text``, where no ``image_column`` is given.
         label_column: Column with the desired task's label, text or integer.
-        max_length: Most tokens of an example.
+        max_length: Most tokens of an example, as far as the model has positions for them; the rest of a text is cut.
         only: A true/false column; rows where it is false are left out.
         replace_pronouns: Replace he/she/him/her/his/hers/himself/herself by neutral ones, as the MLAC
             paper does with its biographies.
@@ -40,13 +44,15 @@ class DataConfig:
         name: Subset of a data set on the Hub that has several.
         revision: Branch, tag or commit of a data set on the Hub.
         text_pair_column: Column with a second text, where an example is a pair of texts.
+        image_column: Column with the image, where examples are images and the model is a classifier of images; in
+            folders of images the column is ``image``.
 
     Raises:
-        ValueError: A value is of another kind or out of range.
+        ValueError: A value is of another kind or out of range, or images have what is of texts.
     """
 
     path: str
-    text_column: str = "text"
+    text_column: str | None = None
     label_column: str = "label"
     max_length: int = 128
     only: str | None = None
@@ -58,10 +64,17 @@ class DataConfig:
     name: str | None = None
     revision: str | None = None
     text_pair_column: str | None = None
+    image_column: str | None = None
 
     def __post_init__(self) -> None:
-        """Check every value."""
+        """Check every value; without an image column the examples are texts."""
         check_kinds(self)
+        if self.image_column is None:
+            object.__setattr__(self, "text_column", self.text_column or "text")
+        elif of_texts := [name for name in OF_TEXTS if getattr(self, name)]:
+            raise ValueError(
+                f"image_column says that the examples are images, and {of_texts[0]} is of texts: leave one of them out."
+            )
         for name in ("max_length", "max_rows"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}.")
@@ -81,6 +94,7 @@ class TaskConfig:
         revision: Branch, tag or commit of ``path``.
         text_column: Column with the text, in ``path``; by default as in ``data``.
         text_pair_column: Column with a second text, in ``path``.
+        image_column: Column with the image, in ``path``; by default as in ``data``.
         splits: Splits of ``path``, as ``data.splits``.
 
     Raises:
@@ -95,6 +109,7 @@ class TaskConfig:
     revision: str | None = None
     text_column: str | None = None
     text_pair_column: str | None = None
+    image_column: str | None = None
     splits: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,7 +118,7 @@ class TaskConfig:
         if not 0 < self.weight < math.inf:
             raise ValueError(f"weight must be positive and finite; got {short(self.weight)}.")
         check_splits(self.splits)
-        own = [n for n in ("subset", "revision", "text_column", "text_pair_column", "splits") if getattr(self, n)]
+        own = [n for n in OWN if getattr(self, n)]
         if own and self.path is None:
             raise ValueError(
                 f"{own[0]} is of the task's own data set; name the data set by path, or leave {own[0]} out."
@@ -123,6 +138,7 @@ class TaskConfig:
             label_column=self.label_column,
             text_column=self.text_column or data.text_column,
             text_pair_column=self.text_pair_column,
+            image_column=self.image_column or data.image_column,
             keep_path=None,
         )
 
@@ -140,7 +156,7 @@ def words_of(kind: Any) -> dict[str, str]:
 
     Example:
         >>> words_of(DataConfig)["text_column"]
-        'Column with the text.'
+        'Column with the text; by default text, where no image_column is given.'
     """
     said = re.split(r"^    (\w+): ", (inspect.getdoc(kind) or "").partition("Args:\n")[2], flags=re.MULTILINE)
     found = dict(zip(said[1::2], said[2::2], strict=True))

@@ -169,8 +169,9 @@ def seed_of(*key: Any) -> int:
 
 
 def content_hashes(data: Dataset, label_column: str) -> list[str]:
-    """SHA-256 of each row's content: the model inputs where present, else all but the label; of pictures the file."""
+    """SHA-256 of each row's content: the model inputs or, of pictures and sounds, the files; else all but the label."""
     columns = [c for c in CONTENT_COLUMNS if c in data.column_names]
+    columns = columns or [c for c in data.column_names if isinstance(data.features[c], Audio | Image)]
     columns = columns or [c for c in data.column_names if c != label_column]
     cells = [_cells(data, column) for column in columns]
     return [hashlib.sha256(repr(row).encode()).hexdigest() for row in zip(*cells, strict=True)]

@@ -77,7 +77,7 @@ class WithSibling(Attack):
         until: int | None = None,
     ) -> Outcome:
         def ready(model: PreTrainedModel, batches: Any) -> None:
-            sibling = placed(Target("undefended", target.sibling).load(data.num_labels, seed))
+            sibling = placed(Target("undefended", target.sibling, padding=target.padding).load(data.num_labels, seed))
             self.start(model, sibling, data, seed, settings)
 
         common: dict[str, Any] = {"examples": examples, "seed": seed, "settings": settings, "until": until}

@@ -64,12 +64,15 @@ class Target:
         folder: A folder or Hub id that ``transformers`` can load.
         random: Keep only the architecture, with random weights (scratch).
         sibling: The undefended model's folder, for attacks that hold it.
+        padding: The token that pads the attacker's rows, where the configuration names none: classifiers such as
+            GPT-2's find by it where a text ends.
     """
 
     role: str
     folder: str
     random: bool = False
     sibling: str = ""
+    padding: int | None = None
 
     def load(self, num_labels: int, seed: int) -> PreTrainedModel:
         """The model with a new head of ``num_labels`` classes; head (and scratch) weights depend on ``seed`` alone.
@@ -135,6 +138,8 @@ class Target:
                 drops_more = DROPS.search(name) and (usual[name] is None or own > usual[name])
                 if drops_more or DRAWS.search(name):
                     setattr(part, name, usual[name])
+        if self.padding is not None and getattr(text := config.get_text_config(), "pad_token_id", None) is None:
+            text.pad_token_id = self.padding
         return config
 
     def architecture(self) -> str:
