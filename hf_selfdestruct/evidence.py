@@ -25,6 +25,7 @@ from .heads import has_task_head
 from .metrics import check_metrics
 from .plainly import unlike_plain
 from .plots import save_plots
+from .positions import check_lengths
 from .precision import narrowed
 from .provenance import known_details
 from .report import UNLIKE_PLAIN, AttackReport
@@ -199,6 +200,7 @@ def _check_measures(
     for task in (*trainer.blocked_tasks, *controls):
         check_metrics(metrics, task.labels("test"), task.classes)
     check_desired({"desired_dataset": desired}, trainer.plain_model())
+    check_lengths(trainer.plain_model(), {"desired_dataset": desired, "kept_dataset": kept}, controls)
     if kept is not None:
         similarity.check_rows(kept)
 

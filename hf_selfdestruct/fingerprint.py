@@ -1,26 +1,22 @@
-"""Is the served model the certified one? Its answers to private texts, and how much honest serving changes them."""
+"""Is the served model the certified one? Its answers to private questions, and how much honest serving changes them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from .files import read_text, weights_hash, write_whole
 from .schema import checked, parse_json
+from .served import probes_of, served
 
-WORDS = (4, 12)  # of a probe, at least and at most
 DECIMALS = 3  # of an answer, at least: coarser ones hide the changes that are looked for
-LONGEST = 64  # tokens of a probe; the rest is cut
 MOST_BYTES = 16 * 1024 * 1024  # of a file
 HALVES = 25  # random halves of the probes, each measured as a check would be
 MARGIN = 10.0  # how much more than what was measured honest serving may differ: other machines were not there
@@ -38,10 +34,10 @@ Answers = Callable[[Sequence[str]], tuple[np.ndarray, int]]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What certified weights answer to texts that nobody else knows. Keep it private: who knows it can imitate it.
+    """What certified weights answer to questions that nobody else knows. Keep it private: who knows it can imitate it.
 
     Attributes:
-        probes: The texts.
+        probes: The texts, or the images in base64.
         labels: Names of the classes.
         probabilities: Of every class, for every probe.
         sha256: Of the weights.
@@ -123,18 +119,18 @@ def make(folder: str | Path, *, probes: int = 64, seed: int | None = None) -> Fi
     :data:`MARGIN`; false alarms are counted on those between, each on random halves of the probes.
 
     Args:
-        folder: Folder of a text classifier.
-        probes: Texts to ask.
-        seed: Makes the texts; by default a secret one that nobody keeps.
+        folder: Folder of a classifier of texts or of images.
+        probes: How many to ask.
+        seed: Makes the probes; by default a secret one that nobody keeps.
 
     Raises:
         ValueError: Too few probes.
     """
     if probes < 8:
         raise ValueError(f"a fingerprint needs at least 8 probes; got {probes}.")
-    texts = _texts(folder, probes, secrets.randbits(62) if seed is None else seed)
-    expected, labels = _served(folder, texts, *SERVINGS[0])
-    found = [_served(folder, texts, *serving)[0] for serving in SERVINGS[1:]]
+    texts = probes_of(folder, probes, secrets.randbits(62) if seed is None else seed)
+    expected, labels = served(folder, texts, *SERVINGS[0])
+    found = [served(folder, texts, *serving)[0] for serving in SERVINGS[1:]]
     halves = [np.random.default_rng(i).permutation(probes)[: probes // 2] for i in range(HALVES)]
     measured = [[_difference(one[rows], expected[rows]) for rows in halves] for one in found]
     used, held_out = [*chain(*measured[::2])], [*chain(*measured[1::2])]
@@ -156,8 +152,8 @@ def check(fingerprint: Fingerprint, answers: Answers) -> Finding:
 
     Args:
         fingerprint: What the certified weights answer.
-        answers: Texts to probabilities ``(texts, labels)`` in the fingerprint's order, and the number of decimals that
-            they are given with; see :func:`folder_answers` and ``endpoint.endpoint_answers``.
+        answers: Probes to probabilities ``(probes, labels)`` in the fingerprint's order, and the number of decimals
+            that they are given with; see :func:`folder_answers` and ``endpoint.endpoint_answers``.
 
     Raises:
         ValueError: The answers are too coarse to tell anything.
@@ -184,55 +180,13 @@ def folder_answers(folder: str | Path, labels: Sequence[str]) -> Answers:
         ValueError: It has other classes.
     """
 
-    def answers(texts: Sequence[str]) -> tuple[np.ndarray, int]:
-        served, own = _served(folder, texts, *SERVINGS[1])
+    def answers(probes: Sequence[str]) -> tuple[np.ndarray, int]:
+        answered, own = served(folder, probes, *SERVINGS[1])
         if own != tuple(labels):
             raise ValueError(f"{folder} tells {', '.join(own)}; the fingerprint is of {', '.join(labels)}.")
-        return served, 16
+        return answered, 16
 
     return answers
-
-
-def _texts(folder: str | Path, count: int, seed: int) -> list[str]:
-    """Random words of the tokenizer's vocabulary: nothing that a provider could know or would answer by heart."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    words = sorted(
-        word for word in tokenizer.get_vocab() if word.isalnum() and word not in tokenizer.all_special_tokens
-    )
-    if len(words) < 8:
-        raise ValueError(f"{folder}: its tokenizer knows too few whole words to make probes of.")
-    generator = np.random.default_rng(seed)
-    lengths = generator.integers(*WORDS, count, endpoint=True)
-    return [" ".join(generator.choice(words, length)) for length in lengths]
-
-
-@torch.no_grad()
-def _served(
-    folder: str | Path, texts: Sequence[str], batch: int, pad: bool, attention: str, threads: int
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False, attn_implementation=attention
-    ).eval()
-    most = min(LONGEST, getattr(model.config, "max_position_embeddings", LONGEST) - 2)  # RoBERTa's begin at 2
-    length = {"padding": "max_length" if pad else True, "max_length": most}
-    with _threads(threads):
-        logits = [
-            model(**tokenizer(texts[i : i + batch], truncation=True, return_tensors="pt", **length)).logits
-            for i in range(0, len(texts), batch)
-        ]
-    names = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
-    return torch.cat(logits).double().softmax(-1).numpy(), names
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _difference(one: np.ndarray, two: np.ndarray) -> float:

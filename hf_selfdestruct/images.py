@@ -52,7 +52,8 @@ def read_image_folder(folder: Path) -> Dataset:
     Raises:
         ValueError: There are none, or the metadata cannot be read.
     """
-    rows = load_dataset("imagefolder", data_files=str(folder / "**"), split="train")
+    flat = not any(path.is_dir() for path in folder.iterdir())
+    rows = load_dataset("imagefolder", data_files=str(folder / "**"), split="train", drop_labels=flat)
     label = rows.features.get("label")
     if not isinstance(label, ClassLabel):
         return rows

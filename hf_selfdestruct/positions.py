@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
+
+from .tasks import BlockedTask
 
 
 def positions_of(model: PreTrainedModel) -> int | None:
@@ -32,20 +34,22 @@ def positions_of(model: PreTrainedModel) -> int | None:
     return None
 
 
-def check_lengths(model: PreTrainedModel, data: Mapping[str, Any]) -> None:
+def check_lengths(model: PreTrainedModel, data: Mapping[str, Any], tasks: Sequence[BlockedTask] = ()) -> None:
     """Refuse texts that are longer than the model has positions for.
 
     Args:
         model: The model.
         data: Data sets, or several of them by name, by what they are called in messages; looked at is what is stored
             as ``input_ids``, not what a transform or a stream would give.
+        tasks: Blocked tasks, or controls, whose splits are looked at too.
 
     Raises:
         ValueError: Some rows are too long; the message says how many, how long and what to do.
     """
     if (most := positions_of(model)) is None:
         return
-    for name, rows in _stored(data):
+    splits = {f"task {task.name!r}, split {name!r}": rows for task in tasks for name, rows in task.splits().items()}
+    for name, rows in _stored({**data, **splits}):
         lengths = _lengths(rows)
         if too_long := int((lengths > most).sum()):
             raise ValueError(

@@ -55,6 +55,10 @@ STARTS: dict[str, dict[str, Any]] = {
         "model": "sentence-transformers/all-MiniLM-L6-v2",
         "data": {"path": "my-data", "text_column": "text", "label_column": "label", "max_length": 128},
     },
+    "image": {
+        "model": "google/vit-base-patch16-224-in21k",
+        "data": {"path": "my-images", "image_column": "image", "label_column": "label"},
+    },
 }
 TASK = {"name": "blocked", "label_column": "blocked_label"}
 CARD = {"title": "A hardened model", "license": "apache-2.0", "language": "en"}
@@ -72,7 +76,7 @@ def starter(kind: str = "text", file: str = "CONFIG.yaml") -> str:
     """
     if kind not in STARTS:
         raise ValueError(
-            f"--kind {kind}: a configuration can be for {' or '.join(STARTS)}; for other models, use "
+            f"--kind {kind} is not supported: a configuration can be for {' or '.join(STARTS)}; for other models, use "
             "SelfDestructTrainer in Python."
         )
     start = STARTS[kind]

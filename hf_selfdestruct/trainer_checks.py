@@ -17,6 +17,7 @@ from . import heads
 from .adversary import Adversary
 from .initialization import check_initialization
 from .loss_checks import check_held_out, check_losses, has_loss
+from .positions import check_lengths
 from .rows import LABELS, class_cure, columns_of
 from .tasks import BlockedTask, content_hashes, label_column_of
 from .training_args import SelfDestructTrainingArguments
@@ -97,7 +98,9 @@ def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> Non
             "after all training; give optimizer_cls_and_kwargs= instead, or plan to attack(undefended=...)."
         )
     check_guard(trainer.args, trainer.eval_dataset)
-    check_desired({"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}, model)
+    desired = {"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}
+    check_desired(desired, model)
+    check_lengths(model, {**desired, "keep_dataset": trainer.keep_dataset}, trainer.blocked_tasks)
     check_initialization(model, trainer.args, trainer.train_dataset)
     check_tasks(trainer.blocked_tasks, trainer.input_columns)
     check_adversaries(trainer.adversaries, trainer.blocked_tasks, model, trainer.train_dataset)

@@ -7,7 +7,7 @@ import pytest
 from sources import FUNCTIONS, IN_ROOMS, NAME, SOURCES, TREES, in_fresh_python
 
 LEVELS = (
-    ("demo", "demo.grammar_words", "schema", "files", "runs", "strict_yaml", "sections", "rows"),
+    ("demo", "demo.grammar_words", "schema", "files", "runs", "strict_yaml", "sections", "rows", "served"),
     ("layout", "tasks", "metrics", "comparison", "report_checks", "details", "fingerprint", "demo.grammar"),
     (
         "stock_loading",

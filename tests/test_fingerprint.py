@@ -9,7 +9,8 @@ from loopback_endpoint import LoopbackEndpoint
 from toy_project import make_project, make_tokenizer, run_cli
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_selfdestruct.fingerprint import SERVINGS, Fingerprint, _served, check, folder_answers, make
+from hf_selfdestruct.fingerprint import SERVINGS, Fingerprint, check, folder_answers, make
+from hf_selfdestruct.served import served
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def other_seed(model):
 
 @pytest.mark.parametrize("serving", SERVINGS, ids=str)
 def test_honest_serving_is_known(made, certified, serving):
-    finding = check(made, lambda texts: (_served(certified, texts, *serving)[0], 16))
+    finding = check(made, lambda texts: (served(certified, texts, *serving)[0], 16))
     assert finding.same
     assert finding.differing == 0
 

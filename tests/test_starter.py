@@ -47,6 +47,7 @@ def test_init_overwrites_nothing(tmp_path, refused):
     file.write_text("mine")
     assert f"{file} exists, and is not overwritten" in refused("init", file)
     assert file.read_text() == "mine"
-    assert "a configuration can be for text" in refused("init", "--kind", "language", tmp_path / "other.yaml")
+    line = refused("init", "--kind", "language", tmp_path / "other.yaml")
+    assert "--kind language is not supported: a configuration can be for text or image" in line
     assert "cannot be used (No such file or directory)" in refused("init", tmp_path / "nowhere" / "new.yaml")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]

@@ -29,7 +29,7 @@ def picture(row: int, seed: int) -> tuple[Image.Image, dict[str, str]]:
 
 
 def make_gallery(folder: Path, *, by: str = "") -> Path:
-    """Images of every split, beside a ``metadata.csv`` with both labels, or sorted into folders of one label's names."""
+    """Images of every split, beside a ``metadata.csv`` with both labels, or in folders named as one label."""
     for seed, (split, count) in enumerate(SPLITS.items()):
         rows = []
         for row in range(count):
@@ -53,12 +53,12 @@ def make_processor() -> Any:
     return ViTImageProcessorPil(size={"height": 16, "width": 16})
 
 
-def make_image_project(folder: Path, *, architecture: str = "vit") -> Path:
+def make_image_project(folder: Path, *, architecture: str = "vit", seed: int = 0) -> Path:
     """Images, model, processor and configuration; returns the configuration."""
     from toy_models import tiny_model
 
     make_gallery(folder / "data")
-    tiny_model(architecture).save_pretrained(folder / "model")
+    tiny_model(architecture, seed=seed).save_pretrained(folder / "model")
     make_processor().save_pretrained(folder / "model")
     text = CONFIG.format(folder=folder).replace("origin", "side").replace("job", "colour")
     text = text.replace("text_column: text", "image_column: image").replace("  max_length: 16\n", "")
