@@ -5,32 +5,21 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from datasets import (
-    ClassLabel,
-    Dataset,
-    DatasetDict,
-    ReadInstruction,
-    concatenate_datasets,
-    load_dataset,
-    load_from_disk,
-)
-from datasets.exceptions import DatasetGenerationError
+from datasets import ClassLabel, DatasetDict
 from transformers import BaseImageProcessor
 
 from .config import HardenConfig
-from .files import reason
-from .images import check_image_column, read_image_folder, with_pixels
+from .images import check_image_column, with_pixels
 from .processors import Processor
 from .sections import SPLITS, DataConfig, TaskConfig
+from .sources import check_source, read, read_kept
 from .tasks import check_columns
 
 logger = logging.getLogger(__name__)
 
-SAVED = "dataset_dict.json"  # in a folder that DatasetDict.save_to_disk wrote
 PRONOUNS = {
     "he": "they",
     "she": "they",
@@ -41,36 +30,6 @@ PRONOUNS = {
     "himself": "themselves",
     "herself": "themselves",
 }
-
-
-def check_source(data: DataConfig) -> None:
-    """Refuse a local folder that is missing or lacks a file, before anything slower is tried.
-
-    Raises:
-        ValueError: What is missing, and where it was looked for.
-    """
-    if Path(data.path).is_dir() and (data.name or data.revision):
-        raise ValueError(f"data: {data.path} is a folder here; subset and revision are of data sets on the Hub.")
-    names = [file for part in _parts(data).values() for file in _sources(part)]
-    _check_folder(data.path, "path", names, images=data.image_column is not None)
-    if data.keep_path is not None:
-        _check_folder(data.keep_path, "keep_path", ["train", "test"])
-
-
-def check_sources(config: HardenConfig) -> None:
-    """As :func:`check_source`, for the examples and for every task's own data set."""
-    owned = (task.own_data(config.data) for task in (*config.blocked_tasks, *config.control_tasks))
-    for data in (config.data, *filter(None, owned)):
-        check_source(data)
-
-
-def _check_folder(path: str, key: str, names: list[str], *, images: bool = False) -> None:
-    folder = Path(path)
-    if folder.is_dir() and not (folder / SAVED).is_file():
-        for name in names:
-            _file(folder, name, images=images)
-    elif not folder.is_dir() and (folder.is_absolute() or path.startswith(".") or path.count("/") > 1):
-        raise ValueError(f"data: {key}: no folder {path!r}.")
 
 
 def load_data(config: HardenConfig, processor: Processor) -> DatasetDict:
@@ -90,7 +49,7 @@ def load_data(config: HardenConfig, processor: Processor) -> DatasetDict:
     """
     data = config.data
     check_source(data)
-    found = _read(data.path, _parts(data), data)
+    found = read(data)
     blocked = [task.label_column for task in (*config.blocked_tasks, *config.control_tasks) if task.path is None]
     inputs = [column for column in (data.text_column, data.text_pair_column, data.image_column) if column]
     for split in SPLITS:
@@ -160,7 +119,7 @@ def load_kept(data: DataConfig, tokenizer: Processor) -> DatasetDict | None:
     """
     if data.keep_path is None:
         return None
-    found = _read(data.keep_path, {split: split for split in ("train", "test")})
+    found = read_kept(data.keep_path)
     for split, rows in found.items():
         check_columns(rows.column_names, data.keep_text_column, f"{data.keep_path}, split {split!r}")
     found = found.select_columns([data.keep_text_column])
@@ -181,76 +140,6 @@ def neutral(text: str) -> str:
         return word.capitalize() if match[0][0].isupper() else word
 
     return re.sub(rf"\b(?:{'|'.join(PRONOUNS)})\b", swap, text, flags=re.IGNORECASE)
-
-
-def _parts(data: DataConfig) -> dict[str, str]:
-    return {split: data.splits.get(split, split) for split in SPLITS}
-
-
-def _sources(part: str) -> list[str]:
-    """The splits that a split expression, such as ``train[:80%]+extra``, takes rows from."""
-    return [re.sub(r"\[.*\]$", "", one.strip()) for one in part.split("+")]
-
-
-def _cut(found: Mapping[str, Dataset], part: str) -> Dataset:
-    """The rows that a split expression names."""
-    if part in found:
-        return found[part]
-    try:
-        pieces = ReadInstruction.from_spec(part).to_absolute({name: len(rows) for name, rows in found.items()})
-    except (AssertionError, ValueError) as error:
-        raise ValueError(f"data: splits: {part!r} is no split or part of one ({reason(error)}).") from None
-    return concatenate_datasets([found[p.splitname].select(range(p.from_, p.to)) for p in pieces])
-
-
-def _read(path: str, parts: Mapping[str, str], data: DataConfig | None = None) -> DatasetDict:
-    folder, names = Path(path), {name for part in parts.values() for name in _sources(part)}
-    if folder.is_dir():
-        images = data is not None and data.image_column is not None
-        files = _saved(folder) or {name: _load(_file(folder, name, images=images)) for name in names}
-        for name in names:
-            check_columns(list(files), name, f"{path}: splits")
-        return DatasetDict({split: _cut(files, part) for split, part in parts.items()})
-    try:
-        found = load_dataset(path, data and data.name, revision=data and data.revision)
-    except DatasetGenerationError as error:
-        raise ValueError(f"data: {path!r} on the Hub cannot be read ({reason(error.__cause__ or error)}).") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"data: {path!r} is neither a folder here nor on the Hub ({reason(error)}).") from None
-    for split, part in parts.items():
-        for name in _sources(part):
-            check_columns(list(found), name, f"{path}: {split} split")
-    return DatasetDict({split: _cut(found, part) for split, part in parts.items()})
-
-
-def _saved(folder: Path) -> DatasetDict | None:
-    """What ``DatasetDict.save_to_disk`` wrote; ``None`` where the folder holds something else."""
-    if not (folder / SAVED).is_file():
-        return None
-    try:
-        return load_from_disk(str(folder))
-    except (OSError, StopIteration, TypeError, ValueError) as error:
-        raise ValueError(f"data: {folder} cannot be read ({reason(error)}).") from None
-
-
-def _file(folder: Path, name: str, *, images: bool = False) -> Path:
-    for kind in ("parquet", "jsonl", "json", "csv"):
-        if (folder / f"{name}.{kind}").is_file():
-            return folder / f"{name}.{kind}"
-    if images and (folder / name).is_dir():
-        return folder / name
-    more = f", and no folder {name} of images" if images else ""
-    raise ValueError(f"data: {folder} holds no {name}.parquet, {name}.jsonl, {name}.json or {name}.csv{more}.")
-
-
-def _load(file: Path) -> Dataset:
-    kind = {".jsonl": "json"}.get(file.suffix, file.suffix[1:])
-    try:
-        if file.is_dir():
-            return read_image_folder(file)
-        return load_dataset(kind, data_files=str(file), split="train")
-    except (DatasetGenerationError, OSError, StopIteration, TypeError, ValueError) as error:
-        raise ValueError(f"data: {file} cannot be read ({reason(error.__cause__ or error)}).") from None
 
 
 def _check_values(found: DatasetDict, column: str, where: str, fits: Callable[[Any], bool], wanted: str) -> None:

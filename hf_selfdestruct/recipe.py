@@ -22,7 +22,7 @@ from .attacks import DesiredData, Split, Target, named_suite
 from .attacks.checks import doubted
 from .attacks.data import Collate, check_controls, in_batches
 from .config import HardenConfig, training_arguments
-from .corpus import check_sources, load_data, load_kept, load_own
+from .corpus import load_data, load_kept, load_own
 from .files import write_whole
 from .label_order import classifier, numbered_as, numbers_of, renumbered
 from .model_checks import check_alike, check_storage, check_target, refuse_quantized
@@ -31,6 +31,7 @@ from .ranks import working_in
 from .report import AttackReport
 from .rows import rows_of
 from .sections import TaskConfig
+from .sources import check_sources
 from .tasks import BlockedTask
 from .trainer import SelfDestructTrainer
 from .training_args import SelfDestructTrainingArguments

@@ -58,7 +58,7 @@ LEVELS = (
     ("endings", "verification"),
     ("trainer",),
     ("config",),
-    ("processors", "label_order"),
+    ("processors", "label_order", "sources"),
     ("corpus", "model_checks"),
     ("recipe",),
     ("demo.recipe", "rerun"),

@@ -8,8 +8,9 @@ from corpus_parts import config_of, save, toy, without
 from toy_project import make_tokenizer, sentences
 
 from hf_selfdestruct.config import DataConfig
-from hf_selfdestruct.corpus import check_source, load_data, load_kept, neutral
+from hf_selfdestruct.corpus import load_data, load_kept, neutral
 from hf_selfdestruct.sections import SPLITS
+from hf_selfdestruct.sources import check_source
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,12 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from toy_project import make_tokenizer, sentences
 from transformers import DataCollatorWithPadding
 
-from hf_selfdestruct import corpus
+from hf_selfdestruct import sources
 from hf_selfdestruct.attacks import Target
 from hf_selfdestruct.config import DataConfig, HardenConfig, TaskConfig
-from hf_selfdestruct.corpus import check_sources, load_data
+from hf_selfdestruct.corpus import load_data
 from hf_selfdestruct.recipe import _accuracy, blocked_tasks
+from hf_selfdestruct.sources import check_sources
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ def test_a_subset_and_a_revision_are_asked_of_the_hub(tmp_path, tokenizer, monke
         return DatasetDict({split: Dataset.from_list(rows) for split, rows in toy().items()})
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(corpus, "load_dataset", load)
+    monkeypatch.setattr(sources, "load_dataset", load)
     splits = {"validation": "train[25:]", "train": "train[:25]"}
     found = load_data(config_of("somebody/bios", name="small", revision="v1", splits=splits), tokenizer)
     assert asked == [("somebody/bios", "small", "v1")]
