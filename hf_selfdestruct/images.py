@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def read_image_folder(folder: Path) -> Dataset:
         ValueError: There are none, or the metadata cannot be read.
     """
     flat = not any(path.is_dir() for path in folder.iterdir())
-    rows = load_dataset("imagefolder", data_files=str(folder / "**"), split="train", drop_labels=flat)
+    pattern = str(Path(glob.escape(str(folder)), "**"))
+    rows = load_dataset("imagefolder", data_files=pattern, split="train", drop_labels=flat)
     label = rows.features.get("label")
     if not isinstance(label, ClassLabel):
         return rows

@@ -69,7 +69,7 @@ def test_every_kind_of_data_gives_the_same_pixels_and_labels(gallery, tmp_path, 
 
 
 def test_folders_named_as_classes_are_labels_and_a_blocked_task_may_have_its_own(gallery, tmp_path):
-    desired, own = (make_gallery(tmp_path / by, by=by) for by in ("colour", "side"))
+    desired, own = (make_gallery(tmp_path / f"[{by}]", by=by) for by in ("colour", "side"))
     for image in (desired / "test" / "blue").iterdir():  # a split may lack a class
         image.unlink()
     config = config_of(desired, TaskConfig("side", "label", path=str(own)), label_column="label")
