@@ -37,7 +37,7 @@ class Score:
 
 
 def endpoint_answers(url: str, labels: Sequence[str], *, token: str | None = None, seconds: float = SECONDS) -> Answers:
-    """The answers of a text-classification endpoint (Inference Endpoints, or what speaks like them).
+    """The answers of an endpoint that classifies texts or images (Inference Endpoints, or what speaks like them).
 
     No redirect is followed, so that neither the probes nor the token reach another host.
 

@@ -6,7 +6,9 @@ import pytest
 from toy_gallery import make_image_project
 
 from hf_selfdestruct.cli import main
+from hf_selfdestruct.config import load_config
 from hf_selfdestruct.fingerprint import Fingerprint, check, folder_answers, make
+from hf_selfdestruct.recipe import harden
 from hf_selfdestruct.report import AttackReport
 from hf_selfdestruct.served import served
 
@@ -17,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("loudness")
 def hardened(tmp_path_factory):
     home = tmp_path_factory.mktemp("images")
     config = make_image_project(home)
-    assert main(["harden", str(config), "--max_steps", "2"]) == 0
+    harden(load_config(config, ["--max_steps", "2"]))  # the command would silence the libraries for all tests
     return home / "hardened", config
 
 
