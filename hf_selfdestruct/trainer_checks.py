@@ -100,9 +100,9 @@ def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> Non
     check_guard(trainer.args, trainer.eval_dataset)
     desired = {"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}
     check_desired(desired, model)
-    check_lengths(model, {**desired, "keep_dataset": trainer.keep_dataset}, trainer.blocked_tasks)
     check_initialization(model, trainer.args, trainer.train_dataset)
     check_tasks(trainer.blocked_tasks, trainer.input_columns)
+    check_lengths(model, {**desired, "keep_dataset": trainer.keep_dataset}, trainer.blocked_tasks)
     check_adversaries(trainer.adversaries, trainer.blocked_tasks, model, trainer.train_dataset)
     check_losses(
         trainer.blocking_losses,
