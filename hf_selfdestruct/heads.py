@@ -18,8 +18,15 @@ from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForAudioClassification,
+    AutoModelForAudioFrameClassification,
+    AutoModelForDocumentQuestionAnswering,
     AutoModelForImageClassification,
+    AutoModelForObjectDetection,
+    AutoModelForQuestionAnswering,
+    AutoModelForSemanticSegmentation,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoModelForUniversalSegmentation,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -30,6 +37,12 @@ AUTO_CLASSES = {
     "input_values": AutoModelForAudioClassification,
     "input_features": AutoModelForAudioClassification,
 }
+# Their heads have labels for tokens, pixels, boxes or ends of an answer, not one for a whole row.
+OF_PARTS: tuple[Any, ...] = (
+    *(AutoModelForTokenClassification, AutoModelForQuestionAnswering, AutoModelForDocumentQuestionAnswering),
+    *(AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation, AutoModelForObjectDetection),
+    AutoModelForAudioFrameClassification,
+)
 
 
 def trunk_prefix(model: PreTrainedModel) -> str:
@@ -51,8 +64,13 @@ def head_names(model: PreTrainedModel) -> list[str]:
 
 
 def has_task_head(model: PreTrainedModel) -> bool:
-    """Whether the model's class has a head whose size is the number of labels (unlike a trunk or an LM)."""
-    return bool(_sized(model))
+    """Whether the model's head classifies whole rows, into as many classes as it has labels (unlike an LM's)."""
+    return not any(is_of(model, auto_class) for auto_class in OF_PARTS) and bool(_sized(model))
+
+
+def is_of(model: PreTrainedModel, auto_class: Any) -> bool:
+    """Whether the model is what an ``AutoModelFor...`` class makes of its architecture, or of a class made from it."""
+    return isinstance(model, auto_class._model_mapping.get(stock_config_class(model.config), ()))
 
 
 def skeleton(
@@ -61,8 +79,8 @@ def skeleton(
     """The model's architecture with ``num_labels`` outputs and weights on the ``meta`` device.
 
     Args:
-        model: A model; with a head for a classification task its class is kept, else (a bare trunk, a language
-            model) the class is the one that transformers has for classifying such inputs.
+        model: A model; with a head that classifies whole rows its class is kept, else (a bare trunk, a language
+            model, a tagger) the class is the one that transformers has for classifying such inputs.
         num_labels: Classes of the task the new head is for.
         twice: Whether it must be twice differentiable (see :func:`functional.call`): then its attention is torch's,
             or plain operations where a model has no such attention; by default it is the live model's.

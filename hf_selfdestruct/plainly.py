@@ -38,17 +38,22 @@ def unlike_plain(trainer: SelfDestructTrainer) -> str:
         try:
             with quiet():
                 stock: Any = plain_class(model)
-                plain = stock.from_pretrained(trainer.folder, use_safetensors=True, trust_remote_code=False)
+                plain: Any = stock.from_pretrained(trainer.folder, use_safetensors=True, trust_remote_code=False)
         except (RuntimeError, ValueError) as error:
             return reason(error)
+        name = type(plain).__name__
         data: Any = trainer.train_dataset
         rows = trainer._get_collator_with_removed_columns(trainer.data_collator)([*islice(iter(data), ROWS)])
         batch = trainer._prepare_inputs({name: rows[name] for name in rows if name in trainer.input_columns})
-        training = model.training
-        ours, theirs = _answers(model.eval(), batch), _answers(plain.to(model.device).eval(), batch)
-        model.train(training)
+        training, problem = model.training, model.config.problem_type  # a model that sees labels names its problem
+        ours = _answers(model.eval(), batch)
+        model.train(training).config.problem_type = problem
+        shared = batch if isinstance(model, stock) else {n: batch[n] for n in batch if n not in trainer.label_names}
+        try:
+            theirs = _answers(plain.to(model.device).eval(), shared)
+        except (RuntimeError, TypeError, ValueError) as error:
+            return f"a {name} does not take the rows of the trained model ({reason(error)})"
     most = SAME if plain.dtype == model.dtype else SAME_ROUNDED
-    name = type(plain).__name__
     if not ours.keys() & theirs.keys():
         return f"a {name} returns {', '.join(theirs)} where the trained model returns {', '.join(ours)}"
     for answer in sorted(ours.keys() & theirs.keys()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +94,9 @@ def _batch(trainer: SelfDestructTrainer, what: str, rows: Sequence[dict[str, Any
     except FAILURES as error:
         raise ValueError(
             f"{what}: the data collator cannot batch its rows, which have the columns "
-            f"{', '.join(rows[0])} ({type(error).__name__}: {reason(error)}); give data_collator= one that can, or "
-            "processing_class= a tokenizer with a pad_token for the usual one."
+            f"{', '.join(rows[0])} ({type(error).__name__}: {reason(error)}); give data_collator= one that can, "
+            "processing_class= a tokenizer with a pad_token for the usual one, or, where the collator is for labels of "
+            "words, BlockedTask(..., model_class=AutoModelForSequenceClassification)."
         ) from error
 
 
@@ -119,19 +120,20 @@ def _answer(model: PreTrainedModel, batch: Mapping[str, Any]) -> None:
 def _probe(model: PreTrainedModel, task: BlockedTask, batch: Mapping[str, Any]) -> None:
     """What the judge does with the saved model: its own class, found from the configuration, on the same trunk."""
     from .attacks.features import cells_of  # the judge is loaded only when a task is to be attacked
-    from .attacks.target import auto_class
+    from .attacks.target import auto_class, unpublished
 
     name = type(model).__name__
     try:
-        judges = heads.skeleton(
-            model, task.classes, auto_class=auto_class(_stored(model.config, heads.stock_config_class(model.config)))
-        )
+        stored = _stored(model.config, heads.stock_config_class(model.config))
+        stored.architectures = [name]
+        judges = heads.skeleton(model, task.classes, auto_class=auto_class(stored))
     except FAILURES as error:
         raise ValueError(
             f"{name} could be trained, but not attacked: {reason(error)} Take a model that has a classification class "
             f"in transformers, or leave attack= and test= of blocked task {task.name!r} out."
         ) from None
-    _give_trunk(judges, model)
+    trunk: Any = judges.base_model
+    _give_trunk(judges, model, spared=unpublished(stored, trunk))
     try:
         with torch.autocast(model.device.type, enabled=False):
             logits = judges(**_inputs(batch)).logits
@@ -149,16 +151,20 @@ def _probe(model: PreTrainedModel, task: BlockedTask, batch: Mapping[str, Any]) 
         )
 
 
-def _give_trunk(judges: PreTrainedModel, model: PreTrainedModel) -> None:
-    """Put the live trunk's own tensors into a classifier without weights; its head, and what else is new, is zero."""
+def _give_trunk(judges: PreTrainedModel, model: PreTrainedModel, *, spared: Set[str]) -> None:
+    """Put the live trunk's own tensors into a classifier without weights; its head, and what else is new, is zero.
+
+    Raises:
+        ValueError: The live trunk lacks weights, those that are ``spared`` apart.
+    """
     live = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     found, head = heads.names_between(judges, model), {*heads.head_names(judges)}
     trunk = {name for name, _ in judges.named_parameters()} - head
-    if len(found.keys() & trunk) < len(trunk) / 2:
+    if lost := sorted(trunk - found.keys() - {heads.trunk_prefix(judges) + name for name in spared}):
         raise ValueError(
             f"the trunk of {type(model).__name__} cannot be found by {type(judges).__name__}, as which anybody would "
             f"load it: name the attribute that holds the trunk as {type(judges).__name__} does "
-            f"({judges.base_model_prefix!r}), and set base_model_prefix to that name."
+            f"({judges.base_model_prefix!r}), and set base_model_prefix to that name (it lacks {lost[0]})."
         )
     given: dict[int, Any] = {}
     for name, value in (*judges.named_parameters(), *judges.named_buffers()):

@@ -44,7 +44,7 @@ class BlockedTask:
             largest label in ``train`` plus one.
         weight: Relative chance of being drawn in an outer step when there are several tasks.
         model_class: The ``AutoModelFor...`` class whose head the task needs, where it cannot be told from the
-            model being hardened (a bare trunk or a language model gets the class for classifying its inputs).
+            model being hardened (a trunk, language model or tagger gets the class for classifying its inputs).
 
     Raises:
         ValueError: A column is missing, a label is not an integer in range, a split is empty or two

@@ -141,7 +141,7 @@ class SelfDestructTrainer(Trainer):
     def prepare_hardening(self, model: PreTrainedModel) -> None:
         """What hardening has beside the ``Trainer``, made around ``model``."""
         self.guard, self.guarded_step = guard_of(self.args), -1
-        self.blocked_collator = blocked_collator(model, self.data_collator, self.processing_class, self.train_dataset)
+        self.blocked_collator = blocked_collator(self, model)
         self.keeper, self.simulation = keeper_of(self, model), simulation_of(self, model)
         check_simulation(self, model)
         self.readings, self._termination = Readings(), Termination(self)

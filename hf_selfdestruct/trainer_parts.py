@@ -212,17 +212,18 @@ class Relabelled:
         return self.collate([{self.label if n == "labels" else n: v for n, v in row.items()} for row in rows])
 
 
-def blocked_collator(
-    model: PreTrainedModel, collate: Callable[[list[Any]], Any], tokenizer: Any, desired: Any
-) -> Callable[[list[Any]], Any]:
+def blocked_collator(trainer: SelfDestructTrainer, model: PreTrainedModel) -> Callable[[list[Any]], Any]:
     """The collator of blocked rows: the trainer's own, unless that makes batches for another kind of task.
 
-    It reads labels where it finds those of the desired rows. The collator of a bare trunk or a language model knows no
-    class labels (that for masked language modelling would hide tokens and overwrite the labels), so blocked rows are
-    padded by the tokenizer there.
+    It reads labels where it finds those of the desired rows. The collator of a bare trunk, a language model or a tagger
+    knows no class labels (that for masked language modelling would hide tokens and overwrite the labels), so blocked
+    rows are padded by the tokenizer there.
     """
-    if heads.has_task_head(model):
-        label = label_column_of(getattr(desired, "column_names", None) or ())
+    collate, tokenizer = trainer.data_collator, trainer.processing_class
+    classes = [task.model_class for task in trainer.blocked_tasks]
+    of_others = all(kind is not None and not heads.is_of(model, kind) for kind in classes)
+    if heads.has_task_head(model) and not of_others:
+        label = label_column_of(getattr(trainer.train_dataset, "column_names", None) or ())
         return collate if label in (None, "labels") else Relabelled(collate, str(label))
     return (
         DataCollatorWithPadding(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else default_data_collator

@@ -154,11 +154,9 @@ def _copied(trainer: SelfDestructTrainer, model: PreTrainedModel, args: SelfDest
         twin._move_model_to_device(model, args.device)
     twin.optimizer = twin.lr_scheduler = None
     twin._created_lr_scheduler, twin.current_flos, twin._loggers_initialized = False, 0, False
-    twin.callback_handler = CallbackHandler([], model, twin.processing_class, None, None)
+    anew = [type(one)() for one in trainer.callback_handler.callbacks if type(one) in _anew(trainer)]
+    twin.callback_handler = CallbackHandler(anew, model, twin.processing_class, None, None)
     twin.prepare_hardening(model)
-    for callback in trainer.callback_handler.callbacks:
-        if type(callback) in _anew(trainer):
-            twin.add_callback(type(callback))
     for callback in _own_callbacks(trainer):
         twin.add_callback(_rebound(callback, trainer, twin))
     twin.add_callback(StopCallback(trainer.state.global_step))

@@ -9,6 +9,7 @@ from torch import nn
 from toy_models import VOCABULARY, tiny_config, tiny_model, toy_batch, toy_images
 from transformers import (
     AutoModelForImageClassification,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertGenerationConfig,
@@ -113,10 +114,13 @@ def test_a_classifier_has_a_task_head_and_keeps_its_class(name, labels) -> None:
     assert type(heads.skeleton(model, 5)) is type(model)
 
 
-def test_a_head_for_another_task_is_kept_too() -> None:
-    tokens = AutoModelForTokenClassification.from_config(tiny_config("bert"))
-    assert heads.has_task_head(tokens)
-    assert type(heads.skeleton(tokens, 5)) is type(tokens)
+@pytest.mark.parametrize("auto_class", [AutoModelForTokenClassification, AutoModelForQuestionAnswering])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "modernbert"])
+def test_a_head_that_labels_parts_of_a_row_gives_way_to_one_for_rows(name, auto_class) -> None:
+    parts = auto_class.from_config(tiny_config(name))
+    assert not heads.has_task_head(parts)
+    assert type(heads.skeleton(parts, 5)) is type(tiny_model(name))
+    assert type(heads.live_skeleton(parts)) is type(parts)
 
 
 def test_names_between_is_the_trunk_and_on_request_the_head(architecture) -> None:

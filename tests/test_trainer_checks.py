@@ -9,8 +9,18 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from toy_models import TINY_SUITE
+from toy_project import make_tokenizer
 from trainer_state import assert_bitwise, weights_of
-from transformers import BertForQuestionAnswering, BertForTokenClassification, TrainingArguments, default_data_collator
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertModel,
+    BertPreTrainedModel,
+    DataCollatorForTokenClassification,
+    TrainingArguments,
+    default_data_collator,
+)
+from transformers.modeling_outputs import TokenClassifierOutput
 
 from hf_selfdestruct.trainer import SelfDestructTrainer
 from hf_selfdestruct.trainer_checks import check_plugins, warn_of_association
@@ -144,14 +154,35 @@ def test_adapters_and_frozen_trunks_that_nothing_would_reach_are_refused(make_tr
     make_trainer(tmp_path, model=frozen).train()
 
 
-@pytest.mark.parametrize(
-    ("kind", "shown"),
-    [(BertForTokenClassification, r"logits of shape \(2, 8, 2\)"), (BertForQuestionAnswering, "no logits")],
-)
-def test_a_head_that_is_not_for_whole_rows_is_refused(make_trainer, tiny_model, tmp_path, kind, shown) -> None:
-    rows = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 4, "attention_mask": [[1, 1, 1]] * 4})
-    with pytest.raises(ValueError, match=f"{kind.__name__} gives {shown} for 2 blocked rows.*model_class="):
-        make_trainer(tmp_path, model=kind(tiny_model().config), train_dataset=rows, eval_dataset=rows)
+class PerWord(BertPreTrainedModel):
+    """A tagger of the user's own, which transformers does not know for one."""
+
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        self.bert, self.out = BertModel(config, add_pooling_layer=False), torch.nn.Linear(16, config.num_labels)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        logits = self.out(self.bert(input_ids, attention_mask).last_hidden_state)
+        loss = None if labels is None else torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return TokenClassifierOutput(loss=loss, logits=logits)
+
+
+def test_a_head_of_ones_own_that_is_not_for_whole_rows_needs_another_for_the_blocked_task(
+    make_trainer, tiny_model, toy_task, tmp_path
+) -> None:
+    columns = {"input_ids": [[1, 2, 3]] * 4, "attention_mask": [[1, 1, 1]] * 4, "labels": [[0, 1, 0]] * 4}
+    rows = Dataset.from_dict(columns)
+    given = {"model": PerWord(tiny_model().config), "train_dataset": rows, "eval_dataset": rows}
+    tagging = DataCollatorForTokenClassification(make_tokenizer())
+    with pytest.raises(ValueError, match=r"PerWord gives logits of shape \(2, 8, 2\) for 2 blocked rows.*model_class="):
+        make_trainer(tmp_path, **given)
+    with pytest.raises(ValueError, match=r"collator cannot batch its rows.*model_class="):
+        make_trainer(tmp_path, data_collator=tagging, **given)
+    tasks = [toy_task(model_class=AutoModelForSequenceClassification)]
+    trainer = make_trainer(tmp_path, data_collator=tagging, blocked_tasks=tasks, method="mlac_fast", **given)
+    trainer.train()
+    assert not any(run.error for run in trainer.attack(TINY_SUITE).runs)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own: the quantizers are deprecated

@@ -22,7 +22,9 @@ from transformers import (
     AutoModel,
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -95,7 +97,7 @@ class Target:
         # What the folder lacks, from_pretrained fills with random weights: that is not the published model.
         found = {name: value for name, value in trunk.state_dict().items() if name not in info["missing_keys"]}
         random = {*model.base_model.load_state_dict(found, strict=False).missing_keys}
-        if lost := sorted(random - _unpublished(config, trunk) if random else ()):
+        if lost := sorted(random - unpublished(config, trunk) if random else ()):
             raise ValueError(f"{self.folder}: weights missing from the trunk: {', '.join(lost[:3])}.")
         return model
 
@@ -178,13 +180,21 @@ def distance(one: Target, other: Target) -> float:
     return float(f"{apart / norm:.6g}") if norm else 0.0  # the same whatever the number of threads
 
 
-def _unpublished(config: Any, trunk: PreTrainedModel) -> set[str]:
-    """Weights of the trunk that the published architecture does not have, such as a masked language model's pooler."""
+def unpublished(config: Any, trunk: PreTrainedModel) -> set[str]:
+    """Weights of the trunk that the published architecture does not have, such as a masked language model's pooler.
+
+    Of a class that is none of transformers, these are the weights that some of its classes of this kind do without.
+    """
     published = _published_class(config)
-    if published is None or isinstance(trunk, published):
-        return set()
-    with torch.device("meta"):
-        return {*trunk.state_dict()} - {*published(config).base_model.state_dict()}
+    autos: Any = (*AUTO_CLASSES.values(), AutoModelForMaskedLM, AutoModelForTokenClassification)
+    usual = (auto._model_mapping.get(type(config), None) for auto in (autos if published is None else ()))
+    known = [published, *(kind[0] if isinstance(kind, tuple) else kind for kind in usual)]
+    lacking: set[str] = set()
+    for kind in known:
+        if kind is not None and not isinstance(trunk, kind):
+            with torch.device("meta"):
+                lacking |= {*trunk.state_dict()} - {*kind(config).base_model.state_dict()}
+    return lacking
 
 
 def _published_class(config: Any) -> Any:
