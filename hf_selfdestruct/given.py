@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
+from peft.tuners.tuners_utils import BaseTuner
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -15,7 +17,10 @@ from transformers import (
 )
 from transformers.trainer_utils import align_special_tokens, number_of_arguments
 
+from .files import reason
 from .training_args import SelfDestructTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 
 def check_arguments(kind: type, args: Any) -> None:
@@ -37,7 +42,8 @@ def given_model(model: Any, model_init: Callable[..., Any] | None, seed: int) ->
     """The ``transformers`` model of what a trainer was given.
 
     Args:
-        model: A model, a ``CrossEncoder`` or a ``SentenceTransformer`` (whose own model is then trained in place).
+        model: A model; a ``CrossEncoder`` or a ``SentenceTransformer`` (whose own model is then trained in place); or
+            a model with PEFT adapters, which are merged into its weights in place.
         model_init: Makes the model where none is given, once, as ``Trainer`` does when it is made.
         seed: What random weights of ``model_init`` depend on.
 
@@ -52,6 +58,8 @@ def given_model(model: Any, model_init: Callable[..., Any] | None, seed: int) ->
         model = model_init(*[None] * number_of_arguments(model_init))
     if _inherits(model, "sentence_transformers."):
         model = getattr(model[0], "auto_model", model)
+    if _inherits(model, "peft."):
+        model = _merged(model)
     if isinstance(model, PreTrainedModel):
         return model
     cure = "give one, such as AutoModelForSequenceClassification.from_pretrained(...)."
@@ -59,8 +67,6 @@ def given_model(model: Any, model_init: Callable[..., Any] | None, seed: int) ->
         raise ValueError(f"no model: {cure}")
     if isinstance(model, str):
         cure = f"load it first, AutoModelForSequenceClassification.from_pretrained({model!r}) for example."
-    elif _inherits(model, "peft."):
-        cure = "merge its adapters into its weights first: model=model.merge_and_unload()."
     elif hasattr(model, "_orig_mod"):
         cure = "give the model that was compiled; compiled graphs have no second derivative."
     elif callable(model) and not hasattr(model, "forward"):
@@ -72,6 +78,32 @@ def align(model: PreTrainedModel, tokenizer: Any) -> None:
     """Let the configuration name the tokenizer's special tokens, as ``Trainer`` does when training begins."""
     if isinstance(tokenizer, PreTrainedTokenizerBase | ProcessorMixin):
         align_special_tokens(model, tokenizer)
+
+
+def _merged(model: Any) -> Any:
+    """The model under PEFT adapters, with these in its weights, all of which require a gradient again.
+
+    An adapter alone could be left out by an attacker; what is published is the whole model, so the whole model is
+    trained.
+    """
+    quantized = getattr(model.get_base_model(), "hf_quantizer", None) is not None
+    kinds = ", ".join(sorted({str(one.peft_type.value) for one in model.peft_config.values()}))
+    try:
+        if quantized or not isinstance(model.base_model, BaseTuner):
+            raise NotImplementedError("it is quantized" if quantized else "it adds none to them")
+        merged: Any = model.base_model.merge_and_unload()
+    except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+        other = "load the model in floating point" if quantized else "harden the model that get_peft_model() was given"
+        raise TypeError(
+            f"model={type(model).__name__}: its adapter ({kinds}) cannot be merged into its weights ({reason(error)}): "
+            f"{other}."
+        ) from None
+    merged.requires_grad_(True)
+    logger.warning(
+        "the PEFT adapters are merged into the model's weights, and the whole model is trained: an attacker could "
+        "leave adapters out. The trained model is trainer.model, no longer the PeftModel."
+    )
+    return merged
 
 
 def _inherits(model: Any, package: str) -> bool:

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from toy_models import tiny_config, tiny_model, toy_rows, toy_task
+from peft import LoHaConfig, LoraConfig, PromptTuningConfig, get_peft_model
+from toy_models import tiny_config, tiny_model, toy_batch, toy_rows, toy_task
 from toy_project import make_tokenizer
 from trainer_state import assert_bitwise, weights_of
 from transformers import BertForSequenceClassification, DataCollatorWithPadding, GPT2ForSequenceClassification
@@ -30,6 +30,12 @@ def test_recomputed_activations_change_no_weight(make_trainer, tmp_path, archite
     assert_bitwise(recomputed, plain)
 
 
+def quantized_adapter():
+    model = tiny_model()
+    model.hf_quantizer = object()
+    return get_peft_model(model, LoraConfig(target_modules=["query"]))
+
+
 def made(folder, model=None, **named):
     data = {"train_dataset": toy_rows(20, seed=1, columns=("labels",)), "blocked_tasks": [toy_task(rows=20)]}
     options = {"use_cpu": True, "report_to": "none", "method": "mlac_fast", "max_steps": 1, "save_strategy": "no"}
@@ -42,11 +48,18 @@ def made(folder, model=None, **named):
     [
         (lambda: "bert-base-uncased", r"got str: load it first, .*from_pretrained\('bert-base-uncased'\)"),
         (lambda: torch.compile(tiny_model()), "got OptimizedModule: give the model that was compiled"),
-        (lambda: get_peft_model(tiny_model(), LoraConfig(target_modules=["query"])), r"merge_and_unload\(\)"),
+        (
+            lambda: get_peft_model(tiny_model(), PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)),
+            r"model=PeftModelFor.* \(PROMPT_TUNING\) cannot be merged .*harden the model that get_peft_model",
+        ),
+        (
+            quantized_adapter,
+            r"model=PeftModel: .* \(LORA\) cannot be merged .*it is quantized.*: load the model in floating point",
+        ),
         (lambda: tiny_model, "got function: .*model_init="),
         (lambda: torch.nn.Linear(2, 2), "got Linear: give one, such as AutoModelFor"),
     ],
-    ids=["name", "compiled", "peft", "function", "module"],
+    ids=["name", "compiled", "prompts", "quantized", "function", "module"],
 )
 def test_what_is_no_model_is_refused_with_the_cure(tmp_path, model, cure):
     with pytest.raises(TypeError, match=f"must be a transformers PreTrainedModel, {cure}|{cure}"):
@@ -68,6 +81,31 @@ def test_model_init_makes_the_model_once(tmp_path):
         made(tmp_path, tiny_model(), model_init=make)
     with pytest.raises(ValueError, match="no model: give one"):
         made(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [LoraConfig(target_modules=["value"], task_type="SEQ_CLS"), LoHaConfig(target_modules=["value"])],
+    ids=["lora with its head", "loha"],
+)
+def test_adapters_are_merged_and_the_whole_model_is_trained(tmp_path, caplog, adapter):
+    model, batch = tiny_model(), toy_batch()
+    names, plain = [*model.state_dict()], model.bert.encoder.layer[0].attention.self.value.weight
+    adapted = get_peft_model(model, adapter).eval()
+    with torch.no_grad():
+        for weight in (weight for weight in adapted.parameters() if weight.requires_grad):
+            weight.add_(torch.rand_like(weight))
+        wanted = adapted(**batch).logits
+    trainer = made(tmp_path, adapted)
+    assert trainer.model is model
+    assert [*model.state_dict()] == names
+    assert model.bert.encoder.layer[0].attention.self.value.weight is plain  # no copy was made
+    assert all(weight.requires_grad for weight in model.parameters())
+    assert "adapters are merged into the model's weights, and the whole model is trained" in caplog.text
+    torch.testing.assert_close(model.eval()(**batch).logits, wanted)
+    before = weights_of(model)
+    trainer.train()
+    assert not any(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
 def test_a_search_of_hyperparameters_is_refused_with_the_reason(tmp_path):
