@@ -179,9 +179,9 @@ def _save(trainer: SelfDestructTrainer) -> None:
 
 def _check(trainer: SelfDestructTrainer, *, trains_sibling: bool, controls: Sequence[BlockedTask]) -> None:
     """Refuse what cannot be attacked, before anything is trained or written."""
-    if trains_sibling and trainer.has_given_optimizer:
+    if trains_sibling and trainer.given_optimizer is not None and trainer.given_optimizer.refusal:
         raise ValueError(
-            "the trainer was given optimizers= that hold its own weights, by which no sibling can be trained: "
+            f"no sibling can be trained as the trainer's optimizers= say ({trainer.given_optimizer.refusal}): "
             "give the trainer optimizer_cls_and_kwargs= instead, or attack(undefended=) a sibling's folder."
         )
     for task in (*trainer.blocked_tasks, *controls):

@@ -23,12 +23,13 @@ from .training_args import SelfDestructTrainingArguments
 logger = logging.getLogger(__name__)
 
 
-def check_arguments(kind: type, args: Any) -> None:
-    """Refuse arguments of another kind than a trainer's class reads.
+def given_arguments(kind: type, args: Any) -> SelfDestructTrainingArguments:
+    """The arguments that a trainer was given, or its usual ones.
 
     Raises:
         TypeError: They are not ours, or not those of every base class.
     """
+    args = SelfDestructTrainingArguments("tmp_trainer") if args is None else args
     if not isinstance(args, SelfDestructTrainingArguments):
         raise TypeError(f"args must be SelfDestructTrainingArguments, got {type(args).__name__}.")
     if issubclass(kind, Seq2SeqTrainer) and not isinstance(args, Seq2SeqTrainingArguments):
@@ -36,6 +37,7 @@ def check_arguments(kind: type, args: Any) -> None:
             f"{kind.__name__} is a Seq2SeqTrainer too and reads its arguments: give args= of a class "
             "`@dataclass class Args(SelfDestructTrainingArguments, Seq2SeqTrainingArguments)`."
         )
+    return args
 
 
 def given_model(model: Any, model_init: Callable[..., Any] | None, seed: int) -> PreTrainedModel:

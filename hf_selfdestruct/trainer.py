@@ -18,7 +18,8 @@ from . import checkpoints, endings, intact, presets
 from .adversary import Adversary
 from .cost import announcement
 from .earlier import set_aside
-from .given import align, check_arguments, given_model
+from .given import align, given_arguments, given_model
+from .given_optimizer import given_optimizer
 from .keeping import KeepingLoss
 from .loss_checks import has_loss
 from .losses import BlockingLoss
@@ -108,8 +109,7 @@ class SelfDestructTrainer(Trainer):
         keep_dataset: Dataset | None = None,
         **named: Any,
     ) -> None:
-        args = SelfDestructTrainingArguments("tmp_trainer") if args is None else args
-        check_arguments(type(self), args)
+        args = given_arguments(type(self), args)
         model = given_model(model, named.pop("model_init", None), args.seed)
         args = endings.unpublished(copy.copy(args))  # another trainer may be given the same arguments
         check_launch(args)
@@ -120,7 +120,7 @@ class SelfDestructTrainer(Trainer):
         check_loads_again(model)
         args.method = args.method or default_method(model, self.train_dataset)
         presets.fill(args)
-        self.has_given_optimizer = self.optimizer is not None or self.lr_scheduler is not None
+        self.given_optimizer = given_optimizer(self)
         # Most classifiers accept and ignore `num_items_in_batch`; Trainer would then scale the loss by
         # accumulation steps and processes, and change the weight between the two losses.
         self.model_accepts_loss_kwargs = False
@@ -171,8 +171,7 @@ class SelfDestructTrainer(Trainer):
 
         One line says first what hardening costs; with ``dry_run`` nothing else is done, and the program ends.
         The model's starting weights are kept in ``output_dir/_base``, for the attacks' reference rows. On SIGTERM the
-        step is ended, its checkpoint saved, and the signal acts then. Evidence in the folder is
-        set aside.
+        step is ended, its checkpoint saved, and the signal acts then. Evidence in the folder is set aside.
         """
         if self.args.hardens and self.is_world_process_zero():
             logger.warning(announcement(self))
@@ -191,6 +190,7 @@ class SelfDestructTrainer(Trainer):
                     with narrowed(self.plain_model(), self.saved_types):  # a second training starts hardened
                         self.plain_model().save_pretrained(self.folder / "_base")
                 initialize(self)
+            self.given_optimizer = self.given_optimizer if self._begun else given_optimizer(self)  # maybe since
             self._begun, self._started = True, time.perf_counter()
             with self._termination:
                 result = super().train(resume_from_checkpoint, *arguments, **named)

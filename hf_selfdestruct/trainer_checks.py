@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,10 +92,11 @@ def check_guard(args: SelfDestructTrainingArguments, evaluated: Any) -> None:
 def check_hardening(trainer: SelfDestructTrainer, model: PreTrainedModel) -> None:
     """Refuse data, tasks, adversaries and losses that cannot work together, with what to do instead."""
     check_plugins(trainer)
-    if trainer.has_given_optimizer:
+    if trainer.given_optimizer is not None and trainer.given_optimizer.refusal:
         logger.warning(
-            "optimizers= hold this model's own weights, by which no sibling can be trained: attack() will refuse it, "
-            "after all training; give optimizer_cls_and_kwargs= instead, or plan to attack(undefended=...)."
+            "no sibling can be trained as optimizers= say (%s): attack() will refuse it, after all training; give "
+            "optimizer_cls_and_kwargs= instead, or plan to attack(undefended=...).",
+            trainer.given_optimizer.refusal,
         )
     check_guard(trainer.args, trainer.eval_dataset)
     desired = {"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}
@@ -126,11 +127,16 @@ def check_simulation(trainer: SelfDestructTrainer, model: PreTrainedModel) -> No
             "the model holds PEFT adapters, which the stock model of an adversary does not: merge them into its "
             "weights first (an adversary with adapters of its own is adversary_trainable='lora')."
         )
-    reached = any(weights[name].requires_grad for name in trainer.simulation.published & weights.keys())
+    reached = {name for name in trainer.simulation.published & weights.keys() if weights[name].requires_grad}
+    given, cure = trainer.given_optimizer, "unfreeze layers of the trunk, or set blocking_weight=0."
     if trainer.args.blocking_weight and not reached:
         raise ValueError(
-            "no weight that an adversary starts from requires a gradient, so that nothing could be blocked: unfreeze "
-            "layers of the trunk, or set blocking_weight=0."
+            f"no weight that an adversary starts from requires a gradient, so that nothing could be blocked: {cure}"
+        )
+    if trainer.args.blocking_weight and given is not None and given.names and not reached & {*chain(*given.names)}:
+        raise ValueError(
+            "optimizers= hold no weight that an adversary starts from, so that nothing could be blocked: make the "
+            "optimizer of the weights of the model that the trainer trains (adapters are merged into them)."
         )
 
 

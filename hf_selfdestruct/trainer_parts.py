@@ -263,6 +263,7 @@ def recipe_of(trainer: SelfDestructTrainer) -> dict[str, Any]:
         "learning_rate": args.learning_rate,
         "learning_rate_schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
         "optimizer": str(getattr(args.optim, "value", args.optim)),
+        **(trainer.given_optimizer.recipe() if trainer.given_optimizer is not None else {}),
         "bf16": trainer.accelerator.mixed_precision == "bf16",
         **({"saved_in": precision.named(trainer.saved_types)} if trainer.saved_types else {}),
         "seed": args.seed,

@@ -71,7 +71,7 @@ def trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTrai
 def _ingredients(trainer: SelfDestructTrainer, base: str) -> dict[str, Any]:
     """Everything on which a sibling's weights depend."""
     data = {"train": trainer.train_dataset, "keep": trainer.keep_dataset}
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model, given = trainer.accelerator.unwrap_model(trainer.model), trainer.given_optimizer
     return {
         **recipe_of(trainer),
         **{name: getattr(trainer.args, name) for name in DECISIVE},
@@ -79,6 +79,7 @@ def _ingredients(trainer: SelfDestructTrainer, base: str) -> dict[str, Any]:
         "base": weights_hash(base),
         "data": {name: fingerprint(rows) for name, rows in data.items() if isinstance(rows, Dataset)},
         "optimizer_class": trainer.optimizer_cls_and_kwargs,
+        "given_optimizer": described(None if given is None else (given.kind, given.config())),
         "own": _users_own(trainer),
         "dropout": {name: value for name, value in model.config.to_dict().items() if "drop" in name},
         "frozen": _frozen(model),
@@ -152,7 +153,8 @@ def _copied(trainer: SelfDestructTrainer, model: PreTrainedModel, args: SelfDest
     twin.create_accelerator_and_postprocess()
     if twin.place_model_on_device:
         twin._move_model_to_device(model, args.device)
-    twin.optimizer = twin.lr_scheduler = None
+    given = trainer.given_optimizer
+    twin.optimizer, twin.lr_scheduler = None if given is None or given.refusal else given.over(model), None
     twin._created_lr_scheduler, twin.current_flos, twin._loggers_initialized = False, 0, False
     anew = [type(one)() for one in trainer.callback_handler.callbacks if type(one) in _anew(trainer)]
     twin.callback_handler = CallbackHandler(anew, model, twin.processing_class, None, None)

@@ -26,7 +26,7 @@ LEVELS = (
     ("tables", "termination", "intact"),
     ("report",),
     ("functional", "inner_optimizer", "head_adjustment", "blocking", "training_args", "heads", "guard", "precision"),
-    ("attacks.target", "given"),
+    ("attacks.target", "given", "given_optimizer"),
     ("attacks.base", "attacks.optimizers", "attacks.tamper", "attacks.ledger", "attacks.checks"),
     ("attacks.search", "attacks.batches"),
     ("attacks.features", "attacks.benign"),

@@ -112,9 +112,10 @@ def test_the_sibling_of_what_was_not_hardened_is_its_twin(make_trainer, tiny_mod
 def test_a_sibling_that_cannot_have_the_trainers_optimizer_is_told_of(make_trainer, tiny_model, tmp_path) -> None:
     model = tiny_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    trainer = make_trainer(tmp_path, model=model, optimizers=(optimizer, None))
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    trainer = make_trainer(tmp_path, model=model, optimizers=(optimizer, scheduler))
     trainer.train()
-    with pytest.raises(ValueError, match=r"optimizer_cls_and_kwargs= instead, or attack\(undefended=\)"):
+    with pytest.raises(ValueError, match=r"\(a scheduler was given\).*kwargs= instead, or attack\(undefended=\)"):
         trainer.attack(TINY_SUITE)
 
 

@@ -273,15 +273,6 @@ def test_blocked_tasks_are_a_list(make_trainer, toy_task, tmp_path) -> None:
             make_trainer(tmp_path, blocked_tasks=given)
 
 
-def test_optimizers_that_no_sibling_can_have_are_said_before_training(make_trainer, tiny_model, tmp_path, caplog):
-    model = tiny_model()
-    make_trainer(tmp_path, model=model, optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None))
-    assert "attack() will refuse it, after all training; give optimizer_cls_and_kwargs= instead" in caplog.text
-    caplog.clear()
-    make_trainer(tmp_path, optimizers=(None, None))
-    assert "optimizer_cls_and_kwargs" not in caplog.text
-
-
 def test_what_attack_would_refuse_is_said_before_training(make_trainer, toy_task, tmp_path, caplog) -> None:
     make_trainer(tmp_path, blocked_tasks=[toy_task(test=None)])
     (told,) = [record.getMessage() for record in caplog.records if "attack() will refuse" in record.getMessage()]
