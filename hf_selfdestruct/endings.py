@@ -16,25 +16,13 @@ from .details import CardDetails
 from .files import locked, write_whole
 from .hub import push
 from .manifest import MANIFEST, SIGNATURE, config_file, renew_card, stamp_config
-from .provenance import is_hub_id, known_details
+from .provenance import WORDS, known_details, said
 from .staging import WAIT
 
 if TYPE_CHECKING:
     from .trainer import SelfDestructTrainer
     from .training_args import SelfDestructTrainingArguments
 
-# What Trainer.create_model_card takes, and the card's own field for it.
-WORDS = {
-    "language": "language",
-    "license": "license",
-    "tags": "tags",
-    "model_name": "title",
-    "finetuned_from": "base_model",
-    "tasks": "pipeline_tag",
-    "dataset_tags": "datasets",
-    "dataset": "dataset_name",
-    "dataset_args": "dataset_config",
-}
 DRAFT = """---
 {head}
 ---
@@ -72,27 +60,33 @@ def stamp_kept(trainer: SelfDestructTrainer, output_dir: str | Path | None) -> I
         stamp_config(folder, stamp)
 
 
-def create_card(trainer: SelfDestructTrainer, words: Mapping[str, Any]) -> None:
+def create_card(trainer: SelfDestructTrainer, *arguments: Any, **named: Any) -> dict[str, Any]:
     """Put a script's words on the evidence card; before there is evidence, write a card that says so.
 
     Args:
         trainer: A trainer.
-        words: What ``Trainer.create_model_card`` takes.
+        *arguments: As for ``Trainer.create_model_card``.
+        **named: As for it.
+
+    Returns:
+        All words that were given so far, for the card that a later attack writes.
 
     Raises:
         TypeError: A word that ``Trainer`` does not take either.
         ValueError: The folder holds evidence of other files, or a signature.
     """
+    words = dict(zip(WORDS, arguments, strict=False)) | named
     if unknown := sorted(words.keys() - WORDS.keys()):
         raise TypeError(f"create_model_card() takes {', '.join(WORDS)}; got {', '.join(unknown)}.")
+    folder, so_far = trainer.folder, trainer.card_words | words
     if not trainer.is_world_process_zero():
-        return
-    folder = trainer.folder
+        return so_far
     if (folder / MANIFEST).is_file():
         _renew(folder, words, signs=False)
-        return
+        return so_far
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "README.md", _draft(trainer, words))
+    write_whole(folder / "README.md", _draft(trainer, so_far))
+    return so_far
 
 
 def publish(trainer: SelfDestructTrainer, message: str | None, **named: Any) -> Any:
@@ -131,12 +125,12 @@ def _renew(folder: Path, words: Mapping[str, Any], *, signs: bool) -> None:
     path = folder / "selfdestruct" / "card.json"
     with locked(folder, wait=WAIT):
         held = details_of(folder)
-        said = _said(held, words)
-        if said == held:
+        renewed = said(held, words)
+        if renewed == held:
             return
         if (folder / SIGNATURE).exists() and not signs:
             raise ValueError(f"{folder}: {SIGNATURE} signs a card without these words; give key= to sign again.")
-        write_whole(path, said.to_json())
+        write_whole(path, renewed.to_json())
         try:
             renew_card(folder)
         except ValueError:
@@ -145,28 +139,10 @@ def _renew(folder: Path, words: Mapping[str, Any], *, signs: bool) -> None:
         (folder / SIGNATURE).unlink(missing_ok=True)  # it signed the earlier card
 
 
-def _said(details: CardDetails, words: Mapping[str, Any]) -> CardDetails:
-    """The details with a script's words; an identifier that the Hub would not know stays out."""
-    given = {name: value for name, value in words.items() if value}
-    if is_hub_id(str(given.get("dataset", ""))):
-        given.setdefault("dataset_tags", given["dataset"])
-    said: dict[str, Any] = {}
-    for name, value in given.items():
-        several = [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
-        if name in ("finetuned_from", "dataset_tags"):
-            if others := [one for one in several if not is_hub_id(one)]:
-                logger.warning("%s=%r is no identifier of the Hub: the card does not name it", name, others[0])
-            several = [one for one in several if is_hub_id(one)]
-        if several:
-            several_stand = WORDS[name] in ("language", "tags", "datasets")
-            said[WORDS[name]] = several if several_stand else several[0]
-    return CardDetails.from_dict(json.loads(details.to_json()) | said)
-
-
 def _draft(trainer: SelfDestructTrainer, words: Mapping[str, Any]) -> str:
     model = trainer.plain_model()
     held = CardDetails().of_model({"architectures": [type(model).__name__]})
-    details = known_details(trainer, _said(held, words))
+    details = known_details(trainer, said(held, words))
     head = ModelCardData(
         language=list(details.language) or None,
         license=details.license or None,

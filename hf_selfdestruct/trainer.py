@@ -130,6 +130,7 @@ class SelfDestructTrainer(Trainer):
         self.blocking_losses = list(blocking_losses or configured_losses(args))
         self.keeping_losses = list(configured_keeping(args) if keeping_losses is None else keeping_losses)
         self.keep_dataset = keep_dataset
+        self.card_words: dict[str, Any] = {}  # of create_model_card()
         self.input_columns = list(inspect.signature(type(model).forward).parameters)
         self.has_loss = has_loss(model)
         if not self.has_loss:
@@ -244,8 +245,8 @@ class SelfDestructTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
 
     def create_model_card(self, *arguments: Any, **named: Any) -> None:
-        """Put these words on the evidence card; before :meth:`attack`, write a card that says "not attacked yet"."""
-        endings.create_card(self, dict(zip(endings.WORDS, arguments, strict=False)) | named)
+        """Put these words on the evidence card; before :meth:`attack`, on one that says "not attacked yet", too."""
+        self.card_words = endings.create_card(self, *arguments, **named)
 
     def push_to_hub(
         self,

@@ -71,12 +71,16 @@ def test_a_whole_script_ends_as_with_trainer(trained, hub, monkeypatch, tmp_path
     assert head_of(folder)["datasets"] == ["nyu-mll/glue"]
     assert not has_evidence(folder)
 
-    trainer.attack(TINY_SUITE)
+    trainer.create_model_card("fr")
+    trainer.attack(TINY_SUITE, card={"license": "apache-2.0"})
     assert "Not attacked yet" not in (folder / "README.md").read_text()
+    head = head_of(folder)
+    assert (head["base_model"], head["language"]) == (SCRIPT["finetuned_from"], ["fr"])
+    assert (head["license"], head["datasets"], head["tags"][-1]) == ("apache-2.0", ["nyu-mll/glue"], "glue")
     trainer.create_model_card("de")
     trainer.save_model()
     trainer.save_state()
-    assert head_of(folder)["language"] == ["de"]
+    assert (head_of(folder)["language"], head_of(folder)["license"]) == (["de"], "apache-2.0")
     assert problems(folder) == []
 
     talk_to(hub, monkeypatch, tmp_path)
