@@ -202,7 +202,8 @@ def _check_measures(
     check_desired({"desired_dataset": desired}, trainer.plain_model())
     check_lengths(trainer.plain_model(), {"desired_dataset": desired, "kept_dataset": kept}, controls)
     if kept is not None:
-        similarity.check_rows(kept)
+        model, collate = trainer.plain_model(), trainer.blocked_collator
+        similarity.check_kept(model, kept, columns=trainer.input_columns, collate=collate)
 
 
 def _rows_to_heal(trainer: SelfDestructTrainer) -> DesiredData | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .attacks.target import quiet
+from .files import reason
 from .probes import pool
-from .rows import rows_of
+from .rows import LABELS, rows_of
 
 MOST_ROWS, BATCH = 512, 32
 NAME = "similarity_rank_correlation"
@@ -31,8 +33,8 @@ def rank_correlation(
 ) -> float:
     """Spearman's correlation of two models' cosine similarities over all pairs of texts.
 
-    Embeddings are means over the counted positions of the last hidden state, which is what users of a sentence
-    encoder take.
+    Embeddings are means over the counted positions of the last hidden state (of an encoder with a decoder: the
+    encoder's), which is what users of a sentence encoder take.
 
     Args:
         model: A model.
@@ -63,6 +65,29 @@ def check_rows(rows: Dataset) -> None:
         raise ValueError(f"a rank correlation of similarities needs at least 3 texts; got {len(rows)}.")
 
 
+def check_kept(
+    model: PreTrainedModel,
+    rows: Dataset,
+    *,
+    columns: Sequence[str],
+    collate: Callable[[list[Any]], Mapping[str, Tensor]],
+) -> None:
+    """Refuse rows on which :func:`rank_correlation` would fail, by three of them.
+
+    Raises:
+        ValueError: There are fewer, or the model cannot read them.
+    """
+    check_rows(rows)
+    try:
+        _similarities(model, rows.select(range(3)), columns, collate)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"kept_dataset: {type(model).__name__} cannot read its rows, which have the columns "
+            f"{', '.join(rows.column_names)} ({type(error).__name__}: {reason(error)}); prepare them as the blocked "
+            "task's rows are."
+        ) from error
+
+
 def to_base(
     model: PreTrainedModel,
     base: str | Path,
@@ -84,12 +109,14 @@ def _similarities(
     columns: Sequence[str],
     collate: Callable[[list[Any]], Mapping[str, Tensor]],
 ) -> np.ndarray:
-    trunk, training = model.base_model, model.training
+    training, both = model.training, bool(model.config.is_encoder_decoder)
+    trunk: Any = model.get_encoder() if both else model.base_model  # what reads a text for its meaning
+    taken = {*inspect.signature(trunk.forward).parameters} - {*LABELS}
     model.eval()
     embeddings = []
     for start in range(0, min(len(rows), MOST_ROWS), BATCH):
         batch = collate(rows_of(rows, range(start, min(start + BATCH, MOST_ROWS, len(rows))), columns))
-        batch = {name: value.to(model.device) for name, value in batch.items()}
+        batch = {name: value.to(model.device) for name, value in batch.items() if name in taken}
         states = trunk(**batch, output_hidden_states=True).hidden_states[-1]
         embeddings.append(pool(states, batch.get("attention_mask"), "mean").float().cpu())
     model.train(training)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from toy_models import TINY_SUITE, toy_rows, toy_task
 from transformers import TrainerCallback, default_data_collator
 
@@ -163,6 +164,11 @@ UNLABELLED = toy_rows(12, seed=3, columns=("labels",)).map(lambda row, i: {"labe
         ({"metrics": {"mine": Twice()}}, ValueError, "metric 'mine' must return one number"),
         ({"desired_dataset": UNLABELLED}, ValueError, "desired_dataset.*row 3: label -1 .*: leave such rows out"),
         ({"kept_dataset": toy_rows(2, seed=3, columns=())}, ValueError, "at least 3 texts; got 2"),
+        (
+            {"kept_dataset": Dataset.from_dict({"text": ["a", "b", "c"]})},
+            ValueError,
+            r"kept_dataset: BertForSequenceClassification cannot read its rows, which have the columns text \(",
+        ),
         ({"controls": [toy_task("again")]}, ValueError, "control task 'again' is blocked task 'blocked'"),
     ],
 )
