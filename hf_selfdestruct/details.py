@@ -19,8 +19,6 @@ PIPELINES = {  # last words of an architecture's name, or PEFT's task type
     "ForMultipleChoice": "multiple-choice",
     "ForCausalLM": "text-generation",
     "ForMaskedLM": "fill-mask",
-    "ForQuestionAnswering": "question-answering",
-    "ForMultipleChoice": "multiple-choice",
 }
 GATES = ("auto", "manual")
 ANSWERS = ("text", "checkbox", "date_picker", "country")
