@@ -20,10 +20,10 @@ from torch.distributed.fsdp import fully_shard
 from transformers import AutoConfig, LlamaConfig, default_data_collator
 
 from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
-from hf_selfdestruct.adversary import Adversary
-from hf_selfdestruct.demo.recipe import minilm
-from hf_selfdestruct.meta_step import meta_loss
-from hf_selfdestruct.scene import Scene
+from hf_selfdestruct.adversaries.adversary import Adversary
+from hf_selfdestruct.demo.job import minilm
+from hf_selfdestruct.hardening.episode_builder import Scene
+from hf_selfdestruct.meta_gradient.outer_loss import meta_loss
 
 HERE = Path(__file__)
 BATCH, STEPS, WITHIN = 16, 4, 0.15

@@ -37,11 +37,11 @@ from transformers import (
 )
 
 from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
-from hf_selfdestruct.adversary import Adversary
-from hf_selfdestruct.demo.recipe import minilm
-from hf_selfdestruct.inner_optimizers import Adam
-from hf_selfdestruct.scene import Scene
-from hf_selfdestruct.skeletons import OWN
+from hf_selfdestruct.adversaries.adversary import Adversary
+from hf_selfdestruct.adversaries.optimizers import Adam
+from hf_selfdestruct.demo.job import minilm
+from hf_selfdestruct.hardening.episode_builder import Scene
+from hf_selfdestruct.models.stateless import OWN
 
 BATCH, LENGTH, RATE, SEED = 16, 64, 1e-4, 0
 FIRST_WORD, LAST_WORD, START = 1000, 30521, 101  # of BERT's vocabulary, which is sorted by frequency

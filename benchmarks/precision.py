@@ -17,7 +17,7 @@ from outer_steps import Job, load, machine, trainer
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from hf_selfdestruct.scene import Scene
+from hf_selfdestruct.hardening.episode_builder import Scene
 
 WAYS = {"exact_db": "exact, double backward", "exact_fd": "exact, finite differences", "first_order": "first order"}
 WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}

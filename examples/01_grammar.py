@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 
 from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.demo.grammar import GENDERS, PROFESSIONS, splits
-from hf_selfdestruct.demo.recipe import minilm
+from hf_selfdestruct.demo.job import minilm
 
 # 1. The data: `label` is the desired task, `gender` the blocked one.
 bios = DatasetDict(

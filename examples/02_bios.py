@@ -7,8 +7,8 @@ the folder: load_config(here / "wikibios.yaml", ["--data.path", "my-folder"]).
 
 from pathlib import Path
 
-from hf_selfdestruct.config import load_config
-from hf_selfdestruct.recipe import harden
+from hf_selfdestruct.jobs.config import load_config
+from hf_selfdestruct.jobs.job import harden
 
 here = Path(__file__).parent
 

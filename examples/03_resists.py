@@ -11,8 +11,8 @@ wikibios_general.yaml can be given another value, such as ``--seed 1`` or ``--su
 import sys
 from pathlib import Path
 
-from hf_selfdestruct.config import load_config
-from hf_selfdestruct.recipe import harden
+from hf_selfdestruct.jobs.config import load_config
+from hf_selfdestruct.jobs.job import harden
 
 # 1. Harden as the configuration says, then attack: card, report, plots and manifest land beside the weights.
 config = load_config(Path(__file__).with_name("wikibios_general.yaml"), sys.argv[1:])

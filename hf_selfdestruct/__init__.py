@@ -4,15 +4,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adversary import Adversary
+    from .adversaries.adversary import Adversary
     from .attacks import Attack, AttackSuite
-    from .blocking import BlockingLoss
-    from .details import CardDetails
-    from .losses import HeadAdjustedCrossEntropy, NegativeCrossEntropy, UniformKL
-    from .report import AttackReport
-    from .tasks import BlockedTask
-    from .trainer import SelfDestructTrainer
-    from .training_args import SelfDestructTrainingArguments
+    from .losses.base import BlockingLoss
+    from .losses.blocking import HeadAdjustedCrossEntropy, NegativeCrossEntropy, UniformKL
+    from .publish.card_details import CardDetails
+    from .report.record import AttackReport
+    from .tasks.blocked_task import BlockedTask
+    from .trainer.trainer import SelfDestructTrainer
+    from .trainer.training_args import SelfDestructTrainingArguments
 
 __version__ = "0.1.0"
 
@@ -32,18 +32,18 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Adversary": "adversary",
+    "Adversary": "adversaries.adversary",
     "Attack": "attacks",
-    "AttackReport": "report",
+    "AttackReport": "report.record",
     "AttackSuite": "attacks",
-    "BlockedTask": "tasks",
-    "BlockingLoss": "blocking",
-    "CardDetails": "details",
-    "HeadAdjustedCrossEntropy": "losses",
-    "NegativeCrossEntropy": "losses",
-    "SelfDestructTrainer": "trainer",
-    "SelfDestructTrainingArguments": "training_args",
-    "UniformKL": "losses",
+    "BlockedTask": "tasks.blocked_task",
+    "BlockingLoss": "losses.base",
+    "CardDetails": "publish.card_details",
+    "HeadAdjustedCrossEntropy": "losses.blocking",
+    "NegativeCrossEntropy": "losses.blocking",
+    "SelfDestructTrainer": "trainer.trainer",
+    "SelfDestructTrainingArguments": "trainer.training_args",
+    "UniformKL": "losses.blocking",
 }
 
 

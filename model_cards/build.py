@@ -9,9 +9,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from hf_selfdestruct.config import load_config, training_arguments
-from hf_selfdestruct.manifest import published_files
-from hf_selfdestruct.recipe import harden
+from hf_selfdestruct.jobs.config import load_config, training_arguments
+from hf_selfdestruct.jobs.job import harden
+from hf_selfdestruct.publish.manifest import published_files
 
 
 def main(config_file: str, card: str, *overrides: str) -> None:

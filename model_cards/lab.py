@@ -20,13 +20,13 @@ from datasets import DatasetDict
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_selfdestruct.attacks import Target, named_suite
-from hf_selfdestruct.config import HardenConfig, load_config, training_arguments
-from hf_selfdestruct.corpus import load_data, load_kept
-from hf_selfdestruct.intact import begun
-from hf_selfdestruct.presets import fill
-from hf_selfdestruct.recipe import blocked_tasks, trained
-from hf_selfdestruct.runs import Summary
-from hf_selfdestruct.similarity import NAME, to_base
+from hf_selfdestruct.hardening.presets import fill
+from hf_selfdestruct.jobs.config import HardenConfig, load_config, training_arguments
+from hf_selfdestruct.jobs.job import blocked_tasks, trained
+from hf_selfdestruct.jobs.text_data import load_data, load_kept
+from hf_selfdestruct.models.similarity import NAME, to_base
+from hf_selfdestruct.report.attack_run import Summary
+from hf_selfdestruct.trainer.intact import begun
 
 SUITE = "glance"
 REFERENCES = {"base": False, "scratch": True}

@@ -10,7 +10,7 @@ import sys
 from entries import attack
 
 from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning
-from hf_selfdestruct.config import load_config
+from hf_selfdestruct.jobs.config import load_config
 
 RATE = 2e-4
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from hf_selfdestruct.attacks import AttackData, Target, named_suite
-from hf_selfdestruct.attacks.ledger import Ledger
-from hf_selfdestruct.attacks.references import RawInput
-from hf_selfdestruct.attacks.search import Search
-from hf_selfdestruct.config import load_config
-from hf_selfdestruct.corpus import load_data
-from hf_selfdestruct.recipe import blocked_tasks
+from hf_selfdestruct.attacks.methods.references import RawInput
+from hf_selfdestruct.attacks.suites.ledger import Ledger
+from hf_selfdestruct.attacks.suites.search import Search
+from hf_selfdestruct.jobs.config import load_config
+from hf_selfdestruct.jobs.job import blocked_tasks
+from hf_selfdestruct.jobs.text_data import load_data
 
 
 def main(out: str, *words: str) -> None:

@@ -2,7 +2,7 @@
 
 import re
 
-from hf_selfdestruct.details import CardDetails
+from hf_selfdestruct.publish.card_details import CardDetails
 
 DETAILS = CardDetails(
     title="Tiny BERT, gender blocked",

@@ -29,10 +29,10 @@ from toy_models import ARCHITECTURES, tiny_model, toy_batch, toy_rows, toy_task
 from toy_project import make_project
 from transformers import PreTrainedModel, ResNetConfig, ViTConfig
 
-from hf_selfdestruct.cli import main
-from hf_selfdestruct.tasks import BlockedTask
-from hf_selfdestruct.trainer import SelfDestructTrainer
-from hf_selfdestruct.training_args import SelfDestructTrainingArguments
+from hf_selfdestruct.cli.__main__ import main
+from hf_selfdestruct.tasks.blocked_task import BlockedTask
+from hf_selfdestruct.trainer.trainer import SelfDestructTrainer
+from hf_selfdestruct.trainer.training_args import SelfDestructTrainingArguments
 
 torch.set_num_threads(1)
 

@@ -3,8 +3,8 @@
 from datasets import Dataset
 from toy_project import sentences, write_jsonl
 
-from hf_selfdestruct.config import HardenConfig
-from hf_selfdestruct.sections import SPLITS, DataConfig, TaskConfig
+from hf_selfdestruct.jobs.config import HardenConfig
+from hf_selfdestruct.jobs.sections import SPLITS, DataConfig, TaskConfig
 
 
 def toy(**changes):

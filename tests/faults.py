@@ -14,7 +14,7 @@ from pathlib import Path
 from faulty_training import END, FAULTS, NAN, PICTURES, STEPS, UNDISTURBED
 from launched import TESTS, handed_in, launch
 
-from hf_selfdestruct.intact import last_complete
+from hf_selfdestruct.trainer.intact import last_complete
 
 SCRIPT, PROCESSES = TESTS / "faulty_training.py", 2
 OTHERS = (

@@ -21,7 +21,7 @@ from train_together import state_of
 from transformers import TrainerCallback
 
 from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
-from hf_selfdestruct.course import Course
+from hf_selfdestruct.meta_gradient.flat_episode import Course
 
 END = "end"
 STEPS, SAVED, STEP = 6, 2, 4  # outer steps, between two checkpoints, done when the fault strikes

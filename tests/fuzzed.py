@@ -21,15 +21,15 @@ from hypothesis import HealthCheck
 from hypothesis import strategies as st
 from made_reports import made_folder, made_report, made_run
 
-from hf_selfdestruct.attacks.ledger import BROKEN
-from hf_selfdestruct.attacks.ledger import _record_of as record_of
-from hf_selfdestruct.card import render
-from hf_selfdestruct.config import load_config
-from hf_selfdestruct.details import CardDetails
-from hf_selfdestruct.endpoint import _scores as scores_of
-from hf_selfdestruct.fingerprint import Fingerprint
-from hf_selfdestruct.manifest import MANIFEST, problems
-from hf_selfdestruct.report import AttackReport
+from hf_selfdestruct.attacks.suites.ledger import BROKEN
+from hf_selfdestruct.attacks.suites.ledger import _record_of as record_of
+from hf_selfdestruct.jobs.config import load_config
+from hf_selfdestruct.jobs.endpoint import _scores as scores_of
+from hf_selfdestruct.jobs.fingerprint import Fingerprint
+from hf_selfdestruct.publish.card import render
+from hf_selfdestruct.publish.card_details import CardDetails
+from hf_selfdestruct.publish.manifest import MANIFEST, problems
+from hf_selfdestruct.report.record import AttackReport
 
 LONGEST = 5.0  # processor seconds that an input may take
 LARGEST = 1024.0  # MB that the process may reach

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_selfdestruct.losses import BLOCKING_LOSSES, HeadAdjustedCrossEntropy, View
+from hf_selfdestruct.losses.blocking import BLOCKING_LOSSES, HeadAdjustedCrossEntropy, View
 
 CLASSES = (2, 3, 5, 10)
 PRECISE = {"tolerance": 1e-12}

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from hf_selfdestruct.attacks.metrics import scores
 from hf_selfdestruct.files import weights_hash
-from hf_selfdestruct.metrics import scores
-from hf_selfdestruct.report import AttackReport, AttackRun, Scores
-from hf_selfdestruct.runs import packed, packed_labels, rounded
+from hf_selfdestruct.report.attack_run import packed, packed_labels, rounded
+from hf_selfdestruct.report.record import AttackReport, AttackRun, Scores
 
 ROLES = ("base", "undefended", "hardened", "scratch")
 # Test accuracy by role, attack and examples at seeds 0, 1 and 2. On the hardened model the selection
@@ -139,8 +139,8 @@ def made_folder(folder: Path) -> Path:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from hf_selfdestruct.details import CardDetails
-    from hf_selfdestruct.evidence import complete_folder
+    from hf_selfdestruct.publish.card_details import CardDetails
+    from hf_selfdestruct.trainer.attack import complete_folder
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     with torch.random.fork_rng(devices=[]):

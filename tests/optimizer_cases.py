@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_selfdestruct.inner_optimizer import InnerOptimizer
-from hf_selfdestruct.inner_optimizers import INNER_OPTIMIZERS, SGD, Adagrad, Adam, AdamW, NormalizedSGD, RMSprop
+from hf_selfdestruct.adversaries.optimizer import InnerOptimizer
+from hf_selfdestruct.adversaries.optimizers import INNER_OPTIMIZERS, SGD, Adagrad, Adam, AdamW, NormalizedSGD, RMSprop
 
 SIZE, RATE = 11, 0.07
 VARIANTS = {

@@ -8,10 +8,10 @@ import pytest
 import torch
 from toy_episodes import EPSILON, assert_same, relative, toy_episode, way
 
-from hf_selfdestruct.functional import call
-from hf_selfdestruct.inner_optimizers import SGD, Adagrad, Adam, AdamW, NormalizedSGD, RMSprop
-from hf_selfdestruct.losses import blocking_loss
-from hf_selfdestruct.training_args import BLOCKING_LOSSES
+from hf_selfdestruct.adversaries.optimizers import SGD, Adagrad, Adam, AdamW, NormalizedSGD, RMSprop
+from hf_selfdestruct.losses.blocking import blocking_loss
+from hf_selfdestruct.models.functional import call
+from hf_selfdestruct.trainer.training_args import BLOCKING_LOSSES
 
 unrolled, exact = way("unrolled"), way("exact")
 FINITE = way("exact", hvp="finite_difference")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from hf_selfdestruct.adversary import Adversary, Range, Recipe, Schedule
-from hf_selfdestruct.inner_optimizers import SGD, Adam, AdamW
+from hf_selfdestruct.adversaries.adversary import Adversary, Range, Recipe, Schedule
+from hf_selfdestruct.adversaries.optimizers import SGD, Adam, AdamW
 
 WIDE = Adversary(
     optimizer=(SGD(momentum=0.9), AdamW()),

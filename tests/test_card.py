@@ -8,11 +8,11 @@ import pytest
 from card_parts import DETAILS, cells, section, tables
 from made_reports import ROLES, made_labels, made_probabilities, made_report, made_run, predicted_report
 
-from hf_selfdestruct.card import render
-from hf_selfdestruct.card_tables import results
-from hf_selfdestruct.comparison import difference
-from hf_selfdestruct.recovery import regret
-from hf_selfdestruct.tables import control_rows
+from hf_selfdestruct.publish.card import render
+from hf_selfdestruct.publish.card_tables import results
+from hf_selfdestruct.report.comparison import difference
+from hf_selfdestruct.report.recovery import regret
+from hf_selfdestruct.report.tables import control_rows
 
 # Control tasks
 

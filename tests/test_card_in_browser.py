@@ -12,8 +12,8 @@ from made_reports import made_report
 from markdown_it import MarkdownIt
 from matplotlib import image
 
-from hf_selfdestruct.card import render
-from hf_selfdestruct.details import CardDetails
+from hf_selfdestruct.publish.card import render
+from hf_selfdestruct.publish.card_details import CardDetails
 
 CARDS = sorted(p.parent for p in (Path(__file__).parents[1] / "model_cards").glob("*/README.md"))
 STYLE = """

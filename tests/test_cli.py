@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from toy_project import PLOTS, run_cli, stripped
 
 from hf_selfdestruct import __version__
-from hf_selfdestruct.cli import main
-from hf_selfdestruct.details import CardDetails, Gate, ReleaseConsiderations
-from hf_selfdestruct.manifest import problems
-from hf_selfdestruct.report import AttackReport
-from hf_selfdestruct.sections import DataConfig, TaskConfig, words_of
-from hf_selfdestruct.tables import comparison_table
+from hf_selfdestruct.cli.__main__ import main
+from hf_selfdestruct.jobs.sections import DataConfig, TaskConfig, words_of
+from hf_selfdestruct.publish.card_details import CardDetails, Gate, ReleaseConsiderations
+from hf_selfdestruct.publish.manifest import problems
+from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.tables import comparison_table
 
 COMMANDS = ("demo", "init", "harden", "attack", "report", "card", "push", "verify")
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("loudness")
 @pytest.mark.parametrize("command", [None, *COMMANDS])
 def test_help_is_instant_and_complete(command, tmp_path):
     words = [command, "--help"] if command else ["--help"]
-    code = "import sys\nfrom hf_selfdestruct.cli import main\ntry:\n  main(sys.argv[1:])\nfinally:\n  sys.stderr.write("
+    code = "import sys\nfrom hf_selfdestruct.cli.__main__ import main\ntry:\n  main(sys.argv[1:])\nfinally:\n  sys.stderr.write("
     code += "','.join(sorted({'torch', 'transformers', 'numpy'} & {*sys.modules})))"
     start = time.perf_counter()
     done = run_cli(*words, home=tmp_path, code=code)

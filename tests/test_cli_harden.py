@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from toy_project import PLOTS, make_project, run_cli, stripped
 
-from hf_selfdestruct.cli import main
-from hf_selfdestruct.intact import begun
-from hf_selfdestruct.manifest import problems
-from hf_selfdestruct.report import AttackReport
+from hf_selfdestruct.cli.__main__ import main
+from hf_selfdestruct.publish.manifest import problems
+from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.trainer.intact import begun
 
 pytestmark = pytest.mark.usefixtures("loudness")
 

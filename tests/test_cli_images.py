@@ -5,12 +5,12 @@ import json
 import pytest
 from toy_gallery import make_image_project
 
-from hf_selfdestruct.cli import main
-from hf_selfdestruct.config import load_config
-from hf_selfdestruct.fingerprint import Fingerprint, check, folder_answers, make
-from hf_selfdestruct.recipe import harden
-from hf_selfdestruct.report import AttackReport
-from hf_selfdestruct.served import served
+from hf_selfdestruct.cli.__main__ import main
+from hf_selfdestruct.jobs.config import load_config
+from hf_selfdestruct.jobs.fingerprint import Fingerprint, check, folder_answers, make
+from hf_selfdestruct.jobs.job import harden
+from hf_selfdestruct.jobs.served import served
+from hf_selfdestruct.report.record import AttackReport
 
 pytestmark = pytest.mark.usefixtures("loudness")
 

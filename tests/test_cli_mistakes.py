@@ -7,7 +7,7 @@ import pytest
 from toy_project import write_jsonl
 from transformers import BertConfig, BertForSequenceClassification
 
-from hf_selfdestruct.cli import main
+from hf_selfdestruct.cli.__main__ import main
 
 pytestmark = pytest.mark.usefixtures("loudness")
 
@@ -169,6 +169,6 @@ def test_an_interrupted_command_says_how_to_go_on(project, capsys, monkeypatch):
     def interrupted(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hf_selfdestruct.recipe.harden", interrupted)
+    monkeypatch.setattr("hf_selfdestruct.jobs.job.harden", interrupted)
     assert main(["harden", str(project)]) == 130
     assert capsys.readouterr().err.endswith("interrupted; the same command goes on from what was saved\n")

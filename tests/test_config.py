@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from toy_project import CONFIG
 
-from hf_selfdestruct.config import DataConfig, TaskConfig, load_config, training_arguments
-from hf_selfdestruct.strict_yaml import parse_yaml
+from hf_selfdestruct.jobs.config import DataConfig, TaskConfig, load_config, training_arguments
+from hf_selfdestruct.jobs.strict_yaml import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,10 +7,10 @@ import pytest
 from corpus_parts import config_of, save, toy, without
 from toy_project import make_tokenizer, sentences
 
-from hf_selfdestruct.config import DataConfig
-from hf_selfdestruct.corpus import load_data, load_kept, neutral
-from hf_selfdestruct.sections import SPLITS
-from hf_selfdestruct.sources import check_source
+from hf_selfdestruct.jobs.config import DataConfig
+from hf_selfdestruct.jobs.sections import SPLITS
+from hf_selfdestruct.jobs.sources import check_source
+from hf_selfdestruct.jobs.text_data import load_data, load_kept, neutral
 
 
 @pytest.fixture(autouse=True)

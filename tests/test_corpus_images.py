@@ -9,14 +9,14 @@ from toy_gallery import SPLITS, make_gallery, make_processor
 from toy_models import tiny_model
 from toy_project import make_tokenizer
 
-from hf_selfdestruct.config import HardenConfig
-from hf_selfdestruct.corpus import load_data
-from hf_selfdestruct.images import Pixels, image_batch
-from hf_selfdestruct.label_order import renumbered
-from hf_selfdestruct.processors import processor_of
-from hf_selfdestruct.recipe import blocked_tasks
-from hf_selfdestruct.sections import DataConfig, TaskConfig
-from hf_selfdestruct.tasks import content_hashes
+from hf_selfdestruct.jobs.config import HardenConfig
+from hf_selfdestruct.jobs.images import Pixels, image_batch
+from hf_selfdestruct.jobs.job import blocked_tasks
+from hf_selfdestruct.jobs.label_order import renumbered
+from hf_selfdestruct.jobs.processors import processor_of
+from hf_selfdestruct.jobs.sections import DataConfig, TaskConfig
+from hf_selfdestruct.jobs.text_data import load_data
+from hf_selfdestruct.tasks.blocked_task import content_hashes
 
 
 @pytest.fixture(autouse=True)

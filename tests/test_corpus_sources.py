@@ -8,12 +8,12 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from toy_project import make_tokenizer, sentences
 from transformers import DataCollatorWithPadding
 
-from hf_selfdestruct import sources
 from hf_selfdestruct.attacks import Target
-from hf_selfdestruct.config import DataConfig, HardenConfig, TaskConfig
-from hf_selfdestruct.corpus import load_data
-from hf_selfdestruct.recipe import _accuracy, blocked_tasks
-from hf_selfdestruct.sources import check_sources
+from hf_selfdestruct.jobs import sources
+from hf_selfdestruct.jobs.config import DataConfig, HardenConfig, TaskConfig
+from hf_selfdestruct.jobs.job import _accuracy, blocked_tasks
+from hf_selfdestruct.jobs.sources import check_sources
+from hf_selfdestruct.jobs.text_data import load_data
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from toy_models import tiny_model, toy_rows
 from trainer_state import assert_bitwise, weights_of
 from transformers import AutoModel, BertConfig, BertForSequenceClassification, BertModel
 
-from hf_selfdestruct.cost import announcement, passes
-from hf_selfdestruct.trainer_parts import default_method
+from hf_selfdestruct.trainer.cost import announcement, passes
+from hf_selfdestruct.trainer.parts import default_method
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_passes_are_counted_as_the_design_counts_them(make_trainer, tmp_path, ar
 
 def test_first_order_makes_as_many_passes_as_are_said(make_trainer, tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, method="mlac_fast", inner_steps=4, blocking_every=4, max_steps=1)
-    monkeypatch.setattr("hf_selfdestruct.trainer.announcement", lambda trainer: "")
+    monkeypatch.setattr("hf_selfdestruct.trainer.trainer.announcement", lambda trainer: "")
     forward, made = BertModel.forward, []
     monkeypatch.setattr(BertModel, "forward", lambda *a, **k: made.append(1) or forward(*a, **k))
     trainer.train()

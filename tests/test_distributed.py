@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from launched import digest_of
 from toy_models import TINY_SUITE
 from train_together import state_of
-from hf_selfdestruct.keeping import HiddenStateDistillation
+from hf_selfdestruct.losses.keeping import HiddenStateDistillation
 from hf_selfdestruct import Adversary, BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
 
 def rows(count, seed):

@@ -12,8 +12,8 @@ from toy_models import TINY_SUITE
 from transformers import AutoModel, TrainerCallback
 
 from hf_selfdestruct.attacks import AttackSuite
-from hf_selfdestruct.earlier import has_evidence
-from hf_selfdestruct.manifest import MANIFEST, SIGNATURE, problems
+from hf_selfdestruct.publish.earlier import has_evidence
+from hf_selfdestruct.publish.manifest import MANIFEST, SIGNATURE, problems
 
 HOLD = """
 import sys, time

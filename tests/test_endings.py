@@ -11,12 +11,12 @@ from toy_hub import commits, talk_to
 from toy_models import TINY_SUITE, tiny_model, toy_rows
 from transformers import BertForSequenceClassification
 
-from hf_selfdestruct.card import details_of
-from hf_selfdestruct.earlier import has_evidence
 from hf_selfdestruct.files import weights_hash
-from hf_selfdestruct.layout import SIGNATURE
-from hf_selfdestruct.manifest import problems
-from hf_selfdestruct.provenance import data_names, is_hub_id
+from hf_selfdestruct.publish.card import details_of
+from hf_selfdestruct.publish.earlier import has_evidence
+from hf_selfdestruct.publish.layout import SIGNATURE
+from hf_selfdestruct.publish.manifest import problems
+from hf_selfdestruct.trainer.provenance import data_names, is_hub_id
 
 # As the official examples end.
 SCRIPT = {
@@ -35,7 +35,7 @@ SCRIPT = {
 @pytest.fixture(autouse=True)
 def without_plots(monkeypatch):
     """They take most of the time of a tiny attack, and nothing here looks at them."""
-    monkeypatch.setattr("hf_selfdestruct.evidence.save_plots", lambda *_: None)
+    monkeypatch.setattr("hf_selfdestruct.trainer.attack.save_plots", lambda *_: None)
 
 
 def head_of(folder):

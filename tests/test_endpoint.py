@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from loopback_endpoint import LoopbackEndpoint, dripping, endless
 
-from hf_selfdestruct import endpoint
-from hf_selfdestruct.endpoint import endpoint_answers
-from hf_selfdestruct.fingerprint import Fingerprint
+from hf_selfdestruct.jobs import endpoint
+from hf_selfdestruct.jobs.endpoint import endpoint_answers
+from hf_selfdestruct.jobs.fingerprint import Fingerprint
 
 LABELS = ("no", "yes")
 GOOD = [{"label": "yes", "score": 0.75}, {"label": "no", "score": 0.25}]
@@ -254,9 +254,9 @@ def test_the_file_is_its_owners(fingerprint):
 
 
 def test_from_the_command_line(fingerprint, refused, monkeypatch, capsys, loudness):
-    from hf_selfdestruct.cli import main
+    from hf_selfdestruct.cli.__main__ import main
 
-    monkeypatch.setattr("hf_selfdestruct.endpoint.get_token", lambda: TOKEN)
+    monkeypatch.setattr("hf_selfdestruct.jobs.endpoint.get_token", lambda: TOKEN)
     fine = [{"label": "yes", "score": 0.7502}, {"label": "no", "score": 0.2498}]
     with LoopbackEndpoint(lambda _: fine) as server:
         assert main(["fingerprint", "check", str(fingerprint), server.url]) == 0
@@ -267,7 +267,7 @@ def test_from_the_command_line(fingerprint, refused, monkeypatch, capsys, loudne
         line = refused("fingerprint", "check", fingerprint, server.url, "--timeout", "0.2", code=1)
         assert "--timeout" in line
     assert "for an endpoint" in refused("fingerprint", "check", fingerprint, "model", "--send-token")
-    monkeypatch.setattr("hf_selfdestruct.endpoint.get_token", lambda: None)
+    monkeypatch.setattr("hf_selfdestruct.jobs.endpoint.get_token", lambda: None)
     assert "no Hub token to send" in refused("fingerprint", "check", fingerprint, "https://host", "--send-token")
 
 

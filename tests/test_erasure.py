@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from hf_selfdestruct.erasure import directions, leace
+from hf_selfdestruct.erasure.leace import directions, leace
 
 
 def rows_of(classes: int, seed: int = 0, rows: int = 400, width: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

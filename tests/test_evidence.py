@@ -6,9 +6,9 @@ from datasets import Dataset
 from toy_models import TINY_SUITE, toy_rows, toy_task
 from transformers import TrainerCallback, default_data_collator
 
-from hf_selfdestruct.evidence import _quality as quality
-from hf_selfdestruct.metrics import Accuracy
-from hf_selfdestruct.undefended import trained_sibling
+from hf_selfdestruct.attacks.metrics import Accuracy
+from hf_selfdestruct.trainer.attack import _quality as quality
+from hf_selfdestruct.trainer.sibling import trained_sibling
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def accuracy(told):
 def test_a_lost_desired_task_is_told_before_the_attacks_and_in_the_report(
     make_trainer, toy_task, tmp_path, monkeypatch, caplog
 ) -> None:
-    monkeypatch.setattr("hf_selfdestruct.attacks.checks.LOST", -1.0)  # any task is lost
+    monkeypatch.setattr("hf_selfdestruct.attacks.doubts.LOST", -1.0)  # any task is lost
     trainer = make_trainer(tmp_path, blocked_tasks=[toy_task(rows=60)], compute_metrics=accuracy)
     trainer.train()
     (doubt,) = [check for check in trainer.attack(TINY_SUITE).checks if check.startswith("desired task: accuracy")]

@@ -9,8 +9,8 @@ from loopback_endpoint import LoopbackEndpoint
 from toy_project import make_project, make_tokenizer, run_cli
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_selfdestruct.fingerprint import SERVINGS, Fingerprint, check, folder_answers, make
-from hf_selfdestruct.served import served
+from hf_selfdestruct.jobs.fingerprint import SERVINGS, Fingerprint, check, folder_answers, make
+from hf_selfdestruct.jobs.served import served
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from toy_episodes import EPSILON, Toy, assert_same, first_order, relative, run, toy_episode, unrolled
 
-from hf_selfdestruct.episode import MetaGradient
-from hf_selfdestruct.losses import HeadAdjustedCrossEntropy, NegativeCrossEntropy, UniformKL
+from hf_selfdestruct.losses.blocking import HeadAdjustedCrossEntropy, NegativeCrossEntropy, UniformKL
+from hf_selfdestruct.meta_gradient.episode import MetaGradient
 
 
 def fine_tune_and_sum(model, episode: Toy) -> MetaGradient:

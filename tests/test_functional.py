@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toy_models import tiny_model, toy_batch
 
-from hf_selfdestruct.functional import Layout, call, dropout, seeded
+from hf_selfdestruct.models.functional import Layout, call, dropout, seeded
 
 
 def everything(model) -> dict[str, torch.Tensor]:

@@ -8,8 +8,8 @@ from toy_project import make_tokenizer
 from trainer_state import assert_bitwise, weights_of
 from transformers import BertForSequenceClassification, DataCollatorWithPadding, GPT2ForSequenceClassification
 
-from hf_selfdestruct.trainer import SelfDestructTrainer
-from hf_selfdestruct.training_args import SelfDestructTrainingArguments
+from hf_selfdestruct.trainer.trainer import SelfDestructTrainer
+from hf_selfdestruct.trainer.training_args import SelfDestructTrainingArguments
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])

@@ -10,7 +10,7 @@ from toy_models import TINY_SUITE, tiny_model
 from trainer_state import assert_bitwise, weights_of
 from transformers import Trainer, TrainingArguments
 
-from hf_selfdestruct.undefended import trained_sibling
+from hf_selfdestruct.trainer.sibling import trained_sibling
 
 
 def grouped(kind, model, **more):
@@ -47,7 +47,7 @@ def test_without_blocking_the_sibling_and_a_plain_trainer_end_at_the_same_weight
 
 
 def test_it_is_attacked_and_the_recipe_names_the_optimizer(make_trainer, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("hf_selfdestruct.evidence.save_plots", lambda *_: None)
+    monkeypatch.setattr("hf_selfdestruct.trainer.attack.save_plots", lambda *_: None)
     model = tiny_model()
     trainer = make_trainer(tmp_path, model=model, optimizers=(OPTIMIZERS["adamw"](model), None), method="mlac_fast")
     trainer.train()

@@ -8,14 +8,14 @@ from toy_project import make_project
 from train_together import BARE, CASES, LOCAL, MIXTURE, STEPS, losses_of, state_of, trained
 
 from hf_selfdestruct import Adversary, SelfDestructTrainer, SelfDestructTrainingArguments
-from hf_selfdestruct.episode import Episode
-from hf_selfdestruct.inner_optimizers import NormalizedSGD
-from hf_selfdestruct.losses import GradientNorm
-from hf_selfdestruct.manifest import problems
-from hf_selfdestruct.meta_gradient import unrolled
-from hf_selfdestruct.ranks import Ranks
-from hf_selfdestruct.report import AttackReport
-from hf_selfdestruct.trainer_checks import check_processes
+from hf_selfdestruct.adversaries.optimizers import NormalizedSGD
+from hf_selfdestruct.losses.blocking import GradientNorm
+from hf_selfdestruct.meta_gradient.episode import Episode
+from hf_selfdestruct.meta_gradient.methods import unrolled
+from hf_selfdestruct.models.distributed import Ranks
+from hf_selfdestruct.publish.manifest import problems
+from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.trainer.checks import check_processes
 
 LAUNCHES = [
     (2, "torchrun", (*CASES, MIXTURE)),

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from hf_selfdestruct.guard import Guard
+from hf_selfdestruct.hardening.guard import Guard
 
 DIRECTIONS = pytest.mark.parametrize("sign", [1, -1], ids=["accuracy", "loss"])
 

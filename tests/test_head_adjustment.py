@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from hf_selfdestruct import head_adjustment
-from hf_selfdestruct.head_adjustment import best_adjustment
+from hf_selfdestruct.losses import head_adjustment
+from hf_selfdestruct.losses.head_adjustment import best_adjustment
 
 
 def draw(classes: int, *, rows: int = 32, seed: int = 0, signal: float = 1.0, scale: float = 1.0):

@@ -17,8 +17,8 @@ from transformers import (
     BertModel,
 )
 
-from hf_selfdestruct import heads
-from hf_selfdestruct.functional import call
+from hf_selfdestruct.models import heads
+from hf_selfdestruct.models.functional import call
 
 
 def logits(model, weights, batch) -> torch.Tensor:

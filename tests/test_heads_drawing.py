@@ -9,7 +9,7 @@ from torch import nn
 from toy_models import tiny_config, tiny_model
 from transformers import BertForSequenceClassification
 
-from hf_selfdestruct import heads
+from hf_selfdestruct.models import heads
 
 # Drawing
 

@@ -8,11 +8,11 @@ from made_reports import made_report
 from toy_hub import one_line, run_against
 from toy_project import run_cli
 
-from hf_selfdestruct.card import render
-from hf_selfdestruct.details import CardDetails
-from hf_selfdestruct.hub import planned
-from hf_selfdestruct.manifest import MANIFEST, problems, published_files, renew_card, write_manifest
-from hf_selfdestruct.report import AttackReport
+from hf_selfdestruct.publish.card import render
+from hf_selfdestruct.publish.card_details import CardDetails
+from hf_selfdestruct.publish.hub import planned
+from hf_selfdestruct.publish.manifest import MANIFEST, problems, published_files, renew_card, write_manifest
+from hf_selfdestruct.report.record import AttackReport
 
 
 def everything(root):

@@ -5,7 +5,7 @@ import socket
 import pytest
 from toy_hub import commits, one_line
 
-from hf_selfdestruct.manifest import MANIFEST, published_files
+from hf_selfdestruct.publish.manifest import MANIFEST, published_files
 
 
 def test_folder_arrives_complete_in_one_commit(hub, push, folder):

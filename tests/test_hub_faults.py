@@ -12,15 +12,15 @@ from loopback_repos import Fault
 from toy_hub import hub_settings, run_against, talk_to
 from toy_project import environment
 
-from hf_selfdestruct.hub import planned
-from hf_selfdestruct.hub import push as publish
-from hf_selfdestruct.manifest import MANIFEST, published_files
+from hf_selfdestruct.publish.hub import planned
+from hf_selfdestruct.publish.hub import push as publish
+from hf_selfdestruct.publish.manifest import MANIFEST, published_files
 
 REPO = "tester/hardened"
 # One process for many pushes: each line names a repository, each answer is the exit code.
 PUSHER = """
 import sys
-from hf_selfdestruct.cli import main
+from hf_selfdestruct.cli.__main__ import main
 for line in sys.stdin:
     print("CODE", main(["push", sys.argv[1], line.strip()]), flush=True)
 """

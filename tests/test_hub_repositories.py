@@ -6,8 +6,8 @@ import pytest
 from loopback_repos import FIRST, Commit, Fault, Repo
 from toy_hub import commits, talk_to
 
-from hf_selfdestruct.hub import fetched, push
-from hf_selfdestruct.manifest import MANIFEST, published_files
+from hf_selfdestruct.publish.hub import fetched, push
+from hf_selfdestruct.publish.manifest import MANIFEST, published_files
 
 REPO = "tester/hardened"
 OTHER = {"model.safetensors": b"another", "config.json": b"{}", "pytorch_model.bin": b"x", "data/words.txt": b"words"}

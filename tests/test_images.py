@@ -7,8 +7,8 @@ import torch
 from toy_models import tiny_model, toy_pictures
 from transformers import CLIPConfig, CLIPForImageClassification, default_data_collator
 
-from hf_selfdestruct import heads
-from hf_selfdestruct.tasks import BlockedTask
+from hf_selfdestruct.models import heads
+from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
 
 def image_trainer(make_trainer, folder, model, **arguments):

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
-from hf_selfdestruct.ingredients import DEEPEST, described, stored_names
+from hf_selfdestruct.trainer.ingredients import DEEPEST, described, stored_names
 
 
 def closure(weight):

@@ -11,10 +11,10 @@ from datasets import Dataset
 from sklearn.linear_model import LogisticRegression
 from toy_models import TINY_SUITE
 
-from hf_selfdestruct.initialization import check_initialization, embeddings_of, reduced, without
-from hf_selfdestruct.trainer import SelfDestructTrainer
-from hf_selfdestruct.trainer_parts import initialize
-from hf_selfdestruct.training_args import SelfDestructTrainingArguments
+from hf_selfdestruct.erasure.initial_weights import check_initialization, embeddings_of, reduced, without
+from hf_selfdestruct.trainer.parts import initialize
+from hf_selfdestruct.trainer.trainer import SelfDestructTrainer
+from hf_selfdestruct.trainer.training_args import SelfDestructTrainingArguments
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_the_model_is_in_its_place_before_its_weights_are_looked_at(
     done = []
     monkeypatch.setattr(SelfDestructTrainer, "_move_model_to_device", lambda *_: done.append("moved"))
     monkeypatch.setattr(
-        "hf_selfdestruct.trainer_parts.initial_weights", lambda *_, **__: done.append("looked at") or {}
+        "hf_selfdestruct.trainer.parts.initial_weights", lambda *_, **__: done.append("looked at") or {}
     )
     make_trainer(tmp_path, model=tiny_model(), **precision).train()
     assert done[:2] == ["moved", "looked at"]

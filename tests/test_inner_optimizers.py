@@ -18,8 +18,9 @@ from optimizer_cases import (
 )
 from torch import Tensor, nn
 
-from hf_selfdestruct import inner_optimizer, training_args
-from hf_selfdestruct.inner_optimizers import INNER_OPTIMIZERS, NormalizedSGD
+from hf_selfdestruct.adversaries import optimizer as inner_optimizer
+from hf_selfdestruct.adversaries.optimizers import INNER_OPTIMIZERS, NormalizedSGD
+from hf_selfdestruct.trainer import training_args
 
 
 def gradient_at(weights: Tensor, step: int) -> Tensor:

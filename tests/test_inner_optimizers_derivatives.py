@@ -20,7 +20,7 @@ from optimizer_cases import (
 )
 from torch import Tensor
 
-from hf_selfdestruct import inner_optimizer
+from hf_selfdestruct.adversaries import optimizer as inner_optimizer
 
 # Derivatives
 

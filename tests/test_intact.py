@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from toy_models import tiny_model
 from trainer_state import assert_bitwise, learned_of, moments_of, weights_of
 
-from hf_selfdestruct import intact
-from hf_selfdestruct.intact import LAST_FILE, SEAL, STATE_FILE
-from hf_selfdestruct.trainer_parts import settings_of
+from hf_selfdestruct.trainer import intact
+from hf_selfdestruct.trainer.intact import LAST_FILE, SEAL, STATE_FILE
+from hf_selfdestruct.trainer.parts import settings_of
 
 
 def trained(folder, fault=UNDISTURBED, *, resume=None, **arguments):

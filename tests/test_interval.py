@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from hf_selfdestruct.comparison import interval
+from hf_selfdestruct.report.comparison import interval
 
 
 def test_constant_values_have_no_interval():

@@ -10,7 +10,12 @@ from datasets import Dataset
 from kept_models import built, unlabelled
 from transformers import AutoModel, BertForMaskedLM, BertModel, GPT2LMHeadModel, default_data_collator
 
-from hf_selfdestruct.keeping import EmbeddingDistillation, HiddenStateDistillation, LanguageModeling, LogitDistillation
+from hf_selfdestruct.losses.keeping import (
+    EmbeddingDistillation,
+    HiddenStateDistillation,
+    LanguageModeling,
+    LogitDistillation,
+)
 
 
 def language_rows(toy_rows, seed: int = 70) -> Dataset:
@@ -212,7 +217,7 @@ def test_the_guard_lowers_the_blocking_weight_and_says_so(make_trainer, tmp_path
         "blocking_weight": 200.0,
         "blocking_losses": None,
     }
-    with caplog.at_level(logging.WARNING, logger="hf_selfdestruct.checkpoints"):
+    with caplog.at_level(logging.WARNING, logger="hf_selfdestruct.trainer.checkpoints"):
         guarded = make_trainer(tmp_path, max_desired_drop=0.01, **arguments)
         guarded.train()
     assert "blocking weight backs off to 0.5" in caplog.text

@@ -19,12 +19,17 @@ from transformers import (
     default_data_collator,
 )
 
-from hf_selfdestruct.keeping import EmbeddingDistillation, HiddenStateDistillation, LanguageModeling, LogitDistillation
-from hf_selfdestruct.loss_checks import check_losses
-from hf_selfdestruct.losses import HeadAdjustedCrossEntropy
-from hf_selfdestruct.original import Original
-from hf_selfdestruct.tasks import BlockedTask
-from hf_selfdestruct.trainer_parts import recipe_of
+from hf_selfdestruct.hardening.checks import check_losses
+from hf_selfdestruct.hardening.original import Original
+from hf_selfdestruct.losses.blocking import HeadAdjustedCrossEntropy
+from hf_selfdestruct.losses.keeping import (
+    EmbeddingDistillation,
+    HiddenStateDistillation,
+    LanguageModeling,
+    LogitDistillation,
+)
+from hf_selfdestruct.tasks.blocked_task import BlockedTask
+from hf_selfdestruct.trainer.parts import recipe_of
 
 
 def test_mistakes(make_trainer, tiny_model, toy_rows, tmp_path) -> None:

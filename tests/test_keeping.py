@@ -10,7 +10,7 @@ import torch
 from keeping_cases import LENGTH, MASKS, ROWS, STATES, WIDTH, batch_of, draw, made
 from torch import Tensor
 
-from hf_selfdestruct.keeping import POOLINGS, EmbeddingDistillation, HiddenStateDistillation, LogitDistillation
+from hf_selfdestruct.losses.keeping import POOLINGS, EmbeddingDistillation, HiddenStateDistillation, LogitDistillation
 
 TOLERANCE = {"rtol": 1e-11, "atol": 1e-13}
 DISTILLATIONS = (

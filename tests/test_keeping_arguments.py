@@ -11,7 +11,7 @@ import torch
 from keeping_cases import MASKS, STATES, batch_of, draw, inputs_of, made
 from transformers import AutoModel, AutoModelForSequenceClassification, T5Config, T5ForConditionalGeneration
 
-from hf_selfdestruct.keeping import (
+from hf_selfdestruct.losses.keeping import (
     KEEPING_LOSSES,
     EmbeddingDistillation,
     HiddenStateDistillation,

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_selfdestruct.keeping import (
+from hf_selfdestruct.losses.keeping import (
     EmbeddingDistillation,
     HiddenStateDistillation,
     KeepingLoss,

@@ -9,9 +9,9 @@ from toy_project import make_tokenizer
 from transformers import BertConfig, BertModel, DataCollatorWithPadding, PretrainedConfig
 
 from hf_selfdestruct.attacks import DesiredData, Target
-from hf_selfdestruct.attacks.benign import _published
-from hf_selfdestruct.label_order import classifier, numbered_as, numbers_of, order_of, renumbered
-from hf_selfdestruct.recipe import _accuracy
+from hf_selfdestruct.attacks.methods.benign import _published
+from hf_selfdestruct.jobs.job import _accuracy
+from hf_selfdestruct.jobs.label_order import classifier, numbered_as, numbers_of, order_of, renumbered
 
 NAMES = ["cook", "nurse", "pilot"]
 

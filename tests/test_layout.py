@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from hf_selfdestruct.manifest import MANIFEST, REPORT, problems, write_manifest
+from hf_selfdestruct.publish.manifest import MANIFEST, REPORT, problems, write_manifest
 
 
 def put(folder, name):

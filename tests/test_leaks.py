@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from hf_selfdestruct import leaks as room
-from hf_selfdestruct.leaks import TOKENS, leaks
+from hf_selfdestruct.publish import leaks as room
+from hf_selfdestruct.publish.leaks import TOKENS, leaks
 
 HUB = "hf_" + "aB3" * 11 + "x"
 USED = "of-my.own/form=1"

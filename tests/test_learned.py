@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from hf_selfdestruct.learned import RATE_BOUNDS, LearnedAdversary
+from hf_selfdestruct.adversaries.learned import RATE_BOUNDS, LearnedAdversary
 
 
 def draw_gradients(step: int) -> tuple[dict[str, torch.Tensor], float]:

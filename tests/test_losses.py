@@ -11,7 +11,7 @@ from loss_cases import CLASSES, EVERY_LOSS, PRECISE, SPLIT, every_loss, model_vi
 from test_head_adjustment import draw
 from torch.nn.functional import kl_div
 
-from hf_selfdestruct.losses import (
+from hf_selfdestruct.losses.blocking import (
     IGNORED,
     Collapse,
     CrossEntropy,

@@ -11,8 +11,7 @@ from loss_cases import CLASSES, PRECISE, SPLIT, every_loss, model_view, per_posi
 from test_head_adjustment import draw
 from torch.nn.functional import cross_entropy
 
-from hf_selfdestruct.head_adjustment import best_adjustment, best_scale
-from hf_selfdestruct.losses import (
+from hf_selfdestruct.losses.blocking import (
     BLOCKING_LOSSES,
     BlockingLoss,
     CrossEntropy,
@@ -24,6 +23,7 @@ from hf_selfdestruct.losses import (
     UniformKL,
     blocking_loss,
 )
+from hf_selfdestruct.losses.head_adjustment import best_adjustment, best_scale
 
 # What fools them, and what does not
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from hf_selfdestruct.manifest import MANIFEST, problems, published_files, stamp_config, write_manifest
+from hf_selfdestruct.publish.manifest import MANIFEST, problems, published_files, stamp_config, write_manifest
 
 PUBLISHED = {
     "README.md",

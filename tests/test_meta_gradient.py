@@ -12,9 +12,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from toy_episodes import EPSILON, SHARES, Toy, assert_same, exact, first_order, relative, run, toy_episode, unrolled
 
-from hf_selfdestruct.episode import MetaGradient
-from hf_selfdestruct.inner_optimizers import SGD, Adam
-from hf_selfdestruct.losses import HeadAdjustedCrossEntropy
+from hf_selfdestruct.adversaries.optimizers import SGD, Adam
+from hf_selfdestruct.losses.blocking import HeadAdjustedCrossEntropy
+from hf_selfdestruct.meta_gradient.episode import MetaGradient
 
 MODES = {"unrolled": unrolled, "exact": exact, "first_order": first_order}
 

@@ -10,8 +10,8 @@ from unittest.mock import ANY
 import pytest
 import torch
 
-from hf_selfdestruct.episode import MetaGradient
-from hf_selfdestruct.meta_step import meta_loss, step_shares
+from hf_selfdestruct.meta_gradient.episode import MetaGradient
+from hf_selfdestruct.meta_gradient.outer_loss import meta_loss, step_shares
 
 
 @pytest.mark.parametrize("kind", ["uniform", "last", "exponential"])

@@ -12,14 +12,14 @@ from toy_models import tiny_model
 from toy_project import make_project
 from transformers import AutoModel, AutoTokenizer
 
-from hf_selfdestruct.card import render
-from hf_selfdestruct.config import load_config, training_arguments
-from hf_selfdestruct.details import CardDetails
-from hf_selfdestruct.manifest import published_files
-from hf_selfdestruct.presets import PRESETS, fill
-from hf_selfdestruct.report import AttackReport
-from hf_selfdestruct.trainer_parts import configured_adversary, configured_keeping, configured_losses
-from hf_selfdestruct.training_args import UNDEFENDED
+from hf_selfdestruct.hardening.presets import PRESETS, fill
+from hf_selfdestruct.jobs.config import load_config, training_arguments
+from hf_selfdestruct.publish.card import render
+from hf_selfdestruct.publish.card_details import CardDetails
+from hf_selfdestruct.publish.manifest import published_files
+from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.trainer.parts import configured_adversary, configured_keeping, configured_losses
+from hf_selfdestruct.trainer.training_args import UNDEFENDED
 
 ROOT = Path(__file__).parents[1]
 CARDS = sorted(p.parent for p in (ROOT / "model_cards").glob("*/README.md"))

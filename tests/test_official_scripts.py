@@ -7,7 +7,7 @@ from script_parts import SCRIPTS, pretrained
 from toy_models import TINY_SUITE
 
 from hf_selfdestruct import SelfDestructTrainer, SelfDestructTrainingArguments
-from hf_selfdestruct.manifest import problems
+from hf_selfdestruct.publish.manifest import problems
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def base(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def without_plots(monkeypatch):
     """They take most of the time of a tiny attack, and nothing here looks at them."""
-    monkeypatch.setattr("hf_selfdestruct.evidence.save_plots", lambda *_: None)
+    monkeypatch.setattr("hf_selfdestruct.trainer.attack.save_plots", lambda *_: None)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)

@@ -13,11 +13,12 @@ from transformers import (
     default_data_collator,
 )
 
-from hf_selfdestruct import evidence, recipe
 from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning, HeadOnly, Target
-from hf_selfdestruct.config import load_config
-from hf_selfdestruct.processors import processor_of
-from hf_selfdestruct.sections import DataConfig
+from hf_selfdestruct.jobs import job as recipe
+from hf_selfdestruct.jobs.config import load_config
+from hf_selfdestruct.jobs.processors import processor_of
+from hf_selfdestruct.jobs.sections import DataConfig
+from hf_selfdestruct.trainer import attack as evidence
 
 ENDS = 3  # [SEP]
 FEW = FullFineTuning(learning_rates=(1e-3,), steps=(2,), looks=1)

@@ -10,11 +10,11 @@ from toy_models import TINY_SUITE, tiny_config, tiny_model
 from transformers import BertConfig, BertForSequenceClassification, BertPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_selfdestruct.attacks.checks import doubted
-from hf_selfdestruct.card import render
-from hf_selfdestruct.manifest import problems
-from hf_selfdestruct.plainly import unlike_plain
-from hf_selfdestruct.tasks import BlockedTask
+from hf_selfdestruct.attacks.doubts import doubted
+from hf_selfdestruct.publish.card import render
+from hf_selfdestruct.publish.manifest import problems
+from hf_selfdestruct.tasks.blocked_task import BlockedTask
+from hf_selfdestruct.trainer.plainly import unlike_plain
 
 SIZES = {n: v for n, v in tiny_config("bert").to_dict().items() if n != "model_type"}
 LOADS = "It loads in plain `transformers`."
@@ -104,7 +104,7 @@ def test_a_type_of_ones_own_is_refused_where_it_is_to_be_attacked_and_told_of_el
 
 
 def test_an_attack_says_so_at_once_in_the_doubts_and_on_the_card(make_trainer, tmp_path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr("hf_selfdestruct.evidence.save_plots", lambda *_: None)
+    monkeypatch.setattr("hf_selfdestruct.trainer.attack.save_plots", lambda *_: None)
     torch.manual_seed(0)
     trainer = make_trainer(tmp_path, model=MeanPooled(tiny_config("bert")))
     trainer.train()

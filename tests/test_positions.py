@@ -9,10 +9,10 @@ from toy_models import tiny_model, toy_rows, toy_task
 from toy_project import make_project, make_tokenizer
 from transformers import BartConfig, BartForSequenceClassification, MPNetConfig, MPNetForSequenceClassification
 
-from hf_selfdestruct.corpus import load_data
-from hf_selfdestruct.positions import _lengths, check_lengths, positions_of
-from hf_selfdestruct.processors import processor_of
-from hf_selfdestruct.sections import DataConfig
+from hf_selfdestruct.jobs.processors import processor_of
+from hf_selfdestruct.jobs.sections import DataConfig
+from hf_selfdestruct.jobs.text_data import load_data
+from hf_selfdestruct.tasks.positions import _lengths, check_lengths, positions_of
 
 SIZES = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 

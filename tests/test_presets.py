@@ -8,12 +8,12 @@ import pytest
 import torch
 from toy_episodes import relative, toy_episode, way
 
-from hf_selfdestruct.episode import MetaGradient
-from hf_selfdestruct.inner_optimizers import INNER_OPTIMIZERS
-from hf_selfdestruct.losses import blocking_loss
-from hf_selfdestruct.meta_step import step_shares
-from hf_selfdestruct.presets import BOOSTER, CTRAP, PRESETS
-from hf_selfdestruct.trainer_parts import recipe_of
+from hf_selfdestruct.adversaries.optimizers import INNER_OPTIMIZERS
+from hf_selfdestruct.hardening.presets import BOOSTER, CTRAP, PRESETS
+from hf_selfdestruct.losses.blocking import blocking_loss
+from hf_selfdestruct.meta_gradient.episode import MetaGradient
+from hf_selfdestruct.meta_gradient.outer_loss import step_shares
+from hf_selfdestruct.trainer.parts import recipe_of
 
 
 def cross_entropy(toy, weights, batch, target=None):

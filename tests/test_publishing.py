@@ -11,11 +11,11 @@ from loopback_repos import Fault
 from made_reports import made_report, report_of
 from toy_hub import commits, one_line, run_against
 
-from hf_selfdestruct.card import render_folder
-from hf_selfdestruct.details import CardDetails
-from hf_selfdestruct.evidence import complete_folder
-from hf_selfdestruct.manifest import MANIFEST, problems, published_files, renew_card, write_manifest
-from hf_selfdestruct.staging import staged
+from hf_selfdestruct.publish.card import render_folder
+from hf_selfdestruct.publish.card_details import CardDetails
+from hf_selfdestruct.publish.manifest import MANIFEST, problems, published_files, renew_card, write_manifest
+from hf_selfdestruct.publish.staging import staged
+from hf_selfdestruct.trainer.attack import complete_folder
 
 REPO = "tester/hardened"
 

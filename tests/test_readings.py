@@ -5,7 +5,7 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hf_selfdestruct.readings import Readings
+from hf_selfdestruct.trainer.meters import Readings
 
 
 def test_means_since_the_last_time_only():

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from made_reports import made_labels, made_probabilities, made_report, made_run, predicted_report
 
-from hf_selfdestruct.comparison import difference
-from hf_selfdestruct.recovery import recovery, regret
-from hf_selfdestruct.runs import NOT_MEASURED
+from hf_selfdestruct.report.attack_run import NOT_MEASURED
+from hf_selfdestruct.report.comparison import difference
+from hf_selfdestruct.report.recovery import recovery, regret
 
 CHANCE, BEST = 0.53, 0.92  # of the made report: the commonest label, and full fine-tuning on undefended
 

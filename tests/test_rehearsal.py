@@ -24,10 +24,10 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_selfdestruct.rehearsal import rehearse
-from hf_selfdestruct.similarity import NAME
-from hf_selfdestruct.trainer import SelfDestructTrainer
-from hf_selfdestruct.training_args import SelfDestructTrainingArguments
+from hf_selfdestruct.models.similarity import NAME
+from hf_selfdestruct.trainer.rehearsal import rehearse
+from hf_selfdestruct.trainer.trainer import SelfDestructTrainer
+from hf_selfdestruct.trainer.training_args import SelfDestructTrainingArguments
 
 TOKENS = {"vocab_size": 60, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
 NAMED = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}

@@ -9,11 +9,11 @@ import sys
 import pytest
 from made_reports import ACCURACY, ROLES, made_report, made_run, raw_report
 
-from hf_selfdestruct import runs
-from hf_selfdestruct.attacks.checks import doubts
-from hf_selfdestruct.card import render
-from hf_selfdestruct.details import CardDetails
-from hf_selfdestruct.report import AttackReport
+from hf_selfdestruct.attacks.doubts import doubts
+from hf_selfdestruct.publish.card import render
+from hf_selfdestruct.publish.card_details import CardDetails
+from hf_selfdestruct.report import attack_run as runs
+from hf_selfdestruct.report.record import AttackReport
 
 # Round trip
 
@@ -74,7 +74,7 @@ def test_save_stopped_half_way_leaves_the_old_report(tmp_path):
     old.save(path)
     (tmp_path / "new.json").write_text(made_report(checks=("new",) * 2000).to_json())
     code = (
-        "import resource, sys; from hf_selfdestruct.report import AttackReport\n"
+        "import resource, sys; from hf_selfdestruct.report.record import AttackReport\n"
         "report = AttackReport.load(sys.argv[1])\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, {resource.RLIM_INFINITY}))\n"
         "report.save(sys.argv[2])"

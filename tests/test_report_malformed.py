@@ -8,8 +8,8 @@ import random
 import pytest
 from made_reports import made_report, made_run, raw_report
 
-from hf_selfdestruct import report as room
-from hf_selfdestruct.report import AttackReport
+from hf_selfdestruct.report import record as room
+from hf_selfdestruct.report.record import AttackReport
 
 
 def changed(change):

@@ -9,12 +9,12 @@ from made_reports import made_run
 from safetensors.torch import load_file, save_file
 from toy_project import make_data, make_project, run_cli
 
-from hf_selfdestruct.attacks.audit import plan_problems
-from hf_selfdestruct.config import load_config
+from hf_selfdestruct.attacks.suites.audit import plan_problems
 from hf_selfdestruct.files import weights_hash
-from hf_selfdestruct.manifest import REPORT
-from hf_selfdestruct.report import AttackReport
-from hf_selfdestruct.rerun import Rerun, drawn, rerun
+from hf_selfdestruct.jobs.config import load_config
+from hf_selfdestruct.jobs.rerun import Rerun, drawn, rerun
+from hf_selfdestruct.publish.manifest import REPORT
+from hf_selfdestruct.report.record import AttackReport
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from toy_project import make_tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from hf_selfdestruct.undefended import trained_sibling
+from hf_selfdestruct.trainer.sibling import trained_sibling
 
 
 def _configuration(folder):

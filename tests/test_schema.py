@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_selfdestruct.schema import MOST_DEPTH, parse_json
+from hf_selfdestruct.untrusted_json import MOST_DEPTH, parse_json
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from toy_models import TINY_SUITE
 from toy_project import make_tokenizer
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
 
-from hf_selfdestruct.hub import fetched
-from hf_selfdestruct.layout import MODULES
-from hf_selfdestruct.manifest import problems, write_manifest
-from hf_selfdestruct.sentence_encoder import carry_sentence_files
-from hf_selfdestruct.sentence_files import sentence_problems
-from hf_selfdestruct.trainer import SelfDestructTrainer
+from hf_selfdestruct.publish.hub import fetched
+from hf_selfdestruct.publish.layout import MODULES
+from hf_selfdestruct.publish.manifest import problems, write_manifest
+from hf_selfdestruct.publish.sentence_files import sentence_problems
+from hf_selfdestruct.trainer.sentence_encoder import carry_sentence_files
+from hf_selfdestruct.trainer.trainer import SelfDestructTrainer
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 POOLING = "1_Pooling/config.json"
@@ -46,7 +46,7 @@ def encoder(tmp_path_factory):
 
 
 def test_it_opens_as_the_same_encoder_here_and_from_the_hub(make_trainer, encoder, tmp_path, hub, monkeypatch) -> None:
-    monkeypatch.setattr("hf_selfdestruct.evidence.save_plots", lambda *_: None)
+    monkeypatch.setattr("hf_selfdestruct.trainer.attack.save_plots", lambda *_: None)
     folder = tmp_path / "hardened"
     kind = functools.partial(SelfDestructTrainer, processing_class=AutoTokenizer.from_pretrained(encoder))
     model = BertForSequenceClassification.from_pretrained(encoder)

@@ -6,8 +6,8 @@ from launched import TESTS, apart, handed_in, launch
 from toy_models import tiny_model
 from train_sharded import CASES, STEPS, Sharded
 
-from hf_selfdestruct.functional import Layout, whole
-from hf_selfdestruct.ranks import Ranks
+from hf_selfdestruct.models.distributed import Ranks
+from hf_selfdestruct.models.functional import Layout, whole
 
 TOLERANCE = {"exact, finite differences": 1e-7}  # of float64, whose differences divide rounding by their step
 

@@ -8,10 +8,10 @@ import pytest
 from toy_hub import one_line, run_against
 from toy_project import run_cli
 
-from hf_selfdestruct.manifest import MANIFEST, problems, write_manifest
-from hf_selfdestruct.signing import sign, signature_problems
-from hf_selfdestruct.staging import staged
-from hf_selfdestruct.verification import verify
+from hf_selfdestruct.jobs.verification import verify
+from hf_selfdestruct.publish.manifest import MANIFEST, problems, write_manifest
+from hf_selfdestruct.publish.signing import sign, signature_problems
+from hf_selfdestruct.publish.staging import staged
 
 
 def key_pair(folder, name, *, curve="prime256v1"):
@@ -55,9 +55,9 @@ def test_a_forger_with_a_new_manifest_is_told_apart(signed, keys):
     report = signed / "selfdestruct" / "report.json"
     raw = json.loads(report.read_text())
     report.write_text(json.dumps({**raw, "checks": ["none"]}, indent=1, sort_keys=True) + "\n")
-    from hf_selfdestruct.card import render_folder
     from hf_selfdestruct.files import file_hash
-    from hf_selfdestruct.manifest import stamp_config
+    from hf_selfdestruct.publish.card import render_folder
+    from hf_selfdestruct.publish.manifest import stamp_config
 
     stamp = json.loads((signed / "config.json").read_text())["hf_selfdestruct"]
     stamp_config(signed, {**stamp, "report_sha256": file_hash(report)})

@@ -10,12 +10,12 @@ import torch
 from peft import LoraConfig
 from simulation_parts import on_whole_tables
 
-from hf_selfdestruct.adversary import Adversary, Range, Schedule
-from hf_selfdestruct.functional import call
-from hf_selfdestruct.inner_optimizers import SGD, Adam, AdamW
-from hf_selfdestruct.losses import RepresentationProbe, UniformKL
-from hf_selfdestruct.scene import Draw, Scene
-from hf_selfdestruct.skeletons import OWN
+from hf_selfdestruct.adversaries.adversary import Adversary, Range, Schedule
+from hf_selfdestruct.adversaries.optimizers import SGD, Adam, AdamW
+from hf_selfdestruct.hardening.episode_builder import Draw, Scene
+from hf_selfdestruct.losses.blocking import RepresentationProbe, UniformKL
+from hf_selfdestruct.models.functional import call
+from hf_selfdestruct.models.stateless import OWN
 
 
 def scene_of(trainer, *key, number: int = 0) -> Scene:

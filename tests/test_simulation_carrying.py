@@ -9,10 +9,10 @@ import pytest
 import torch
 from simulation_parts import on_whole_tables
 
-from hf_selfdestruct.adversary import Adversary
-from hf_selfdestruct.inner_optimizers import SGD
-from hf_selfdestruct.meta_gradient import first_order
-from hf_selfdestruct.scene import Scene
+from hf_selfdestruct.adversaries.adversary import Adversary
+from hf_selfdestruct.adversaries.optimizers import SGD
+from hf_selfdestruct.hardening.episode_builder import Scene
+from hf_selfdestruct.meta_gradient.methods import first_order
 
 
 @pytest.mark.parametrize("trainable", ["all", "lora"])

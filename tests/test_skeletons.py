@@ -23,8 +23,8 @@ from torch.nn.functional import cross_entropy
 from toy_models import ARCHITECTURES, tiny_config
 from transformers import BertForMaskedLM
 
-from hf_selfdestruct import heads
-from hf_selfdestruct.skeletons import OWN, Skeleton
+from hf_selfdestruct.models import heads
+from hf_selfdestruct.models.stateless import OWN, Skeleton
 
 # Live weights
 

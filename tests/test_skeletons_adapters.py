@@ -25,8 +25,8 @@ from skeleton_cases import (
 from torch.nn.functional import cross_entropy
 from toy_models import ARCHITECTURES, tiny_model
 
-from hf_selfdestruct import heads
-from hf_selfdestruct.skeletons import OWN, Skeleton
+from hf_selfdestruct.models import heads
+from hf_selfdestruct.models.stateless import OWN, Skeleton
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -18,8 +18,8 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from hf_selfdestruct import heads
-from hf_selfdestruct.skeletons import INDEX, RowEmbedding, Skeleton, can_compact, used_rows
+from hf_selfdestruct.models import heads
+from hf_selfdestruct.models.stateless import INDEX, RowEmbedding, Skeleton, can_compact, used_rows
 
 
 @pytest.mark.parametrize("twice", [False, True])

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from hf_selfdestruct.hub import _additions
-from hf_selfdestruct.manifest import MANIFEST, problems, published_files
-from hf_selfdestruct.staging import plan_of, staged, staged_files
+from hf_selfdestruct.publish.hub import _additions
+from hf_selfdestruct.publish.manifest import MANIFEST, problems, published_files
+from hf_selfdestruct.publish.staging import plan_of, staged, staged_files
 
 
 def test_a_staged_copy_is_the_folder_as_published_and_goes_away(folder):

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from hf_selfdestruct.cli import main
-from hf_selfdestruct.config import load_config, training_arguments
-from hf_selfdestruct.details import CardDetails
-from hf_selfdestruct.sections import DataConfig, TaskConfig, words_of
-from hf_selfdestruct.starter import STARTS, starter
+from hf_selfdestruct.cli.__main__ import main
+from hf_selfdestruct.jobs.config import load_config, training_arguments
+from hf_selfdestruct.jobs.sections import DataConfig, TaskConfig, words_of
+from hf_selfdestruct.jobs.starter import STARTS, starter
+from hf_selfdestruct.publish.card_details import CardDetails
 
 KINDS = pytest.mark.parametrize("kind", STARTS)
 

@@ -12,10 +12,10 @@ from made_reports import report_of
 from safetensors.numpy import load_file, save_file
 from toy_project import make_tokenizer
 
-from hf_selfdestruct.details import CardDetails
-from hf_selfdestruct.evidence import complete_folder
-from hf_selfdestruct.manifest import MANIFEST, REPORT, problems, write_manifest
-from hf_selfdestruct.verification import verify
+from hf_selfdestruct.jobs.verification import verify
+from hf_selfdestruct.publish.card_details import CardDetails
+from hf_selfdestruct.publish.manifest import MANIFEST, REPORT, problems, write_manifest
+from hf_selfdestruct.trainer.attack import complete_folder
 
 INDEX = "model.safetensors.index.json"
 SHARDS = FIRST, _ = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 from made_reports import ROLES, made_labels, made_probabilities, made_report, made_run, predicted_report
 
-from hf_selfdestruct.card import render
-from hf_selfdestruct.comparison import difference
-from hf_selfdestruct.details import CardDetails
-from hf_selfdestruct.recovery import recovery, regret
-from hf_selfdestruct.tables import comparison_table, control_rows, report_table
+from hf_selfdestruct.publish.card import render
+from hf_selfdestruct.publish.card_details import CardDetails
+from hf_selfdestruct.report.comparison import difference
+from hf_selfdestruct.report.recovery import recovery, regret
+from hf_selfdestruct.report.tables import comparison_table, control_rows, report_table
 
 LABELS = made_labels()
 SKILLS = {"undefended": 3.0, "hardened": 0.6, "scratch": 0.4, "null": 0.4}

@@ -11,7 +11,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from task_parts import SPLITS, with_label, with_tokens
 
-from hf_selfdestruct.tasks import BlockedTask, content_hashes, draw_rows, fingerprint, seed_of
+from hf_selfdestruct.tasks.blocked_task import BlockedTask, content_hashes, draw_rows, fingerprint, seed_of
 
 # Labels and their number
 
@@ -70,7 +70,7 @@ def test_partitions_are_scattered_and_fixed_across_objects_and_processes(toy_tas
     assert one.held_out_rows().tolist() != one.selection_rows()[:20].tolist()
     # Frozen: a published report stays reproducible only while the partition stays what it was.
     script = (
-        "from hf_selfdestruct.tasks import _partition; "
+        "from hf_selfdestruct.tasks.blocked_task import _partition; "
         "print(*_partition('blocked/train', 100, 0.2)[1], *_partition('blocked/attack', 100, 0.3)[1])"
     )
     found = subprocess.run(
@@ -122,7 +122,9 @@ def test_drawing_leaves_the_global_generators_alone() -> None:
 
 def test_seeds_are_63_bits_and_the_same_everywhere() -> None:
     assert all(0 <= seed_of("gender", i) < 2**63 for i in range(100))
-    script = "from hf_selfdestruct.tasks import seed_of; print(seed_of('gender', 7, 0), seed_of('gender', 70))"
+    script = (
+        "from hf_selfdestruct.tasks.blocked_task import seed_of; print(seed_of('gender', 7, 0), seed_of('gender', 70))"
+    )
     found = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "5"}
     )

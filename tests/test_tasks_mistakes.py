@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 from task_parts import SPLITS, with_label, with_tokens
 
-from hf_selfdestruct.tasks import BlockedTask, content_hashes
+from hf_selfdestruct.tasks.blocked_task import BlockedTask, content_hashes
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from hf_selfdestruct.intact import last_complete
+from hf_selfdestruct.trainer.intact import last_complete
 
 
 class TellAt(TrainerCallback):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from trainer_state import MODES, bones_of, learned_of, still, weights_of
 
-from hf_selfdestruct import heads
-from hf_selfdestruct.adversary import Adversary
-from hf_selfdestruct.inner_optimizers import SGD
-from hf_selfdestruct.losses import UniformKL
-from hf_selfdestruct.scene import Draw, Scene
-from hf_selfdestruct.skeletons import OWN
-from hf_selfdestruct.training_args import INNER_OPTIMIZERS
+from hf_selfdestruct.adversaries.adversary import Adversary
+from hf_selfdestruct.adversaries.optimizers import SGD
+from hf_selfdestruct.hardening.episode_builder import Draw, Scene
+from hf_selfdestruct.losses.blocking import UniformKL
+from hf_selfdestruct.models import heads
+from hf_selfdestruct.models.stateless import OWN
+from hf_selfdestruct.trainer.training_args import INNER_OPTIMIZERS
 
 
 def scene_of(trainer, *key) -> Scene:

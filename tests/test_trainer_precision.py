@@ -6,9 +6,9 @@ import pytest
 import torch
 from trainer_state import assert_bitwise, bones_of, still, weights_of
 
-from hf_selfdestruct.evidence import _desired, _quality
-from hf_selfdestruct.trainer_parts import recipe_of
-from hf_selfdestruct.undefended import sibling_of, trained_sibling
+from hf_selfdestruct.trainer.attack import _desired, _quality
+from hf_selfdestruct.trainer.parts import recipe_of
+from hf_selfdestruct.trainer.sibling import sibling_of, trained_sibling
 
 
 def test_bf16_is_for_the_outer_step_and_float32_for_the_inner_loop(make_trainer, tmp_path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 from trainer_state import MODES, assert_bitwise, learned_of, moments_of, still, weights_of
 
-from hf_selfdestruct.intact import STATE_FILE
+from hf_selfdestruct.trainer.intact import STATE_FILE
 
 RESUME = {
     "max_steps": 6,
@@ -49,7 +49,7 @@ def test_resuming_by_path_and_dropout_matters(make_trainer, tiny_model, tmp_path
 
 
 def test_checkpoint_100_is_newer_than_checkpoint_20(make_trainer, tiny_model, tmp_path) -> None:
-    from hf_selfdestruct.intact import last_complete
+    from hf_selfdestruct.trainer.intact import last_complete
 
     run(make_trainer, tiny_model, tmp_path)
     shutil.copytree(tmp_path / "checkpoint-6", tmp_path / "checkpoint-100")

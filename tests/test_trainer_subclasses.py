@@ -9,8 +9,8 @@ from toy_models import TINY_SUITE, tiny_model, toy_task
 from trainer_state import assert_bitwise, weights_of
 from transformers import Trainer, TrainerCallback
 
-from hf_selfdestruct.trainer import SelfDestructTrainer
-from hf_selfdestruct.undefended import trained_sibling
+from hf_selfdestruct.trainer.sibling import trained_sibling
+from hf_selfdestruct.trainer.trainer import SelfDestructTrainer
 
 
 class Documented:

@@ -7,9 +7,15 @@ import dataclasses
 import pytest
 from transformers import HfArgumentParser
 
-from hf_selfdestruct import curvature, inner_optimizers, keeping, losses, presets, training_args, trajectory
-from hf_selfdestruct.trainer_parts import configured_losses
-from hf_selfdestruct.training_args import SelfDestructTrainingArguments
+from hf_selfdestruct.adversaries import optimizers as inner_optimizers
+from hf_selfdestruct.hardening import presets
+from hf_selfdestruct.losses import blocking as losses
+from hf_selfdestruct.losses import keeping
+from hf_selfdestruct.meta_gradient import hessian as curvature
+from hf_selfdestruct.meta_gradient import trajectory
+from hf_selfdestruct.trainer import training_args
+from hf_selfdestruct.trainer.parts import configured_losses
+from hf_selfdestruct.trainer.training_args import SelfDestructTrainingArguments
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from toy_models import TINY_SUITE, tiny_model, toy_images, toy_rows, toy_task
 from trainer_state import assert_bitwise, weights_of
 
 from hf_selfdestruct.attacks import Split
-from hf_selfdestruct.rows import class_cure, columns_of, rows_of
-from hf_selfdestruct.tasks import BlockedTask
+from hf_selfdestruct.tasks.blocked_task import BlockedTask
+from hf_selfdestruct.tasks.rows import class_cure, columns_of, rows_of
 
 
 def pictures(seed: int) -> Dataset:

@@ -10,10 +10,10 @@ from loopback_repos import FIRST, Commit, Repo
 from toy_hub import run_against
 
 from hf_selfdestruct import __version__
-from hf_selfdestruct.cli import main
-from hf_selfdestruct.hub import blobs_of
-from hf_selfdestruct.manifest import MANIFEST, problems, read_manifest, write_manifest
-from hf_selfdestruct.verification import MOST_LINES, Verification, found_at, verify
+from hf_selfdestruct.cli.__main__ import main
+from hf_selfdestruct.jobs.verification import MOST_LINES, Verification, found_at, verify
+from hf_selfdestruct.publish.hub import blobs_of
+from hf_selfdestruct.publish.manifest import MANIFEST, problems, read_manifest, write_manifest
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_a_folder_has_no_revision(folder, refused):
 
 def test_the_fingerprint_is_asked_of_the_same_folder(tmp_path, monkeypatch, refused):
     """`fingerprint check` reads the fingerprint first; then neither of two folders is taken for the other."""
-    from hf_selfdestruct import fingerprint
+    from hf_selfdestruct.jobs import fingerprint
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "name").mkdir(parents=True)
@@ -155,7 +155,7 @@ def test_other_links_in_the_cache_are_refused(snapshot, tmp_path, where):
 STRANGERS = ("NOTES.md", "config.4.0.0.json", "chat_template.jinja", "_x", "checkpoint-1/a.json", "a.gguf")
 VERIFY = """
 import sys
-from hf_selfdestruct.cli import main
+from hf_selfdestruct.cli.__main__ import main
 sys.stderr = sys.stdout
 for repo in sys.argv[1:]:
     print("CODE", main(["verify", repo, "--files-only", "--revision", "main"]))

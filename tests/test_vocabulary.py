@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_selfdestruct.vocabulary import (
+from hf_selfdestruct.erasure.word_merging import (
     EXPECTED,
     TiedRows,
     association,

@@ -7,10 +7,10 @@ import pytest
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from hf_selfdestruct.attacks import AttackData, HeadOnly, Target
-from hf_selfdestruct.config import load_config
-from hf_selfdestruct.corpus import load_data
-from hf_selfdestruct.demo.recipe import minilm
-from hf_selfdestruct.recipe import blocked_tasks
+from hf_selfdestruct.demo.job import minilm
+from hf_selfdestruct.jobs.config import load_config
+from hf_selfdestruct.jobs.job import blocked_tasks
+from hf_selfdestruct.jobs.text_data import load_data
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "wikibios"

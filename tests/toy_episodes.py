@@ -10,11 +10,12 @@ from torch.nn.functional import cross_entropy
 from toy_models import tiny_model, toy_batch, toy_images
 from transformers import PreTrainedModel
 
-from hf_selfdestruct import heads, meta_gradient
-from hf_selfdestruct.episode import Episode, MetaGradient, Reading
-from hf_selfdestruct.functional import call
-from hf_selfdestruct.inner_optimizers import Adam, InnerOptimizer
-from hf_selfdestruct.losses import BlockingLoss, UniformKL, View
+from hf_selfdestruct.adversaries.optimizers import Adam, InnerOptimizer
+from hf_selfdestruct.losses.blocking import BlockingLoss, UniformKL, View
+from hf_selfdestruct.meta_gradient import methods as meta_gradient
+from hf_selfdestruct.meta_gradient.episode import Episode, MetaGradient, Reading
+from hf_selfdestruct.models import heads
+from hf_selfdestruct.models.functional import call
 
 EPSILON = 1e-3
 SHARES = {k: [2 * (i + 1) / ((k + 1) * (k + 2)) for i in range(k + 1)] for k in range(10)}  # rising, their sum is 1

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from hf_selfdestruct.attacks import AttackSuite, Entry, HeadOnly
-from hf_selfdestruct.tasks import BlockedTask
+from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
 LENGTH, VOCABULARY = 8, 60
 ARCHITECTURES = ("bert", "distilbert", "roberta", "modernbert", "gpt2", "llama")

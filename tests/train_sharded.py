@@ -15,13 +15,14 @@ from torch.distributed.tensor import DTensor
 from toy_models import tiny_model, toy_rows, toy_task
 from transformers import default_data_collator
 
-from hf_selfdestruct import SelfDestructTrainingArguments, presets
-from hf_selfdestruct.losses import HeadAdjustedCrossEntropy
-from hf_selfdestruct.meta_step import meta_loss
-from hf_selfdestruct.probes import RepresentationProbe
-from hf_selfdestruct.scene import Rows
-from hf_selfdestruct.simulation import Simulation
-from hf_selfdestruct.trainer_parts import configured_adversary
+from hf_selfdestruct import SelfDestructTrainingArguments
+from hf_selfdestruct.hardening import presets
+from hf_selfdestruct.hardening.episode_builder import Rows
+from hf_selfdestruct.hardening.simulator import Simulation
+from hf_selfdestruct.losses.blocking import HeadAdjustedCrossEntropy
+from hf_selfdestruct.losses.probe import RepresentationProbe
+from hf_selfdestruct.meta_gradient.outer_loss import meta_loss
+from hf_selfdestruct.trainer.parts import configured_adversary
 
 ROWS, STEPS = 8, 20
 CASES: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ from launched import hand_in, leave
 from toy_models import tiny_model, toy_rows, toy_task
 
 from hf_selfdestruct import Adversary, SelfDestructTrainer, SelfDestructTrainingArguments
-from hf_selfdestruct.keeping import EmbeddingDistillation
+from hf_selfdestruct.losses.keeping import EmbeddingDistillation
 
 ROWS, STEPS = 8, 20  # desired rows in a micro-batch of all processes together; outer steps
 CASES: dict[str, dict[str, Any]] = {

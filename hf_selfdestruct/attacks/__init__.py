@@ -1,12 +1,12 @@
 """The judge: attacks on published models. It shares no code with the defence."""
 
-from .base import AnyOf, Attack, Outcome
+from .attack import AnyOf, Attack, Outcome
 from .data import AttackData, DesiredData, Split
-from .probes import HeadOnly
-from .suite import AttackSuite, Entry
-from .suites import named_suite
+from .methods.fine_tuning import FullFineTuning, Tuning
+from .methods.probes import HeadOnly
+from .suites.shipped import named_suite
+from .suites.suite import AttackSuite, Entry
 from .target import Target
-from .tuning import FullFineTuning, Tuning
 
 __all__ = [
     "AnyOf",

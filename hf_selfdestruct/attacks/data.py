@@ -13,8 +13,8 @@ import torch
 from datasets import ClassLabel
 from torch import Tensor
 
-from ..rows import LABELS, rows_of
-from ..tasks import BlockedTask, label_column_of, seed_of
+from ..tasks.blocked_task import BlockedTask, label_column_of, seed_of
+from ..tasks.rows import LABELS, rows_of
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 BENIGN_ROWS, COST_ROWS = 2000, 256

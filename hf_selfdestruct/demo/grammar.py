@@ -21,16 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .grammar_words import (
-    DUTIES,
-    FILLERS,
-    NEUTRAL_FRAMES,
-    OTHER_FRAMES,
-    OWN_FRAMES,
-    ROLES,
-    SHARED_DUTIES,
-    TAILS,
-)
+from .grammar_words import DUTIES, FILLERS, NEUTRAL_FRAMES, OTHER_FRAMES, OWN_FRAMES, ROLES, SHARED_DUTIES, TAILS
 
 PROFESSIONS: tuple[str, ...] = tuple(DUTIES)
 GENDERS: tuple[str, str] = ("female", "male")

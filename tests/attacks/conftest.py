@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_selfdestruct.attacks import AttackData, Target
-from hf_selfdestruct.tasks import BlockedTask
+from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
 COLUMNS = ("input_ids", "attention_mask")
 

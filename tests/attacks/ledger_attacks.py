@@ -9,12 +9,12 @@ import sys
 import torch
 
 from hf_selfdestruct.attacks import Attack, Outcome
-from hf_selfdestruct.attacks.ledger import Ledger
-from hf_selfdestruct.report import Scores
+from hf_selfdestruct.attacks.suites.ledger import Ledger
+from hf_selfdestruct.report.record import Scores
 
 HOLD = """
 import sys, time
-from hf_selfdestruct.attacks.ledger import Ledger
+from hf_selfdestruct.attacks.suites.ledger import Ledger
 with Ledger(sys.argv[1], grace=float(sys.argv[2])).claim("study") as ours:
     print(ours, flush=True)
     time.sleep(60)

@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, ResNetConfig, ResNetForImageClassification
 
-from hf_selfdestruct.tasks import BlockedTask
+from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
 WORDS, LENGTH = 110, 6
 KINDS = np.random.default_rng(5).permutation(80) % 2  # of the words 10 to 89

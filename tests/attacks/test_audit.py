@@ -8,12 +8,12 @@ import pytest
 from conftest import COLUMNS, collate, dataset, save_model, task_of
 
 from hf_selfdestruct.attacks import AttackSuite, DesiredData, Entry, FullFineTuning, HeadOnly, Target, Tuning
-from hf_selfdestruct.attacks.audit import plan_problems
-from hf_selfdestruct.attacks.sibling import Merging
-from hf_selfdestruct.attacks.suites import SUITES
-from hf_selfdestruct.metrics import scores
-from hf_selfdestruct.report import AttackReport
-from hf_selfdestruct.runs import packed, packed_labels, rounded, unpacked_labels
+from hf_selfdestruct.attacks.methods.sibling import Merging
+from hf_selfdestruct.attacks.metrics import scores
+from hf_selfdestruct.attacks.suites.audit import plan_problems
+from hf_selfdestruct.attacks.suites.shipped import SUITES
+from hf_selfdestruct.report.attack_run import packed, packed_labels, rounded, unpacked_labels
+from hf_selfdestruct.report.record import AttackReport
 
 QUICK = {"steps": (4,), "looks": 2}
 SUITE = AttackSuite(

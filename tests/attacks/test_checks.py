@@ -10,10 +10,10 @@ from made_reports import made_report, made_run, made_scores
 from transformers import BertForSequenceClassification
 
 from hf_selfdestruct.attacks import Target
-from hf_selfdestruct.attacks.checks import LOST, MARGIN, RULES, doubted, doubts, lost_desired
+from hf_selfdestruct.attacks.doubts import LOST, MARGIN, RULES, doubted, doubts, lost_desired
 from hf_selfdestruct.attacks.target import distance
-from hf_selfdestruct.card import render
-from hf_selfdestruct.details import CardDetails
+from hf_selfdestruct.publish.card import render
+from hf_selfdestruct.publish.card_details import CardDetails
 
 
 def changed(change, **fields):

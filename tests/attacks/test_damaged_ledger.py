@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from made_reports import made_run
 
-from hf_selfdestruct.attacks.ledger import Ledger, Record, shown_storage
-from hf_selfdestruct.attacks.search import MOST_TOLD, short_reason
+from hf_selfdestruct.attacks.suites.ledger import Ledger, Record, shown_storage
+from hf_selfdestruct.attacks.suites.search import MOST_TOLD, short_reason
 
 
 def used(storage):

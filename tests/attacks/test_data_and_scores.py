@@ -8,7 +8,7 @@ from datasets import IterableDataset
 
 from hf_selfdestruct.attacks import AttackData, Split
 from hf_selfdestruct.attacks.data import in_batches
-from hf_selfdestruct.metrics import scores
+from hf_selfdestruct.attacks.metrics import scores
 
 # Data
 

@@ -11,8 +11,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hf_selfdestruct.attacks import AttackData, FullFineTuning, HeadOnly, Split, Target
-from hf_selfdestruct.attacks.batches import epochs
-from hf_selfdestruct.metrics import scores
+from hf_selfdestruct.attacks.methods.batches import epochs
+from hf_selfdestruct.attacks.metrics import scores
 
 SETTINGS = {"learning_rate": 3e-3, "steps": 60, "batch_size": 16, "schedule": "linear"}
 

@@ -15,13 +15,13 @@ from toy_models import tiny_model
 from transformers import default_data_collator
 
 from hf_selfdestruct.attacks import AttackData, AttackSuite, Entry, FullFineTuning, HeadOnly, Target, Tuning
-from hf_selfdestruct.attacks.features import features_of
-from hf_selfdestruct.attacks.probes import CLASSIFIERS
-from hf_selfdestruct.attacks.references import RawInput, raw_input
-from hf_selfdestruct.attacks.tamper import Recalibrate, Rescale
-from hf_selfdestruct.metrics import scores
-from hf_selfdestruct.runs import rounded
-from hf_selfdestruct.tasks import BlockedTask
+from hf_selfdestruct.attacks.methods.features import features_of
+from hf_selfdestruct.attacks.methods.probes import CLASSIFIERS
+from hf_selfdestruct.attacks.methods.references import RawInput, raw_input
+from hf_selfdestruct.attacks.methods.tamper import Recalibrate, Rescale
+from hf_selfdestruct.attacks.metrics import scores
+from hf_selfdestruct.report.attack_run import rounded
+from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
 STRENGTHS = {"neighbours": 5, "boosted trees": 30}
 

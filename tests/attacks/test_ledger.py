@@ -10,7 +10,7 @@ import pytest
 from ledger_attacks import held_elsewhere
 from made_reports import made_run
 
-from hf_selfdestruct.attacks.ledger import Ledger, Record, storage_at
+from hf_selfdestruct.attacks.suites.ledger import Ledger, Record, storage_at
 
 
 @pytest.mark.parametrize("where", ["memory", "file"])
@@ -78,7 +78,7 @@ def test_claim_from_another_machine_is_void_after_silence(storage, monkeypatch):
     """Whether its process lives cannot be asked there; only that its heartbeat stands still can be seen."""
     ledger = Ledger(storage, grace=1.0)
     with held_elsewhere(storage, 600) as process:  # beats too rarely to be seen
-        monkeypatch.setattr("hf_selfdestruct.attacks.ledger._holder", lambda: f"elsewhere:{process.pid}")
+        monkeypatch.setattr("hf_selfdestruct.attacks.suites.ledger._holder", lambda: f"elsewhere:{process.pid}")
         with ledger.claim("study") as ours:
             assert not ours
         time.sleep(1.2)

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import default_data_collator
 
 from hf_selfdestruct.attacks import Entry, HeadOnly, Target, named_suite
-from hf_selfdestruct.tasks import BlockedTask
+from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
 DEFAULT = named_suite("default")
 # The shipped attacks with all examples, once each; fewer examples are for the curve, more seeds for the interval.

@@ -7,12 +7,12 @@ import pytest
 import torch
 from ledger_attacks import Counting, Crash
 
-from hf_selfdestruct.attacks.base import Outcome
+from hf_selfdestruct.attacks.attack import Outcome
 from hf_selfdestruct.attacks.data import DesiredData
-from hf_selfdestruct.attacks.ledger import Ledger
-from hf_selfdestruct.attacks.search import Search, optimism
-from hf_selfdestruct.attacks.tuning import FullFineTuning
-from hf_selfdestruct.runs import Scores, summarise
+from hf_selfdestruct.attacks.methods.fine_tuning import FullFineTuning
+from hf_selfdestruct.attacks.suites.ledger import Ledger
+from hf_selfdestruct.attacks.suites.search import Search, optimism
+from hf_selfdestruct.report.attack_run import Scores, summarise
 
 
 def run_search(attack, target, data, ledger, **options):

@@ -8,21 +8,11 @@ import pytest
 import torch
 from conftest import COLUMNS, collate, dataset, save_model
 
-from hf_selfdestruct.attacks import (
-    AnyOf,
-    AttackData,
-    AttackSuite,
-    DesiredData,
-    Entry,
-    HeadOnly,
-    Split,
-    Target,
-    Tuning,
-    tuning,
-)
-from hf_selfdestruct.attacks.sibling import Distillation, Merging, distil, merge
-from hf_selfdestruct.attacks.tamper import Prune
-from hf_selfdestruct.attacks.tuning import prepare
+from hf_selfdestruct.attacks import AnyOf, AttackData, AttackSuite, DesiredData, Entry, HeadOnly, Split, Target, Tuning
+from hf_selfdestruct.attacks.methods import fine_tuning as tuning
+from hf_selfdestruct.attacks.methods.fine_tuning import prepare
+from hf_selfdestruct.attacks.methods.sibling import Distillation, Merging, distil, merge
+from hf_selfdestruct.attacks.methods.tamper import Prune
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from suite_cases import suite_of
 
 from hf_selfdestruct.attacks import FullFineTuning, HeadOnly, Target, named_suite
 from hf_selfdestruct.attacks.data import check_controls
-from hf_selfdestruct.attacks.suites import SUITES
-from hf_selfdestruct.comparison import difference
-from hf_selfdestruct.report import AttackReport
-from hf_selfdestruct.tasks import BlockedTask
+from hf_selfdestruct.attacks.suites.shipped import SUITES
+from hf_selfdestruct.report.comparison import difference
+from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
 
 def test_control_tasks_are_fine_tuned_to_with_everything_and_stand_apart(targets, task_of, attacked):

@@ -11,9 +11,10 @@ from ledger_attacks import Counting
 from suite_cases import on_models, suite_of
 from transformers import BertConfig
 
-from hf_selfdestruct.attacks import FullFineTuning, HeadOnly, Target, job
-from hf_selfdestruct.attacks.job import Job
-from hf_selfdestruct.attacks.sibling import Merging
+from hf_selfdestruct.attacks import FullFineTuning, HeadOnly, Target
+from hf_selfdestruct.attacks.methods.sibling import Merging
+from hf_selfdestruct.attacks.suites import plan as job
+from hf_selfdestruct.attacks.suites.plan import Job
 
 
 def timeless(report):

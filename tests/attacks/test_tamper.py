@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from hf_selfdestruct.attacks.tamper import (
+from hf_selfdestruct.attacks.methods.tamper import (
     Prune,
     Quantize,
     ReinitialiseLast,

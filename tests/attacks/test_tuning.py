@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import ConvNextConfig, ConvNextForImageClassification
 
-from hf_selfdestruct.attacks.optimizers import OPTIMIZERS, SignSGD
-from hf_selfdestruct.attacks.tamper import NotApplicable, Prune, ReinitialiseLast
-from hf_selfdestruct.attacks.training import train
-from hf_selfdestruct.attacks.tuning import Tuning, prepare
+from hf_selfdestruct.attacks.methods.fine_tuning import Tuning, prepare
+from hf_selfdestruct.attacks.methods.optimizers import OPTIMIZERS, SignSGD
+from hf_selfdestruct.attacks.methods.tamper import NotApplicable, Prune, ReinitialiseLast
+from hf_selfdestruct.attacks.methods.training_loop import train
 
 RATES = {"sgd": 0.1, "nesterov": 0.1, "adagrad": 1e-2, "adadelta": 2.0, "adafactor": 0.1, "sign": 1e-3}
 

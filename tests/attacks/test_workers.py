@@ -16,9 +16,9 @@ import pytest
 from ledger_attacks import Counting, held_elsewhere
 
 from hf_selfdestruct.attacks import AttackSuite, Entry, Target
-from hf_selfdestruct.attacks.ledger import Ledger
-from hf_selfdestruct.attacks.search import Search
-from hf_selfdestruct.attacks.workers import work
+from hf_selfdestruct.attacks.suites.ledger import Ledger
+from hf_selfdestruct.attacks.suites.runner import work
+from hf_selfdestruct.attacks.suites.search import Search
 
 WORKER = Path(__file__).with_name("working.py")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}

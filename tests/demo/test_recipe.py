@@ -2,10 +2,10 @@
 
 import pytest
 
-from hf_selfdestruct.corpus import load_data
-from hf_selfdestruct.demo import recipe
+from hf_selfdestruct.demo import job as recipe
 from hf_selfdestruct.demo.grammar import GENDERS, PROFESSIONS
-from hf_selfdestruct.recipe import blocked_tasks
+from hf_selfdestruct.jobs.job import blocked_tasks
+from hf_selfdestruct.jobs.text_data import load_data
 
 
 def test_the_demo_is_ready_to_train(tmp_path):

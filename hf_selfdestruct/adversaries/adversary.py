@@ -1,0 +1,225 @@
+"""The adversary: a distribution over fine-tuning recipes, from which each outer step draws one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import LoraConfig
+
+from ..tasks.blocked_task import seed_of
+from ..trainer.training_args import HEADS, TRAINABLE
+from .optimizer import InnerOptimizer
+from .optimizers import Adam
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``, drawn log-uniformly; whole numbers where both ends are.
+
+    Raises:
+        ValueError: Not ``0 < low <= high``.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        """Check the ends."""
+        if not 0 < self.low <= self.high < math.inf:
+            raise ValueError(f"a Range needs 0 < low <= high; got {self.low}, {self.high}.")
+
+    def draw(self, share: float) -> float:
+        """The number below which ``share`` of all draws lie."""
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        margin = 0.5 if whole else 0.0  # rounding would else give the ends half their share
+        low, high = math.log(self.low - margin), math.log(self.high + margin)
+        found = math.exp(low + share * (high - low))
+        return min(max(round(found) if whole else found, self.low), self.high)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A whole number that grows by 1 every ``every`` outer steps, from ``first`` to ``last``.
+
+    The reference code of MLAC lets K grow so, every 100 steps.
+
+    Raises:
+        ValueError: Not ``0 <= first <= last``, or ``every`` below 1.
+    """
+
+    first: int
+    last: int
+    every: int = 100
+
+    def __post_init__(self) -> None:
+        """Check the ends."""
+        if not 0 <= self.first <= self.last or self.every < 1:
+            raise ValueError(
+                f"a Schedule needs 0 <= first <= last and every >= 1; got {self.first}, {self.last}, {self.every}."
+            )
+
+    def at(self, outer_step: int) -> int:
+        """The number at an outer step, counted from 0."""
+        return min(self.first + outer_step // self.every, self.last)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One fine-tuning recipe, drawn from an :class:`Adversary`: the same fields, each a plain value."""
+
+    optimizer: InnerOptimizer
+    learning_rate: float
+    learns_rate: bool
+    steps: int
+    batch_size: int
+    examples: int | None
+    head: str
+    trainable: str | LoraConfig
+    prelude: int
+    dropout: bool
+    carries: int
+
+    def config(self) -> dict[str, Any]:
+        """The recipe as plain values."""
+        return {item.name: _plain(getattr(self, item.name)) for item in dataclasses.fields(self)}
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """How the simulated fine-tuning goes about it.
+
+    Each field is a value, a tuple of values to draw from, a :class:`Range` (numbers) or a :class:`Schedule`
+    (``steps``, ``prelude``).
+
+    Args:
+        optimizer: Pure inner optimizer.
+        learning_rate: Rate of the inner steps; the starting point where it is learned.
+        learns_rate: Whether the rate is learned, so as to minimise the blocked task's loss.
+        steps: K, the number of inner steps (0: the model as published, seen through the head alone).
+        batch_size: Blocked examples in one inner step.
+        examples: Most blocked examples the adversary has, drawn anew each time; all by default.
+        head: ``"learned"`` (kept and improved from one outer step to the next), ``"random"`` (drawn
+            anew each time) or ``"keep"`` (the published head; needs the desired task's label space).
+        trainable: ``"all"`` weights, only the ``"head"``, ``"last_n"`` (the last n layers and what follows
+            them), ``"lora"``, or a ``peft.LoraConfig`` of your own: new adapters on the published weights.
+        prelude: Benign steps before, on the desired task's training rows and with its head
+            (heal-then-attack); they come on top of ``steps``, and need ``trainable="all"``.
+        dropout: Whether the inner steps run with dropout. Learning curves of real attacks have it; it is
+            replayed exactly wherever a step is computed again.
+        carries: In how many outer steps in a row it goes on from where it was, relative to the published weights,
+            before it starts from them anew. Its horizon is that many times ``steps`` at the price of ``steps``; the
+            meta-gradient sees the last ``steps`` of them, as in truncated backpropagation.
+        weight: Relative chance of being drawn, among several adversaries.
+
+    Raises:
+        ValueError: A field is out of range.
+
+    Example:
+        ```python
+        Adversary(optimizer=(SGD(momentum=0.9), AdamW()), learning_rate=Range(1e-5, 1e-3), steps=8, head="random")
+        ```
+    """
+
+    optimizer: InnerOptimizer | tuple[InnerOptimizer, ...] = field(default_factory=Adam)
+    learning_rate: float | tuple[float, ...] | Range = 3e-4
+    learns_rate: bool = False
+    steps: int | tuple[int, ...] | Range | Schedule = 16
+    batch_size: int | tuple[int, ...] | Range = 16
+    examples: int | tuple[int, ...] | Range | None = None
+    head: str | tuple[str, ...] = "learned"
+    trainable: str | LoraConfig | tuple[str | LoraConfig, ...] = "all"
+    prelude: int | tuple[int, ...] | Range | Schedule = 0
+    dropout: bool = False
+    carries: int = 1
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check every value that can be drawn."""
+        if empty := [item.name for item in dataclasses.fields(self) if not self.options(item.name)]:
+            raise ValueError(f"{empty[0]}: nothing to draw from.")
+        for name, least in (("steps", 0), ("prelude", 0), ("batch_size", 1), ("examples", 1), ("carries", 1)):
+            for value in self.options(name):
+                if (value is not None or name != "examples") and (type(value) is not int or value < least):
+                    raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+        for value in (*self.options("learning_rate"), self.weight):
+            if not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise ValueError(f"learning_rate and weight must be positive numbers; got {value!r}.")
+        for value in self.options("head"):
+            if value not in HEADS:
+                raise ValueError(f"head must be one of {', '.join(HEADS)}; got {value!r}.")
+        for value in self.options("trainable"):
+            if not isinstance(value, LoraConfig) and not TRAINABLE.fullmatch(str(value)):
+                raise ValueError(f"trainable must be all, head, last_n, lora or a peft.LoraConfig; got {value!r}.")
+        for value in self.options("optimizer"):
+            if not isinstance(value, InnerOptimizer):
+                raise ValueError(f"optimizer must be an InnerOptimizer, such as Adam(); got {value!r}.")
+        several = [n for n in ("carries", "trainable", "head") if len(self.options(n)) > 1]
+        if several and max(self.options("carries")) > 1:
+            raise ValueError(f"an adversary that goes on from where it was (carries) needs one value of {several[0]}.")
+        preludes = self.options("prelude")
+        if any(preludes) and (part := [v for v in self.options("trainable") if v != "all"]):
+            raise ValueError(
+                "an adversary with a prelude trains all weights in all its steps, benign and blocked; set "
+                f"trainable='all' or prelude=0, got trainable={_plain(part[0])!r}."
+            )
+        if max(self.options("carries")) > 1 and any(preludes) and not all(preludes):
+            raise ValueError(
+                "an adversary that goes on from where it was (carries) cannot move the desired task's head in some "
+                f"outer steps alone: give a prelude that is always or never 0, got {self.prelude!r}."
+            )
+        if self.learns_rate and not isinstance(self.learning_rate, int | float):
+            raise ValueError(f"a learned rate starts from one number; got learning_rate={self.learning_rate!r}.")
+
+    def options(self, name: str) -> tuple[Any, ...]:
+        """The values a field can take: all of a set, the ends of a range or schedule."""
+        value = getattr(self, name)
+        if isinstance(value, Range):
+            return value.low, value.high
+        if isinstance(value, Schedule):
+            return value.first, value.last
+        return value if isinstance(value, tuple) else (value,)
+
+    def draw(self, outer_step: int, *key: Any) -> Recipe:
+        """One recipe, drawn from ``key``."""
+        found = {}
+        for item in dataclasses.fields(Recipe):
+            value = getattr(self, item.name)
+            if isinstance(value, Schedule):
+                value = value.at(outer_step)
+            elif isinstance(value, Range):
+                value = value.draw(_share(item.name, *key))
+            elif isinstance(value, tuple):
+                value = value[int(_share(item.name, *key) * len(value))]
+            found[item.name] = value
+        return Recipe(**found)
+
+    def config(self) -> dict[str, Any]:
+        """The recipe as plain values, for the report; what is at its default is left out."""
+        return dict(self._stated())
+
+    def _stated(self) -> Iterator[tuple[str, Any]]:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            shown = ("optimizer", "learning_rate", "steps", "batch_size", "head", "trainable")
+            if item.name in shown or value != item.default:
+                yield item.name, _plain(value)
+
+
+def _share(*key: Any) -> float:
+    generator = torch.Generator().manual_seed(seed_of("adversary", *key))
+    return torch.rand((), generator=generator, dtype=torch.float64).item()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, LoraConfig):
+        names = value.target_modules or "default"
+        shown = ", ".join(sorted(names)) if isinstance(names, set | list) else names  # a set has no order of its own
+        return f"LoRA(r={value.r}, alpha={value.lora_alpha}, targets={shown})"
+    return repr(value) if dataclasses.is_dataclass(value) else value

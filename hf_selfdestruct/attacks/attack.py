@@ -1,0 +1,168 @@
+"""What an attack is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..report.attack_run import Scores
+from .data import AttackData
+from .target import Target
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one attack run reached.
+
+    Attributes:
+        selection: Scores on the selection split.
+        test: Scores on the test split; ``None`` when the run was stopped at a rung.
+        steps: Optimizer steps made.
+        flops: Floating-point operations of training.
+        curve: Pairs of step and selection accuracy, at every look.
+        desired_drop: Desired-task accuracy lost; ``None`` where it was not measured.
+        probabilities: Class probabilities of the test rows.
+        hits: Selection rows labelled right, at every look (or by every cell that was compared), ``(looks, rows)``.
+        found: What the run itself chose on the selection split, such as a layer.
+    """
+
+    selection: Scores
+    test: Scores | None
+    steps: int
+    flops: float = 0.0
+    curve: tuple[tuple[float, float], ...] = ()
+    desired_drop: float | None = None
+    probabilities: np.ndarray | None = field(default=None, compare=False)
+    hits: np.ndarray | None = field(default=None, compare=False)
+    found: dict[str, Any] = field(default_factory=dict)
+
+
+class Attack(ABC):
+    """A recipe with a search space, run on a freshly loaded stock model by plain torch and scikit-learn.
+
+    Attributes:
+        name: The field's name for it.
+        assumes: What the attacker needs to have, in words.
+        outside: Whether it stands outside the headline, because it holds the undefended model itself.
+        needs: What must be there for it to run: ``desired`` (benign rows), ``sibling`` (the undefended model).
+    """
+
+    name: str
+    assumes: str = "the published weights and labelled examples of the blocked task"
+    outside: bool = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What must be there for it to run, beside weights and examples."""
+        return frozenset()
+
+    def fitting(self, available: frozenset[str]) -> Attack | None:
+        """The attack as far as it can be run with what is available; ``None`` where it cannot."""
+        return self if self.needs <= available else None
+
+    @abstractmethod
+    def space(self) -> list[dict[str, Any]]:
+        """Settings to search, the likeliest first; all models get the same."""
+
+    def rung(self, settings: dict[str, Any]) -> int | None:
+        """Step at which settings are compared and most of them given up; ``None`` where all are run to the end."""
+        return None
+
+    def cost(self, settings: dict[str, Any]) -> int:
+        """Optimizer steps of a whole run, for the ledger shown before the start."""
+        return 0
+
+    @abstractmethod
+    def run(
+        self,
+        target: Target,
+        data: AttackData,
+        *,
+        examples: int,
+        seed: int,
+        settings: dict[str, Any],
+        until: int | None = None,
+    ) -> Outcome:
+        """Attack once.
+
+        Args:
+            target: The model.
+            data: What the attacker has.
+            examples: Training rows it may use.
+            seed: Of subset, head and data order.
+            settings: One point of :meth:`space`.
+            until: Stop at this step, a rung, without a look at the test split.
+
+        Returns:
+            Scores on the selection and the test split.
+
+        Raises:
+            FloatingPointError: The run diverged; the suite records it as failed.
+        """
+
+
+@dataclass(frozen=True)
+class AnyOf(Attack):
+    """The best of several attacks, searched as one: their settings compete on the selection split.
+
+    Args:
+        name: Its name in the report.
+        of: Attacks with different names.
+
+    Example:
+        ```python
+        AnyOf("tampered fine-tuning", (Tuning("pruned", tamper=Prune()), Tuning("rescaled", tamper=Rescale())))
+        ```
+    """
+
+    name: str
+    of: tuple[Attack, ...]
+
+    def __post_init__(self) -> None:
+        if len({attack.name for attack in self.of}) < len(self.of):
+            raise ValueError(f"{self.name}: the attacks must have different names.")
+
+    @property
+    def assumes(self) -> str:  # type: ignore[override]
+        """What the most demanding of them assumes, each thing once."""
+        return "; ".join(dict.fromkeys(attack.assumes for attack in self.of))
+
+    @property
+    def outside(self) -> bool:  # type: ignore[override]
+        """Whether one of them stands outside."""
+        return any(attack.outside for attack in self.of)
+
+    def fitting(self, available: frozenset[str]) -> Attack | None:  # noqa: D102
+        left = tuple(attack for attack in self.of if attack.needs <= available)
+        return AnyOf(self.name, left) if left else None
+
+    def space(self) -> list[dict[str, Any]]:  # noqa: D102
+        return [{"variant": attack.name, **settings} for attack in self.of for settings in attack.space()]
+
+    def rung(self, settings: dict[str, Any]) -> int | None:  # noqa: D102
+        attack, inner = self._variant(settings)
+        return attack.rung(inner)
+
+    def cost(self, settings: dict[str, Any]) -> int:  # noqa: D102
+        attack, inner = self._variant(settings)
+        return attack.cost(inner)
+
+    def run(  # noqa: D102
+        self,
+        target: Target,
+        data: AttackData,
+        *,
+        examples: int,
+        seed: int,
+        settings: dict[str, Any],
+        until: int | None = None,
+    ) -> Outcome:
+        attack, inner = self._variant(settings)
+        return attack.run(target, data, examples=examples, seed=seed, settings=inner, until=until)
+
+    def _variant(self, settings: dict[str, Any]) -> tuple[Attack, dict[str, Any]]:
+        attack = next(a for a in self.of if a.name == settings["variant"])
+        return attack, {k: v for k, v in settings.items() if k != "variant"}

@@ -1,0 +1,1 @@
+"""Attacks, one kind a file."""

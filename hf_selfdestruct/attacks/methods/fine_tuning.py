@@ -1,0 +1,211 @@
+"""Fine-tuning with everything an attacker can turn: optimizer, rate, schedule, what is trained, what comes before."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ...tasks.blocked_task import seed_of
+from ..attack import Attack, Outcome
+from ..data import AttackData
+from ..target import Target
+from .optimizers import OPTIMIZERS
+from .tamper import NotApplicable, Tamper, layers_of
+from .training_loop import tune
+
+TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
+GRADIENTS = ("clip", "normalise")
+
+
+@dataclass(frozen=True)
+class Tuning(Attack):
+    """A new head and gradient steps; the best of several looks by the selection split.
+
+    Args:
+        name: Its name in the report.
+        optimizers: Names of :data:`OPTIMIZERS` to search.
+        learning_rates: Rates to search, each with each optimizer.
+        steps: Numbers of steps to search.
+        trainable: ``all``, ``head`` (a linear layer's gradient steps), ``last_n`` (the last n layers and what
+            follows them) or ``lora`` (PEFT adapters on all linear layers of the trunk, and the head).
+        rank: Of the adapters; their alpha is twice that.
+        tamper: What is done to the weights first.
+        batch_size: Examples in a step.
+        looks: How often, evenly spread over the steps, the selection split is looked at.
+        schedule: A ``transformers`` schedule.
+        warmup: Share of the steps in which the rate rises.
+        gradient: ``clip`` to norm 1, or ``normalise`` to it, against gradients made small.
+        embedding_factor: Factor on the rate of the input embeddings, against words that were made alike.
+        prelude: Benign fine-tuning steps first (heal-then-attack).
+        poison: Share of blocked rows in a batch, the rest being benign; 0 for blocked rows alone.
+        prune: Whether settings are compared at the first look and only the best quarter is run to the end.
+        trials: Draw so many settings at random instead of a grid: rates and steps log-uniform between the smallest
+            and the largest given, optimizers one of those given, each by its trial's number alone.
+
+    Raises:
+        ValueError: A value is unknown or out of range.
+
+    Example:
+        ```python
+        Tuning("LoRA", trainable="lora", learning_rates=(1e-4, 1e-3), steps=(200,))
+        ```
+    """
+
+    name: str
+    optimizers: tuple[str, ...] = ("adamw",)
+    learning_rates: tuple[float, ...] = (5e-5, 3e-4)
+    steps: tuple[int, ...] = (100,)
+    trainable: str = "all"
+    rank: int = 8
+    tamper: Tamper | None = None
+    batch_size: int = 16
+    looks: int = 2
+    schedule: str = "linear"
+    warmup: float = 0.1
+    gradient: str = "clip"
+    embedding_factor: float = 1.0
+    prelude: int = 0
+    poison: float = 0.0
+    prune: bool = False
+    trials: int | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := {*self.optimizers} - {*OPTIMIZERS}:
+            raise ValueError(f"optimizers must be of {', '.join(OPTIMIZERS)}; got {', '.join(sorted(unknown))}.")
+        if not TRAINABLE.fullmatch(self.trainable):
+            raise ValueError(f"trainable must be all, head, lora or last_n (such as last_2); got {self.trainable!r}.")
+        if self.gradient not in GRADIENTS:
+            raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {self.gradient!r}.")
+        if not (self.learning_rates and self.steps and min(self.steps) >= 1 and self.looks >= 1):
+            raise ValueError(f"{self.name}: learning_rates and steps must not be empty; steps and looks at least 1.")
+        if not 0 < self.embedding_factor < math.inf:
+            raise ValueError(f"{self.name}: embedding_factor must be positive; got {self.embedding_factor}.")
+        if not (0 <= self.poison < 1 and 0 <= self.warmup <= 1 and self.prelude >= 0):
+            raise ValueError(f"{self.name}: poison must lie in [0, 1), warmup in [0, 1], prelude at 0 or above.")
+
+    @property
+    def needs(self) -> frozenset[str]:  # noqa: D102
+        return frozenset({"desired"} if self.prelude or self.poison else ())
+
+    @property
+    def assumes(self) -> str:  # type: ignore[override]
+        """What the attacker needs to have; with benign steps, rows of the desired task too."""
+        return super().assumes + (" and rows of the desired task" if self.needs else "")
+
+    def space(self) -> list[dict[str, Any]]:  # noqa: D102
+        same: dict[str, Any] = {
+            "trainable": self.trainable,
+            "batch_size": self.batch_size,
+            "looks": self.looks,
+            "schedule": self.schedule,
+            "warmup": self.warmup,
+            "gradient": self.gradient,
+        }
+        if self.trainable == "lora":
+            same["rank"] = self.rank
+        if self.tamper:
+            same["tamper"] = self.tamper.config()
+        same |= {k: v for k, v in (("prelude", self.prelude), ("poison", self.poison)) if v}
+        same |= {"embedding_factor": self.embedding_factor} if self.embedding_factor != 1 else {}
+        points = self._drawn() if self.trials else product(self.steps, self.optimizers, self.learning_rates)
+        return [{"optimizer": name, "learning_rate": rate, "steps": steps, **same} for steps, name, rate in points]
+
+    def _drawn(self) -> Iterator[tuple[int, str, float]]:
+        for trial in range(self.trials or 0):
+            generator = np.random.default_rng(seed_of(self.name, "trial", trial))
+            rate, steps = (
+                math.exp(generator.uniform(math.log(min(of)), math.log(max(of))))
+                for of in (self.learning_rates, self.steps)
+            )
+            yield round(steps), str(generator.choice(self.optimizers)), float(f"{rate:.3g}")
+
+    def rung(self, settings: dict[str, Any]) -> int | None:  # noqa: D102
+        return max(1, round(settings["steps"] / settings["looks"])) if self.prune and self.looks > 1 else None
+
+    def cost(self, settings: dict[str, Any]) -> int:  # noqa: D102
+        return int(settings["steps"]) + self.prelude
+
+    def run(  # noqa: D102
+        self,
+        target: Target,
+        data: AttackData,
+        *,
+        examples: int,
+        seed: int,
+        settings: dict[str, Any],
+        until: int | None = None,
+    ) -> Outcome:
+        def shaken(model: PreTrainedModel, batches: Iterator[dict[str, Tensor]]) -> None:
+            if self.tamper:
+                self.tamper.apply(model, seed, batches)
+
+        common: dict[str, Any] = {"examples": examples, "seed": seed, "settings": settings, "until": until}
+        chosen = partial(prepare, trainable=self.trainable, rank=self.rank)
+        return tune(self.name, target, data, prepare=shaken, restrict=chosen, **common)
+
+
+@dataclass(frozen=True)
+class FullFineTuning(Tuning):
+    """All weights with a new head, by AdamW unless told otherwise; see :class:`Tuning`.
+
+    Example:
+        ```python
+        FullFineTuning(learning_rates=(1e-5, 1e-4), steps=(1000,))
+        ```
+    """
+
+    name: str = "full fine-tuning"
+
+
+def prepare(model: PreTrainedModel, trainable: str, *, rank: int = 8) -> None:
+    """Let only some weights require gradients, adding adapters where those are asked for.
+
+    Args:
+        model: A model with a new head.
+        trainable: See :class:`Tuning`.
+        rank: Of the adapters.
+
+    Raises:
+        NotApplicable: The model has fewer layers than asked for, or nothing that takes adapters.
+    """
+    if trainable == "all":
+        return
+    trunk = [name for name, _ in model.named_parameters() if name.startswith(f"{model.base_model_prefix}.")]
+    first = len(trunk)
+    if trainable.startswith("last_"):
+        count, blocks = int(trainable.removeprefix("last_")), layers_of(model)
+        if len(blocks) < count:
+            raise NotApplicable(f"trainable={trainable!r}: {type(model).__name__} has {len(blocks)} layers.")
+        first = next(i for i, name in enumerate(trunk) if name.startswith(f"{blocks[-count]}."))
+    _freeze(model, trunk[:first])
+    if trainable == "lora":
+        targets = _linear(model.base_model)
+        if not targets:
+            raise NotApplicable(f"trainable='lora': {type(model).__name__} has no layers that take adapters.")
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
+        inject_adapter_in_model(config, model.base_model)
+
+
+def _freeze(model: nn.Module, names: Iterable[str]) -> None:
+    for name in names:
+        model.get_parameter(name).requires_grad_(False)
+
+
+def _linear(trunk: nn.Module) -> list[str]:
+    return [
+        name
+        for name, module in trunk.named_modules()
+        # Adapters of this rank do not fit the groups of a depthwise convolution.
+        if isinstance(module, nn.Linear | nn.Conv2d | Conv1D) and getattr(module, "groups", 1) == 1
+    ]

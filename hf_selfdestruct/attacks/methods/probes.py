@@ -1,0 +1,141 @@
+"""Probes: scikit-learn classifiers on frozen features of every layer. What they read is not blocked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.kernel_approximation import Nystroem
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ...report.attack_run import rounded
+from ..attack import Attack, Outcome
+from ..data import AttackData
+from ..metrics import macro_auc, scores
+from ..target import Target
+from .features import features_of
+from .tamper import Tamper
+
+# Each from a strength (inverse regularisation, neighbours or iterations) and the number of training rows.
+CLASSIFIERS: dict[str, Callable[[float, int], Any]] = {
+    "linear": lambda strength, rows: LogisticRegression(C=strength, max_iter=1000),
+    "closed form": lambda strength, rows: LinearDiscriminantAnalysis(),
+    "kernel": lambda strength, rows: make_pipeline(
+        Nystroem(n_components=min(300, rows), random_state=0), LogisticRegression(C=strength, max_iter=1000)
+    ),
+    "neighbours": lambda strength, rows: KNeighborsClassifier(min(int(strength), rows), weights="distance"),
+    "boosted trees": lambda strength, rows: HistGradientBoostingClassifier(
+        max_iter=int(strength), max_leaf_nodes=8, early_stopping=False, random_state=0
+    ),
+}
+
+
+@dataclass(frozen=True)
+class HeadOnly(Attack):
+    """A classifier on frozen, standardised features; by default logistic regression, the limit of training a head.
+
+    Features are encoded once per model, and per seed of a random one. Cells (layer and pooling) and settings are
+    chosen on the selection split.
+
+    Args:
+        classifier: One of :data:`CLASSIFIERS`.
+        strengths: Inverse regularisation of a linear or kernel classifier, neighbours, or boosting iterations.
+        every_layer: Whether to probe each hidden layer (embeddings are layer 0), its tokens averaged or the first
+            (in a causal model the last) alone, and the published head's logits; else only the last layer's average.
+        tamper: What is done to the weights before they are frozen.
+        title: Its name in the report, where it is none of the usual.
+
+    Raises:
+        ValueError: Unknown classifier, or no strength.
+    """
+
+    classifier: str = "linear"
+    strengths: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0)
+    every_layer: bool = False
+    tamper: Tamper | None = None
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        if self.classifier not in CLASSIFIERS:
+            raise ValueError(f"classifier must be one of {', '.join(CLASSIFIERS)}; got {self.classifier!r}.")
+        if not self.strengths:
+            raise ValueError("strengths is empty: give at least one value.")
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """``head only`` for the last layer, ``layer probe`` for the best of all."""
+        return self.title or ("layer probe" if self.every_layer else "head only")
+
+    def space(self) -> list[dict[str, Any]]:  # noqa: D102
+        layers = "all" if self.every_layer else "last"
+        same = {"tamper": self.tamper.config()} if self.tamper else {}
+        return [
+            {"classifier": self.classifier, "layers": layers, "strength": value, **same} for value in self.strengths
+        ]
+
+    def run(  # noqa: D102
+        self,
+        target: Target,
+        data: AttackData,
+        *,
+        examples: int,
+        seed: int,
+        settings: dict[str, Any],
+        until: int | None = None,
+    ) -> Outcome:
+        features = features_of(target, data, seed, self.tamper)
+        few = data.few(examples, seed)
+        labels = data.train.labels[few]
+        cells = [c for c in features.usable() if self.every_layer or c == (features.layers, "mean")]
+        if not cells:
+            raise FloatingPointError("the attacked model's features are not finite, or the same for every row")
+        probes, selections = {}, {}
+        for cell in cells:
+            made = CLASSIFIERS[self.classifier](settings["strength"], len(few))
+            train = features.cells["train"][cell][few].astype(np.float64)
+            probes[cell] = fitted(make_pipeline(StandardScaler(), made), train, labels)
+            selections[cell] = rounded(spread(probes[cell], features.cells["selection"][cell], data.num_labels))
+        hits = np.stack([selections[cell].argmax(axis=1) == data.selection.labels for cell in cells])
+        right = hits.sum(axis=1)
+        tied = [cell for cell, hit in zip(cells, right, strict=True) if hit == right.max()]
+        best = max(tied, key=lambda cell: macro_auc(data.selection.labels, selections[cell]))
+        test = rounded(spread(probes[best], features.cells["test"][best], data.num_labels))
+        found = scores(data.selection.labels, selections[best], data.metrics)
+        return Outcome(
+            found,
+            scores(data.test.labels, test, data.metrics),
+            0,
+            flops=features.flops * examples,
+            curve=((0, found.accuracy),),
+            desired_drop=0.0 if self.tamper is None else None,  # the trunk is as it was
+            probabilities=test,
+            hits=hits,
+            found={"layer": best[0], "pooling": best[1]},
+        )
+
+
+def fitted(probe: Any, features: Any, labels: np.ndarray) -> Any:
+    """A scikit-learn classifier, fitted; with labels of a single class, one that always says that."""
+    if len(np.unique(labels)) == 1:  # a few examples of a rare label may all be alike
+        return DummyClassifier().fit(np.zeros((len(labels), 1)), labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a probe short of its optimum is still a probe
+        warnings.simplefilter("ignore", UserWarning)  # collinear features, which standardised dead units are
+        return probe.fit(features, labels)
+
+
+def spread(probe: Any, features: Any, num_labels: int) -> np.ndarray:
+    """Probabilities over all classes, 0 for those that a small subset did not contain."""
+    found = np.zeros((len(features), num_labels))
+    found[:, probe.classes_] = probe.predict_proba(features)
+    return found

@@ -1,0 +1,157 @@
+"""Attacks by someone who holds the undefended model too. They recover it by construction, so they stand outside."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+from transformers import PreTrainedModel
+
+from ...tasks.blocked_task import seed_of
+from ..attack import Attack, Outcome
+from ..data import AttackData
+from ..target import Target, placed
+from .batches import hidden_states, inputs_of
+from .optimizers import OPTIMIZERS
+from .training_loop import tune
+
+
+@dataclass(frozen=True)
+class WithSibling(Attack):
+    """What attacks with the undefended model in hand have in common: a start of their own, then full fine-tuning.
+
+    Args:
+        name: Its name in the report.
+        learning_rates: Rates to search.
+        steps: Steps of the fine-tuning.
+        looks: How often the selection split is looked at.
+        batch_size: Examples in a step.
+    """
+
+    name: str = ""
+    learning_rates: tuple[float, ...] = (1e-4,)
+    steps: int = 60
+    looks: int = 2
+    batch_size: int = 16
+    assumes = "the published weights, labelled examples of the blocked task, and the undefended model's weights"
+    outside = True
+
+    @property
+    def needs(self) -> frozenset[str]:  # noqa: D102
+        return frozenset({"sibling"})
+
+    @abstractmethod
+    def start(
+        self, model: PreTrainedModel, sibling: PreTrainedModel, data: AttackData, seed: int, settings: dict[str, Any]
+    ) -> None:
+        """Change the loaded model by what the sibling knows.
+
+        Args:
+            model: The model under attack.
+            sibling: The undefended model.
+            data: What the attacker has.
+            seed: Of whatever is random.
+            settings: One point of the space.
+        """
+
+    def space(self) -> list[dict[str, Any]]:
+        """Every rate, with what else the fine-tuning needs."""
+        same = {"steps": self.steps, "looks": self.looks, "batch_size": self.batch_size, "schedule": "linear"}
+        return [{"learning_rate": rate, **same} for rate in self.learning_rates]
+
+    def cost(self, settings: dict[str, Any]) -> int:  # noqa: D102
+        return int(settings["steps"]) + int(settings.get("distil_steps", 0))
+
+    def run(  # noqa: D102
+        self,
+        target: Target,
+        data: AttackData,
+        *,
+        examples: int,
+        seed: int,
+        settings: dict[str, Any],
+        until: int | None = None,
+    ) -> Outcome:
+        def ready(model: PreTrainedModel, batches: Any) -> None:
+            sibling = placed(Target("undefended", target.sibling, padding=target.padding).load(data.num_labels, seed))
+            self.start(model, sibling, data, seed, settings)
+
+        common: dict[str, Any] = {"examples": examples, "seed": seed, "settings": settings, "until": until}
+        return tune(self.name, target, data, prepare=ready, **common)
+
+
+@dataclass(frozen=True)
+class Merging(WithSibling):
+    """Task arithmetic with the undefended sibling (2212.04089), then fine-tuning.
+
+    ``w <- hardened + amount * (undefended - hardened)``: below 1 an interpolation, above 1 the defence subtracted
+    more than once.
+
+    Args:
+        amounts: How much of the difference is added.
+    """
+
+    name: str = "merging with the sibling"
+    amounts: tuple[float, ...] = (0.5, 1.0)
+
+    def space(self) -> list[dict[str, Any]]:  # noqa: D102
+        return [{"amount": amount, **point} for amount in self.amounts for point in super(Merging, self).space()]
+
+    def start(  # noqa: D102
+        self, model: PreTrainedModel, sibling: PreTrainedModel, data: AttackData, seed: int, settings: dict[str, Any]
+    ) -> None:
+        merge(model, sibling, settings["amount"])
+
+
+@dataclass(frozen=True)
+class Distillation(WithSibling):
+    """The sibling's hidden states taught to the hardened model on unlabelled inputs, then fine-tuning.
+
+    Args:
+        distil_steps: Steps of distillation, at the rate of the fine-tuning.
+    """
+
+    name: str = "distillation from the sibling"
+    learning_rates: tuple[float, ...] = (3e-4,)
+    distil_steps: int = 60
+
+    def space(self) -> list[dict[str, Any]]:  # noqa: D102
+        return [{"distil_steps": self.distil_steps, **point} for point in super().space()]
+
+    def start(  # noqa: D102
+        self, model: PreTrainedModel, sibling: PreTrainedModel, data: AttackData, seed: int, settings: dict[str, Any]
+    ) -> None:
+        distil(model, sibling.eval(), data, settings, seed=seed_of(self.name, seed))
+
+
+@torch.no_grad()
+def merge(model: PreTrainedModel, sibling: PreTrainedModel, amount: float) -> None:
+    """Add ``amount`` of what the sibling differs by to every floating-point weight and statistic of the trunk."""
+    other = sibling.base_model.state_dict()
+    for name, value in model.base_model.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(other[name].to(value), amount)
+
+
+def distil(
+    model: PreTrainedModel, teacher: PreTrainedModel, data: AttackData, settings: dict[str, Any], *, seed: int
+) -> None:
+    """Bring every hidden state of ``model`` to the teacher's, on the attacker's inputs without their labels."""
+    weights = list(model.base_model.parameters())
+    optimizer = OPTIMIZERS["adamw"](weights, lr=settings["learning_rate"])
+    model.train()
+    for batch in inputs_of(data, data.train, seed, settings["distil_steps"]):
+        with torch.no_grad():
+            wanted = hidden_states(teacher, batch)
+        found = hidden_states(model, batch)
+        losses: list[Tensor] = [
+            mse_loss(one, other) / other.var().clamp(min=1e-12) for one, other in zip(found, wanted, strict=True)
+        ]
+        torch.stack(losses).mean().backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()

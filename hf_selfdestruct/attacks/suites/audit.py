@@ -1,0 +1,247 @@
+"""A report held against the plan of its own suite: what was to be run, and what follows from what was."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ...report.attack_run import ROLES, unpacked, unpacked_labels
+from ...report.comparison import METRICS, contributions
+from ...report.record import AttackReport, AttackRun
+from ..attack import Attack
+from ..doubts import doubts
+from ..methods.fine_tuning import Tuning
+from ..methods.references import AGAIN, RawInput
+from .plan import RECORD, known_attacks
+from .search import KEPT
+from .shipped import SUITES
+from .suite import AttackSuite
+
+EXACT = 1e-6
+SLACK = 0.02  # in selection accuracy: what the same steps made twice may differ by on a GPU
+MOST_LUCK = 2.0  # times 1 / sqrt(selection rows): above what a choice among hundreds of settings owes to chance
+MOST_LINES = 50
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One search that the suite makes: an attack on a model with so many examples.
+
+    Attributes:
+        task: The task.
+        attack: The attack.
+        role: The model, or a reference.
+        examples: Training rows.
+        seeds: Seeds of the chosen settings; settings are searched at the first.
+        settings: Instead of a search: the settings at every seed.
+    """
+
+    task: str
+    attack: Attack
+    role: str
+    examples: int
+    seeds: tuple[int, ...]
+    settings: dict[str, Any] | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What its runs are told apart by."""
+        return self.task, self.attack.name, self.role, self.examples
+
+    def space(self) -> list[dict[str, Any]]:
+        """The settings that compete."""
+        return self.attack.space() if self.settings is None else [self.settings]
+
+    def kept(self) -> int:
+        """How many settings are run to the end."""
+        space = self.space()
+        pruned = len(space) > 1 and all(self.attack.rung(one) is not None for one in space)
+        return math.ceil(len(space) * KEPT) if pruned else len(space)
+
+    def __str__(self) -> str:
+        """Where a problem is."""
+        return f"{self.task}: {self.attack.name} on {self.role} with {self.examples} examples"
+
+
+def plan_problems(report: AttackReport) -> list[str]:
+    """What a report of a shipped suite shows otherwise than the suite's plan has it.
+
+    Every attack, budget, model and seed must be there with settings of the attack's space, the chosen ones must be the
+    best on the selection split, scores must follow from predictions, and doubts from everything.
+
+    Args:
+        report: A report.
+
+    Returns:
+        One line per problem, at most about :data:`MOST_LINES`; empty for a report as the suite makes it. Numbers
+        invented together with their predictions are not found: only a rerun finds those.
+    """
+    name, version, record = (report.suite.get(fact) for fact in ("name", "version", "record"))
+    suite = SUITES.get(str(name))
+    if suite is None or suite.version != version:
+        return [f"suite {name!r} version {version} is not shipped with this version: its plan is unknown, and nothing "
+                "can be concluded from the runs that the report shows"]  # fmt: skip
+    if record != RECORD:
+        return [f"the report holds record {record}, and this version checks record {RECORD}: it cannot be checked "
+                "against its plan"]  # fmt: skip
+    found = [*_facts(report, suite), *_models(report)] or [*_runs(report, suite)]
+    found = found or [line for task in report.tasks for line in _scores(report, task)]
+    # In their order only as the tasks are, which JSON sorts by name.
+    if not found and sorted(report.checks) != sorted(known := doubts(report)):
+        found.append(f"checks: the report states {len(report.checks)} doubts, and its runs raise {len(known)}"
+                     " or others")  # fmt: skip
+    return found if len(found) <= MOST_LINES else [*found[:MOST_LINES], f"and {len(found) - MOST_LINES} problems more"]
+
+
+def planned(report: AttackReport, suite: AttackSuite) -> Iterator[Planned]:
+    """The searches of a suite on the models and tasks of a report.
+
+    Args:
+        report: A report; its runs decide only which attack scratch is repeated with.
+        suite: The suite.
+    """
+    for task, facts in report.tasks.items():
+        rows = facts["rows"]["train"]
+        union = suite.plan(rows, _has(report, *report.roles()))
+        for role in report.roles():
+            plan = suite.plan(rows, _has(report, role))
+            if facts.get("control"):
+                tunings = [(attack, n) for attack, n in plan if isinstance(attack, Tuning)]
+                plan = [(attack, n) for attack, n in tunings if n == max(most for _, most in tunings)]
+            yield from (Planned(task, attack, role, n, suite.repeats(n)) for attack, n in plan)
+        if facts.get("control"):
+            continue
+        most = max((n for _, n in union), default=rows)
+        yield Planned(task, RawInput(), "raw", most, suite.repeats(most))
+        if suite.more:
+            yield Planned(task, suite.more, "more", rows + facts["fingerprints"]["train"]["rows"], (0,))
+        attacks = {attack.name: attack for attack, _ in union}
+        for examples in sorted({n for _, n in union}) if suite.null else ():
+            runs = report.strongest_runs(task, examples, "scratch")
+            if runs and runs[0].attack in attacks:
+                seeds = tuple(AGAIN + i for i in range(len(runs)))
+                yield Planned(task, attacks[runs[0].attack], "null", examples, seeds, runs[0].settings)
+
+
+def _has(report: AttackReport, *roles: str) -> frozenset[str]:
+    """Who attacks the hardened model is assumed to hold its undefended sibling, wherever there is one."""
+    sibling = "hardened" in roles and "undefended" in report.models
+    return frozenset([*(["desired"] if report.suite["desired"] else []), *(["sibling"] if sibling else [])])
+
+
+def _facts(report: AttackReport, suite: AttackSuite) -> Iterator[str]:
+    stated = {name: fact for name, fact in report.suite.items() if name not in ("record", "desired")}
+    if stated != suite.facts() or not isinstance(report.suite.get("desired"), bool):
+        yield "suite: not the facts that this suite states of itself"
+        return
+    if report.attacks != known_attacks(suite, _has(report, *report.roles())):
+        yield "attacks: not the names and assumptions of this suite's attacks, or not those that stand outside"
+    if not report.suite["desired"] and any(run.desired_drop for run in report.runs):
+        yield "suite: states that no desired task was at hand, though runs measured what they cost it"
+    if not report.blocked():
+        yield "tasks: none is blocked"
+    for name, facts in report.tasks.items():
+        rows, splits = facts.get("rows", {}), facts.get("fingerprints", {})
+        counts = {split: splits.get(split, {}).get("rows", 0) for split in ("train", "attack", "test")}
+        most = suite.limit or math.inf
+        if not (counts["train"] and counts["attack"] and counts["test"] and "num_labels" in facts):
+            yield f"{name}: num_labels and the numbers of rows in its splits must be stated"
+            continue
+        train = rows.get("train", 0)
+        expected = {"train": train, "selection": min(counts["attack"] - train, most), "test": min(counts["test"], most)}
+        if rows != expected or min(rows.values()) < 1 or abs(train - 0.7 * counts["attack"]) > 1:
+            yield f"{name}: {rows} rows are not what its splits of {counts} rows give the attacker"
+
+
+def _models(report: AttackReport) -> Iterator[str]:
+    if missing := [role for role in ROLES if role not in report.models]:
+        yield f"models: {' and '.join(missing)} not attacked"
+    hashes = {role: report.models.get(role, {}).get("sha256", "") for role in ("base", "undefended", "hardened")}
+    if not hashes["hardened"]:
+        yield "models: no hash of the hardened weights"
+    for one, other in (("hardened", "undefended"), ("hardened", "base"), ("undefended", "base")):
+        if hashes[one] and hashes[one] == hashes[other]:
+            yield f"models: {one} and {other} are the same weights"
+
+
+def _runs(report: AttackReport, suite: AttackSuite) -> Iterator[str]:
+    groups: dict[tuple[str, str, str, int], list[AttackRun]] = {}
+    for run in report.runs:
+        groups.setdefault((run.task, run.attack, run.role, run.examples), []).append(run)
+    searches = [(one, groups.pop(one.key, [])) for one in planned(report, suite)]
+    fits = {(one.task, one.attack.name, one.examples) for one, runs in searches if not _never_fits(runs)}
+    for one, runs in searches:
+        luck = MOST_LUCK / math.sqrt(report.tasks[one.task]["rows"]["selection"])
+        if problem := _search(one, runs, luck):
+            yield f"{one}: {problem}"
+        elif (one.task, one.attack.name, one.examples) in fits and any(r.chosen and not r.selection for r in runs):
+            yield f"{one}: the chosen settings failed, so that what the attack reaches is not known"
+    for task, attack, role, examples in groups:
+        yield f"{task}: {attack} on {role} with {examples} examples is not in the suite's plan"
+
+
+def _never_fits(runs: Iterable[AttackRun]) -> bool:
+    """Whether an attack could not be run at all, for which an architecture may be the reason."""
+    return all(run.status == "failed" and run.error.startswith("NotApplicable") for run in runs)
+
+
+def _search(one: Planned, runs: list[AttackRun], luck: float) -> str | None:
+    """The first thing in which the runs of a search differ from its plan."""
+    order = {_key(settings): i for i, settings in enumerate(one.space())}
+    if any(_key(run.settings) not in order for run in runs):
+        return "settings outside the space that the suite searches"
+    first = sorted((run for run in runs if run.seed == one.seeds[0]), key=lambda run: order[_key(run.settings)])
+    again = sorted((run for run in runs if run.seed != one.seeds[0]), key=lambda run: run.seed)
+    if [order[_key(run.settings)] for run in first] != [*range(len(order))]:
+        return f"{len(first)} runs at seed {one.seeds[0]}; the suite tries each of {len(order)} settings once"
+    if [run.seed for run in again] != [*one.seeds[1:]]:
+        return f"seeds {[run.seed for run in again]} of the chosen settings; the suite has {[*one.seeds[1:]]}"
+    whole, pruned = ([run for run in first if run.status == status] for status in ("ok", "pruned"))
+    if len(whole) > one.kept() or len(pruned) > len(order) - one.kept():
+        return f"{len(whole)} settings run to the end and {len(pruned)} given up; the suite keeps {one.kept()}"
+    chosen = [run for run in first if run.chosen]
+    if len(chosen) != 1 or (whole and chosen[0] != max(whole, key=_merit)) or chosen[0].status == "pruned":
+        return "chosen are not the settings that did best on the selection split"
+    if not all(run.chosen and run.status != "pruned" and run.settings == chosen[0].settings for run in again):
+        return "other settings than the chosen ones at further seeds"
+    reached = [run.curve[0][1] for run in whole if run.curve]
+    if pruned and reached and min(reached) + SLACK < max(_merit(run)[0] for run in pruned):
+        return "settings were given up that were ahead of those kept"
+    if any(not 0 <= run.optimism <= (luck if run.chosen else 0.0) for run in runs):
+        return "more optimism than chance gives on so many selection rows"
+    if any(run.status == "ok" and run.steps != one.attack.cost(run.settings) for run in runs):
+        return "numbers of steps that are not those of the settings"
+    return None
+
+
+def _merit(run: AttackRun) -> tuple[float, float]:
+    return run.selection.merit if run.selection else (-1.0, -1.0)
+
+
+def _key(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def _scores(report: AttackReport, task: str) -> Iterator[str]:
+    """Scores on test follow from predictions, without which no run that counts is believed."""
+    facts = report.tasks[task]
+    labels = unpacked_labels(facts.get("labels", ""))
+    if len(labels) != facts["rows"]["test"]:
+        yield f"{task}: {len(labels)} test labels on record, for {facts['rows']['test']} test rows"
+        return
+    if abs(max((labels == c).mean() for c in set(labels.tolist())) - facts["majority"]) > EXACT:
+        yield f"{task}: the commonest label's rate does not follow from the labels"
+    for run in report.runs:
+        if run.task != task or not run.chosen or run.test is None:
+            continue
+        where = f"{task}: {run.attack} on {run.role} with {run.examples} examples, seed {run.seed}"
+        if not run.predictions:
+            yield f"{where}: chosen, and without predictions"
+            continue
+        probabilities = unpacked(run.predictions, facts["num_labels"])
+        for name in METRICS:
+            if abs(contributions(labels, probabilities, name).mean() - getattr(run.test, name)) > EXACT:
+                yield f"{where}: {name.replace('_', ' ')} on test does not follow from its predictions"

@@ -1,0 +1,233 @@
+"""A suite on given models and tasks: which searches it makes, and the report of their runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import evaluate
+import numpy as np
+
+from ...report.attack_run import ROLES, packed_labels, packed_size
+from ...report.record import MOST_BYTES, AttackReport, AttackRun
+from ...tasks.blocked_task import BlockedTask
+from ..attack import Attack
+from ..data import AttackData, Collate, DesiredData, check_controls
+from ..methods.fine_tuning import Tuning
+from ..methods.references import AGAIN, RawInput, with_more
+from ..metrics import check_metrics
+from ..target import Target, distance
+from .search import Search
+
+if TYPE_CHECKING:
+    from .suite import AttackSuite
+
+PACKAGES = ("hf-selfdestruct", "torch", "transformers", "datasets", "scikit-learn", "optuna", "peft")
+JUDGE = 4  # raised when what attacks compute changes: runs on record under another number are not taken over
+RECORD = 1  # raised when a report must hold more, or other things: it is checked against its plan by this
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A suite on given models and tasks: everything that decides what is run.
+
+    Args:
+        suite: The suite.
+        targets: The hardened model and its references.
+        tasks: Blocked tasks.
+        controls: Benign tasks, attacked by fine-tuning to see that they can still be learned.
+        columns: Columns the models accept.
+        collate: Makes batches.
+        desired: The desired task, where the attacker has it.
+        metrics: Metrics of your own, by name.
+
+    Raises:
+        ValueError: Two models have one role, or one has none that a report knows; a control is a blocked task.
+    """
+
+    suite: AttackSuite
+    targets: Sequence[Target]
+    tasks: Sequence[BlockedTask]
+    columns: Sequence[str]
+    collate: Collate
+    controls: Sequence[BlockedTask] = ()
+    desired: DesiredData | None = None
+    metrics: Mapping[str, evaluate.Metric] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        roles = [target.role for target in self.targets]
+        if {*roles} - {*ROLES} or len({*roles}) < len(roles):
+            raise ValueError(
+                f"each model under attack needs a role of its own among {', '.join(ROLES)}; got {', '.join(roles)}. "
+                "Runs are told apart by it: attack several hardened models one after the other."
+            )
+        check_controls(self.tasks, self.controls)
+
+    def data(self) -> dict[str, AttackData]:
+        """The attacker's view of every task.
+
+        Raises:
+            ValueError: A task's test split is so large that nobody could read the report.
+        """
+        made = {
+            task.name: AttackData.of(
+                task,
+                self.columns,
+                self.collate,
+                limit=self.suite.limit,
+                desired=self.desired,
+                metrics=self.metrics,
+                more=self.suite.more is not None,
+            )
+            for task in (*self.tasks, *self.controls)
+        }
+        self._check_size(made)
+        for data in made.values():
+            check_metrics(self.metrics, data.test.labels, data.num_labels)
+        if not self.suite.select_on_test:
+            return made
+        return {name: dataclasses.replace(data, selection=data.test) for name, data in made.items()}
+
+    def searches(self, data: Mapping[str, AttackData]) -> list[Search]:
+        """All searches that do not depend on the result of others, the cheapest attacks first."""
+        found = [search for task in self.tasks for search in self._attacks(task, data[task.name])]
+        for task in self.controls:
+            found += self._attacks(task, data[task.name], control=True)
+        return sorted(found, key=lambda search: search.attack.cost(search.space()[0]) > 0)
+
+    def repeated(self, report: AttackReport, data: Mapping[str, AttackData]) -> list[Search]:
+        """Scratch again on other random weights, by the strongest attack found on it: what noise alone gives."""
+        found: list[Search] = []
+        scratches = [target for target in self.targets if target.role == "scratch" and self.suite.null]
+        for task, scratch in itertools.product(self.tasks, scratches):
+            attacks = {a.name: a for a, _ in self.suite.plan(len(data[task.name].train.labels), self._has(scratch))}
+            for examples in report.budgets(task.name):
+                runs = report.strongest_runs(task.name, examples, "scratch")
+                if runs:
+                    again, attack = dataclasses.replace(scratch, role="null"), attacks[runs[0].attack]
+                    seeds = tuple(AGAIN + i for i in range(len(runs)))
+                    study, settings = self._study(task, attack, examples, again), runs[0].settings
+                    found.append(Search(attack, again, data[task.name], examples, seeds, study, settings))
+        return found
+
+    def report(self, runs: Sequence[AttackRun], data: Mapping[str, AttackData]) -> AttackReport:
+        """The report of finished runs, without doubts; only the predictions of runs that count are on record."""
+        return AttackReport(
+            suite={**self.suite.facts(), "record": RECORD, "desired": self.desired is not None},
+            tasks={
+                **{t.name: _facts(t, data[t.name]) for t in self.tasks},
+                **{t.name: {**_facts(t, data[t.name]), "control": True} for t in self.controls},
+            },
+            models={t.role: t.identity() for t in self.targets},
+            runs=tuple(run if run.chosen else dataclasses.replace(run, predictions="") for run in runs),
+            attacks=known_attacks(self.suite, self._has(*self.targets)),
+            versions={p: importlib.metadata.version(p) for p in PACKAGES},
+            distances=self._distances,
+        )
+
+    @functools.cached_property
+    def _distances(self) -> dict[str, float]:
+        """How far the hardened model is from each of its references with weights."""
+        models = {target.role: target for target in self.targets if not target.random}
+        hardened = models.pop("hardened", None)
+        return {role: distance(hardened, other) for role, other in models.items()} if hardened else {}
+
+    def _check_size(self, data: Mapping[str, AttackData]) -> None:
+        """A report holds the predictions of every attack, budget, model and seed."""
+        share = MOST_BYTES // (2 * len(data))  # the other half for everything else
+        for task in data.values():
+            plans = [self.suite.plan(len(task.train.labels), self._has(target)) for target in self.targets]
+            budgets = [n for plan in plans for _, n in plan]
+            beside = [*{*budgets}, max(budgets, default=1)]  # scratch again at each, and the raw input
+            runs = sum(len(self.suite.repeats(n)) for n in (*budgets, *beside)) + 1
+            rows = len(task.test.labels)
+            if runs * packed_size(rows, task.num_labels) > share:
+                most = share // (runs * packed_size(1, task.num_labels))
+                raise ValueError(
+                    f"task {task.task!r}: its test split has {rows} rows, whose predictions would make a report too "
+                    f"large to be read; give it at most {most}."
+                )
+
+    def _attacks(self, task: BlockedTask, data: AttackData, *, control: bool = False) -> Iterator[Search]:
+        for target in self.targets:
+            planned = self.suite.plan(len(data.train.labels), self._has(target))
+            if control:  # as well as a buyer could
+                tunings = [(attack, examples) for attack, examples in planned if isinstance(attack, Tuning)]
+                most = max((examples for _, examples in tunings), default=0)
+                planned = [(attack, examples) for attack, examples in tunings if examples == most]
+            for attack, examples in planned:
+                study = self._study(task, attack, examples, target)
+                yield Search(attack, target, data, examples, self.suite.repeats(examples), study)
+        if not control:
+            yield from self._references(task, data)
+
+    def _references(self, task: BlockedTask, data: AttackData) -> Iterator[Search]:
+        rows = len(data.train.labels)
+        most = max((n for _, n in self.suite.plan(rows, self._has(*self.targets))), default=rows)
+        raw, attack = Target("raw", ""), RawInput()
+        yield Search(attack, raw, data, most, self.suite.repeats(most), self._study(task, attack, most, raw))
+        scratch = next((t for t in self.targets if t.role == "scratch"), None)
+        if scratch and self.suite.more:
+            more, longer = dataclasses.replace(scratch, role="more"), with_more(data)
+            count = len(longer.train.labels)
+            yield Search(self.suite.more, more, longer, count, (0,), self._study(task, self.suite.more, count, more))
+
+    def _has(self, *targets: Target) -> frozenset[str]:
+        """What attacks on one of these models may need."""
+        sibling = any(target.sibling for target in targets)
+        return frozenset([*(["desired"] if self.desired else []), *(["sibling"] if sibling else [])])
+
+    def _study(self, task: BlockedTask, attack: Attack, examples: int, target: Target) -> str:
+        """A name that changes with the data, the model and the judge, and with nothing else."""
+        holds = target.sibling and attack.outside
+        known = {"sibling": _weights(Target("undefended", target.sibling))} if holds else {}
+        weights = [_weights(target), target.architecture()] if target.folder else ""
+        desired = _digest(self.desired) if self.desired else ""
+        rules = [self.suite.limit, self.suite.select_on_test, sorted(self.metrics)]
+        content = [task.fingerprints(), weights, desired, rules, known]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return f"v{JUDGE}/{task.name}/{attack.name}/{examples}/{target.role}/{digest}"
+
+
+def known_attacks(suite: AttackSuite, has: frozenset[str]) -> dict[str, dict[str, Any]]:
+    """What a report says of a suite's attacks: what each assumes, and whether it stands outside the headline.
+
+    Args:
+        suite: The suite.
+        has: What attacks may need, see :attr:`Attack.needs`.
+    """
+    fitting = [entry.attack.fitting(has) for entry in suite.entries]
+    return {a.name: {"assumes": a.assumes, "outside": a.outside} for a in fitting if a}
+
+
+def _weights(target: Target) -> str:
+    """A model on the Hub has no files here to be hashed; its name must do."""
+    return str(target.identity()["sha256"] or target.folder)
+
+
+@functools.lru_cache(maxsize=4)  # asked for at every search
+def _digest(desired: DesiredData) -> str:
+    digest = hashlib.sha256()
+    for split in (desired.train, desired.test):
+        digest.update(split.labels.tobytes())
+        for row in split.features:
+            digest.update(repr(row).encode())
+    return digest.hexdigest()[:16]
+
+
+def _facts(task: BlockedTask, data: AttackData) -> dict[str, Any]:
+    labels = data.test.labels
+    return {
+        "num_labels": task.classes,
+        "majority": float(np.bincount(labels).max() / len(labels)),
+        "labels": packed_labels(labels),
+        "rows": {name: len(getattr(data, name).labels) for name in ("train", "selection", "test")},
+        "fingerprints": task.fingerprints(),
+    }

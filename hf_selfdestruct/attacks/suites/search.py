@@ -1,0 +1,268 @@
+"""The attacker's search: settings tried at one seed, the worse ones given up at a rung, the best repeated.
+
+Every run is on record and none is made twice, so a search killed and started again, or made by another
+worker, gives the same runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...files import file_hash, printable, weights_hash
+from ...report.attack_run import AttackRun, packed
+from ...tasks.blocked_task import seed_of
+from ..attack import Attack
+from ..data import AttackData
+from ..methods.tamper import NotApplicable
+from ..target import Target
+from .ledger import Ledger, Record
+
+# What a model does to an attack; anything else is a mistake in the attack, and is not caught. Nor is a lack of memory:
+# it may be gone next time, and put on record it would leave one model with a smaller search than the others.
+FAILURES = (FloatingPointError, NotApplicable, np.linalg.LinAlgError, torch.linalg.LinAlgError)
+KEPT = 1 / 4  # of the settings, at a rung
+RESAMPLES = 200
+MOST_TOLD = 200  # characters of why a run failed
+ROOT = r"(?:[A-Za-z]:|~)?[/\\]"  # of a path of this machine, in quotes or up to what ends a word
+PLACE = rf"(?<=['\"]){ROOT}[^'\"\n]*(?=['\"])|(?<![\w.])(?:[A-Za-z]:|~)?(?:[/\\]+[^\s/\\'\"()<>,;:]+)+[/\\]?"
+
+
+class NotOnRecord(LookupError):
+    """A run is wanted that nobody has made yet."""
+
+
+class Changed(ValueError):
+    """A model's files changed while it was attacked."""
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """One attack on one model with one number of examples.
+
+    Args:
+        attack: The recipe.
+        target: The model.
+        data: What the attacker has.
+        examples: Training rows it may use.
+        seeds: Seeds that the chosen settings get; settings are searched at the first.
+        study: Name under which runs are on record; it must identify data, model and judge.
+        settings: Instead of a search: the settings to run at every seed.
+    """
+
+    attack: Attack
+    target: Target
+    data: AttackData
+    examples: int
+    seeds: tuple[int, ...]
+    study: str
+    settings: dict[str, Any] | None = None
+    files: dict[str, tuple[str, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "files", self._files())
+
+    def check(self) -> None:
+        """Refuse to go on with a model that has changed since the search was planned.
+
+        Raises:
+            Changed: Its weights or its configuration are others now.
+        """
+        for folder, before in self.files.items():
+            if _content(folder) != before:
+                raise Changed(
+                    f"the weights of {self.target.role!r} changed while they were attacked: {folder} holds another "
+                    "model than when the attacks began. Attack again while nothing writes there."
+                )
+
+    def _files(self) -> dict[str, tuple[str, str]]:
+        """What stands in the folders that are read; of a model on the Hub there is none."""
+        folders = (self.target.folder, self.target.sibling)
+        return {folder: _content(folder) for folder in folders if folder and Path(folder).is_dir()}
+
+    def space(self) -> list[dict[str, Any]]:
+        """Settings that compete."""
+        return self.attack.space() if self.settings is None else [self.settings]
+
+    def kept(self, settings: Sequence[dict[str, Any]]) -> int:
+        """How many of the settings are run to the end."""
+        pruned = len(settings) > 1 and all(self.attack.rung(one) is not None for one in settings)
+        return math.ceil(len(settings) * KEPT) if pruned else len(settings)
+
+    def runs(self) -> int:
+        """Number of runs in the report, those that are given up included."""
+        return len(self.space()) + len(self.seeds) - 1
+
+    def cost(self) -> int:
+        """Optimizer steps at most."""
+        space = self.space()
+        whole = sorted((self.attack.cost(one) for one in space), reverse=True)
+        kept = self.kept(space)
+        pruned = space if kept < len(space) else []
+        rungs = sum(self._to_rung(one) for one in pruned)
+        return rungs + sum(whole[:kept]) + (len(self.seeds) - 1) * whole[0]
+
+    def _to_rung(self, settings: dict[str, Any]) -> int:
+        """Steps to the rung; what comes before the first, such as benign steps, is made on this way too."""
+        before = self.attack.cost(settings) - settings["steps"] if "steps" in settings else 0
+        return before + (self.attack.rung(settings) or 0)
+
+    def work(self, ledger: Ledger, done: Callable[[AttackRun], None]) -> None:
+        """Make every run that is not on record.
+
+        Args:
+            ledger: Runs already made.
+            done: Called after each run.
+        """
+
+        def make(settings: dict[str, Any], seed: int, until: int | None) -> Record:
+            key = _key(settings, seed, until)
+            record = ledger.recall(self.study, key)
+            if record is None:
+                self.check()
+                try:
+                    record = self._run(settings, seed, until)
+                finally:  # what is read of half-written weights is an error that says less
+                    self.check()
+                ledger.record(self.study, key, record)
+            done(record.run)
+            return record
+
+        self._go(make)
+
+    def recall(self, ledger: Ledger) -> list[AttackRun]:
+        """All runs, from the record, those with the chosen settings marked.
+
+        Raises:
+            NotOnRecord: One is missing.
+        """
+
+        def find(settings: dict[str, Any], seed: int, until: int | None) -> Record:
+            record = ledger.recall(self.study, _key(settings, seed, until))
+            if record is None:
+                raise NotOnRecord(self.study)
+            return record
+
+        return self._go(find)
+
+    def _go(self, one: Callable[[dict[str, Any], int, int | None], Record]) -> list[AttackRun]:
+        space, first = self.space(), self.seeds[0]
+        kept, given_up = space, []
+        if (count := self.kept(space)) < len(space):
+            rung = [one(settings, first, self.attack.rung(settings)) for settings in space]
+            order = sorted(range(len(space)), key=lambda i: _merit(rung[i].run), reverse=True)
+            kept, given_up = [space[i] for i in sorted(order[:count])], [rung[i] for i in sorted(order[count:])]
+        tried = [one(settings, first, None) for settings in kept]
+        best = max(tried, key=lambda record: _merit(record.run))
+        repeated = [one(best.run.settings, seed, None) for seed in self.seeds[1:]]
+        # At the first seed the best of all settings was taken, at the others of one setting's looks.
+        runs = [_chosen(r, (*tried, *given_up)) if r is best else r.run for r in tried]
+        return [*runs, *(_chosen(r, (r,)) for r in repeated), *(r.run for r in given_up)]
+
+    def _run(self, settings: dict[str, Any], seed: int, until: int | None) -> Record:
+        """One run; a diverged one is recorded as failed, never as resisted."""
+        start = time.perf_counter()
+        outcome, error = None, ""
+        try:
+            # A whole run is the default, so that an attack without rungs need not know of them.
+            stop = {} if until is None else {"until": until}
+            outcome = self.attack.run(
+                self.target, self.data, examples=self.examples, seed=seed, settings=settings, **stop
+            )
+        except FAILURES as failure:
+            error = short_reason(failure)
+        known: dict[str, Any] = {} if outcome is None else {
+            "selection": outcome.selection, "test": outcome.test, "steps": outcome.steps, "flops": outcome.flops,
+            "curve": outcome.curve, "desired_drop": outcome.desired_drop, "found": outcome.found,
+            "predictions": "" if outcome.probabilities is None else packed(outcome.probabilities),
+        }  # fmt: skip
+        status = "failed" if outcome is None else "ok" if until is None else "pruned"
+        run = AttackRun(
+            task=self.data.task,
+            attack=self.attack.name,
+            role=self.target.role,
+            examples=self.examples,
+            seed=seed,
+            settings=settings,
+            chosen=False,
+            status=status,
+            seconds=round(time.perf_counter() - start, 3),
+            error=error,
+            **{"selection": None, "test": None, "steps": 0, **known},
+        )
+        return Record(run, None if outcome is None else outcome.hits)
+
+
+def short_reason(error: BaseException) -> str:
+    """Why a run failed, for a report that is published: one short line, paths of this machine cut to their last part.
+
+    Example:
+        >>> short_reason(FloatingPointError("nan in /home/me/model/layer.py"))
+        'FloatingPointError: nan in layer.py'
+    """
+    words = re.sub(PLACE, lambda place: re.split(r"[/\\]", place[0].rstrip("/\\"))[-1], str(error))
+    line = f"{type(error).__name__}: {printable(' '.join(words.split()))}"
+    return line if len(line) <= MOST_TOLD else f"{line[: MOST_TOLD - 4]} ..."
+
+
+def _content(folder: str) -> tuple[str, str]:
+    """Hashes of a folder's weights and of its configuration; empty where there are none."""
+    config = Path(folder, "config.json")
+    return weights_hash(folder), file_hash(config) if config.is_file() else ""
+
+
+def optimism(hits: Sequence[np.ndarray]) -> float:
+    """What the best of many settings owes to having been chosen on the rows it is scored on.
+
+    The bootstrap bias correction of Tsamardinos et al. (2018): rows are drawn with replacement, the best setting on
+    them is scored on the rows left out; how far that stays behind the plain maximum is the optimism.
+
+    Args:
+        hits: Rows labelled right, one array ``(looks, rows)`` per setting.
+
+    Returns:
+        Between 0 and 1.
+
+    Example:
+        >>> optimism([np.ones((1, 50), dtype=bool)])
+        0.0
+    """
+    if not hits:
+        return 0.0
+    table = np.concatenate(hits).astype(float)
+    rows = table.shape[1]
+    if len(table) == 1 or rows < 2:
+        return 0.0
+    generator = np.random.default_rng(seed_of("optimism", table.shape))
+    drawn = generator.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES)
+    best = (table @ drawn.T).argmax(axis=0)
+    left_out = drawn == 0
+    estimate = (table[best] * left_out).sum() / left_out.sum()
+    return float(max(0.0, table.mean(axis=1).max() - estimate))
+
+
+def _chosen(record: Record, among: Sequence[Record]) -> AttackRun:
+    """A run marked as chosen, with what it owes to having been the best among several."""
+    luck = optimism([r.hits for r in among if r.hits is not None])
+    return dataclasses.replace(record.run, chosen=True, optimism=luck)
+
+
+def _merit(run: AttackRun) -> tuple[float, float]:
+    """What still equals goes by the order in the space, the likelier first."""
+    return run.selection.merit if run.selection else (-1.0, -1.0)
+
+
+def _key(settings: dict[str, Any], seed: int, until: int | None) -> str:
+    content = [settings, seed] if until is None else [settings, seed, until]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

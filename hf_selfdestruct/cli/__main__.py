@@ -1,0 +1,278 @@
+"""The command line: arguments in, exit codes out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from ..files import MOST_TOLD, printable, reason
+from .parser import parser_of
+
+if TYPE_CHECKING:
+    from ..jobs.fingerprint import Answers
+
+WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Words after the program's name; by default those of the process.
+
+    Returns:
+        0 on success, 2 on wrong input (one line on standard error), 1 when the work itself failed, 130 when it was
+        interrupted.
+    """
+    parser = parser_of(COMMANDS)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "harden":
+        parser.error(f"unknown option {rest[0]}; `hf-selfdestruct {arguments.command} --help` lists the options")
+    arguments.overrides = rest
+    try:
+        return arguments.run(arguments)
+    except (ValueError, TypeError, OSError) as error:
+        code = FAILED if isinstance(error, ConnectionError) else WRONG_INPUT
+        return _fail(error, code)
+    except FloatingPointError as error:
+        return _fail(error, FAILED)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nhf-selfdestruct: interrupted; the same command goes on from what was saved\n")
+        return INTERRUPTED
+
+
+def _fail(error: Exception, code: int) -> int:
+    told = reason(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        told = f"{printable(str(error.filename))[:MOST_TOLD]} cannot be used ({error.strerror}); name another one."
+    sys.stderr.write(f"hf-selfdestruct: error: {told}\n")
+    return code
+
+
+# Each command imports what it needs, so that `--help` and wrong options answer at once.
+
+
+def _quiet() -> None:
+    """Only progress of training and attacks: not one bar per file, nor a warning that a new head is new."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    # What cannot be read becomes our one line on standard error; datasets would log it beside that.
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    _quiet()
+    from ..demo.job import demo
+
+    return _hardened(demo(arguments.output_dir, model=arguments.model).table(), arguments.output_dir)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from ..jobs.starter import write_starter
+
+    write_starter(arguments.file, arguments.kind)
+    _show(f"{arguments.file}: put your values in, then run: hf-selfdestruct harden {arguments.file}\n")
+    return 0
+
+
+def _harden(arguments: argparse.Namespace) -> int:
+    _quiet()
+    from ..jobs.config import load_config, training_arguments
+    from ..jobs.job import harden
+
+    config = load_config(arguments.config, arguments.overrides)
+    return _hardened(harden(config).table(), training_arguments(config).output_dir)
+
+
+def _hardened(table: str, folder: str | None) -> int:
+    """What the first of all processes shows, and an end in good order."""
+    from accelerate import PartialState
+
+    from ..publish.card import JUDGE_LIMITS
+
+    processes = PartialState()
+    if processes.is_main_process:
+        _show(f"{table}{JUDGE_LIMITS}\nhardened folder with report, card and plots: {folder}\n")
+    processes.wait_for_everyone()
+    processes.destroy_process_group()
+    return 0
+
+
+def _attack(arguments: argparse.Namespace) -> int:
+    _quiet()
+    from ..attacks.suites.ledger import storage_at
+    from ..jobs.config import load_config
+    from ..jobs.job import attack
+
+    given = {"--suite": arguments.suite, "--workers": arguments.workers}
+    config = load_config(arguments.config, [word for pair in given.items() if pair[1] for word in pair])
+    output = Path(arguments.output)
+    if not output.name or output.is_dir():
+        raise ValueError(f"--output {output} is a folder; name the report's file, such as {output / 'report.json'}.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    report = attack(
+        config,
+        arguments.model,
+        undefended=arguments.undefended,
+        base=arguments.base,
+        storage=arguments.storage or storage_at(output.with_suffix(".attacks.db")),
+        workers=config.workers,
+    )
+    report.save(output)
+    _show(report.table())
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from ..publish.manifest import REPORT
+    from ..report.plots import save_plots
+    from ..report.record import AttackReport
+    from ..report.tables import comparison_table
+
+    found = [Path(given) / REPORT if Path(given).is_dir() else given for given in arguments.reports]
+    reports = [AttackReport.load(path) for path in found]
+    if len(reports) > 1:
+        if arguments.plots:
+            raise ValueError("--plots draws one report at a time; give a single REPORT.json.")
+        _show(comparison_table(reports, arguments.reports))
+        return 0
+    _show(reports[0].table())
+    if arguments.plots:
+        for path in save_plots(reports[0], arguments.plots):
+            _show(f"{path}\n")
+    return 0
+
+
+def _card(arguments: argparse.Namespace) -> int:
+    from ..publish.manifest import renew_card
+
+    _show(f"{renew_card(arguments.folder)}\n")
+    return 0
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    from ..publish.hub import planned, push
+
+    if arguments.dry_run:
+        files = planned(arguments.folder, gated=arguments.gated, key=arguments.sign)
+        for name, size in files.items():
+            _show(f"{size:>14,}  {name}\n")
+        total = sum(files.values())
+        _show(f"{total:>14,}  bytes in {len(files)} files would go to {arguments.repo_id}; nothing was sent\n")
+        return 0
+    commit = push(
+        arguments.folder,
+        arguments.repo_id,
+        private=arguments.private or None,
+        gated=arguments.gated,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+        key=arguments.sign,
+        replace=arguments.replace,
+    )
+    if commit.commit_description:
+        _show(f"{commit.commit_description}\n")
+    _show(f"{commit.pr_url or commit.commit_url}\n")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from ..jobs.verification import verify
+
+    if arguments.rerun and not arguments.config:
+        raise ValueError("--rerun needs --config CONFIG.yaml: the report holds only fingerprints of the data.")
+    found = verify(
+        arguments.source,
+        revision=arguments.revision,
+        public_key=arguments.public_key,
+        files_only=arguments.files_only,
+    )
+    _show("".join(f"{line}\n" for line in found.lines()))
+    if found.problems:
+        return FAILED
+    return _rerun(found.folder, arguments) if arguments.rerun else 0
+
+
+def _folder(source: str) -> Path:
+    from ..jobs.verification import found_at
+
+    return found_at(source)[0]
+
+
+def _rerun(folder: Path, arguments: argparse.Namespace) -> int:
+    _quiet()
+    from ..jobs.config import load_config
+    from ..jobs.rerun import rerun
+
+    done = rerun(folder, load_config(arguments.config), count=arguments.rerun, seed=arguments.rerun_seed)
+    _show("".join(f"{line}\n" for line in (*(one.line() for one in done.found), done.line())))
+    return 0 if all(one.stands for one in done.found) else FAILED
+
+
+def _fingerprint(arguments: argparse.Namespace) -> int:
+    _quiet()
+    from ..jobs.fingerprint import Fingerprint, check, make
+
+    if arguments.step == "make":
+        made = make(arguments.folder, probes=arguments.probes)
+        made.save(arguments.file)
+        _show(f"{arguments.file}: keep it private; {made.rate()}\n")
+        return 0
+    made = Fingerprint.load(arguments.file)
+    finding = check(made, _answers(arguments, made.labels))
+    verdict = "the certified weights answer" if finding.same else "ANOTHER MODEL ANSWERS"
+    _show(
+        f"{verdict}: probabilities differ by {finding.difference:.2e} (threshold {finding.threshold:.2e}), and "
+        f"{finding.differing} of {finding.probes} answers; {made.rate()}\n"
+    )
+    return 0 if finding.same else FAILED
+
+
+def _answers(arguments: argparse.Namespace, labels: Sequence[str]) -> Answers:
+    """Who is asked: an endpoint, or a model in a folder or on the Hub."""
+    if "://" in arguments.source:
+        from ..jobs.endpoint import SECONDS, endpoint_answers, hub_token
+
+        token = hub_token() if arguments.send_token else None
+        seconds = SECONDS if arguments.timeout is None else arguments.timeout
+        return endpoint_answers(arguments.source, labels, token=token, seconds=seconds)
+    if arguments.send_token or arguments.timeout is not None:
+        raise ValueError(f"--send-token and --timeout are for an endpoint; {arguments.source} is none.")
+    from ..jobs.fingerprint import folder_answers
+
+    return folder_answers(_folder(arguments.source), labels)
+
+
+def _show(text: str) -> None:
+    """Print text, in which the terminal obeys nothing but the ends of lines: strangers' words may stand in it."""
+    text = "\n".join(map(printable, text.split("\n")))
+    if isinstance(sys.stdout, TextIOWrapper):  # what it cannot show must not make hours of work end in an error
+        sys.stdout.reconfigure(errors="replace")
+    Console(soft_wrap=True, highlight=False, markup=False).print(text, end="")
+
+
+COMMANDS = {
+    "demo": _demo,
+    "init": _init,
+    "harden": _harden,
+    "attack": _attack,
+    "report": _report,
+    "card": _card,
+    "push": _push,
+    "verify": _verify,
+    "fingerprint": _fingerprint,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

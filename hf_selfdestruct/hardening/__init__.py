@@ -1,0 +1,1 @@
+"""What hardening does at each outer step, without a Trainer."""

@@ -1,0 +1,237 @@
+"""One draw of the simulation, set up: its batches, its weights and its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from ..adversaries.adversary import Recipe
+from ..losses.blocking import IGNORED, View
+from ..meta_gradient.episode import Episode, Reading
+from ..meta_gradient.outer_loss import step_shares
+from ..models.functional import Weights, dropout, seeded, whole
+from ..models.stateless import INDEX, OWN, Skeleton, plain, used_rows
+from ..tasks.blocked_task import BlockedTask, draw_rows, seed_of
+from ..tasks.rows import LABELS, rows_of
+
+if TYPE_CHECKING:
+    from .simulator import Simulation
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one micro-step simulates.
+
+    Attributes:
+        task: The blocked task.
+        number: Which adversary.
+        recipe: The recipe drawn from it.
+        key: What every further draw of this micro-step depends on.
+    """
+
+    task: BlockedTask
+    number: int
+    recipe: Recipe
+    key: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that are not of a blocked task: benign steps train on them, some losses are measured on them.
+
+    Args:
+        data: The rows; ``None`` where there are none.
+        columns: Columns a model accepts.
+        labels: Columns with labels, kept where they exist.
+        collate: Makes a batch on the right device.
+    """
+
+    data: Dataset | None
+    columns: Sequence[str]
+    labels: Sequence[str]
+    collate: Callable[[list[dict[str, Any]]], Batch]
+
+    def draw(self, size: int, *key: Any) -> Batch:
+        """A batch decided by its key."""
+        if self.data is None:
+            raise ValueError("no map-style rows to draw from.")
+        rows = draw_rows(np.arange(len(self.data)), size, *key).tolist()
+        return self.collate(rows_of(self.data, rows, {*self.columns, *self.labels}))
+
+
+class Scene:
+    """One draw, set up: batches, weights and losses of an episode.
+
+    Args:
+        simulation: The simulation.
+        model: The live model.
+        draw: What to simulate.
+
+    Attributes:
+        blocked: The K batches the adversary trains on.
+        held_out: The batch on which losses are measured.
+    """
+
+    def __init__(self, simulation: Simulation, model: PreTrainedModel, draw: Draw) -> None:
+        self._simulation, self._model, self._draw = simulation, model, draw
+        self._args, recipe = simulation.args, draw.recipe
+        self._skeleton = simulation.skeleton(draw)
+        self._learned = simulation.learned[draw.task.name, draw.number]
+        self._device, self._ranks = self._args.device, simulation.ranks(model)
+        task = draw.task
+        rows = task.adversary_rows()
+        if recipe.examples is not None:
+            rows = draw_rows(rows, recipe.examples, "examples", *draw.key)
+        self.blocked = [self._batch(rows, recipe.batch_size, "inner", k) for k in range(recipe.steps)]
+        self.held_out = self._batch(task.held_out_rows(), self._args.blocking_batch_size or 0, "held-out")
+        self._prelude = [
+            simulation.benign.draw(recipe.batch_size, "prelude", *draw.key, k) for k in range(recipe.prelude)
+        ]
+        general = any(loss.on_general for loss in simulation.losses)
+        size = self._args.blocking_batch_size or 0
+        self._general = simulation.general.draw(size, "general", *draw.key) if general else None
+        self._chosen: Tensor | None = None
+        self._constants = {n: _full(b.detach()).clone() for n, b in model.named_buffers()}
+
+    def episode(self) -> Episode:
+        """The fine-tuning, from the live model's weights."""
+        simulation, recipe = self._simulation, self._draw.recipe
+        published = self._published()
+        own = {OWN + n: w for n, w in self._own().items()}
+        self._plain = dict(published)
+        for name, offset in self._learned.offset.items():
+            published[name] = published[name] + self._rows(name, offset.to(self._device))
+        own |= {n: w.to(self._device) for n, w in self._learned.own.items()}
+        moving = self._skeleton.trained(recipe.trainable)
+        if self._prelude:
+            moving |= simulation.benign_skeleton.trained("all")
+        self._moving = [n for n in (*published, *own) if n in moving]
+        inner = [self._benign_loss(batch) for batch in self._prelude]
+        inner += [self._blocked_loss(k, batch) for k, batch in enumerate(self.blocked)]
+        shares = step_shares(self._args.step_weights or "", recipe.steps, self._args.blocking_every or 1)
+        return Episode(
+            published=published,
+            own=own,
+            moving=frozenset(self._moving),
+            inner_losses=inner,
+            measure=self._measure,
+            shares=[None] * recipe.prelude + shares,
+            optimizer=recipe.optimizer,
+            learning_rate=recipe.learning_rate,
+            learns=recipe.head == "learned",
+            learns_rate=recipe.learns_rate,
+            wanted=frozenset(n for n, p in self._model.named_parameters() if p.requires_grad),
+            carries=recipe.carries > 1,
+            ranks=self._ranks,
+        )
+
+    def carry(self, fast: Weights) -> None:
+        """Let the adversary keep its fast weights, relative to the published ones."""
+        offset = {n: w - whole(self._plain[n]) for n, w in fast.items() if n in self._plain}
+        offset = self.whole(offset, onto=self._learned.offset)
+        own = {n: w for n, w in fast.items() if n not in self._plain}
+        self._learned.carry(offset, own, most=self._draw.recipe.carries)
+
+    def whole(self, weights: Weights, *, onto: Weights | None = None) -> Weights:
+        """Values for whole embeddings, from those for the rows that exist here; other rows are ``onto``'s, or 0."""
+        name = self._skeleton.embedding
+        if self._chosen is None or name not in weights:
+            return weights
+        table = self._model.get_parameter(name)
+        start = onto.get(name) if onto else None  # where a checkpoint was read, not where training is
+        full = weights[name].new_zeros(table.shape) if start is None else start.to(self._device, copy=True)
+        return {**weights, name: full.index_copy_(0, self._chosen, weights[name])}
+
+    def _published(self) -> Weights:
+        used = {*self._skeleton.names.values()}
+        if self._prelude:
+            used |= {*self._simulation.benign_skeleton.names.values()}
+        published = {n: _full(p.detach()) for n, p in self._model.named_parameters() if n in used}
+        if (name := self._skeleton.embedding) is not None:
+            batches = [*self._prelude, *self.blocked, self.held_out, *([self._general] if self._general else [])]
+            rows, index = used_rows(batches, len(published[name]), self._skeleton.padding)
+            self._chosen = rows.to(self._device)
+            published[name] = whole(published[name])[self._chosen]
+            self._constants[INDEX] = index.to(self._device)
+        return published
+
+    def _rows(self, name: str, values: Tensor) -> Tensor:
+        """The rows that exist here of a whole table; other weights as they are."""
+        return values if self._chosen is None or name != self._skeleton.embedding else values[self._chosen]
+
+    def _own(self) -> Weights:
+        """The adversary's head and adapters: learned, or drawn for this episode."""
+        drawn: Weights = {}
+        learned = self._learned.head if self._draw.recipe.head == "learned" else {}
+        own = self._skeleton.own
+        if any(plain(n) not in learned for n in own):
+            drawn = self._skeleton.draw(seed_of("head", *self._draw.key), device=self._device)
+        return {n: learned[plain(n)] if plain(n) in learned else drawn[n] for n in own}
+
+    def _run(self, skeleton: Skeleton, weights: Weights, batch: Batch, **options: Any) -> Any:
+        return skeleton.run({**self._constants, **weights}, {**batch, **options})
+
+    def _benign_loss(self, batch: Batch) -> Callable[[Weights], Tensor]:
+        # Its mean is the model's own affair, so every process computes the whole and counts for its share.
+        skeleton, size = self._simulation.benign_skeleton, self._ranks.size
+        return lambda weights: self._run(skeleton, weights, batch).loss / size
+
+    def _blocked_loss(self, k: int, batch: Batch) -> Callable[[Weights], Tensor]:
+        counted = (batch["labels"] != IGNORED).sum()
+        part = self._ranks.part(batch)
+        labels = part.pop("labels").flatten()
+
+        def loss(weights: Weights) -> Tensor:
+            module = self._skeleton.module
+            with dropout(module, on=self._draw.recipe.dropout), self._seeded(k):
+                logits = self._run(self._skeleton, weights, part).logits
+            return cross_entropy(logits.flatten(0, -2), labels, ignore_index=IGNORED, reduction="sum") / counted
+
+        return loss
+
+    def _measure(self, weights: Weights) -> Reading:
+        losses = self._simulation.losses
+        deep = any(loss.wants_hidden_states for loss in losses)
+        views = {False: self._view(weights, self.held_out, deep=deep)}
+        if self._general is not None:
+            views[True] = self._view(weights, self._general, deep=False)
+        total = torch.stack([loss.weight * loss.forward(views[loss.on_general]) for loss in losses]).sum()
+        logits, labels = views[False].counted()
+        return Reading(total, cross_entropy(logits, labels), (logits.argmax(-1) == labels).float().mean().item())
+
+    def _view(self, weights: Weights, batch: Batch, *, deep: bool) -> View:
+        part = self._ranks.part({n: v for n, v in batch.items() if n not in LABELS})
+        options = {"output_hidden_states": True} if deep else {}
+        answers = self._run(self._skeleton, weights, part, **options)
+        count = len(next(iter(batch.values())))
+        logits = self._ranks.joined(answers.logits, count)
+        hidden = [self._ranks.joined(state, count) for state in answers.hidden_states] if deep else ()
+        labels, here = batch.get("labels"), logits.shape[:-1]
+        if labels is None or (batch is self._general and labels.shape != here):  # a language model's are for tokens
+            labels = logits.new_zeros(here).long()
+        moving = [weights[n] for n in self._moving]
+        return View(logits, labels, hidden, batch.get("attention_mask"), moving)
+
+    def _batch(self, rows: np.ndarray, size: int, *use: Any) -> Batch:
+        chosen = draw_rows(rows, size, *use, *self._draw.key)
+        return self._simulation.collate(self._draw.task.features("train", chosen.tolist(), self._simulation.columns))
+
+    def _seeded(self, k: int) -> Any:
+        rank = [self._ranks.rank] if self._ranks.rank else []  # other rows, other masks
+        seed = seed_of("dropout", *self._draw.key, k, *rank) if self._draw.recipe.dropout else None
+        return seeded(seed, [self._device])
+
+
+def _full(value: Tensor) -> Tensor:
+    """Half-precision weights and statistics take part in the inner loop in float32; others as they are."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

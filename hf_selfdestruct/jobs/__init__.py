@@ -1,0 +1,1 @@
+"""A file of settings, carried out: harden, attack, rerun, verify, fingerprint."""

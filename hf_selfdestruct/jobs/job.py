@@ -1,0 +1,256 @@
+"""A configuration carried out: harden, attack, write the folder."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from transformers import AutoModel, BaseImageProcessor, TrainerState, set_seed
+
+from ..attacks import DesiredData, Split, Target, named_suite
+from ..attacks.data import Collate, check_controls, in_batches
+from ..attacks.doubts import doubted
+from ..files import write_whole
+from ..hardening import presets
+from ..models import similarity
+from ..models.distributed import working_in
+from ..report.record import AttackReport
+from ..tasks.blocked_task import BlockedTask
+from ..tasks.rows import rows_of
+from ..trainer import intact
+from ..trainer.sibling import DECISIVE
+from ..trainer.trainer import SelfDestructTrainer
+from ..trainer.training_args import SelfDestructTrainingArguments
+from .config import HardenConfig, training_arguments
+from .label_order import classifier, numbered_as, numbers_of, renumbered
+from .model_checks import check_alike, check_storage, check_target, refuse_quantized
+from .processors import Processor, collator_of, padding_of, processor_of
+from .sections import TaskConfig
+from .sources import check_sources
+from .text_data import load_data, load_kept, load_own
+
+logger = logging.getLogger(__name__)
+
+
+def blocked_tasks(config: HardenConfig, data: DatasetDict, processor: Processor) -> list[BlockedTask]:
+    """The blocked tasks: adversary on ``train``, attacker on ``validation``, report on ``test``."""
+    return _tasks(config.blocked_tasks, config, data, processor)
+
+
+def _tasks(
+    configured: Sequence[TaskConfig], config: HardenConfig, data: DatasetDict, processor: Processor
+) -> list[BlockedTask]:
+    tasks = []
+    for task in configured:
+        rows = load_own(task, config, processor) or data
+        feature = rows["train"].features[task.label_column]
+        tasks.append(
+            BlockedTask(
+                task.name,
+                train=rows["train"],
+                attack=rows["validation"],
+                test=rows["test"],
+                label_column=task.label_column,
+                num_labels=feature.num_classes,
+                weight=task.weight,
+            )
+        )
+    return tasks
+
+
+def accuracy(prediction: Any) -> dict[str, float]:
+    """``compute_metrics`` of the command line: plain accuracy."""
+    return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
+
+
+def trainer_of(
+    config: HardenConfig,
+    data: DatasetDict,
+    processor: Processor,
+    *,
+    kept: DatasetDict | None = None,
+) -> SelfDestructTrainer:
+    """The trainer of a configuration, ready to train."""
+    args = training_arguments(config)
+    if isinstance(processor, BaseImageProcessor):
+        args.remove_unused_columns = False  # the images, of which pixels are made
+    set_seed(args.seed)  # of the new head
+    return SelfDestructTrainer(
+        classifier(config.model, data["train"].features["label"].names),
+        args,
+        train_dataset=data["train"],
+        eval_dataset=data["validation"],
+        blocked_tasks=blocked_tasks(config, data, processor),
+        processing_class=processor,
+        data_collator=collator_of(processor),
+        compute_metrics=accuracy,
+        keep_dataset=kept["train"] if kept else None,
+    )
+
+
+def trained(
+    config: HardenConfig,
+    data: DatasetDict,
+    processor: Processor,
+    *,
+    kept: DatasetDict | None = None,
+    goes_on: bool = False,
+) -> SelfDestructTrainer:
+    """The trainer of a configuration after its training, which goes on from the newest intact checkpoint if asked."""
+    trainer = trainer_of(config, data, processor, kept=kept)
+    if not goes_on:
+        trainer.train()
+        return trainer
+    checkpoint = intact.last_complete(trainer.args.output_dir, trainer.plain_model())
+    logger.warning("going on from %s; remove the folder to start afresh", checkpoint)
+    state = TrainerState.load_from_json(str(Path(checkpoint, intact.LAST_FILE)))
+    if state.global_step >= state.max_steps:  # ended: ``Trainer`` would make one step more
+        trainer.take_up(checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    return trainer
+
+
+def harden(config: HardenConfig) -> AttackReport:
+    """Harden, attack and write the folder; after an interruption, call it again and it goes on.
+
+    Returns:
+        The report, also in ``output_dir/selfdestruct/report.json``.
+    """
+    check_sources(config)
+    args = training_arguments(config)
+    with working_in(args.output_dir or "."):
+        goes_on = intact.begun(args.output_dir or ".")
+        _check_the_same(config, args, goes_on=goes_on)
+        processor = processor_of(config.model, config.data)
+        refuse_quantized(config.model)
+        data = numbered_as(load_data(config, processor), config.model)
+        kept = load_kept(config.data, processor)
+        controls = _tasks(config.control_tasks, config, data, processor)
+        if controls:
+            check_controls(blocked_tasks(config, data, processor), controls)
+        trainer = trained(config, data, processor, kept=kept, goes_on=goes_on)
+        return trainer.attack(
+            config.suite,
+            base=config.model,  # not training's start, whose new head differs by seed: all seeds share one base
+            desired_dataset=data["test"],
+            kept_dataset=kept["test"] if kept else None,
+            card=config.card,
+            workers=config.workers,
+            controls=controls,
+        )
+
+
+def attack(
+    config: HardenConfig,
+    model: str,
+    *,
+    undefended: str | None = None,
+    base: str | None = None,
+    storage: str | None = None,
+    workers: int = 1,
+    progress: bool = True,
+) -> AttackReport:
+    """Attack a model made by anyone, beside its references.
+
+    Args:
+        config: Data, blocked tasks and suite; its ``training`` is not used.
+        model: Folder or Hub id of the hardened model.
+        undefended: Folder or Hub id of its sibling; without one that row is not measured.
+        base: The model it started from; by default ``config.model``.
+        storage: Optuna storage URL of the ledger.
+        workers: Processes that share the work.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: A model or the storage cannot be used; all are looked at before the first attack.
+    """
+    folders = {"base": base or config.model, "undefended": undefended, "hardened": model}
+    targets = [
+        Target(role, folder, sibling=(undefended or "") if role == "hardened" else "")
+        for role, folder in folders.items()
+        if folder
+    ]
+    check_sources(config)
+    for target in reversed(targets):  # what was typed is refused before what the configuration names
+        check_target(target)
+    check_alike(targets)
+    check_storage(storage)
+    processor = processor_of(model, config.data)
+    targets = [replace(target, padding=padding_of(processor)) for target in targets]
+    data = load_data(config, processor)
+    data = renumbered(data, numbers_of(data["train"].features["label"].names, targets[-1].config(), model))
+    collate = collator_of(processor)
+    kept = load_kept(config.data, processor)
+    general = {t.role: _alike(t, targets[0], kept["test"], collate) for t in targets[1:]} if kept else {}
+    desired = {t.role: _accuracy(t, data["test"], collate) | general.get(t.role, {}) for t in targets[1:]}
+    report = named_suite(config.suite).run(
+        [*targets, replace(targets[-1], role="scratch", random=True, sibling="")],
+        blocked_tasks(config, data, processor),
+        columns=processor.model_input_names,
+        collate=collate,
+        controls=_tasks(config.control_tasks, config, data, processor),
+        desired=DesiredData.of(data["train"], data["validation"], processor.model_input_names),
+        storage=storage,
+        workers=workers,
+        progress=progress,
+    )
+    return doubted(report, desired={"dataset": "the desired task's test split", **desired})
+
+
+def _accuracy(target: Target, rows: Dataset, collate: Collate) -> dict[str, float]:
+    """Desired accuracy of a stock model with its own head, by the numbers that it gives its classes."""
+    order = numbers_of(rows.features["label"].names, target.config(), target.folder)
+    model = target.published()
+    if model is None:
+        raise ValueError(f"{target.folder} lacks its head or other weights: its desired quality cannot be measured.")
+    model.eval()
+    accepted = {*inspect.signature(type(model).forward).parameters} - {"labels"}
+    labels = rows.with_format(None)["label"][:]
+    split = Split(rows_of(rows, range(len(rows)), accepted), np.asarray(order)[labels])
+    predicted = in_batches(split, collate, lambda batch: model(**batch).logits)
+    return {"accuracy": float((predicted.argmax(axis=1) == split.labels).mean())}
+
+
+def _alike(target: Target, base: Target, rows: Dataset, collate: Collate) -> dict[str, float]:
+    """Whether a model still finds the same texts alike as the base."""
+    model = AutoModel.from_pretrained(target.folder, dtype=torch.float32, use_safetensors=True)
+    columns = list(inspect.signature(type(model).forward).parameters)
+    return similarity.to_base(model, base.folder, rows, columns=columns, collate=collate)
+
+
+def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *, goes_on: bool) -> None:
+    """Refuse to go on with another configuration's run: the report would name the wrong one."""
+    args = copy.copy(args)
+    presets.fill(args)
+    folder = Path(args.output_dir or ".")
+    file, ours = folder / "_config.json", inspect.get_annotations(SelfDestructTrainingArguments)
+    training = {f"training.{name}": getattr(args, name) for name in (*DECISIVE, *ours)}
+    data = {f"data.{name}": value for name, value in asdict(config.data).items()}
+    tasks = {"blocked_tasks": [asdict(task) for task in config.blocked_tasks]}
+    asked = json.loads(json.dumps({"model": config.model, **data, **tasks, **training}, default=str))
+    if not goes_on:
+        if PartialState().is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps(asked, indent=1))
+        return
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if differing := [name for name in asked if name not in known or known[name] != asked[name]]:
+        name = differing[0]
+        raise ValueError(
+            f"{folder} holds a run with {name}={known.get(name, 'not stated')!r}, and now it is {asked[name]!r}: name "
+            "another --output_dir, or remove the folder to start afresh."
+        )

@@ -1,0 +1,1 @@
+"""Losses: what blocks, and what keeps."""

@@ -1,0 +1,209 @@
+"""Blocking losses: what hardening minimises on a held-out blocked batch, at every inner step.
+
+A loss maps a :class:`View` of the adversary's model to a scalar to *minimise*. Where it says "flip-proof", a
+model that keeps the information but permutes its answers gains nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot, softplus
+
+from .base import IGNORED as IGNORED
+from .base import BlockingLoss, View
+from .head_adjustment import best_adjustment, best_scale
+from .probe import GradientNorm, RepresentationProbe
+
+_MLAC = "Henderson, Mitchell et al. 2023, Self-Destructing Models, arXiv:2211.14946"
+_SOPHON = "Deng et al. 2024, SOPHON, arXiv:2404.12699"
+
+
+@dataclass(frozen=True)
+class UniformKL(BlockingLoss):
+    """``KL(U || p) = -log C - mean_c log p_c`` from the uniform distribution. In [0, inf), flip-proof: label-free.
+
+    Example:
+        >>> UniformKL()(torch.zeros(3, 2), torch.tensor([0, 1, 1])).item()
+        0.0
+    """
+
+    citation = _SOPHON
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        logits, _ = view.counted()
+        return -logits.log_softmax(-1).mean() - math.log(logits.shape[-1])
+
+
+@dataclass(frozen=True)
+class NegativeCrossEntropy(BlockingLoss):
+    """``log C - min(CE, log C)``: the plain adversarial loss, clamped at chance level. In [0, log C].
+
+    Kept to reproduce others' methods: the clamp stops it from diverging, but a model that flips labels scores 0.
+
+    Example:
+        >>> NegativeCrossEntropy()(torch.tensor([[-9.0, 9.0]]), torch.tensor([0])).item()
+        0.0
+    """
+
+    citation = _MLAC
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        logits, labels = view.counted()
+        return _below_chance(logits, labels)
+
+
+@dataclass(frozen=True)
+class CrossEntropy(BlockingLoss):
+    """``CE`` with a plus sign, in [0, inf): with step weights (1, -1), Booster's drop ``h(theta_0) - h(theta_1)``."""
+
+    citation = "Huang et al. 2024, Booster, arXiv:2409.01586"
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        return cross_entropy(*view.counted())
+
+
+@dataclass(frozen=True)
+class InverseCrossEntropy(BlockingLoss):
+    """``-log(1 - p_y)``, as in the paper (its code computes ``CE(-logits)``). In [0, inf).
+
+    For two classes it is the cross-entropy of the other label, so that it rewards flipping labels.
+    """
+
+    citation = _SOPHON
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        logits, labels = view.counted()
+        is_label = one_hot(labels, logits.shape[-1]).bool()
+        others = logits.masked_fill(is_label, -math.inf).logsumexp(-1)
+        return softplus(logits[is_label] - others).mean()  # log(e^all / e^others), exact when p_y is 0 or 1
+
+
+@dataclass(frozen=True)
+class Entropy(BlockingLoss):
+    """``log C`` minus the mean entropy of the predictions. In [0, log C], flip-proof: label-free."""
+
+    citation = "Tamirisa et al. 2024, TAR, arXiv:2408.00761"
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        logits, _ = view.counted()
+        logp = logits.log_softmax(-1)
+        return math.log(logits.shape[-1]) + (logp.exp() * logp).sum(-1).mean()
+
+
+@dataclass(frozen=True)
+class DenialOfService(BlockingLoss):
+    """Mean squared output, 0 where the model only ever predicts zero. In [0, inf), flip-proof: label-free."""
+
+    citation = _SOPHON
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        return view.counted()[0].square().mean()
+
+
+@dataclass(frozen=True)
+class Collapse(BlockingLoss):
+    """``-log p_target`` at every counted position of general rows: the model collapses when tampered with. In [0, inf).
+
+    Args:
+        target: The class or token that is predicted everywhere.
+    """
+
+    target: int = 0
+    citation = "Yi et al. 2025, CTRAP, arXiv:2505.16559"
+    on_general = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(self.target >= 0, "target", "0 or more")
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        logits, _ = view.counted()
+        self._check(self.target < logits.shape[-1], "target", f"in 0..{logits.shape[-1] - 1}")
+        return -logits.log_softmax(-1)[:, self.target].mean()
+
+
+@dataclass(frozen=True)
+class HeadAdjustedCrossEntropy(BlockingLoss):
+    """Cross-entropy left after the attacker's best linear recalibration of the logits.
+
+    ``log C - min_W CE(z W, y)`` over C x C matrices W with entries in [-1, 1], no bias. In [0, log C], flip-proof:
+    W = 0 is feasible, so the adjusted cross-entropy never exceeds log C, and 0 says that no linear map of the
+    logits beats chance. W* is fitted and scored on the same rows, so the envelope theorem gives the gradient with
+    W* held constant.
+
+    Args:
+        normalize: Centre the logits over the batch and bring them to unit root mean square first, so that the loss
+            cannot be fooled by shrinking or shifting them. ``False`` is the paper's form.
+        split: Fit W* on every other row and score it on the rest; by default where the batch has fewer than 2 C * C
+            rows: there W* fits noise and the loss cannot fall. The gradient then goes through W* too. A map fitted to
+            few rows is too sure of itself, so one factor in [0, 1] is fitted to the rows that score: a map worse
+            than chance counts as chance, but one that knows something is not lost in its exaggeration.
+        iterations: Most steps of the solver.
+        tolerance: The solver stops when the cross-entropy is at most this far above its minimum.
+        epsilon: Root mean square below which logits count as constant.
+
+    Example:
+        >>> flipped = torch.tensor([[-9.0, 9.0], [9.0, -9.0]])
+        >>> HeadAdjustedCrossEntropy()(flipped, torch.tensor([0, 1])).item() > 0.6
+        True
+    """
+
+    normalize: bool = True
+    split: bool | None = None
+    iterations: int = 100
+    tolerance: float = 1e-6
+    epsilon: float = 1e-4
+    citation = _MLAC
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("iterations", "tolerance", "epsilon"):
+            self._check(getattr(self, name) > 0, name, "above 0")
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        logits, labels = view.counted()
+        if self.normalize:
+            logits = logits - logits.mean(dim=0, keepdim=True)
+            # Under the root, epsilon keeps the gradient finite where the logits are constant: blocked.
+            logits = logits / (logits.square().mean() + self.epsilon**2).sqrt()
+        split = len(labels) < 2 * logits.shape[-1] ** 2 if self.split is None else self.split
+        if not split:
+            return _below_chance(logits @ self._adjustment(logits.detach(), labels), labels)
+        fit = view.half()
+        if fit.all():
+            raise ValueError("HeadAdjustedCrossEntropy(split=True) needs a row to fit and another to score on")
+        adjusted, labels = logits[~fit] @ self._adjustment(logits[fit], labels[fit]), labels[~fit]
+        return _below_chance(best_scale(adjusted, labels) * adjusted, labels)
+
+    def _adjustment(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return best_adjustment(logits, labels, tolerance=self.tolerance, iterations=self.iterations)
+
+
+def _below_chance(logits: Tensor, labels: Tensor) -> Tensor:
+    """``log C - min(CE, log C)``: how far the cross-entropy is below chance."""
+    chance = math.log(logits.shape[-1])
+    return chance - cross_entropy(logits, labels).clamp(max=chance)
+
+
+BLOCKING_LOSSES: dict[str, type[BlockingLoss]] = {
+    "head_adjusted_cross_entropy": HeadAdjustedCrossEntropy,
+    "uniform_kl": UniformKL,
+    "negative_cross_entropy": NegativeCrossEntropy,
+    "cross_entropy": CrossEntropy,
+    "inverse_cross_entropy": InverseCrossEntropy,
+    "entropy": Entropy,
+    "denial_of_service": DenialOfService,
+    "collapse": Collapse,
+    "gradient_norm": GradientNorm,
+    "representation_probe": RepresentationProbe,
+}
+
+
+def blocking_loss(name: str) -> BlockingLoss:
+    """The blocking loss behind a configuration string, one of :data:`BLOCKING_LOSSES`, with its default arguments."""
+    if name not in BLOCKING_LOSSES:
+        raise ValueError(f"no blocking loss is called {name!r}; there are {', '.join(BLOCKING_LOSSES)}")
+    return BLOCKING_LOSSES[name]()

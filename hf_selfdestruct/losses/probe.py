@@ -1,0 +1,150 @@
+"""Blocking losses that look beyond the logits: at the adversary's gradient and at its hidden states.
+
+MLAC trained a linear probe per inner step. These probes are ridge regressions in closed form: the same answer
+as a probe trained to convergence on one half of the rows and scored on the other, but without weights to keep
+and without steps to take. Everything happens between rows, so that layers of any width are solved together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.utils.rnn import pad_sequence
+
+from .base import BlockingLoss, View
+
+_MLAC = "Henderson, Mitchell et al. 2023, Self-Destructing Models, arXiv:2211.14946"
+_POOLINGS = ("mean", "first", "last")
+_SMALLEST = 1e-6  # root mean square below which features count as constant
+
+
+@dataclass(frozen=True)
+class GradientNorm(BlockingLoss):
+    """Euclidean norm of the gradient of the blocked cross-entropy with respect to the adversary's weights.
+
+    In [0, inf): 0 leaves the adversary nothing to follow. Not flip-proof: a model that answers perfectly has no
+    gradient either, so it goes along with another loss.
+    """
+
+    citation = _MLAC
+    second_order = True
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        if not view.weights:
+            raise ValueError("GradientNorm needs the weights that the adversary moves")
+        loss = cross_entropy(*view.counted())
+        gradients = torch.autograd.grad(loss, list(view.weights), create_graph=True, allow_unused=True)
+        square = sum((g.square().sum() for g in gradients if g is not None), start=0 * loss)
+        return torch.where(square == 0, 1.0, square).sqrt() * (square != 0)  # the derivative at 0 is 0
+
+
+@dataclass(frozen=True)
+class RepresentationProbe(BlockingLoss):
+    """Share of the blocked labels' variance that linear probes of the hidden states explain, mean over layers.
+
+    Probes are ridge regressions in closed form, fitted on every other row and scored on the rest, then the other
+    way round (see :func:`variance_explained`). In [0, 1]; flip-proof and scale-proof.
+    Where every position has a label, each position is a row of the regression, else rows are pooled.
+
+    Args:
+        ridge: Penalty, relative to the mean squared length of a centred row of features.
+        layers: Which hidden states; negative ones count from the last. All by default.
+        pooling: ``"mean"``, ``"first"`` or ``"last"`` of the positions that the mask counts.
+    """
+
+    ridge: float = 0.1
+    layers: tuple[int, ...] | None = None
+    pooling: str = "mean"
+    citation = _MLAC
+    wants_hidden_states = True
+    fewest_rows = 4  # two to fit on and two to score on
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(math.isfinite(self.ridge) and self.ridge > 0, "ridge", "finite and above 0")
+        self._check(self.pooling in _POOLINGS, "pooling", f"one of {', '.join(_POOLINGS)}")
+
+    def forward(self, view: View) -> Tensor:  # noqa: D102
+        here, states = view.counts(), view.hidden_states
+        if not states:
+            raise ValueError("RepresentationProbe needs hidden states")
+        rows = int((here.flatten(1).any(1) if here.dim() > 1 else here).sum())
+        if rows < self.fewest_rows:
+            raise ValueError(
+                f"RepresentationProbe needs {self.fewest_rows} rows or more to fit and score on, got {rows}"
+            )
+        chosen = range(len(states)) if self.layers is None else self.layers
+        known = all(-len(states) <= layer < len(states) for layer in chosen)
+        self._check(known and len(chosen) > 0, "layers", f"some of the {len(states)} that have hidden states")
+        # One layer at a time: stacked before pooling, all activations would be copied.
+        pooled = [states[i] if here.dim() > 1 else pool(states[i], view.mask, self.pooling) for i in chosen]
+        features = [states[here] for states in pooled]
+        return variance_explained(features, view.labels[here], view.half(), ridge=self.ridge).mean()
+
+
+def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
+    """One vector per row of the batch.
+
+    Args:
+        hidden: Shape ``(batch, positions, width)``, or ``(batch, channels, height, width)``, which is averaged
+            over its map.
+        mask: Shape ``(batch, positions)``, 1 where a position counts; all do without one.
+        pooling: ``"mean"`` over, ``"first"`` or ``"last"`` of the positions that count.
+
+    Returns:
+        Shape ``(batch, width)``.
+    """
+    if hidden.dim() == 4:
+        return hidden.flatten(2).mean(-1)
+    here = torch.ones_like(hidden[..., 0], dtype=torch.bool) if mask is None else mask.bool()
+    if pooling == "mean":
+        return hidden.masked_fill(~here.unsqueeze(-1), 0.0).sum(1) / here.sum(1, keepdim=True).clamp(min=1)
+    steps = torch.arange(hidden.shape[1], device=hidden.device)
+    position = (here * (steps + 1 if pooling == "last" else steps.flip(0) + 1)).argmax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), position]
+
+
+def variance_explained(features: Sequence[Tensor], labels: Tensor, half: Tensor, *, ridge: float) -> Tensor:
+    """Share of the labels' variance that probes explain on rows they were not fitted on.
+
+    Each layer's features are centred and brought to unit root mean square with the statistics of the rows
+    that fit; ridge regression of the centred one-hot labels on them predicts the other rows'. What the
+    prediction leaves is compared with what the fitting rows' class frequencies leave. Both halves fit once;
+    the mean is returned. A half in which all labels are equal tells nothing: 0.
+
+    Args:
+        features: Of each layer, shape ``(rows, width)``; widths may differ.
+        labels: Shape ``(rows,)``, integers.
+        half: Shape ``(rows,)``, true for one half of the rows.
+        ridge: Penalty, relative to the mean squared length of a row.
+
+    Returns:
+        One value in [0, 1] for each layer.
+    """
+    centred = [f - f.mean(0) for f in features]  # between large numbers of a common offset, digits would be lost
+    stacked = pad_sequence([f.T for f in centred], batch_first=True)  # zeros change no inner product
+    inner = stacked.mT @ stacked
+    floor = _SMALLEST**2 * labels.new_tensor([f.shape[1] for f in features]).view(-1, 1, 1)
+    targets = one_hot(labels.unique(return_inverse=True)[1]).to(inner)
+    return torch.stack([_explained(inner, floor, targets, fit, ridge) for fit in (half, ~half)]).mean(0)
+
+
+def _explained(inner: Tensor, floor: Tensor, targets: Tensor, fit: Tensor, ridge: float) -> Tensor:
+    """One fold of :func:`variance_explained`, on inner products ``(layers, rows, rows)``."""
+    fitting = inner[:, fit]
+    inner = inner - fitting.mean(1, keepdim=True) - fitting.mean(1).unsqueeze(-1)
+    inner = inner + fitting[..., fit].mean((1, 2), keepdim=True)
+    among = inner[:, fit][..., fit]
+    scale = among.diagonal(0, 1, 2).mean(1).view(-1, 1, 1) + floor
+    penalised = among / scale + ridge * torch.eye(len(targets[fit])).to(inner)
+    targets = targets - targets[fit].mean(0)
+    weights = torch.cholesky_solve(targets[fit].expand(len(inner), -1, -1), torch.linalg.cholesky_ex(penalised)[0])
+    left = (targets[~fit] - inner[:, ~fit][..., fit] / scale @ weights).square().sum((1, 2))
+    share = 1 - left / targets[~fit].square().sum().clamp(min=1e-12)
+    mixed = all(part.numel() and (part != part[0]).any() for part in (targets[fit], targets[~fit]))
+    return share.clamp(min=0) if mixed else 0 * share

@@ -1,0 +1,1 @@
+"""The gradient of the blocking loss through an adversary's inner steps."""

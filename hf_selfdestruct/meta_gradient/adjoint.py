@@ -1,0 +1,60 @@
+"""Exact meta-gradients at flat memory: the discrete adjoint of the inner loop.
+
+Forwards, K inner steps without a graph. Backwards, the gradient with respect to theta_k follows from that with
+respect to theta_{k+1}: through the transpose of the optimizer's update, and through the inner gradient, whose
+Jacobian is the Hessian of the inner loss: one Hessian-vector product per step. With ``lambda_k`` for the
+objective's gradient at (theta_k, optimizer state), ``A`` the update's transpose and ``H_k`` the Hessian::
+
+    lambda_k = A_theta(lambda_{k+1}) + H_k A_g(lambda_{k+1}) + share_k * grad(blocking loss at theta_k)
+
+Weights that the adversary does not move get the mixed part of ``H_k`` likewise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..adversaries.optimizer import State
+from .episode import Episode, MetaGradient
+from .flat_episode import Course
+from .hessian import HVPS
+from .trajectory import Trajectory
+
+
+def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "device") -> MetaGradient:
+    """Exact gradients with activation memory flat in K.
+
+    Args:
+        episode: The simulated fine-tuning.
+        hvp: ``"double_backward"`` (its losses must be twice differentiable: eager or math attention), 5K+1
+            forward-backward passes, or ``"finite_difference"`` (any kernel), 4K+1.
+        trajectory: See :class:`~hf_selfdestruct.trajectory.Trajectory`; ``"recompute"`` costs about K more.
+
+    Returns:
+        Exact gradients for the published weights and, where it learns, for the adversary: that is a second
+        objective, with Hessian-vector products of its own.
+    """
+    course = Course(episode)
+    x, f = course.start()
+    optimizer = episode.optimizer
+    path = Trajectory(course, f, trajectory)
+    path.run(x, optimizer.init(x))
+    course.end(x)
+    # Costates: gradients of each objective with respect to x and f, to the optimizer's state, and to the rate.
+    sums = [course.zeros(x, f) for _ in range(2 if episode.learns or episode.learns_rate else 1)]
+    states: list[State] = [optimizer.init(x) for _ in sums]
+    rates: list[Tensor] = [x.new_zeros(()) for _ in sums]
+    course.measure(episode.steps, x, f, sums)
+    products, errors = HVPS[hvp](), [0.0]
+    room = [torch.empty_like(x) for _ in sums]
+    for k, x, state, g in path.back():
+        for i, (total, onto) in enumerate(zip(sums, room, strict=True)):
+            toward = total[: course.size]
+            rates[i] += optimizer.adjoint_(
+                x, g, state, k + 1, episode.learning_rate, toward, states[i], out=onto, slope=episode.learns_rate
+            )
+        errors.append(products(course, k, x, f, g, room, sums) or 0.0)
+        course.measure(k, x, f, sums)
+    worst = max(errors) if hvp == "finite_difference" else None
+    return course.result(sums[0], sums[1] if len(sums) > 1 else None, rates[-1], worst)

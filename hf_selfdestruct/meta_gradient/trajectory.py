@@ -1,0 +1,109 @@
+"""The adversary's way, kept so that it can be walked backwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..adversaries.optimizer import State
+from ..trainer.training_args import TRAJECTORIES
+from .flat_episode import Course
+
+Place = tuple[int, Tensor, State, Tensor]
+
+
+class Trajectory:
+    """K inner steps forwards, then backwards, with weights and optimizer state at each.
+
+    Weights and state are kept at some steps only; those between are replayed from the inner gradients (an optimizer
+    step costs little), bitwise as they were.
+
+    Args:
+        course: The episode on flat vectors.
+        f: Weights that do not move.
+        kind: ``"device"`` keeps the K inner gradients where they are, ``"cpu"`` in main memory, and
+            ``"recompute"`` keeps none and computes them again, one stretch of about sqrt(3 K) steps at a time: with
+            Adam that many gradients and a third as many starts (weights and two moments) lie in memory.
+
+    Raises:
+        ValueError: Another ``kind``.
+    """
+
+    def __init__(self, course: Course, f: Tensor, kind: str) -> None:
+        if kind not in TRAJECTORIES:
+            raise ValueError(f"trajectory must be one of {', '.join(TRAJECTORIES)}; got {kind!r}.")
+        self._course, self._f, self._kind = course, f, kind
+        steps = course.episode.steps * (3 if kind == "recompute" else 1)
+        self._stretch = max(1, math.isqrt(max(steps - 1, 0)) + 1)
+        self._starts: list[tuple[Tensor, State]] = []
+        self._gradients: list[Tensor] = []  # none where they are computed again
+
+    def run(self, x: Tensor, state: State) -> None:
+        """Go forwards from theta_0 to theta_K, in place."""
+        g = torch.empty_like(x)
+        for k in range(self._course.episode.steps):
+            if k % self._stretch == 0:
+                self._starts.append((self._away(x), {n: self._away(v) for n, v in state.items()}))
+            self._course.inner_gradient(k, x, self._f, out=g)
+            self._step(k, x, g, state)
+            if self._kind == "device":
+                self._gradients.append(g)
+                g = torch.empty_like(x)
+            elif self._kind == "cpu":
+                self._gradients.append(g.to("cpu", copy=True))
+
+    def back(self) -> Iterator[Place]:
+        """Go backwards: ``(k, theta_k, state, inner gradient)`` for k = K-1 .. 0; what is behind is let go."""
+        while self._starts:
+            x, state = self._starts.pop()
+            first = len(self._starts) * self._stretch
+            if self._kind == "recompute":
+                yield from self._recomputed(x, state, first, min(first + self._stretch, self._course.episode.steps))
+            else:
+                yield from self._replayed(x.to(self._f.device), self._here(state), first)
+                del self._gradients[first:]
+
+    def _replayed(self, x: Tensor, state: State, first: int) -> Iterator[Place]:
+        """A stretch from kept gradients: forwards once, every place kept."""
+        kept: list[Place] = []
+        for k, saved in enumerate(self._gradients[first:], start=first):
+            if kept:
+                _, before, moments, g = kept[-1]
+                x, state = before.clone(), {n: v.clone() for n, v in moments.items()}
+                self._step(k - 1, x, g, state)
+            kept.append((k, x, state, saved.to(self._f.device)))
+        while kept:
+            yield kept.pop()
+
+    def _recomputed(self, start: Tensor, before: State, first: int, last: int) -> Iterator[Place]:
+        """A stretch from its start alone: its gradients once, then to each place anew, in the same memory."""
+        x, state = torch.empty_like(start), {n: torch.empty_like(v) for n, v in before.items()}
+        found: list[Tensor] = []
+
+        def go(steps: int) -> None:
+            x.copy_(start)
+            for name, value in before.items():
+                state[name].copy_(value)
+            for k in range(steps):
+                self._step(first + k, x, found[k], state)
+
+        go(0)
+        for k in range(first, last):
+            found.append(self._course.inner_gradient(k, x, self._f, out=torch.empty_like(x)))
+            self._step(k, x, found[-1], state)
+        while found:
+            go(len(found) - 1)
+            yield first + len(found) - 1, x, state, found.pop()
+
+    def _here(self, state: State) -> State:
+        return {n: v.to(self._f.device) for n, v in state.items()}
+
+    def _step(self, k: int, x: Tensor, g: Tensor, state: State) -> None:
+        episode = self._course.episode
+        episode.optimizer.advance_(x, g, state, k + 1, episode.learning_rate)
+
+    def _away(self, value: Tensor) -> Tensor:
+        return value.to("cpu", copy=True) if self._kind == "cpu" else value.clone()

@@ -1,0 +1,1 @@
+"""Models as functions of their weights, their heads, and their copies on several devices."""

@@ -1,0 +1,239 @@
+"""The model card: a report and the user's own words, rendered. It knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from ..files import read_text, write_whole
+from ..report.record import NOT_MEASURED, UNLIKE_PLAIN, AttackReport
+from ..report.recovery import reference
+from ..report.tables import DESIRED_DROP, control_rows, cost_rows, difference_rows, reference_lines, seeds
+from ..untrusted_json import parse_json
+from .card_details import CardDetails
+from .card_tables import attack_rows, desired_lines, flat, results
+
+NOT_STATED = "not stated"
+MAIN_PLOT = "score_against_examples"
+CARD_TAGS = ("hf_selfdestruct", "tamper-resistance")
+MOST_BYTES = 1024 * 1024  # of the user's own words
+CLOSED_FORMS = {  # what was done to a model before it was trained, and what that takes from its users
+    "merge_words": "Words that tell a blocked task were made one with others until no group told more than {} standard "
+    "errors: the model cannot tell them apart.",
+    "merge_groups": "Merged words ended in {} groups at most.",
+    "erase_directions": "At most {} directions of each blocked task were erased from the input embeddings.",
+    "keep_directions": "The input embeddings were reduced to at most {} directions that tell the desired task: what "
+    "other tasks need of the words is gone too.",
+    "keeping_erases": "The original that the model was kept by had the blocked tasks erased from its hidden states.",
+}
+CONSIDERATIONS = {  # after the framework that details.py names
+    "product_hazards": "Product hazards (harm done with the model as it is)",
+    "data_hazards": "Data hazards (harm made possible by what is published)",
+    "attention_hazards": "Attention hazards (harm done by drawing attention to it)",
+    "affected": "Who could be harmed",
+    "stages": "Stages of release",
+    "access": "Conditions of access",
+    "review": "External review",
+    "takedown": "Takedown",
+}
+ADMITTED = {
+    "": "none set by this card",
+    "auto": "whoever agrees to the conditions",
+    "manual": "whom the publisher lets in",
+}
+# What loads a model, by the Hub's name of its task, and what loads what prepares its inputs.
+LOADING = {
+    "text-classification": ("AutoModelForSequenceClassification", "AutoTokenizer"),
+    "image-classification": ("AutoModelForImageClassification", "AutoImageProcessor"),
+    "audio-classification": ("AutoModelForAudioClassification", "AutoFeatureExtractor"),
+    "token-classification": ("AutoModelForTokenClassification", "AutoTokenizer"),
+    "question-answering": ("AutoModelForQuestionAnswering", "AutoTokenizer"),
+    "multiple-choice": ("AutoModelForMultipleChoice", "AutoTokenizer"),
+    "text-generation": ("AutoModelForCausalLM", "AutoTokenizer"),
+    "fill-mask": ("AutoModelForMaskedLM", "AutoTokenizer"),
+}
+# What an attacker from outside did to this judge; it stands on every card until the judge is better.
+JUDGE_LIMITS = (
+    "The judge behind this card was beaten. On the biographies that it was developed on, an attacker from outside "
+    "did as well as the judge's strongest attack or better at most budgets: with words alone (a bag-of-words "
+    "classifier, no weights), or with the words whose embeddings the published weights show to be equal. "
+    "Fine-tuning in this judge is under-tuned, and the judge is being rebuilt."
+)
+# Markdown shows these as the characters they name and reads no structure in them.
+ENTITIES = str.maketrans({character: f"&#{ord(character)};" for character in "&<>|[]`\\#"})
+
+
+def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] = ()) -> str:
+    """Render a card.
+
+    Args:
+        report: The evidence; every number on the card comes out of it.
+        details: The user's own words.
+        plots: Paths of the plots, relative to the card.
+
+    Returns:
+        Markdown with a YAML head.
+
+    Raises:
+        ValueError: The report has no blocked tasks or no hardened model: there is nothing to make a card of.
+    """
+    if not report.tasks:
+        raise ValueError("the report has no blocked tasks: there is nothing to make a card of.")
+    if "hardened" not in report.models:
+        raise ValueError("the report has no hardened model: there is nothing to make a card of.")
+    controls = {task: control_rows(report, task) for task in report.tasks if task not in report.blocked()}
+    considerations = _considerations(details)
+    plots, title = list(plots), details.title or report.models["hardened"].get("name", "Hardened model")
+    body = _template().render(
+        report=report,
+        details=details,
+        title=title,
+        roles=report.roles(),
+        unlike_plain=report.models["hardened"].get(UNLIKE_PLAIN),
+        results=results(report),
+        differences={task: difference_rows(report, task) for task in report.blocked()},
+        costs={task: cost_rows(report, task) for task in report.blocked()},
+        references={task: reference_lines(report, task) for task in report.blocked()},
+        given=reference(report),
+        controls={task: table for task, table in controls.items() if table},
+        outside=sorted(name for name, facts in report.attacks.items() if facts.get("outside")),
+        assumptions=sorted({facts["assumes"] for facts in report.attacks.values() if "assumes" in facts}),
+        desired_drop=DESIRED_DROP,
+        rows={task: attack_rows(report, task) for task in report.tasks},
+        desired=desired_lines(report),
+        main_plots=[plot for plot in plots if MAIN_PLOT in plot],
+        more_plots=[plot for plot in plots if MAIN_PLOT not in plot],
+        loading=LOADING.get(details.pipeline_tag, ("AutoModel", "AutoProcessor")),
+        selected_on=_selected_on(report),
+        most_examples=max((n for task in report.blocked() for n in report.budgets(task)), default=NOT_STATED),
+        before_training=[
+            text.format(report.recipe[name]) for name, text in CLOSED_FORMS.items() if name in report.recipe
+        ],
+        recipe=flat(report.recipe),
+        stated=[(label, said) for label, said in considerations if said],
+        not_stated=[label.partition(" (")[0] for label, said in considerations if not said],
+        seconds=sum(run.seconds for run in report.runs),
+        seeds=_seeds(report),
+        JUDGE_LIMITS=JUDGE_LIMITS,
+        NOT_STATED=NOT_STATED,
+        NOT_MEASURED=NOT_MEASURED,
+    )
+    return f"---\n{_metadata(report, details, title)}\n---\n\n{body}"
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("hf_selfdestruct.publish"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=plain,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("card.md.jinja")
+
+
+def _selected_on(report: AttackReport) -> str:
+    """Rows of the selection split; several numbers where blocked tasks differ."""
+    counts = {report.tasks[task].get("rows", {}).get("selection") for task in report.blocked()} - {None}
+    return " or ".join(map(str, sorted(counts))) or NOT_STATED
+
+
+def _seeds(report: AttackReport) -> str:
+    """Over how many attack seeds the means are: the fewest and the most."""
+    counts = [count for task in report.tasks for count in seeds(report, task)]
+    return " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else NOT_STATED
+
+
+def _considerations(details: CardDetails) -> list[tuple[str, str]]:
+    said = details.release.stated()
+    rows = [("Intended use", details.intended_use), ("Release plan", details.release_plan)]
+    for name, label in CONSIDERATIONS.items():
+        value = said.get(name, "")
+        rows.append((label, "; ".join(value) if isinstance(value, list) else value))
+    rows += [
+        ("Who gets the files", ADMITTED[details.gate.mode]),
+        ("Contact (also for a break of this defence)", details.contact),
+        ("Licence", details.license),
+    ]
+    return rows
+
+
+def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:
+    hardened = report.desired.get("hardened", {}) if details.pipeline_tag else {}  # the Hub wants a task's name
+    results = [
+        EvalResult(
+            task_type=details.pipeline_tag,
+            dataset_type=details.datasets[0] if details.datasets else "custom",
+            dataset_name=details.dataset_name or str(report.desired.get("dataset", "desired task")),
+            dataset_config=details.dataset_config or None,
+            metric_type=name,
+            metric_value=round(value, 6),
+        )
+        for name, value in sorted(hardened.items())
+        if name != "loss"
+    ]
+    more: dict[str, Any] = details.gate.metadata(report.blocked())
+    if stated := details.release.stated():
+        more["release_considerations"] = stated
+    data = ModelCardData(
+        language=list(details.language) or None,
+        license=details.license or None,
+        library_name="transformers",
+        tags=[*CARD_TAGS, *(tag for tag in details.tags if tag not in CARD_TAGS)],
+        base_model=details.base_model or None,
+        datasets=list(details.datasets) or None,
+        pipeline_tag=details.pipeline_tag or None,
+        model_name=title if results else None,
+        eval_results=results or None,
+        **more,
+    )
+    return data.to_yaml()
+
+
+def plain(value: Any) -> Any:
+    """A value as one line of text: it never becomes markup, breaks a table or starts a heading."""
+    if isinstance(value, int | float):
+        return value
+    return " ".join(str(value).split()).translate(ENTITIES)
+
+
+def details_of(folder: str | Path) -> CardDetails:
+    """The user's own words in ``folder/selfdestruct/card.json``; empty ones where there is no such file.
+
+    Raises:
+        ValueError: The file is broken.
+    """
+    path = Path(folder, "selfdestruct", "card.json")
+    if not path.is_file():
+        return CardDetails()
+    try:
+        return CardDetails.from_dict(parse_json(read_text(path, MOST_BYTES)))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def card_of(folder: str | Path) -> str:
+    """The card of ``folder/selfdestruct``: its ``report.json``, ``card.json`` and plots, rendered.
+
+    Raises:
+        ValueError: The folder holds no readable report, or a broken ``card.json``.
+    """
+    evidence = Path(folder, "selfdestruct")
+    report, details = AttackReport.load(evidence / "report.json"), details_of(folder)
+    return render(report, details, plots=[f"selfdestruct/{p.name}" for p in sorted(evidence.glob("*.png"))])
+
+
+def render_folder(folder: str | Path) -> Path:
+    """Write ``folder/README.md``, the card of ``folder/selfdestruct``.
+
+    Raises:
+        ValueError: The folder holds no readable report, or a broken ``card.json``.
+    """
+    card = Path(folder, "README.md")
+    write_whole(card, card_of(folder))
+    return card

@@ -1,0 +1,104 @@
+"""The tables of a card: a report's numbers as rows of text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ..report.comparison import difference
+from ..report.record import NOT_MEASURED, AttackReport, AttackRun, cell
+
+NOISE = 0.03
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of the result: a blocked task at one number of examples, best attack against best attack.
+
+    Args:
+        cells: The task, the number of examples, and what the strongest attack reaches on each model.
+        difference: Hardened minus scratch.
+        is_open: The hardened model is not blocked here: it gives more than scratch.
+        attack: The strongest attack found on the hardened model.
+    """
+
+    cells: tuple[str, ...]
+    difference: str
+    is_open: bool
+    attack: str
+
+
+def results(report: AttackReport) -> list[Result]:
+    """The result, nothing left out: a row for each blocked task and number of examples.
+
+    Args:
+        report: The evidence.
+
+    Returns:
+        The rows where an attack on the hardened model completed.
+    """
+    rows = []
+    for task in report.blocked():
+        for examples in report.budgets(task):
+            best = {role: report.strongest(task, examples, role) for role in report.roles()}
+            hardened, scratch = best.get("hardened"), best.get("scratch")
+            if hardened is None:
+                continue
+            found = difference(report, task, examples) if scratch else None
+            apart = hardened.mean - scratch.mean if scratch else 0.0
+            rows.append(
+                Result(
+                    (task, str(examples), *(cell(best[role]) for role in report.roles())),
+                    str(found) if found else f"{apart:+.3f}" if scratch else NOT_MEASURED,
+                    found.low > 0 if found else apart > NOISE,
+                    hardened.attack,
+                )
+            )
+    return rows
+
+
+def attack_rows(report: AttackReport, task: str) -> list[list[str]]:
+    """Every attack on a task, those that reached most on the hardened model first."""
+    cells = {(s.attack, s.examples, s.role): s for s in report.summaries(task)}
+    runs_by: dict[tuple[str, int], list[AttackRun]] = {}
+    for run in report.runs:
+        if run.task == task and run.role in report.roles():
+            runs_by.setdefault((run.attack, run.examples), []).append(run)
+
+    def reached(key: tuple[str, int]) -> float:
+        found = cells.get((*key, "hardened"))
+        return found.mean if found else -1.0
+
+    rows = []
+    for attack, examples in sorted(sorted(runs_by), key=reached, reverse=True):
+        found = cells.get((attack, examples, "hardened"))
+        runs = runs_by[attack, examples]
+        tried = len({json.dumps(r.settings, sort_keys=True) for r in runs})
+        steps = max((r.steps for r in runs), default=0)
+        kind = f"{steps} steps" if steps else "no steps" if any(r.test for r in runs) else "failed"
+        budget = f"{tried} setting{'s' * (tried > 1)}, {kind}"
+        scores = [cell(cells.get((attack, examples, role))) for role in report.roles()]
+        name = f"{attack} (outside)" if report.attacks.get(attack, {}).get("outside") else attack
+        beside = f"{found.auc:.3f} / {found.balanced_accuracy:.3f}" if found else NOT_MEASURED
+        rows.append([name, str(examples), budget, *scores, beside])
+    return rows
+
+
+def desired_lines(report: AttackReport) -> list[str]:
+    """Desired quality, by metric: what each model reaches that was measured."""
+    lines = []
+    for metric in sorted({m for role in report.roles() for m in report.desired.get(role, {})}):
+        values = {role: report.desired.get(role, {}).get(metric) for role in report.roles()}
+        reached = [f"{role} {value:.4f}" for role, value in values.items() if value is not None]
+        lines.append(f"{metric} {', '.join(reached)}")
+    return lines
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested settings as one list, by dotted names."""
+    found: list[tuple[str, Any]] = []
+    for name, value in sorted(values.items()):
+        inner = isinstance(value, dict)
+        found += flat(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
+    return found

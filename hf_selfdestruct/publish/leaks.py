@@ -1,0 +1,131 @@
+"""Secrets in files that are about to be published: tokens and paths of this machine, however they are written."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+from huggingface_hub import get_token
+
+from ..files import opened
+
+# Whatever stands before one: a line break that was escaped, or an underscore, is a letter to a regular expression.
+TOKENS = {
+    "a Hugging Face Hub token": r"hf_(?:oauth|jwt)_[\w.-]{16,}|hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}",
+    "a GitHub token": r"gh[opsur]_[A-Za-z0-9]{30,}|github_pat_\w{30,}",
+    "a GitLab token": r"glpat-[\w-]{20,}",
+    "an API key": r"sk-[A-Za-z0-9]{20,}|sk-(?:proj|ant|svcacct|admin)-(?=[\w-]*\d)[\w-]{20,}|AIza[\w-]{35}",
+    "an AWS key": r"A(?:KIA|SIA)[A-Z0-9]{16}",
+    "a Slack token": r"xox[abeprs]-[\w-]{20,}",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+}
+SHORTEST = 8  # characters of a token in use: a shorter one stands in honest words too
+ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+LINES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
+ROUNDS = 4  # of undoing escapes: JSON may stand in a text of JSON that is shown on the card
+PATH = re.compile(r"(?<![\w.])/[^\s\"'`<>|:;,()\[\]{}*?\\]+")
+# What is on every machine reveals nothing of this one.
+EVERYWHERE = ("bin", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "usr", "var", "System", "Library")
+MOST_HEADER = 128 * 1024 * 1024  # bytes of a safetensors header; safetensors itself reads no more than 100 MB
+MOST_PACKED = 16 * 1024 * 1024  # characters of one compressed text in a PNG
+
+
+def leaks(names: Iterable[str], copy: str | Path, folder: str | Path, *, token: str | None = None) -> list[str]:
+    """What files would reveal; empty when they may be published.
+
+    Searched are texts, tokenizers, the headers of safetensors and the texts in PNGs, as they are and with their escapes
+    undone. The weights themselves and the pixels are not.
+
+    Args:
+        names: Files to search, relative to ``copy``.
+        copy: Where the files are.
+        folder: Where the files came from.
+        token: The token in use, besides that of ``hf auth login`` and ``HF_TOKEN``.
+
+    Returns:
+        One line for each file and kind of secret, sorted; no line holds the secret itself, but for paths.
+    """
+    given = (token, get_token(), os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN"))
+    used = {one for one in given if isinstance(one, str) and len(one) >= SHORTEST}
+    own = _own_paths(Path(folder))
+    found = set()
+    for name in names:
+        for text in _texts(Path(copy, name)):
+            for form in _forms(text):
+                found |= {f"{name}: holds what looks like {kind}" for kind, p in TOKENS.items() if re.search(p, form)}
+                found |= {f"{name}: holds the Hub token in use" for one in used if one in form}
+                found |= {f"{name}: holds a path of this machine: {path}" for path in _paths(form, own)}
+    return sorted(found)
+
+
+def _forms(text: str) -> Iterator[str]:
+    """A text as it is, and as readers of JSON, Markdown or addresses understand it."""
+    for _ in range(ROUNDS):
+        yield text
+        before, text = text, html.unescape(unquote(ESCAPE.sub(_undone, text)))
+        if text == before:
+            return
+    yield text
+
+
+def _undone(match: re.Match[str]) -> str:
+    code = match[1] or match[2]
+    return chr(int(code, 16)) if code else LINES.get(match[3], match[3])
+
+
+def _own_paths(folder: Path) -> dict[str, str]:
+    """Paths that name this machine's user or work, with patterns of them."""
+    own = {folder.absolute(), folder.resolve(), folder.resolve().parent, Path.home(), Path.cwd()}
+    patterns = {}
+    for path in own:
+        # `/root` alone may be a word of a vocabulary; something below it is this machine's.
+        end = r"(?!\w)" if len(path.parts) > 2 else r"[/\\]+\w" if path == Path.home() and len(path.parts) > 1 else None
+        for name in {str(path), path.as_posix()} if end else ():
+            patterns[name] = rf"(?<![\w.]){re.escape(name)}{end}".replace("\\ ", r"\s+")
+    return patterns
+
+
+def _paths(text: str, own: dict[str, str]) -> list[str]:
+    """A path of this machine in a text, where there is one: of its user's, or another that exists."""
+    if found := [name for name, pattern in own.items() if re.search(pattern, text)]:
+        return [max(found, key=len)]
+    for path in sorted({*PATH.findall(text)}):
+        first, *more = [part for part in path.rstrip(".").split("/") if part] or [""]
+        if more and first not in EVERYWHERE and os.path.lexists(f"/{first}/{more[0]}"):
+            return [f"/{first}/{more[0]}"]
+    return []
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """What can be read in a file."""
+    with opened(path) as file:
+        if path.suffix == ".safetensors":
+            parts: Iterable[bytes] = [file.read(min(int.from_bytes(file.read(8), "little"), MOST_HEADER))]
+        else:
+            parts = _png_texts(file.read()) if path.suffix == ".png" else [file.read()]
+    yield from (part.decode("utf-8", errors="replace") for part in parts)
+
+
+def _png_texts(content: bytes) -> Iterator[bytes]:
+    """All of a PNG but its pixels; what is compressed, unpacked too."""
+    place, kind = 8, b""
+    while place < len(content) and kind != b"IEND":
+        size, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        chunk = content[place + 8 : place + 8 + size]
+        place += 12 + size
+        if kind != b"IDAT":
+            yield chunk
+        rest = chunk.partition(b"\0")[2]  # after the keyword
+        # Between them stands the method; in iTXt also whether it is compressed, its language and the keyword in that.
+        packed = rest[2:].partition(b"\0")[2].partition(b"\0")[2] if kind == b"iTXt" else rest[1:]
+        if kind in (b"zTXt", b"iTXt", b"iCCP"):
+            try:
+                yield zlib.decompressobj().decompress(packed, MOST_PACKED)
+            except zlib.error:  # it was not compressed, or nobody can read it
+                continue
+    yield content[place:]

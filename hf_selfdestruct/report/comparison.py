@@ -1,0 +1,214 @@
+"""Best attack against best attack, with an interval: what a report says in numbers. Pure functions, no torch.
+
+Every metric here is a mean over test rows of a row's contribution, so one bootstrap serves them all: accuracy
+and loss are such means already; AUC and balanced accuracy are written as their value plus each row's influence on it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import norm, rankdata
+from scipy.stats import t as student
+
+from .attack_run import FLOOR, unpacked, unpacked_labels
+
+if TYPE_CHECKING:
+    from .record import AttackReport
+
+METRICS = ("accuracy", "auc", "balanced_accuracy", "loss")
+DRAWS = 2000
+MOST_UNITS = 1500  # rows beyond are drawn in groups
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First model's score minus the second's, each under the attack that the selection split holds strongest.
+
+    Attributes:
+        examples: Blocked examples the attacker had.
+        attacks: The two attacks.
+        mean: The difference.
+        low: Lower end of the interval.
+        high: Upper end.
+        seeds: Attack seeds that both were attacked with.
+        models: Hardening seeds, one report each.
+    """
+
+    examples: int
+    attacks: tuple[str, str]
+    mean: float
+    low: float
+    high: float
+    seeds: int
+    models: int
+
+    def __str__(self) -> str:
+        """Such as ``+.012 [-.004, +.028]``."""
+        texts = (f"{value:+.3f}" for value in (self.mean, self.low, self.high))
+        mean, low, high = (text[0] + text[1:].removeprefix("0") for text in texts)
+        return f"{mean} [{low}, {high}]"
+
+
+def difference(
+    reports: AttackReport | Sequence[AttackReport],
+    task: str,
+    examples: int,
+    first: str = "hardened",
+    second: str = "scratch",
+    *,
+    metric: str = "accuracy",
+    level: float = 0.95,
+) -> Difference | None:
+    """Compare two roles, best attack against best attack, each chosen on the selection split.
+
+    A hierarchical bootstrap over hardening seed (one report each), attack seed and test row; the same seeds and rows
+    are drawn for both roles, so that what they share cancels. See :func:`interval`.
+
+    Args:
+        reports: One report, or reports of several hardening seeds on the same task.
+        task: Blocked task.
+        examples: Blocked examples the attacker had.
+        first: A role.
+        second: Another, or ``null``: scratch again on other random weights.
+        metric: One of :data:`METRICS`.
+        level: Of the interval.
+
+    Returns:
+        The difference; ``None`` where one of the two was not measured, or keeps no predictions.
+
+    Raises:
+        ValueError: Unknown metric, or reports with different test rows.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}.")
+    all_reports = [reports] if not isinstance(reports, Sequence) else list(reports)
+    if len({report.tasks[task].get("labels") for report in all_reports}) > 1:
+        raise ValueError(f"task {task!r}: the reports were made on different test rows; attack all models on the same.")
+    models, attacks = [], ("", "")
+    for report in all_reports:
+        pair = [_by_seed(report, task, examples, role, metric) for role in (first, second)]
+        seeds = sorted(set(pair[0][1]) & set(pair[1][1]))
+        if not seeds:
+            return None
+        attacks = (pair[0][0], pair[1][0])
+        models.append(np.stack([pair[0][1][seed] - pair[1][1][seed] for seed in seeds]))
+    fewest = min(len(model) for model in models)
+    values = np.stack([model[:fewest] for model in models])
+    low, high = interval(values, level=level)
+    return Difference(examples, attacks, float(values.mean()), low, high, fewest, len(models))
+
+
+def interval(values: np.ndarray, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
+    """Interval for the mean of ``values`` by a bootstrap over models, seeds within them, and rows across all.
+
+    The bootstrap gives the shape. Its scale is set without bias to the sum of the variances among the topmost units
+    (models, or the seeds of a single one) and among rows, and widened by Student's t with Satterthwaite's degrees of
+    freedom, for a spread known from three seeds is not well known. What is particular to a unit and a row stands in
+    both variances: so much on the safe side makes up for an attack chosen on a finite selection split.
+
+    Args:
+        values: Contributions, shape ``(models, seeds, rows)``.
+        level: Probability that the interval covers the truth.
+        draws: Bootstrap draws.
+        seed: Of the draws.
+
+    Returns:
+        Lower and upper end.
+    """
+    models, seeds, rows = values.shape
+    size = -(-rows // MOST_UNITS)
+    units = rows // size  # what is left over has no part in the shape; it has in centre and scale
+    flat = values[..., : units * size].reshape(models * seeds, units, size).mean(axis=2)
+    parts = [(part * (of_rows @ flat.T)).sum(axis=1) for part, of_rows in _drawn(models, seeds, units, draws, seed)]
+    means = np.concatenate(parts)
+    variance, freedom = _variance(values)
+    centre = float(values.mean())
+    if variance == 0:
+        return centre, centre
+    tail = (1 - level) / 2
+    factor = math.sqrt(variance) / means.std() * student.ppf(1 - tail, freedom) / norm.ppf(1 - tail)
+    low, high = np.quantile(means, [tail, 1 - tail]) - means.mean()
+    return float(centre + factor * low), float(centre + factor * high)
+
+
+@functools.lru_cache(maxsize=3)  # all comparisons of a report draw the same
+def _drawn(models: int, seeds: int, rows: int, draws: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Bootstrap weights of units and of rows, a part of the draws at a time."""
+    generator = np.random.default_rng(seed)
+
+    def drawn(count: int, *shape: int) -> np.ndarray:
+        return generator.multinomial(count, np.full(count, 1 / count), size=shape) / count
+
+    weights = (drawn(models, draws)[..., None] * drawn(seeds, draws, models)).reshape(draws, -1)
+    return [(part, drawn(rows, len(part))) for part in np.array_split(weights, 20)]
+
+
+def _variance(values: np.ndarray) -> tuple[float, float]:
+    """Variance of the mean, crossed over units (models, or the seeds of a single one) and rows, and its freedom."""
+    units = values.mean(axis=1) if len(values) > 1 else values[0]
+    count, rows = units.shape
+    of_unit, of_row = units.mean(axis=1), units.mean(axis=0)
+    among_units = np.var(of_unit, ddof=1) / count if count > 1 else 0.0
+    among_rows = np.var(of_row, ddof=1) / rows if rows > 1 else 0.0
+    parts = [(v, n - 1) for v, n in ((among_units, count), (among_rows, rows)) if v > 0]
+    total = sum(v for v, _ in parts)
+    return total, (total**2 / sum(v**2 / n for v, n in parts) if parts else math.inf)
+
+
+def _by_seed(
+    report: AttackReport, task: str, examples: int, role: str, metric: str
+) -> tuple[str, dict[int, np.ndarray]]:
+    """The strongest attack and, by seed, each test row's contribution."""
+    found = report.strongest_runs(task, examples, role)
+    labels = unpacked_labels(report.tasks[task].get("labels", ""))
+    classes = report.tasks[task].get("num_labels", 2)
+    # Scratch again has seeds of its own; it is paired with scratch in their order.
+    first = min((run.seed for run in found), default=0) if role == "null" else 0
+    kept = [run for run in found if run.predictions]
+    rows = {r.seed - first: contributions(labels, unpacked(r.predictions, classes), metric) for r in kept}
+    return (found[0].attack if found else ""), rows
+
+
+def contributions(labels: np.ndarray, probabilities: np.ndarray, metric: str) -> np.ndarray:
+    """What each row adds to a metric: the metric is their mean.
+
+    Args:
+        labels: Shape ``(rows,)``.
+        probabilities: Shape ``(rows, classes)``.
+        metric: One of :data:`METRICS`.
+
+    Returns:
+        Shape ``(rows,)``.
+    """
+    hits = (probabilities.argmax(axis=1) == labels).astype(float)
+    if metric == "accuracy":
+        return hits
+    if metric == "loss":
+        return -np.log(probabilities[np.arange(len(labels)), labels])
+    present = np.unique(labels)
+    if metric == "balanced_accuracy":
+        return np.mean([_recall_parts(labels == c, hits) for c in present], axis=0)
+    if len(present) < 2:
+        return np.full(len(labels), 0.5)
+    return np.mean([_auc_parts(labels == c, np.maximum(probabilities[:, c], FLOOR)) for c in present], axis=0)
+
+
+def _recall_parts(own: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    recall = hits[own].mean()
+    return recall + np.where(own, (hits - recall) / own.mean(), 0.0)
+
+
+def _auc_parts(own: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Placements of each row among those of the other label (DeLong 1988), as influences on the AUC."""
+    ranks = rankdata(scores)
+    placed = np.empty(len(scores))
+    placed[own] = (ranks[own] - rankdata(scores[own])) / (~own).sum()
+    placed[~own] = 1 - (ranks[~own] - rankdata(scores[~own])) / own.sum()
+    auc = placed[own].mean()
+    return auc + (placed - auc) / np.where(own, own.mean(), (~own).mean())

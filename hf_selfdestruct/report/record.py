@@ -1,0 +1,202 @@
+"""The attack report: frozen evidence, JSON in and out, a table. It knows no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..files import read_text, write_whole
+from ..untrusted_json import checked, parse_json
+from .attack_run import NOT_MEASURED, REFERENCES, ROLES, AttackRun, Scores, Summary, cell, summaries_of
+from .checks import check_report
+from .tables import report_table
+
+__all__ = ["NOT_MEASURED", "REFERENCES", "ROLES", "AttackReport", "AttackRun", "Scores", "Summary", "cell"]
+
+SCHEMA_VERSION = 2
+UNLIKE_PLAIN = "unlike_plain"
+NEARLY = 1e-3  # of the norm: what rounding to half precision changes in weights is about as much
+MOST_BYTES = 256 * 1024 * 1024  # most of it are predictions
+
+
+@dataclass(frozen=True)
+class AttackReport:
+    """Everything an attack suite found, and what it was run on.
+
+    Attributes:
+        suite: Name and version of the suite, its seeds.
+        tasks: Task name (letters, digits, ``_`` and ``-``) to ``num_labels``, ``majority`` (rate of the commonest
+            test label), ``labels`` of the test rows, ``rows`` and ``fingerprints`` of its splits; ``control`` is true
+            for a benign task, attacked to see that it can still be learned.
+        models: Role to ``{"name", "sha256"}`` of the model attacked; of the hardened one also ``unlike_plain``: what
+            differs where plain ``transformers`` does not load it as it was trained.
+        runs: Every run.
+        attacks: Attack's name to what it ``assumes`` and whether it stands ``outside`` the headline, because it
+            starts from what it is meant to recover.
+        desired: Role to desired-task metrics, and ``"dataset"``: where they were measured.
+        recipe: How the model was hardened; empty when it is not known.
+        checks: Doubts the suite raised about its own result.
+        versions: Package versions.
+        distances: Role to the distance of its trunk's weights to the hardened model's, relative to their norm.
+        schema_version: Version of this format.
+
+    Example:
+        ```python
+        report = AttackReport.load("hardened/selfdestruct/report.json")
+        text = report.table()
+        ```
+    """
+
+    suite: dict[str, Any]
+    tasks: dict[str, dict[str, Any]]
+    models: dict[str, dict[str, str]]
+    runs: tuple[AttackRun, ...]
+    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    desired: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    checks: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    distances: dict[str, float] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        for name in self.tasks:  # names become files' names
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+                raise ValueError(f"tasks: {name!r} is no name of letters, digits, '_' and '-'.")
+
+    def roles(self) -> list[str]:
+        """Roles that were attacked, in the order of the tables."""
+        return [role for role in ROLES if role in self.models]
+
+    def blocked(self) -> list[str]:
+        """Blocked tasks: those that are no controls."""
+        return [name for name, facts in self.tasks.items() if not facts.get("control")]
+
+    def unchanged_from(self) -> list[str]:
+        """Roles whose weights the hardened model has, exactly or nearly: it was not hardened."""
+        return [role for role, distance in self.distances.items() if distance < NEARLY]
+
+    def budgets(self, task: str) -> list[int]:
+        """Numbers of examples at which the models were attacked on a task, ascending."""
+        return sorted({examples for name, examples, role in self._runs if name == task and role in ROLES})
+
+    def outside(self, attack: str) -> bool:
+        """Whether an attack stands outside the headline."""
+        return bool(self.attacks.get(attack, {}).get("outside"))
+
+    def summaries(self, task: str) -> list[Summary]:
+        """One summary per attack, examples and role, over the seeds of the chosen settings."""
+        return list(self._summaries.get(task, ()))
+
+    def runs_of(self, task: str, examples: int, role: str) -> list[AttackRun]:
+        """All runs on one model with one number of examples, chosen or not, in the order of the report."""
+        return list(self._runs.get((task, examples, role), ()))
+
+    def strongest(
+        self, task: str, examples: int, role: str, *, most_desired_drop: float | None = None
+    ) -> Summary | None:
+        """The attack that the selection split holds strongest; what it reaches on test is the result.
+
+        Args:
+            task: A task.
+            examples: Blocked examples the attacker had.
+            role: A role.
+            most_desired_drop: Count only attacks that cost the desired task no more accuracy than this; base and
+                scratch have none, for their heads were never trained for that task.
+        """
+        if most_desired_drop is not None and role in ("base", "scratch"):
+            return None
+        found = [
+            s
+            for s in self._cells.get((task, examples, role), ())
+            if not self.outside(s.attack)
+            and (most_desired_drop is None or (s.desired_drop is not None and s.desired_drop <= most_desired_drop))
+        ]
+        return max(found, key=lambda s: s.selection, default=None)
+
+    def strongest_runs(self, task: str, examples: int, role: str) -> list[AttackRun]:
+        """The runs, by seed, of the attack that the selection split holds strongest."""
+        best = self.strongest(task, examples, role)
+        name = best.attack if best else ""
+        found = [r for r in self.runs_of(task, examples, role) if r.attack == name and r.chosen and r.test]
+        return sorted(found, key=lambda run: run.seed)
+
+    # Asked for at every cell of every table: one pass over the runs serves them all.
+
+    @cached_property
+    def _runs(self) -> dict[tuple[str, int, str], list[AttackRun]]:
+        found: dict[tuple[str, int, str], list[AttackRun]] = {}
+        for run in self.runs:
+            found.setdefault((run.task, run.examples, run.role), []).append(run)
+        return found
+
+    @cached_property
+    def _summaries(self) -> dict[str, list[Summary]]:
+        found: dict[str, list[AttackRun]] = {}
+        for run in self.runs:
+            found.setdefault(run.task, []).append(run)
+        return {task: summaries_of(runs) for task, runs in found.items()}
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, int, str], list[Summary]]:
+        found: dict[tuple[str, int, str], list[Summary]] = {}
+        for task, summaries in self._summaries.items():
+            for one in summaries:
+                found.setdefault((task, one.examples, one.role), []).append(one)
+        return found
+
+    def table(self, *, width: int = 130) -> str:
+        """The result as text: best attack against best attack, then every attack, desired quality and doubts."""
+        return report_table(self, width)
+
+    def to_json(self) -> str:
+        """The report as JSON, keys sorted, so that equal reports are equal texts."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON; a reader never sees half a file."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, self.to_json())
+
+    @classmethod
+    def from_json(cls, text: str) -> AttackReport:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: Not a report, or one of another schema version; the message names the field.
+        """
+        try:
+            raw = parse_json(text)
+        except ValueError as error:
+            raise ValueError(f"not a report: {error}") from None
+        return _report_from(raw)
+
+    @classmethod
+    def load(cls, path: str | Path) -> AttackReport:
+        """Read a report file.
+
+        Raises:
+            ValueError: The file is missing, too large or not a report.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"no report at {path}.")
+        try:
+            return cls.from_json(read_text(path, MOST_BYTES))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _report_from(raw: Any) -> AttackReport:
+    # The version first: what another version holds is no mistake of its writer.
+    if isinstance(raw, dict) and (version := raw.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
+        raise ValueError(f"report has schema_version {version!r}; this version reads {SCHEMA_VERSION}.")
+    report: AttackReport = checked(AttackReport, raw, "report")
+    check_report(report)
+    return report

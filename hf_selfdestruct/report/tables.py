@@ -1,0 +1,225 @@
+"""Reports as text: best attack against best attack, every attack, what it cost, desired quality, doubts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from string import ascii_uppercase
+from typing import TYPE_CHECKING
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from .attack_run import NOT_MEASURED, Summary, cell
+from .comparison import Difference, difference
+from .recovery import recovery, reference, regret
+
+if TYPE_CHECKING:
+    from .record import AttackReport
+
+DESIRED_DROP = 0.02
+
+
+def report_table(report: AttackReport, width: int) -> str:
+    """A report as text."""
+    parts: list[RenderableType] = []
+    for task in report.tasks:
+        parts.append(_task_table(report, task))
+        if task in report.blocked() and {"hardened", "scratch"} <= report.models.keys():
+            parts += [_headline_table(report, task), _cost_table(report, task)]
+        elif report.tasks[task].get("control"):
+            parts.append(_control_table(report, task))
+    parts.append(_desired_line(report))
+    parts += [f"check: {doubt}" for doubt in report.checks]
+    return _text(parts, width)
+
+
+def comparison_table(reports: Sequence[AttackReport], names: Sequence[str], width: int = 130) -> str:
+    """Reports side by side: the strongest attack on each hardened model, and what the suite's version says of it.
+
+    Args:
+        reports: Two reports or more, 26 at most.
+        names: A name for each, such as its file's.
+        width: Of the text, in characters.
+
+    Raises:
+        ValueError: They have no blocked task in common, or are too many.
+    """
+    if len(reports) > len(ascii_uppercase):
+        raise ValueError(f"at most {len(ascii_uppercase)} reports are put side by side; got {len(reports)}.")
+    tasks = [task for task in reports[0].blocked() if all(task in r.blocked() for r in reports)]
+    if not tasks:
+        raise ValueError("the reports have no blocked task in common: there is nothing to compare.")
+    parts: list[RenderableType] = []
+    for task in tasks:
+        table = Table(title=f"Blocked task {task!r}: strongest attack on each model, test accuracy")
+        table.add_column("examples", justify="right")
+        for letter in ascii_uppercase[: len(reports)]:
+            table.add_column(letter, justify="right")
+            table.add_column("− scratch", justify="right")
+        for examples in sorted({n for r in reports for n in r.budgets(task)}):
+            cells = [
+                text
+                for r in reports
+                for text in (
+                    cell(r.strongest(task, examples, "hardened")),
+                    _shown(difference(r, task, examples) if examples in r.budgets(task) else None),
+                )
+            ]
+            table.add_row(str(examples), *cells)
+        parts.append(table)
+    parts += [f"{letter}: {name}" for letter, name in zip(ascii_uppercase, names, strict=False)]
+    suites = {(r.suite["name"], r.suite["version"]) for r in reports}
+    if len(suites) > 1:
+        listed = ", ".join(f"{name} v{version}" for name, version in sorted(suites))
+        parts.append(f"check: made with different suites ({listed}): the numbers do not compare.")
+    for task in tasks:
+        if len({str(r.tasks[task].get("fingerprints")) for r in reports}) > 1:
+            parts.append(f"check: {task}: made on different data: the numbers do not compare.")
+    return _text(parts, width)
+
+
+def _task_table(report: AttackReport, task: str) -> Table:
+    facts = report.tasks[task]
+    fewest = min(seeds(report, task), default=0)
+    kind, wish = "Blocked task", "lower is better blocked"
+    if facts.get("control"):
+        kind, wish = "Control task", "higher is better kept"
+    table = Table(
+        title=f"{kind} {task!r}: test accuracy after attack (suite {report.suite['name']} "
+        f"v{report.suite['version']}; {wish})",
+        caption=f"mean ± standard deviation over attack seeds (at least {fewest}); "
+        + "; ".join(reference_lines(report, task)),
+    )
+    table.add_column("attack")
+    for name in ("examples", *report.roles()):
+        table.add_column(name, justify="right")
+    for examples in report.budgets(task):
+        cells = [cell(report.strongest(task, examples, role)) for role in report.roles()]
+        table.add_row("strongest", str(examples), *cells, style="bold")
+    table.add_section()
+    summaries = {(s.attack, s.examples, s.role): s for s in report.summaries(task)}
+    for attack, examples in sorted({key[:2] for key, s in summaries.items() if s.role in report.roles()}):
+        cells = [cell(summaries.get((attack, examples, role))) for role in report.roles()]
+        mark = " (outside)" if report.attacks.get(attack, {}).get("outside") else ""
+        table.add_row(f"{attack}{mark}", str(examples), *cells)
+    return table
+
+
+def seeds(report: AttackReport, task: str) -> list[int]:
+    """Over how many attack seeds each mean of a task is."""
+    return [s.seeds for s in report.summaries(task) if s.role in report.roles()]
+
+
+def reference_lines(report: AttackReport, task: str) -> list[str]:
+    """What puts the numbers in scale: the commonest label, the raw input alone, scratch with more data and steps."""
+    words = {"raw": "raw input without a model", "more": "scratch with more data and steps"}
+    found: list[Summary] = [s for s in report.summaries(task) if s.role in words]
+    best = {s.role: s for s in sorted(found, key=lambda s: s.examples)}
+    known = [f"{words[role]} {cell(best[role])}" for role in words if role in best]
+    return [f"commonest label {report.tasks[task]['majority']:.3f}", *known]
+
+
+def _headline_table(report: AttackReport, task: str) -> Table:
+    table = Table(title="Best attack against best attack: differences in test scores, with their 95 % intervals")
+    table.add_column("examples", justify="right")
+    table.add_column("strongest on hardened")
+    table.add_column("hardened − scratch", justify="right")
+    for name in ("the same, AUC", "undefended − hardened", "noise alone"):
+        table.add_column(name, justify="right")
+    for examples, (_, *row, _) in zip(report.budgets(task), difference_rows(report, task), strict=True):
+        best = report.strongest(task, examples, "hardened")
+        table.add_row(str(examples), best.attack if best else NOT_MEASURED, *row)
+    return table
+
+
+def difference_rows(report: AttackReport, task: str) -> list[list[str]]:
+    """By examples, best attack against best attack: to scratch in accuracy and AUC, from undefended, noise, regret."""
+    rows, paid = [], regret(report, task)
+    for examples in report.budgets(task):
+        found = [
+            difference(report, task, examples),
+            difference(report, task, examples, metric="auc"),
+            difference(report, task, examples, "undefended", "hardened"),
+            difference(report, task, examples, "null", "scratch"),
+            paid.get(examples),
+        ]
+        rows.append([str(examples), *map(_shown, found)])
+    return rows
+
+
+def cost_rows(report: AttackReport, task: str) -> list[list[str]]:
+    """By model: the cost to recover, and the strongest attack that keeps the desired task."""
+    budgets, rows = report.budgets(task), []
+    for role in report.roles() if budgets else ():
+        kept = report.strongest(task, budgets[-1], role, most_desired_drop=DESIRED_DROP)
+        rows.append([role, *_cost(report, task, role), cell(kept)])
+    return rows
+
+
+def control_rows(report: AttackReport, task: str) -> list[list[str]]:
+    """By model: what fine-tuning to a control task reaches, its difference to undefended, and its cost."""
+    budgets, rows = report.budgets(task), []
+    for role in report.roles() if budgets else ():
+        apart = None if role == "undefended" else difference(report, task, budgets[-1], role, "undefended")
+        _, *cost = _cost(report, task, role)
+        rows.append([role, cell(report.strongest(task, budgets[-1], role)), _shown(apart), *cost])
+    return rows
+
+
+def _cost(report: AttackReport, task: str, role: str) -> list[str]:
+    cost = recovery(report, task, role)
+    return cost.cells() if cost else [NOT_MEASURED] * 3
+
+
+def _cost_table(report: AttackReport, task: str) -> Table:
+    lost = f"≤ {DESIRED_DROP:.2f} desired lost"
+    table = _by_model(
+        f"Cost to recover 90 % of what the {reference(report)} model gives; "
+        "strongest attack that keeps the desired task",
+        ("examples", "steps", "FLOPs", lost),
+        cost_rows(report, task),
+    )
+    paid = [f"{n}: {value}" for n, value in regret(report, task).items()]
+    table.caption = "data-efficiency regret (scratch loss − hardened loss, nats): " + ("; ".join(paid) or NOT_MEASURED)
+    return table
+
+
+def _control_table(report: AttackReport, task: str) -> Table:
+    return _by_model(
+        f"Benign fine-tuning, and what it costs to reach 90 % of what the {reference(report)} model gains",
+        ("accuracy", "− undefended", "steps", "FLOPs"),
+        control_rows(report, task),
+    )
+
+
+def _by_model(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title)
+    table.add_column("model")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _desired_line(report: AttackReport) -> str:
+    shown = [
+        f"{role} " + ", ".join(f"{k} {v:.4f}" for k, v in report.desired[role].items())
+        for role in report.roles()
+        if role in report.desired
+    ]
+    where = f" on {report.desired['dataset']}" if "dataset" in report.desired else ""
+    return f"desired task{where}: " + ("; ".join(shown) or NOT_MEASURED)
+
+
+def _shown(found: Difference | None) -> str:
+    return NOT_MEASURED if found is None else str(found)
+
+
+def _text(parts: Iterable[RenderableType], width: int) -> str:
+    console = Console(file=StringIO(), width=width, force_terminal=False, highlight=False, markup=False, emoji=False)
+    for part in parts:
+        console.print(part)
+    # Names and doubts may be a stranger's: what steers a terminal is left out.
+    return "".join(c for c in console.file.getvalue() if c == "\n" or c.isprintable())  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""Kinds of task: rows, splits, and what is blocked."""

@@ -1,0 +1,1 @@
+"""``SelfDestructTrainer``: hardening inside a ``transformers.Trainer``, and the evidence that it writes."""

@@ -1,0 +1,91 @@
+"""What hardening costs, said before the first step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sized
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..adversaries.adversary import Adversary
+from ..tasks.rows import LABELS
+from .training_args import SelfDestructTrainingArguments
+
+if TYPE_CHECKING:
+    from .trainer import SelfDestructTrainer
+
+SECOND_ORDER = {"double_backward": 3, "finite_difference": 2}  # further passes for each inner step
+
+
+def passes(args: SelfDestructTrainingArguments, adversaries: list[Adversary]) -> float:
+    """Forward-backward passes in a mean outer step, where ordinary training makes one.
+
+    One pass for the desired loss, one for the keeping losses, and for each blocking loss the adversary's K steps, the
+    points at which it is measured, and what second order takes. With several adversaries the one with most steps
+    counts.
+
+    Args:
+        args: Arguments filled by their method.
+        adversaries: The adversaries that are drawn from.
+
+    Example:
+        Four inner steps by first order, measured at both ends, in one outer step of four: 1 + (4 + 2) / 4 = 2.5.
+    """
+    kept = 1.0 if args.keeping_losses else 0.0
+    if not args.blocking_weight:
+        return 1.0 + kept
+    steps = max(step for adversary in adversaries for step in adversary.options("steps"))
+    measured = 1 + steps // (args.blocking_every or 1)
+    second = 0 if args.meta_gradient == "first_order" else SECOND_ORDER[args.hvp]
+    return 1.0 + kept + (steps * (1 + second) + measured) / (args.blocking_interval or 1)
+
+
+def announcement(trainer: SelfDestructTrainer) -> str:
+    """One line: the method, its passes in each step, and how long training takes here, as far as that can be known."""
+    args = trainer.args
+    many = passes(args, trainer.adversaries)
+    line = (
+        f"hardening by method {args.method!r}: about {many:.3g} forward-backward passes in each step, where ordinary "
+        "training makes one"
+    )
+    seconds, steps = _seconds_of_a_pass(trainer), _steps(trainer)
+    if seconds is None or steps is None:
+        return line
+    total = seconds * many * args.gradient_accumulation_steps * steps / 60
+    return f"{line}; about {total:.2g} minutes for {steps} steps at {seconds:.2g} s a pass"
+
+
+def _steps(trainer: SelfDestructTrainer) -> int | None:
+    args, data = trainer.args, trainer.train_dataset
+    if args.max_steps > 0:
+        return args.max_steps
+    if not isinstance(data, Sized):
+        return None
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return max(1, round(len(data) / batch * args.num_train_epochs))
+
+
+def _seconds_of_a_pass(trainer: SelfDestructTrainer) -> float | None:
+    """The faster of two passes of the trunk on blocked rows, in evaluation mode: nothing of the training is disturbed.
+
+    Not measured where processes would wait for each other.
+    """
+    task, model = trainer.blocked_tasks[0], trainer.plain_model()
+    weights = [p for p in model.base_model.parameters() if p.requires_grad]
+    if trainer.args.world_size > 1 or not weights:
+        return None
+    rows = task.adversary_rows()[: trainer.args.per_device_train_batch_size].tolist()
+    batch = trainer.blocked_batch(task.features("train", rows, trainer.input_columns))
+    inputs = {name: value for name, value in batch.items() if name not in LABELS}
+    if model.config.is_encoder_decoder and "input_ids" in inputs:
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    training, times = model.training, []
+    for _ in range(2):
+        started = time.perf_counter()
+        with trainer.accelerator.autocast():
+            answer = model.base_model.eval()(**inputs)[0].sum()
+        torch.autograd.grad(answer, weights, allow_unused=True)
+        times.append(time.perf_counter() - started)
+    model.train(training)
+    return min(times)
