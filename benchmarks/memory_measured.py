@@ -22,7 +22,6 @@ from transformers import AutoConfig, LlamaConfig, default_data_collator
 from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.adversaries.adversary import Adversary
 from hf_selfdestruct.demo.job import minilm
-from hf_selfdestruct.hardening.episode_builder import Scene
 from hf_selfdestruct.meta_gradient.outer_loss import meta_loss
 
 HERE = Path(__file__)
@@ -54,8 +53,8 @@ def worker(way: str, sharded: bool) -> dict[str, float]:
         trainer = SelfDestructTrainer(
             load(Job(way), "sdpa"), arguments, train_dataset=rows(100, 2), blocked_tasks=[task], adversaries=[adversary]
         )
-        draw = trainer.simulation.draw(0)
-        episode = Scene(trainer.simulation, trainer.model, draw).episode()
+        draw = trainer.objective.simulator.draw(0)
+        episode = trainer.objective.simulator.builder(trainer.model, draw).episode()
         weights = {**episode.published, **episode.own}
         moving = sum(weights[n].numel() for n in episode.moving)
         del episode, weights
@@ -77,12 +76,12 @@ def train_sharded(trainer: SelfDestructTrainer) -> None:
     for number in range(3):
         batch = default_data_collator([data[number * BATCH + i] for i in range(BATCH)])
         desired = model(**batch).loss
-        draw = trainer.simulation.draw(number)
-        gradient = trainer.simulation.meta_gradient(model, draw)
+        draw = trainer.objective.simulator.draw(number)
+        gradient = trainer.objective.simulator.meta_gradient(model, draw)
         meta_loss(desired, dict(model.named_parameters()), gradient, blocking_weight=1.0).total.backward()
         optimizer.step()
         optimizer.zero_grad()
-        trainer.simulation.learn(draw, gradient, share=1.0)
+        trainer.objective.simulator.learn(draw, gradient, share=1.0)
 
 
 def run_in_processes(script: Path, *arguments: str, world: int) -> dict[str, float]:

@@ -40,7 +40,6 @@ from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTraini
 from hf_selfdestruct.adversaries.adversary import Adversary
 from hf_selfdestruct.adversaries.optimizers import Adam
 from hf_selfdestruct.demo.job import minilm
-from hf_selfdestruct.hardening.episode_builder import Scene
 from hf_selfdestruct.models.stateless import OWN
 
 BATCH, LENGTH, RATE, SEED = 16, 64, 1e-4, 0
@@ -175,15 +174,15 @@ def outer_step(job: Job, folder: str) -> tuple[Callable[[], Weights], dict[str, 
     """The outer step as a function to the meta-gradient, by names of weights; and its size."""
     model = load(job, "eager" if job.method in PEERS else "sdpa")
     made = trainer(job, model, folder)
-    draw = made.simulation.draw(0)
-    scene = Scene(made.simulation, model, draw)
+    draw = made.objective.simulator.draw(0)
+    scene = made.objective.simulator.builder(model, draw)
     episode = scene.episode()
     sizes = {
         "parameters": sum(p.numel() for p in model.base_model.parameters()),
         "moving": sum(w.numel() for n, w in {**episode.published, **episode.own}.items() if n in episode.moving),
     }
     if job.method not in PEERS:
-        return lambda: made.simulation.meta_gradient(model, draw).weights, sizes
+        return lambda: made.objective.simulator.meta_gradient(model, draw).weights, sizes
     import peers
 
     own = {name.removeprefix(OWN): value for name, value in episode.own.items()}

@@ -17,8 +17,6 @@ from outer_steps import Job, load, machine, trainer
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from hf_selfdestruct.hardening.episode_builder import Scene
-
 WAYS = {"exact_db": "exact, double backward", "exact_fd": "exact, finite differences", "first_order": "first order"}
 WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STEPS = (4, 16)
@@ -35,13 +33,13 @@ def gradient(way: str, steps: int, weights: torch.dtype, inner: str) -> Tensor:
     )
     with tempfile.TemporaryDirectory() as folder:
         made = trainer(job, model, folder)
-        draw = made.simulation.draw(0)
+        draw = made.objective.simulator.draw(0)
         if inner != "bfloat16":
-            found = made.simulation.meta_gradient(model, draw).weights
+            found = made.objective.simulator.meta_gradient(model, draw).weights
         else:  # past the guard that keeps autocast out
             with context:
-                scene = Scene(made.simulation, model, draw)
-                found = scene.whole(made.simulation._way(scene.episode()).weights)
+                scene = made.objective.simulator.builder(model, draw)
+                found = scene.whole(made.objective.simulator._way(scene.episode()).weights)
     return torch.cat([found[name].double().reshape(-1) for name in sorted(found)])
 
 

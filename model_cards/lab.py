@@ -20,13 +20,12 @@ from datasets import DatasetDict
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_selfdestruct.attacks import Target, named_suite
-from hf_selfdestruct.hardening.presets import fill
 from hf_selfdestruct.jobs.config import HardenConfig, load_config, training_arguments
 from hf_selfdestruct.jobs.job import blocked_tasks, trained
 from hf_selfdestruct.jobs.text_data import load_data, load_kept
-from hf_selfdestruct.models.similarity import NAME, to_base
 from hf_selfdestruct.report.attack_run import Summary
 from hf_selfdestruct.trainer.intact import begun
+from hf_selfdestruct.trainer.similarity import NAME, to_base
 
 SUITE = "glance"
 REFERENCES = {"base": False, "scratch": True}
@@ -90,8 +89,7 @@ def _hardened(
     config: HardenConfig, data: DatasetDict, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> dict[str, float]:
     """Harden into a folder; what it cost and what is left of the desired task and of general use."""
-    args = training_arguments(config)
-    fill(args)
+    args = training_arguments(config).filled()
     kept = load_kept(config.data, tokenizer) if args.keeping_losses else None
     trainer = trained(config, data, tokenizer, kept=kept, goes_on=begun(folder))
     trainer.save_model()

@@ -39,14 +39,14 @@ def terminated(trainer: SelfDestructTrainer) -> None:
 
 def not_a_number(trainer: SelfDestructTrainer) -> None:
     """As one broken picture of the blocked task makes it."""
-    collate = trainer.simulation.collate
+    collate = trainer.objective.simulator.collate
 
     def broken(rows: list[dict[str, Any]]) -> Any:
         batch = collate(rows)
         spoilt = torch.nan if trainer.state.global_step == STEP else 1.0
         return {**batch, "pixel_values": batch["pixel_values"] * spoilt}
 
-    trainer.simulation.collate = broken
+    trainer.objective.simulator.collate = broken
 
 
 def in_an_inner_loop(trainer: SelfDestructTrainer, act: Callable[[SelfDestructTrainer], None]) -> None:

@@ -6,8 +6,8 @@ import torch
 
 
 def on_whole_tables(trainer) -> None:
-    skeletons = [*trainer.simulation._skeletons.values()]
-    for skeleton in [trainer.simulation.benign_skeleton, *(s for group in skeletons for s in group.values())]:
+    skeletons = [*trainer.objective.simulator._skeletons.values()]
+    for skeleton in [trainer.objective.simulator.benign_skeleton, *(s for group in skeletons for s in group.values())]:
         undo(skeleton, trainer.model)
 
 

@@ -9,9 +9,8 @@ import torch
 from toy_episodes import EPSILON, assert_same, relative, toy_episode, way
 
 from hf_selfdestruct.adversaries.optimizers import SGD, Adagrad, Adam, AdamW, NormalizedSGD, RMSprop
-from hf_selfdestruct.losses.blocking import blocking_loss
+from hf_selfdestruct.losses.blocking import BLOCKING_LOSSES, blocking_loss
 from hf_selfdestruct.models.functional import call
-from hf_selfdestruct.trainer.training_args import BLOCKING_LOSSES
 
 unrolled, exact = way("unrolled"), way("exact")
 FINITE = way("exact", hvp="finite_difference")

@@ -30,7 +30,8 @@ pytestmark = pytest.mark.usefixtures("loudness")
 @pytest.mark.parametrize("command", [None, *COMMANDS])
 def test_help_is_instant_and_complete(command, tmp_path):
     words = [command, "--help"] if command else ["--help"]
-    code = "import sys\nfrom hf_selfdestruct.cli.__main__ import main\ntry:\n  main(sys.argv[1:])\nfinally:\n  sys.stderr.write("
+    code = "import sys\nfrom hf_selfdestruct.cli.__main__ import main\n"
+    code += "try:\n  main(sys.argv[1:])\nfinally:\n  sys.stderr.write("
     code += "','.join(sorted({'torch', 'transformers', 'numpy'} & {*sys.modules})))"
     start = time.perf_counter()
     done = run_cli(*words, home=tmp_path, code=code)

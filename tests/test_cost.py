@@ -9,8 +9,8 @@ from toy_models import tiny_model, toy_rows
 from trainer_state import assert_bitwise, weights_of
 from transformers import AutoModel, BertConfig, BertForSequenceClassification, BertModel
 
+from hf_selfdestruct.hardening.defaults import default_method
 from hf_selfdestruct.trainer.cost import announcement, passes
-from hf_selfdestruct.trainer.parts import default_method
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from hf_selfdestruct.trainer.parts import default_method
 )
 def test_passes_are_counted_as_the_design_counts_them(make_trainer, tmp_path, arguments, wanted):
     trainer = make_trainer(tmp_path, **arguments)
-    assert passes(trainer.args, trainer.adversaries) == pytest.approx(wanted)
+    assert passes(trainer.args, trainer.objective.adversaries) == pytest.approx(wanted)
 
 
 def test_first_order_makes_as_many_passes_as_are_said(make_trainer, tmp_path, monkeypatch):
@@ -35,7 +35,7 @@ def test_first_order_makes_as_many_passes_as_are_said(make_trainer, tmp_path, mo
     forward, made = BertModel.forward, []
     monkeypatch.setattr(BertModel, "forward", lambda *a, **k: made.append(1) or forward(*a, **k))
     trainer.train()
-    assert len(made) == passes(trainer.args, trainer.adversaries)
+    assert len(made) == passes(trainer.args, trainer.objective.adversaries)
 
 
 def test_one_line_says_it_before_the_first_step(make_trainer, tmp_path, caplog):

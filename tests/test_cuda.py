@@ -41,7 +41,7 @@ def test_the_meta_gradient_is_that_of_the_cpu(tmp_path, way) -> None:
     for cpu in (True, False):
         trainer = trainer_on(tmp_path, cpu=cpu, adversary_head="random", adversary_learns_rate=False, **way)
         model = trainer.model.to(trainer.args.device)
-        gradient = trainer.simulation.meta_gradient(model, trainer.simulation.draw(0)).weights
+        gradient = trainer.objective.simulator.meta_gradient(model, trainer.objective.simulator.draw(0)).weights
         assert {value.device.type for value in gradient.values()} == {"cpu" if cpu else "cuda"}
         found.append(torch.cat([gradient[name].double().cpu().flatten() for name in sorted(gradient)]))
     assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.9999

@@ -46,8 +46,8 @@ if sys.argv[3] == "several":
 trainer = SelfDestructTrainer(
     model, args, train_dataset=rows(96, 4), eval_dataset=rows(20, 5), blocked_tasks=[task], **options
 )
-numbers = [trainer.simulation.draw(step).number for step in range(3)]
-trainer.simulation._last = (-1, 0)
+numbers = [trainer.objective.simulator.draw(step).number for step in range(3)]
+trainer.objective.simulator._last = (-1, 0)
 start = {n: p.detach().clone() for n, p in model.named_parameters()}
 trainer.train()
 digest = digest_of(state_of(trainer))
@@ -56,7 +56,7 @@ Path(sys.argv[1], f"rank{args.process_index}.json").write_text(json.dumps({
     "world": args.world_size, "digest": digest, "runs": len(report.runs),
     "still": [n for n, p in model.named_parameters() if torch.equal(p, start[n])],
     "numbers": numbers,
-    "key": str(trainer.simulation.draw(0).key),
+    "key": str(trainer.objective.simulator.draw(0).key),
 }))
 """
 

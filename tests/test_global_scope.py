@@ -9,13 +9,13 @@ from train_together import BARE, CASES, LOCAL, MIXTURE, STEPS, losses_of, state_
 
 from hf_selfdestruct import Adversary, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.adversaries.optimizers import NormalizedSGD
+from hf_selfdestruct.hardening.checks import check_processes
 from hf_selfdestruct.losses.blocking import GradientNorm
 from hf_selfdestruct.meta_gradient.episode import Episode
 from hf_selfdestruct.meta_gradient.methods import unrolled
 from hf_selfdestruct.models.distributed import Ranks
 from hf_selfdestruct.publish.manifest import problems
 from hf_selfdestruct.report.record import AttackReport
-from hf_selfdestruct.trainer.checks import check_processes
 
 LAUNCHES = [
     (2, "torchrun", (*CASES, MIXTURE)),
@@ -77,12 +77,12 @@ def test_a_process_takes_its_part_of_every_tensor():
     assert part["labels"].tolist() == [2, 3]
 
 
-def checked(monkeypatch, tmp_path, *, adversaries=None, losses=None, processes=2, **arguments):
+def checked(tmp_path, *, adversaries=None, losses=None, processes=2, **arguments):
     """What is checked where there are several processes, without launching them."""
     args = SelfDestructTrainingArguments(
         str(tmp_path), use_cpu=True, report_to="none", **{"method": "mlac", "adversary_scope": "global", **arguments}
     )
-    trainer = SelfDestructTrainer(
+    made = SelfDestructTrainer(
         tiny_model(),
         args,
         train_dataset=toy_rows(40, seed=4),
@@ -90,13 +90,13 @@ def checked(monkeypatch, tmp_path, *, adversaries=None, losses=None, processes=2
         adversaries=adversaries,
         blocking_losses=losses,
     )
-    monkeypatch.setattr(type(args), "world_size", processes)
-    check_processes(trainer)
+    found = made.objective
+    check_processes(found.config, found.tasks, found.adversaries, found.blocking_losses, processes)
 
 
-def test_what_can_be_shared_passes(monkeypatch, tmp_path):
-    checked(monkeypatch, tmp_path)
-    checked(monkeypatch, tmp_path, adversary_carries=3)
+def test_what_can_be_shared_passes(tmp_path):
+    checked(tmp_path)
+    checked(tmp_path, adversary_carries=3)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_what_can_be_shared_passes(monkeypatch, tmp_path):
         ({"processes": 13, "blocking_batch_size": 13}, "held-out rows of blocked task 'blocked' is 12: too few for 13"),
     ],
 )
-def test_what_cannot_be_shared_is_refused_with_the_cure(monkeypatch, tmp_path, options, message):
+def test_what_cannot_be_shared_is_refused_with_the_cure(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        checked(monkeypatch, tmp_path, **options)
+        checked(tmp_path, **options)
 
 
 def episode(**fields) -> Episode:

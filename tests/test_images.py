@@ -38,9 +38,9 @@ def test_image_classifiers_train(make_trainer, tmp_path, architecture, mode) -> 
     trainer = image_trainer(make_trainer, tmp_path, model, meta_gradient=mode)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     buffers = {n: b.clone() for n, b in model.named_buffers()}
-    trainer.simulation.meta_gradient(model, trainer.simulation.draw(0))
+    trainer.objective.simulator.meta_gradient(model, trainer.objective.simulator.draw(0))
     assert not [n for n, b in model.named_buffers() if not torch.equal(b, buffers[n])]
-    trainer.simulation._last = (-1, 0)
+    trainer.objective.simulator._last = (-1, 0)
     trainer.train()
     assert not [
         n for n, p in model.named_parameters() if torch.equal(p, before[n]) and not n.endswith("attention.key.bias")
@@ -59,8 +59,11 @@ def test_a_classifier_whose_trunk_has_no_name_is_no_bare_trunk(make_trainer, tmp
     assert heads.head_names(model) == ["classifier.weight", "classifier.bias"]
     for trainable in ("head", "lora", "all"):
         trainer = image_trainer(make_trainer, tmp_path, model, adversary_trainable=trainable)
-        assert {*next(iter(trainer.simulation.learned.values())).head} == {"classifier.weight", "classifier.bias"}
-        assert not [n for n in trainer.simulation.published if "classifier" in n]
+        assert {*next(iter(trainer.objective.simulator.learned.values())).head} == {
+            "classifier.weight",
+            "classifier.bias",
+        }
+        assert not [n for n in trainer.objective.simulator.published if "classifier" in n]
         trainer.train()
         assert trainer.state.log_history[0]["desired_loss"] > 1e-3  # its own, and no keeping loss
         assert trainer.state.log_history[0]["meta_grad_norm"] > 1e-6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +11,10 @@ import torch
 from datasets import Dataset
 from sklearn.linear_model import LogisticRegression
 from toy_models import TINY_SUITE
+from transformers import default_data_collator
 
-from hf_selfdestruct.erasure.initial_weights import check_initialization, embeddings_of, reduced, without
-from hf_selfdestruct.trainer.parts import initialize
+from hf_selfdestruct.erasure.initial_weights import Forms, check_initialization, embeddings_of, reduced, without
 from hf_selfdestruct.trainer.trainer import SelfDestructTrainer
-from hf_selfdestruct.trainer.training_args import SelfDestructTrainingArguments
 
 
 @pytest.fixture
@@ -90,12 +90,16 @@ def test_hardening_starts_there_and_its_references_do_not(
 
 @pytest.mark.parametrize("place", ["processing_class", "data_collator", ""])
 def test_words_of_the_tokenizer_stay_as_they_are(make_trainer, tiny_model, tmp_path, place, caplog) -> None:
-    trainer = make_trainer(tmp_path, model=tiny_model(), keep_directions=3)
-    before = trainer.model.get_input_embeddings().weight.detach().clone()
+    model = tiny_model()
+    before = model.get_input_embeddings().weight.detach().clone()
     tokenizer = SimpleNamespace(all_special_ids=[2, 5, len(before)])  # the last one has no row yet
-    if place:
-        setattr(trainer, place, tokenizer if place == "processing_class" else SimpleNamespace(tokenizer=tokenizer))
-    initialize(trainer)
+
+    collate = partial(default_data_collator, return_tensors="pt")
+    if place == "data_collator":
+        collate.tokenizer = tokenizer
+    known = {"processing_class": tokenizer} if place == "processing_class" else {}
+    trainer = make_trainer(tmp_path, model=model, keep_directions=3, data_collator=collate, **known)
+    trainer.objective.prepare(trainer.model)
     same = (trainer.model.get_input_embeddings().weight == before).all(dim=1)
     assert same.nonzero().flatten().tolist() == ([2, 5] if place else [])
     assert ("give processing_class= the tokenizer" in caplog.text) == (not place)
@@ -109,7 +113,7 @@ def test_the_model_is_in_its_place_before_its_weights_are_looked_at(
     done = []
     monkeypatch.setattr(SelfDestructTrainer, "_move_model_to_device", lambda *_: done.append("moved"))
     monkeypatch.setattr(
-        "hf_selfdestruct.trainer.parts.initial_weights", lambda *_, **__: done.append("looked at") or {}
+        "hf_selfdestruct.hardening.objective.initial_weights", lambda *_, **__: done.append("looked at") or {}
     )
     make_trainer(tmp_path, model=tiny_model(), **precision).train()
     assert done[:2] == ["moved", "looked at"]
@@ -148,12 +152,11 @@ def test_wrong_arguments(make_trainer, tmp_path, arguments, message: str) -> Non
 
 
 @pytest.mark.parametrize("labels", [None, [[0, 1], [1, 0]], [0.5, 1.5], [1, 1]])
-def test_directions_of_the_desired_task_need_one_integer_label_per_row(tiny_model, tmp_path, labels) -> None:
-    args = SelfDestructTrainingArguments(str(tmp_path), keep_directions=3)
+def test_directions_of_the_desired_task_need_one_integer_label_per_row(tiny_model, labels) -> None:
     rows = {"input_ids": [[1, 2], [3, 4]]} | ({} if labels is None else {"labels": labels})
     with pytest.raises(ValueError, match="map-style train_dataset with one integer label per row"):
-        check_initialization(tiny_model(), args, Dataset.from_dict(rows))
-    check_initialization(tiny_model(), args, Dataset.from_dict({**rows, "labels": [0, 1]}))
+        check_initialization(tiny_model(), Forms(keep_directions=3), Dataset.from_dict(rows))
+    check_initialization(tiny_model(), Forms(keep_directions=3), Dataset.from_dict({**rows, "labels": [0, 1]}))
 
 
 def test_a_model_without_words_is_told_so_before_training(tiny_model) -> None:

@@ -16,7 +16,7 @@ from trainer_state import assert_bitwise, learned_of, moments_of, weights_of
 
 from hf_selfdestruct.trainer import intact
 from hf_selfdestruct.trainer.intact import LAST_FILE, SEAL, STATE_FILE
-from hf_selfdestruct.trainer.parts import settings_of
+from hf_selfdestruct.trainer.recipe import settings_of
 
 
 def trained(folder, fault=UNDISTURBED, *, resume=None, **arguments):

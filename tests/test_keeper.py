@@ -110,7 +110,7 @@ def test_a_language_model_keeps_its_own_loss(make_trainer, tiny_model, toy_rows,
     assert entry["desired_loss"] > 1
     assert entry["keeping_loss"] > 0.5
     assert entry["meta_grad_norm"] > 1e-6
-    (skeletons,) = trainer.simulation._skeletons.values()
+    (skeletons,) = trainer.objective.simulator._skeletons.values()
     assert {type(s.module).__name__ for s in skeletons.values()} == {
         kind.__name__.replace("MaskedLM", "Sequence").replace("LMHeadModel", "ForSequence").replace("ForForS", "ForS")
         + "Classification"
@@ -142,13 +142,15 @@ def test_the_original_is_frozen_where_it_was(make_trainer, tiny_model, toy_rows,
         learning_rate=1e-2,
     )
     batch = toy_batch()
-    start = trainer.keeper._original(batch).logits.clone()
+    start = trainer.objective.keeper._original(batch).logits.clone()
     with torch.no_grad():
         assert torch.equal(model.eval()(**batch).logits, start)
     trainer.train()
-    assert torch.equal(trainer.keeper._original(batch).logits, start)
+    assert torch.equal(trainer.objective.keeper._original(batch).logits, start)
     assert not torch.equal(model.eval()(**batch).logits, start)
-    assert not [p for p in trainer.keeper._original._model.parameters() if p.requires_grad or p.grad is not None]
+    assert not [
+        p for p in trainer.objective.keeper._original._model.parameters() if p.requires_grad or p.grad is not None
+    ]
 
 
 def test_the_keeping_gradient_adds_up(make_trainer, tiny_model, toy_rows, toy_data, tmp_path) -> None:
@@ -166,14 +168,14 @@ def test_the_keeping_gradient_adds_up(make_trainer, tiny_model, toy_rows, toy_da
     trainer.training_step(model, dict(inputs))
     found = {n: p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()
-    trainer.simulation._last = (-1, 0)
-    key = trainer.simulation.draw(0).key
-    kept = trainer.keeper._rows.draw(4, "keep", *key)
+    trainer.objective.simulator._last = (-1, 0)
+    key = trainer.objective.simulator.draw(0).key
+    kept = trainer.objective.keeper._rows.draw(4, "keep", *key)
     total = model.train()(**inputs).loss
     for batch in (inputs, kept):
         plain = {n: v for n, v in batch.items() if n != "labels"}
         ours = model.eval()(**plain, output_hidden_states=True)
-        theirs = trainer.keeper._original(plain)
+        theirs = trainer.objective.keeper._original(plain)
         total = total + 0.7 * loss(ours, theirs, plain)
     total.backward()
     for n, p in model.named_parameters():

@@ -29,7 +29,7 @@ from hf_selfdestruct.losses.keeping import (
     LogitDistillation,
 )
 from hf_selfdestruct.tasks.blocked_task import BlockedTask
-from hf_selfdestruct.trainer.parts import recipe_of
+from hf_selfdestruct.trainer.recipe import recipe_of
 
 
 def test_mistakes(make_trainer, tiny_model, toy_rows, tmp_path) -> None:
@@ -62,7 +62,7 @@ def test_mistakes(make_trainer, tiny_model, toy_rows, tmp_path) -> None:
 
 def test_a_keeping_loss_by_name(make_trainer, toy_rows, tmp_path) -> None:
     trainer = make_trainer(tmp_path, keeping_loss="embedding_distillation", keep_dataset=unlabelled(toy_rows))
-    assert trainer.keeping_losses == [EmbeddingDistillation()]
+    assert trainer.objective.keeping_losses == [EmbeddingDistillation()]
     trainer.train()
     assert math.isfinite(trainer.state.log_history[0]["keeping_loss"])
     recipe = recipe_of(trainer)

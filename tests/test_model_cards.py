@@ -12,14 +12,14 @@ from toy_models import tiny_model
 from toy_project import make_project
 from transformers import AutoModel, AutoTokenizer
 
-from hf_selfdestruct.hardening.presets import PRESETS, fill
+from hf_selfdestruct.hardening.config import UNDEFENDED
+from hf_selfdestruct.hardening.defaults import configured_adversary, configured_keeping, configured_losses
+from hf_selfdestruct.hardening.presets import PRESETS
 from hf_selfdestruct.jobs.config import load_config, training_arguments
 from hf_selfdestruct.publish.card import render
 from hf_selfdestruct.publish.card_details import CardDetails
 from hf_selfdestruct.publish.manifest import published_files
 from hf_selfdestruct.report.record import AttackReport
-from hf_selfdestruct.trainer.parts import configured_adversary, configured_keeping, configured_losses
-from hf_selfdestruct.trainer.training_args import UNDEFENDED
 
 ROOT = Path(__file__).parents[1]
 CARDS = sorted(p.parent for p in (ROOT / "model_cards").glob("*/README.md"))
@@ -55,7 +55,7 @@ def test_the_example_is_what_was_measured(folder, tmp_path):
     overrides = ["--output_dir", str(tmp_path), "--use_cpu", "true", *OVERRIDES.get(folder.name, ())]
     config = load_config(EXAMPLES[folder.name], overrides)
     args = training_arguments(config)
-    fill(args)
+    args = args.filled()
     assert args.method == ("general" if folder.name == "wikibios-general" else "one_purpose")
     named = {name: getattr(args, name) for name in PRESETS[args.method] if name in recipe}
     assert {*named} >= {"meta_gradient", "blocking_every", "step_weights", "blocking_batch_size"}

@@ -13,7 +13,7 @@ from hf_selfdestruct.hardening.presets import BOOSTER, CTRAP, PRESETS
 from hf_selfdestruct.losses.blocking import blocking_loss
 from hf_selfdestruct.meta_gradient.episode import MetaGradient
 from hf_selfdestruct.meta_gradient.outer_loss import step_shares
-from hf_selfdestruct.trainer.parts import recipe_of
+from hf_selfdestruct.trainer.recipe import recipe_of
 
 
 def cross_entropy(toy, weights, batch, target=None):

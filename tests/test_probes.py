@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hf_selfdestruct.losses.blocking import IGNORED, GradientNorm, RepresentationProbe
-from hf_selfdestruct.losses.probe import pool, variance_explained
+from hf_selfdestruct.losses.probe import variance_explained
+from hf_selfdestruct.models.pooling import pool
 
 
 def states(rows: int = 24, *, layers: int = 3, signal: float = 2.0, positions: int = 5, seed: int = 0):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import default_data_collator
 
-from hf_selfdestruct.models.similarity import rank_correlation
+from hf_selfdestruct.trainer.similarity import rank_correlation
 
 COLUMNS = ("input_ids", "attention_mask")
 

@@ -12,19 +12,19 @@ from simulation_parts import on_whole_tables
 
 from hf_selfdestruct.adversaries.adversary import Adversary, Range, Schedule
 from hf_selfdestruct.adversaries.optimizers import SGD, Adam, AdamW
-from hf_selfdestruct.hardening.episode_builder import Draw, Scene
+from hf_selfdestruct.hardening.episode_builder import Draw, EpisodeBuilder
 from hf_selfdestruct.losses.blocking import RepresentationProbe, UniformKL
 from hf_selfdestruct.models.functional import call
 from hf_selfdestruct.models.stateless import OWN
 
 
-def scene_of(trainer, *key, number: int = 0) -> Scene:
-    recipe = trainer.adversaries[number].draw(0, *key)
-    return Scene(trainer.simulation, trainer.model, Draw(trainer.blocked_tasks[0], number, recipe, key))
+def scene_of(trainer, *key, number: int = 0) -> EpisodeBuilder:
+    recipe = trainer.objective.adversaries[number].draw(0, *key)
+    return trainer.objective.simulator.builder(trainer.model, Draw(trainer.blocked_tasks[0], number, recipe, key))
 
 
 def drawn(trainer, count: int = 400):
-    return [trainer.simulation.draw(step) for step in range(count)]
+    return [trainer.objective.simulator.draw(step) for step in range(count)]
 
 
 def test_adversaries_are_drawn_by_weight(make_trainer, tmp_path) -> None:
@@ -54,7 +54,7 @@ def test_every_field_can_be_a_set_or_a_range(make_trainer, tmp_path, field) -> N
         *((name, len(values)) for name, values in field.items()),
     ):
         assert len({str(getattr(recipe, name)) for recipe in recipes}) == count, name
-    trainer.simulation._last = (-1, 0)
+    trainer.objective.simulator._last = (-1, 0)
     trainer.train()
     seen = {sum("blocked_accuracy" in name for name in entry) for entry in trainer.state.log_history}
     assert {2, 4} <= seen  # K + 1 readings; preludes are not read
@@ -62,7 +62,7 @@ def test_every_field_can_be_a_set_or_a_range(make_trainer, tmp_path, field) -> N
 
 def test_k_grows_by_schedule(make_trainer, tmp_path) -> None:
     trainer = make_trainer(tmp_path, inner_steps=3, inner_steps_start=1, inner_steps_every=2, max_steps=7)
-    assert trainer.adversaries[0].steps == Schedule(1, 3, 2)
+    assert trainer.objective.adversaries[0].steps == Schedule(1, 3, 2)
     trainer.train()
     steps = [entry["inner_steps"] for entry in trainer.state.log_history if "inner_steps" in entry]
     assert steps == [1, 1, 2, 2, 3, 3, 3]
@@ -99,7 +99,7 @@ def test_only_used_rows_of_the_embeddings_exist_and_nothing_changes(
         episode = in_double(scene.episode())
         word = "bert.embeddings.word_embeddings.weight"
         assert (len(episode.published[word]) == 60) == dense
-        found[dense] = scene.whole(trainer.simulation._way(episode).weights)
+        found[dense] = scene.whole(trainer.objective.simulator._way(episode).weights)
     for name, value in found[True].items():
         torch.testing.assert_close(found[False][name], value, rtol=1e-9, atol=1e-13)
     assert found[True]["bert.embeddings.word_embeddings.weight"].abs().max() > 1e-8
@@ -126,7 +126,7 @@ def test_a_prelude_is_the_desired_task_with_its_own_head(make_trainer, tmp_path)
     expected = trainer.model.eval()(**batch).loss
     torch.testing.assert_close(episode.inner_losses[0](weights), expected)
     assert {"classifier.weight", OWN + "classifier.weight"} <= episode.moving
-    found = trainer.simulation.meta_gradient(trainer.model, scene._draw)
+    found = trainer.objective.simulator.meta_gradient(trainer.model, scene._draw)
     assert set(found.losses) == {3, 4, 5}
     assert found.weights["classifier.weight"].abs().max() > 0  # the published head shapes the benign steps
 
@@ -139,18 +139,18 @@ def test_lora_adapts_adapters_and_the_meta_gradient_reaches_the_weights(make_tra
     episode = scene_of(trainer, 1).episode()
     assert {n.removeprefix(OWN).split(".")[-3] for n in episode.own if "lora" in n} == {"lora_A", "lora_B"}
     assert episode.moving == frozenset(episode.own)
-    found = trainer.simulation._way(episode).weights
+    found = trainer.objective.simulator._way(episode).weights
     assert not {n for n, g in found.items() if g.abs().max() == 0 and not n.endswith("key.bias")}
     first = next(n for n in episode.own if "lora_A" in n)
     assert not torch.equal(episode.own[first], scene_of(trainer, 2).episode().own[first])
-    learned = trainer.simulation.learned["blocked", 0]
+    learned = trainer.objective.simulator.learned["blocked", 0]
     assert set(learned.head) == {"classifier.weight", "classifier.bias"}
 
 
 def test_one_learned_head_serves_every_kind_of_training(make_trainer, tmp_path) -> None:
     adversary = Adversary(steps=1, trainable=("head", "lora"))  # all linear layers are adapted, the head too
     trainer = make_trainer(tmp_path, adversaries=[adversary], max_steps=8)
-    learned = trainer.simulation.learned["blocked", 0]
+    learned = trainer.objective.simulator.learned["blocked", 0]
     for step in range(8):
         scene = scene_of(trainer, step)
         own = {n.removeprefix(OWN).replace(".base_layer.", "."): w for n, w in scene.episode().own.items()}
@@ -205,7 +205,7 @@ def test_dropout_is_replayed(make_trainer, tiny_model, tmp_path) -> None:
             learning_rate=1e-2,
         )
         trainer = make_trainer(tmp_path, model=tiny_model(dropout=0.3).double(), adversaries=[adversary], **arguments)
-        found[mode] = trainer.simulation._way(in_double(scene_of(trainer, 1).episode())).weights
+        found[mode] = trainer.objective.simulator._way(in_double(scene_of(trainer, 1).episode())).weights
     torch.random.set_rng_state(state)
 
     def gap(one, other) -> float:
@@ -220,7 +220,7 @@ def test_dropout_is_replayed(make_trainer, tiny_model, tmp_path) -> None:
 def test_dropout_leaves_the_global_generator_alone(make_trainer, tiny_model, tmp_path) -> None:
     trainer = make_trainer(tmp_path, model=tiny_model(dropout=0.3), adversary_dropout=True)
     state = torch.random.get_rng_state()
-    trainer.simulation.meta_gradient(trainer.model, trainer.simulation.draw(0))
+    trainer.objective.simulator.meta_gradient(trainer.model, trainer.objective.simulator.draw(0))
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -231,7 +231,7 @@ def test_nothing_leaks_over_fifty_outer_steps(make_trainer, tmp_path, mode) -> N
     before = {n: p.detach().clone() for n, p in trainer.model.state_dict().items()}
     counts = []
     for step in range(50):
-        trainer.simulation.meta_gradient(trainer.model, trainer.simulation.draw(step))
+        trainer.objective.simulator.meta_gradient(trainer.model, trainer.objective.simulator.draw(step))
         if step in (4, 49):
             gc.collect()
             counts.append(sum(isinstance(o, torch.Tensor) for o in gc.get_objects()))
@@ -262,7 +262,7 @@ def test_batch_statistics_of_a_conv_net_stay(tiny_model) -> None:
 
 def test_a_skeleton_is_called_with_what_it_is_given(make_trainer, tmp_path) -> None:
     trainer = make_trainer(tmp_path)
-    (module,) = {s.module for s in next(iter(trainer.simulation._skeletons.values())).values()}
+    (module,) = {s.module for s in next(iter(trainer.objective.simulator._skeletons.values())).values()}
     assert {p.device.type for p in module.parameters()} == {"meta"}
     with pytest.raises((RuntimeError, NotImplementedError)):
         call(module, {}, {"input_ids": torch.zeros(1, 4, dtype=torch.long)}).logits.item()

@@ -11,7 +11,6 @@ from simulation_parts import on_whole_tables
 
 from hf_selfdestruct.adversaries.adversary import Adversary
 from hf_selfdestruct.adversaries.optimizers import SGD
-from hf_selfdestruct.hardening.episode_builder import Scene
 from hf_selfdestruct.meta_gradient.methods import first_order
 
 
@@ -29,18 +28,18 @@ def test_an_adversary_that_goes_on_takes_one_long_way(
 
     whole = made()
     on_whole_tables(whole)
-    draws = [whole.simulation.draw(step) for step in range(2)]
-    first, second = (Scene(whole.simulation, whole.model, draw).episode() for draw in draws)
+    draws = [whole.objective.simulator.draw(step) for step in range(2)]
+    first, second = (whole.objective.simulator.builder(whole.model, draw).episode() for draw in draws)
     losses = [*first.inner_losses, *second.inner_losses]
     # The second scene's losses look up its own constants, which are the same.
     long = replace(first, inner_losses=losses, measure=second.measure, shares=[None, None, None, None, 1.0])
     expected = first_order(long)
 
     trainer = made()
-    learned = next(iter(trainer.simulation.learned.values()))
-    draws = [trainer.simulation.draw(step) for step in range(3)]
+    learned = next(iter(trainer.objective.simulator.learned.values()))
+    draws = [trainer.objective.simulator.draw(step) for step in range(3)]
     for draw in draws[:2]:
-        found = trainer.simulation.meta_gradient(trainer.model, draw)
+        found = trainer.objective.simulator.meta_gradient(trainer.model, draw)
     assert learned.age == 2
     for name, end in expected.fast.items():
         value = learned.own[name] if name in learned.own else first.published[name] + learned.offset[name]
@@ -49,7 +48,7 @@ def test_an_adversary_that_goes_on_takes_one_long_way(
         moved = not torch.equal(value, {**first.published, **first.own}[name])
         assert moved or "key.bias" in name or "lora_A" in name
     assert found.losses[2] == pytest.approx(expected.losses[4], rel=1e-3)
-    trainer.simulation.meta_gradient(trainer.model, draws[2])
+    trainer.objective.simulator.meta_gradient(trainer.model, draws[2])
     assert (learned.age, learned.offset, learned.own) == (0, {}, {})
 
 
@@ -59,7 +58,7 @@ def test_an_adversary_that_goes_on_follows_the_model_and_survives_resuming(make_
             tmp_path, model=tiny_model(), adversary_carries=4, max_steps=6, save_steps=3, save_strategy="steps"
         )
         made.train(**resume)
-        state = next(iter(made.simulation.learned.values())).state_dict()
+        state = next(iter(made.objective.simulator.learned.values())).state_dict()
         return {**{n: p.detach().clone() for n, p in made.model.named_parameters()}, **state}
 
     whole = trained()
@@ -75,7 +74,7 @@ def test_an_adversary_that_goes_on_may_heal_first_every_time(make_trainer, tmp_p
     adversary = Adversary(steps=2, prelude=(1, 2), carries=4, batch_size=4)
     trainer = make_trainer(tmp_path, adversaries=[adversary], max_steps=6)
     trainer.train()
-    assert {trainer.simulation.draw(step).recipe.prelude for step in range(6)} == {1, 2}
+    assert {trainer.objective.simulator.draw(step).recipe.prelude for step in range(6)} == {1, 2}
 
 
 def test_ways_that_cannot_go_on_are_refused() -> None:

@@ -128,10 +128,10 @@ def test_several_tasks_are_drawn_by_weight(make_trainer, toy_task, tmp_path) -> 
     drawn = []
     for step in range(1000):
         trainer.state.global_step = step
-        drawn.append(trainer.simulation.draw(step).task.name)
+        drawn.append(trainer.objective.simulator.draw(step).task.name)
     assert drawn.count("usual") / len(drawn) == pytest.approx(0.75, abs=0.05)
     trainer.state.global_step = 0
-    trainer.simulation._last = (-1, 0)
+    trainer.objective.simulator._last = (-1, 0)
     assert set(drawn[:12]) == {"rare", "usual"}
     trainer.train()
     assert still(own, learned_of(trainer)) == set()  # both tasks' heads and rates

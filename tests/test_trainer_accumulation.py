@@ -19,7 +19,7 @@ def test_accumulation_averages_whole_micro_batches(make_trainer, tmp_path, metho
     class Spy(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
             seen["gradients"] = {n: p.grad.clone() for n, p in model.named_parameters()}
-            seen["own"] = [g.clone() for a in trainer.simulation.learned.values() for g in a.gradients()]
+            seen["own"] = [g.clone() for a in trainer.objective.simulator.learned.values() for g in a.gradients()]
 
     arguments = {
         "method": method,
@@ -55,7 +55,7 @@ def test_accumulation_averages_whole_micro_batches(make_trainer, tmp_path, metho
         other.training_step(other.model, dict(batch))
         for n, p in other.model.named_parameters():
             expected[n] += p.grad / 4
-    own = [g / 4 for a in other.simulation.learned.values() for g in a.gradients()]
+    own = [g / 4 for a in other.objective.simulator.learned.values() for g in a.gradients()]
     for n, gradient in seen["gradients"].items():
         torch.testing.assert_close(gradient, expected[n], rtol=1e-4, atol=1e-7)
     assert max(g.abs().max() for g in expected.values()) > 1e-3
@@ -94,9 +94,9 @@ def test_a_second_training_keeps_the_first_ones_start_as_the_base(make_trainer, 
 
 def test_every_micro_batch_draws_its_own_adversary(make_trainer, tmp_path) -> None:
     trainer = make_trainer(tmp_path)
-    keys = [trainer.simulation.draw(trainer.state.global_step).key for _ in range(3)]
+    keys = [trainer.objective.simulator.draw(trainer.state.global_step).key for _ in range(3)]
     trainer.state.global_step = 1
-    keys += [trainer.simulation.draw(trainer.state.global_step).key for _ in range(2)]
+    keys += [trainer.objective.simulator.draw(trainer.state.global_step).key for _ in range(2)]
     assert len(set(keys)) == 5
     assert keys[0] == ("blocked", 7, 0, 0, 0)
     assert keys[4] == ("blocked", 7, 1, 1, 0)

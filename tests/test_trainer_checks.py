@@ -22,8 +22,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from hf_selfdestruct.trainer.checks import check_plugins, warn_of_association
-from hf_selfdestruct.trainer.parts import recipe_of
+from hf_selfdestruct.tasks.checks import warn_of_association
+from hf_selfdestruct.trainer.checks import check_plugins
+from hf_selfdestruct.trainer.recipe import recipe_of
 from hf_selfdestruct.trainer.trainer import SelfDestructTrainer
 from hf_selfdestruct.trainer.training_args import SelfDestructTrainingArguments
 
@@ -201,7 +202,7 @@ def test_a_collator_that_cannot_batch_blocked_rows_is_refused(make_trainer, tmp_
 
 
 def test_entangled_labels_are_warned_of(make_trainer, toy_rows, toy_task, tmp_path, caplog) -> None:
-    with caplog.at_level(logging.WARNING, logger="hf_selfdestruct.trainer.checks"):
+    with caplog.at_level(logging.WARNING, logger="hf_selfdestruct.tasks.checks"):
         make_trainer(tmp_path, **associated(toy_rows, toy_task, independent=True))
         assert "determine each other" not in caplog.text
         make_trainer(tmp_path, **associated(toy_rows, toy_task, independent=False))

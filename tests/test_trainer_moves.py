@@ -9,18 +9,17 @@ import torch
 from trainer_state import MODES, bones_of, learned_of, still, weights_of
 
 from hf_selfdestruct.adversaries.adversary import Adversary
-from hf_selfdestruct.adversaries.optimizers import SGD
-from hf_selfdestruct.hardening.episode_builder import Draw, Scene
+from hf_selfdestruct.adversaries.optimizers import INNER_OPTIMIZERS, SGD
+from hf_selfdestruct.hardening.episode_builder import Draw, EpisodeBuilder
 from hf_selfdestruct.losses.blocking import UniformKL
 from hf_selfdestruct.models import heads
 from hf_selfdestruct.models.stateless import OWN
-from hf_selfdestruct.trainer.training_args import INNER_OPTIMIZERS
 
 
-def scene_of(trainer, *key) -> Scene:
+def scene_of(trainer, *key) -> EpisodeBuilder:
     """What the first adversary does to the first task in the micro-step of this key."""
-    recipe = trainer.adversaries[0].draw(0, *key)
-    return Scene(trainer.simulation, trainer.model, Draw(trainer.blocked_tasks[0], 0, recipe, key))
+    recipe = trainer.objective.adversaries[0].draw(0, *key)
+    return trainer.objective.simulator.builder(trainer.model, Draw(trainer.blocked_tasks[0], 0, recipe, key))
 
 
 # What moves
@@ -48,7 +47,7 @@ def test_the_blocking_loss_moves_the_trunk_and_leaves_the_desired_head_alone(mak
 
     def gradients(weight: float):
         trainer.args.blocking_weight = weight
-        trainer.simulation._last = (-1, 0)
+        trainer.objective.simulator._last = (-1, 0)
         trainer.model.zero_grad()
         trainer.training_step(trainer.model, inputs)
         return {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
@@ -66,7 +65,7 @@ def test_the_blocking_loss_moves_the_trunk_and_leaves_the_desired_head_alone(mak
 
 def test_adversarial_censoring_trains_its_head_without_inner_steps(make_trainer, tmp_path) -> None:
     trainer = make_trainer(tmp_path, method="ac", inner_steps=None)
-    assert trainer.adversaries[0].steps == 0
+    assert trainer.objective.adversaries[0].steps == 0
     before, own = weights_of(trainer.model), learned_of(trainer)
     trainer.train()
     assert still(before, weights_of(trainer.model)) == set()
@@ -92,7 +91,7 @@ def test_the_learned_adversary_takes_the_opposite_side(make_trainer, tmp_path) -
     assert still(before, weights_of(trainer.model)) == set(before)
     # Against a model that holds still, the head alone gets better at the blocked task.
     losses = [entry["blocking_loss"] for entry in trainer.state.log_history if "blocking_loss" in entry]
-    heads_ = [learned.head for learned in trainer.simulation.learned.values()]
+    heads_ = [learned.head for learned in trainer.objective.simulator.learned.values()]
     fresh = heads.draw(bones_of(trainer)[0], heads_[0], 0)
     assert set(heads_[0]) == set(fresh)
     episodes = [scene_of(trainer, i).episode() for i in range(20)]
@@ -217,7 +216,7 @@ def test_a_random_head_is_another_one_in_every_step(make_trainer, tmp_path) -> N
 
     assert torch.equal(head("a", 0), head("a", 0))
     assert not torch.equal(head("a", 0), head("a", 1))
-    assert all(not learned.head for learned in trainer.simulation.learned.values())
+    assert all(not learned.head for learned in trainer.objective.simulator.learned.values())
 
 
 def test_the_adversary_never_sees_the_held_out_rows(make_trainer, tmp_path) -> None:

@@ -7,7 +7,7 @@ import torch
 from trainer_state import assert_bitwise, bones_of, still, weights_of
 
 from hf_selfdestruct.trainer.attack import _desired, _quality
-from hf_selfdestruct.trainer.parts import recipe_of
+from hf_selfdestruct.trainer.recipe import recipe_of
 from hf_selfdestruct.trainer.sibling import sibling_of, trained_sibling
 
 
@@ -100,7 +100,7 @@ def test_autocast_stays_outside_the_inner_loop(make_trainer, tiny_model, tmp_pat
     def gradient(model, *, autocast):
         trainer = make_trainer(tmp_path, model=model, **options)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            return trainer.simulation.meta_gradient(model, trainer.simulation.draw(0)).weights
+            return trainer.objective.simulator.meta_gradient(model, trainer.objective.simulator.draw(0)).weights
 
     plain, under = (gradient(tiny_model(), autocast=autocast) for autocast in (False, True))
     double = gradient(tiny_model().double(), autocast=False)

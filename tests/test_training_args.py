@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from hf_selfdestruct.adversaries import optimizers as inner_optimizers
-from hf_selfdestruct.hardening import presets
+from hf_selfdestruct.hardening import config, presets
+from hf_selfdestruct.hardening.config import HardeningConfig
+from hf_selfdestruct.hardening.defaults import configured_losses
 from hf_selfdestruct.losses import blocking as losses
 from hf_selfdestruct.losses import keeping
 from hf_selfdestruct.meta_gradient import hessian as curvature
 from hf_selfdestruct.meta_gradient import trajectory
-from hf_selfdestruct.trainer import training_args
-from hf_selfdestruct.trainer.parts import configured_losses
 from hf_selfdestruct.trainer.training_args import SelfDestructTrainingArguments
 
 
@@ -24,15 +24,15 @@ def make_args(tmp_path):
 
 
 CHOICES = {
-    "method": training_args.METHODS,
-    "meta_gradient": training_args.META_GRADIENTS,
-    "blocking_loss": training_args.BLOCKING_LOSSES,
-    "step_weights": training_args.STEP_WEIGHTS,
-    "adversary_optimizer": training_args.INNER_OPTIMIZERS,
-    "adversary_head": training_args.HEADS,
-    "hvp": training_args.HVPS,
-    "trajectory": training_args.TRAJECTORIES,
-    "keeping_loss": training_args.KEEPING_LOSSES,
+    "method": (*presets.PRESETS,),
+    "meta_gradient": (*config.META_GRADIENTS,),
+    "blocking_loss": (*config.BLOCKING_LOSSES,),
+    "step_weights": config.STEP_WEIGHTS,
+    "adversary_optimizer": (*config.INNER_OPTIMIZERS,),
+    "adversary_head": (*config.HEADS,),
+    "hvp": (*config.HVPS,),
+    "trajectory": (*config.TRAJECTORIES,),
+    "keeping_loss": (*config.KEEPING_LOSSES,),
 }
 
 
@@ -45,11 +45,11 @@ def test_what_the_adversary_trains(make_args) -> None:
 
 
 def test_choices_are_what_their_rooms_know() -> None:
-    assert set(training_args.BLOCKING_LOSSES) == set(losses.BLOCKING_LOSSES)
-    assert set(training_args.KEEPING_LOSSES) == set(keeping.KEEPING_LOSSES)
-    assert set(training_args.INNER_OPTIMIZERS) == set(inner_optimizers.INNER_OPTIMIZERS)
-    assert set(training_args.HVPS) == set(curvature.HVPS)
-    assert training_args.TRAJECTORIES == trajectory.TRAJECTORIES
+    assert set((*config.BLOCKING_LOSSES,)) == set(losses.BLOCKING_LOSSES)
+    assert set((*config.KEEPING_LOSSES,)) == set(keeping.KEEPING_LOSSES)
+    assert set((*config.INNER_OPTIMIZERS,)) == set(inner_optimizers.INNER_OPTIMIZERS)
+    assert set((*config.HVPS,)) == set(curvature.HVPS)
+    assert (*config.TRAJECTORIES,) == trajectory.TRAJECTORIES
 
 
 @pytest.mark.parametrize("value", ["entropy+", "", "+entropy", "entropy+gradient"])
@@ -190,7 +190,7 @@ def test_from_the_command_line(tmp_path) -> None:
         "merge_groups": 7,
         "keep_directions": 7,
     }
-    inherited = {field.name for field in dataclasses.fields(SelfDestructTrainingArguments.__mro__[1])}
+    inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
     own = {field.name for field in dataclasses.fields(SelfDestructTrainingArguments)} - inherited
     assert set(wanted) == own
     words = ["--eval_strategy", "steps", "--eval_steps", "5"]
@@ -211,19 +211,14 @@ def test_from_the_command_line(tmp_path) -> None:
 
 def test_every_own_field_has_a_help_text() -> None:
     for field in dataclasses.fields(SelfDestructTrainingArguments):
-        if field.name in SelfDestructTrainingArguments.__annotations__:
+        if field.name in {**HardeningConfig.__annotations__, **SelfDestructTrainingArguments.__annotations__}:
             assert len(field.metadata["help"]) > 20, field.name
-
-
-def test_methods_are_the_presets() -> None:
-    assert set(training_args.METHODS) == set(presets.PRESETS)
 
 
 @pytest.mark.parametrize("method", presets.PRESETS)
 def test_every_preset_is_accepted_and_leaves_nothing_open(make_args, method) -> None:
     args = make_args(**presets.PRESETS[method], method=method)
-    filled = make_args(method=method)
-    presets.fill(filled)
+    filled = make_args(method=method).filled()
     plain = make_args()
     open_ = {field.name for field in dataclasses.fields(args) if getattr(plain, field.name) is None}
     assert set(presets.PRESETS[method]) <= open_
@@ -243,18 +238,17 @@ def test_presets_fill_only_what_is_missing(make_args, method) -> None:
     }
     args = make_args(method=method, **given)
     before = {f.name: getattr(args, f.name) for f in dataclasses.fields(args)}
-    presets.fill(args)
+    filled = args.filled()
+    assert before == {f.name: getattr(args, f.name) for f in dataclasses.fields(args)}, "the user's own object"
     for name, value in given.items():
-        assert getattr(args, name) == value
-    changed = {name for name, value in before.items() if getattr(args, name) != value}
+        assert getattr(filled, name) == value
+    changed = {name for name, value in before.items() if getattr(filled, name) != value}
     # A rate that is given turns a preset's range off.
     assert changed == set(presets.PRESETS[method]) - set(given) - {"adversary_learning_rate_max"}
 
 
 def test_a_drawn_rate_turns_the_learned_one_off(make_args) -> None:
-    args = make_args(method="mlac", adversary_learning_rate_max=1e-2)
-    presets.fill(args)
+    args = make_args(method="mlac", adversary_learning_rate_max=1e-2).filled()
     assert args.adversary_learns_rate is False
-    args = make_args(method="mlac")
-    presets.fill(args)
+    args = make_args(method="mlac").filled()
     assert args.adversary_learns_rate is True

@@ -16,13 +16,13 @@ from toy_models import tiny_model, toy_rows, toy_task
 from transformers import default_data_collator
 
 from hf_selfdestruct import SelfDestructTrainingArguments
-from hf_selfdestruct.hardening import presets
+from hf_selfdestruct.hardening.defaults import configured_adversary
 from hf_selfdestruct.hardening.episode_builder import Rows
-from hf_selfdestruct.hardening.simulator import Simulation
+from hf_selfdestruct.hardening.simulator import Simulator
 from hf_selfdestruct.losses.blocking import HeadAdjustedCrossEntropy
 from hf_selfdestruct.losses.probe import RepresentationProbe
 from hf_selfdestruct.meta_gradient.outer_loss import meta_loss
-from hf_selfdestruct.trainer.parts import configured_adversary
+from hf_selfdestruct.models.distributed import Ranks
 
 ROWS, STEPS = 8, 20
 CASES: dict[str, dict[str, Any]] = {
@@ -53,13 +53,13 @@ class Sharded:
                 **CASES[case],
             },
         )
-        presets.fill(args)
+        args = args.filled()
         self.rank, self.world = args.process_index, args.world_size
         self.model = tiny_model().double().train()
         self.data = toy_rows(96, seed=4)
         columns, collate = ("input_ids", "attention_mask"), default_data_collator
         rows = Rows(self.data, columns, ("labels",), collate)
-        self.simulation = Simulation(
+        self.simulator = Simulator(
             self.model,
             args,
             tasks=[toy_task()],
@@ -69,6 +69,8 @@ class Sharded:
             columns=columns,
             benign=rows,
             general=rows,
+            device=args.device,
+            processes=Ranks(self.rank, self.world),
         )
         if self.world > 1:
             for layer in self.model.bert.encoder.layer:
@@ -83,20 +85,20 @@ class Sharded:
         share = ROWS // self.world
         batch = default_data_collator(rows[self.rank * share : (self.rank + 1) * share])
         desired = self.model(**{n: v for n, v in batch.items() if n != "blocked"}).loss
-        draw = self.simulation.draw(number)
-        gradient = self.simulation.meta_gradient(self.model, draw)
+        draw = self.simulator.draw(number)
+        gradient = self.simulator.meta_gradient(self.model, draw)
         step = meta_loss(desired, dict(self.model.named_parameters()), gradient, blocking_weight=1.0)
         step.total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.simulation.learn(draw, gradient, share=1.0)
-        self.simulation.learned["blocked", 0].step()
+        self.simulator.learn(draw, gradient, share=1.0)
+        self.simulator.learned["blocked", 0].step()
         self.losses.append(gradient.loss)
 
     def state(self) -> dict[str, Tensor]:
         """Whole weights, and what the adversary has learned."""
         weights = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in self.model.named_parameters()}
-        learned = self.simulation.learned["blocked", 0].state_dict()
+        learned = self.simulator.learned["blocked", 0].state_dict()
         return {n: v.detach().contiguous().clone() for n, v in {**weights, **learned}.items()}
 
     def pieces(self) -> list[int]:

@@ -69,7 +69,7 @@ def state_of(trainer: SelfDestructTrainer) -> dict[str, torch.Tensor]:
     """Weights, and everything that adversaries have learned."""
     learned = {
         f"learned.{number}.{n}": v.detach()
-        for (_, number), adversary in trainer.simulation.learned.items()
+        for (_, number), adversary in trainer.objective.simulator.learned.items()
         for n, v in adversary.state_dict().items()
     }
     return {**{n: p.detach() for n, p in trainer.plain_model().named_parameters()}, **learned}

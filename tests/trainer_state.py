@@ -14,7 +14,7 @@ def weights_of(model) -> dict[str, torch.Tensor]:
 def learned_of(trainer) -> dict[str, torch.Tensor]:
     return {
         f"{key}/{n}": value.detach().clone()
-        for key, adversary in trainer.simulation.learned.items()
+        for key, adversary in trainer.objective.simulator.learned.items()
         for n, value in adversary.state_dict().items()
     }
 
@@ -37,4 +37,4 @@ def moments_of(trainer) -> dict[str, torch.Tensor]:
 
 def bones_of(trainer):
     """The weightless models that stand for the first adversary's."""
-    return [skeleton.module for skeleton in next(iter(trainer.simulation._skeletons.values())).values()]
+    return [skeleton.module for skeleton in next(iter(trainer.objective.simulator._skeletons.values())).values()]

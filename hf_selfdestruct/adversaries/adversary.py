@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 from peft import LoraConfig
 
 from ..tasks.blocked_task import seed_of
-from ..trainer.training_args import HEADS, TRAINABLE
 from .optimizer import InnerOptimizer
 from .optimizers import Adam
+
+TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
+HEADS = ("learned", "random", "keep")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ gone for a buyer with another task, and the report's control tasks say how much 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,10 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..losses.probe import pool
 from ..models.functional import Weights
+from ..models.pooling import pool
 from ..tasks.blocked_task import BlockedTask, draw_rows, label_column_of
 from ..tasks.rows import LABELS, rows_of
-from ..trainer.training_args import SelfDestructTrainingArguments
 from .leace import directions
 from .word_merging import expected_counts, joined, merged, neutral_groups, row_counts
 
@@ -33,9 +33,30 @@ NEIGHBOUR_DIRECTIONS = 20  # taken out of the table in which opposites are looke
 Collate = Callable[[list[dict[str, Any]]], Mapping[str, Tensor]]
 
 
+@dataclass(frozen=True)
+class Forms:
+    """The closed forms to apply before the first step; 0 leaves one out.
+
+    Args:
+        merge_words: Standard errors from which on words that tell blocked classes apart are merged.
+        merge_groups: Most groups that merged words end in; 0 is any.
+        erase_directions: Directions of each blocked task that are erased.
+        keep_directions: Directions of the desired task that are left.
+    """
+
+    merge_words: float = 0.0
+    merge_groups: int = 0
+    erase_directions: int = 0
+    keep_directions: int = 0
+
+    def any(self) -> bool:
+        """Whether the weights are changed."""
+        return bool(self.merge_words or self.erase_directions or self.keep_directions)
+
+
 def initial_weights(
     model: PreTrainedModel,
-    args: SelfDestructTrainingArguments,
+    asked: Forms,
     *,
     tasks: Sequence[BlockedTask],
     desired: Dataset | None,
@@ -47,7 +68,7 @@ def initial_weights(
 
     Args:
         model: The model; it is not changed.
-        args: ``merge_words``, ``merge_groups``, ``erase_directions`` and ``keep_directions``.
+        asked: The closed forms that are asked for.
         tasks: Blocked tasks, of which the adversary's rows are looked at.
         desired: The desired task's training rows.
         columns: Columns the model accepts.
@@ -58,18 +79,18 @@ def initial_weights(
     Returns:
         Parameter name to new values; empty where nothing is asked for.
     """
-    if not (args.merge_words or args.erase_directions or args.keep_directions):
+    if not asked.any():
         return {}
     name, original = embeddings_of(model)
     own = torch.tensor([word for word in spared if word < len(original)], dtype=torch.long, device=original.device)
     rows = [_rows_of(task, columns) for task in tasks]
     table = original
-    if args.merge_words:
-        table = _merged(table, rows, collate, args, spared)
-    if args.erase_directions:
-        table = _erased(table, rows, collate, args.erase_directions)
-    if args.keep_directions:
-        kept = directions(*_pooled(table, _labelled(desired, columns), collate), args.keep_directions)
+    if asked.merge_words:
+        table = _merged(table, rows, collate, asked, spared)
+    if asked.erase_directions:
+        table = _erased(table, rows, collate, asked.erase_directions)
+    if asked.keep_directions:
+        kept = directions(*_pooled(table, _labelled(desired, columns), collate), asked.keep_directions)
         table = reduced(table, kept).index_copy(0, own, table[own])
     return {name: table.to(original)}
 
@@ -117,23 +138,23 @@ def embeddings_of(model: PreTrainedModel) -> tuple[str, Tensor]:
     return name, table.detach()
 
 
-def check_initialization(model: PreTrainedModel, args: SelfDestructTrainingArguments, desired: Any) -> None:
+def check_initialization(model: PreTrainedModel, asked: Forms, desired: Any) -> None:
     """Refuse what :func:`initial_weights` could not do.
 
     Raises:
         ValueError: The model has no embeddings or too narrow ones, the desired task no integer labels to find
             directions by, or merged words are to be joined where none are merged.
     """
-    if args.merge_groups and not args.merge_words:
+    if asked.merge_groups and not asked.merge_words:
         raise ValueError("merge_groups needs merge_words, the threshold from which on words are merged.")
-    if args.merge_words or args.erase_directions or args.keep_directions:
+    if asked.any():
         width = embeddings_of(model)[1].shape[1]
-        if (args.keep_directions or 0) >= width:
+        if asked.keep_directions >= width:
             raise ValueError(
-                f"keep_directions={args.keep_directions} of embeddings with {width} directions would keep everything: "
+                f"keep_directions={asked.keep_directions} of embeddings with {width} directions would keep everything: "
                 f"set fewer, such as {width // 4}."
             )
-    if args.keep_directions:
+    if asked.keep_directions:
         _label_of(desired)
 
 
@@ -152,17 +173,17 @@ def _merged(
     table: Tensor,
     tasks: Sequence[list[dict[str, Any]]],
     collate: Collate,
-    args: SelfDestructTrainingArguments,
+    asked: Forms,
     spared: Sequence[int],
 ) -> Tensor:
     plain = table.double().cpu().numpy()
     seen = [row_counts(*_words(rows), len(table)) for rows in tasks]
     told = [counts + expected_counts(plain, counts) for counts in seen]
     near = _erased(table, tasks, collate, NEIGHBOUR_DIRECTIONS).double().cpu().numpy()
-    groups = neutral_groups(near, told, args.merge_words or 0.0, spared=spared)
+    groups = neutral_groups(near, told, asked.merge_words, spared=spared)
     used = np.sum([counts.sum(axis=1) for counts in seen], axis=0)
-    if args.merge_groups:
-        groups = joined(groups, near, used, args.merge_groups)
+    if asked.merge_groups:
+        groups = joined(groups, near, used, asked.merge_groups)
     return merged(table, groups, used)
 
 

@@ -1,23 +1,55 @@
-"""What blocking and keeping losses need, asked before any training starts."""
+"""What losses, adversaries and the desired task need, asked before any training starts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 from transformers.utils import find_labels
 
-from ..losses.blocking import BlockingLoss
+from ..adversaries.adversary import Adversary
+from ..erasure.initial_weights import check_initialization
+from ..losses.base import BlockingLoss
 from ..losses.keeping import KeepingLoss
 from ..models import heads
-from ..tasks.blocked_task import BlockedTask
+from ..tasks.blocked_task import BlockedTask, label_column_of
+from ..tasks.checks import check_tasks
+from ..tasks.rows import LABELS, class_cure
+from .config import HardeningConfig
+from .defaults import configured_forms
+from .episode_builder import Draw
 
 
 def has_loss(model: PreTrainedModel) -> bool:
     """Whether the model has a loss of its own: it takes labels, or has a head (maybe on no named trunk)."""
     return bool(find_labels(type(model))) or model.base_model is not model or heads.has_task_head(model)
+
+
+def check_hardening(
+    config: HardeningConfig,
+    model: PreTrainedModel,
+    *,
+    tasks: Sequence[BlockedTask],
+    adversaries: Sequence[Adversary],
+    blocking: Sequence[BlockingLoss],
+    keeping: Sequence[KeepingLoss],
+    desired: Any,
+    keep: Any,
+    columns: Sequence[str],
+    processes: int,
+) -> None:
+    """Refuse data, tasks, adversaries and losses that cannot work together, with what to do instead."""
+    check_desired({"desired": desired}, model)
+    check_initialization(model, configured_forms(config), desired)
+    check_tasks(tasks, columns)
+    check_adversaries(adversaries, tasks, model, desired)
+    check_losses(blocking, keeping, model, keep_dataset=keep, desired=desired, erases=bool(config.keeping_erases))
+    check_held_out(blocking, tasks, config.blocking_batch_size or 0)
+    check_processes(config, tasks, adversaries, blocking, processes)
 
 
 def check_losses(
@@ -95,3 +127,143 @@ def check_held_out(blocking: Sequence[BlockingLoss], tasks: Sequence[BlockedTask
                     f"gives it {rows} (a fifth of {len(task.train)}, and blocking_batch_size={size} at most): give "
                     "more, or leave it out (probe_weight=0)."
                 )
+
+
+def check_desired(datasets: Mapping[str, Any], model: PreTrainedModel) -> None:
+    """Refuse an empty desired dataset, and integer labels that the model's head has no place for."""
+    count = (model.config.num_labels or 0) if heads.has_task_head(model) else 0  # choices are no classes
+    for name, data in datasets.items():
+        if not isinstance(data, Dataset):
+            continue
+        if len(data) == 0:
+            raise ValueError(f"{name} is empty: give it at least one row.")
+        if has_loss(model) and len(named := [column for column in LABELS if column in data.column_names]) > 1:
+            raise ValueError(
+                f"{name} has {len(named)} columns that transformers takes for the desired task's labels, "
+                f"{' and '.join(named)}, and collators differ in which they read: rename or remove one, also where it "
+                "holds a blocked task's labels (BlockedTask(label_column=...) takes any name)."
+            )
+        label = label_column_of(data.column_names)
+        if label is None or count < 2 or model.config.problem_type == "multi_label_classification":
+            continue
+        cells = data.with_format(None)[label][:]
+        if isinstance(cells[0], list):
+            continue  # one label per token: the model's own loss knows what to make of them
+        if strange := [(row, one) for row, one in enumerate(cells) if type(one) is not int]:
+            raise ValueError(
+                f"{name}, column {label!r}, row {strange[0][0]}: label {strange[0][1]!r} is not an integer; "
+                f"{class_cure(strange[0][1], label)}."
+            )
+        labels = np.asarray(cells)
+        wrong = np.flatnonzero((labels < 0) | (labels >= count))
+        if len(wrong):
+            cure = "load the model with num_labels= the desired task's number of classes."
+            if labels[wrong[0]] < 0:
+                cure = "a negative number marks a row without a label: leave such rows out."
+            raise ValueError(
+                f"{name}, column {label!r}, row {wrong[0]}: label {labels[wrong[0]]} is outside 0..{count - 1}; {cure}"
+            )
+
+
+def check_adversaries(
+    adversaries: Sequence[Adversary], tasks: Sequence[BlockedTask], model: PreTrainedModel, desired: Any
+) -> None:
+    """Refuse an adversary that cannot run on these tasks."""
+    count = model.config.num_labels if heads.has_task_head(model) else None
+    for adversary in adversaries:
+        for task in tasks:
+            if "keep" in adversary.options("head") and task.num_labels != count:
+                raise ValueError(
+                    f"adversary head 'keep' needs the desired task's label space: the model has {count} "
+                    f"labels, blocked task {task.name!r} has {task.num_labels}; use 'learned' or 'random'."
+                )
+        if any(adversary.options("prelude")) and not (isinstance(desired, Dataset) and has_loss(model)):
+            raise ValueError(
+                "an adversary's prelude trains on the desired task: it needs a model with a head and a map-style "
+                f"train_dataset, got {type(model).__name__} and {type(desired).__name__}."
+            )
+
+
+def check_processes(
+    config: HardeningConfig,
+    tasks: Sequence[BlockedTask],
+    adversaries: Sequence[Adversary],
+    losses: Sequence[BlockingLoss],
+    count: int,
+) -> None:
+    """Refuse adversaries that several processes cannot simulate as ``adversary_scope`` says.
+
+    Args:
+        config: The settings.
+        tasks: Blocked tasks.
+        adversaries: Adversaries to draw from.
+        losses: Losses at the adversary's weights.
+        count: How many processes there are.
+
+    Raises:
+        ValueError: They cannot share an adversary, or its rows.
+    """
+    if count == 1:
+        return
+    if config.adversary_scope == "local":
+        if any(adversary.carries > 1 for adversary in adversaries):
+            raise ValueError(
+                "an adversary that goes on from where it was (carries) is one process's own, and would be lost in a "
+                "checkpoint of several; set adversary_scope='global' or adversary_carries=1."
+            )
+        return
+    if config.meta_gradient == "unrolled":
+        raise ValueError("meta_gradient='unrolled' is one process's own; 'exact' gives the same and can be shared.")
+    if twice := [type(loss).__name__ for loss in losses if loss.second_order]:
+        raise ValueError(f"{twice[0]} cannot be added up over processes; leave it out or set adversary_scope='local'.")
+    sizes = {"adversary_batch_size": min(min(a.options("batch_size")) for a in adversaries)}
+    given = [n for a in adversaries for n in a.options("examples") if n is not None]
+    sizes |= {"adversary_examples": min(given)} if given else {}
+    sizes |= {f"rows of blocked task {t.name!r} to train on": len(t.adversary_rows()) for t in tasks}
+    sizes |= {f"held-out rows of blocked task {t.name!r}": len(t.held_out_rows()) for t in tasks}
+    for name, size in {**sizes, "blocking_batch_size": config.blocking_batch_size}.items():
+        if size < count:
+            raise ValueError(
+                f"{name} is {size}: too few for {count} processes that share them out (adversary_scope='global'); "
+                "give more, or launch fewer processes."
+            )
+
+
+def check_reached(model: PreTrainedModel, config: HardeningConfig, published: Collection[str]) -> None:
+    """Refuse a model that hardening would not reach.
+
+    Args:
+        model: The model to harden.
+        config: The settings.
+        published: Names of the weights that adversaries start from.
+
+    Raises:
+        ValueError: None of them is trained, or they are hidden under adapters.
+    """
+    weights = dict(model.named_parameters())
+    if any(".base_layer." in name for name in weights):
+        raise ValueError(
+            "the model holds PEFT adapters, which the stock model of an adversary does not: merge them into its "
+            "weights first (an adversary with adapters of its own is adversary_trainable='lora')."
+        )
+    reached = any(weights[name].requires_grad for name in {*published} & weights.keys())
+    if config.blocking_weight and not reached:
+        raise ValueError(
+            "no weight that an adversary starts from requires a gradient, so that nothing could be blocked: unfreeze "
+            "layers of the trunk, or set blocking_weight=0."
+        )
+
+
+def check_finite(terms: Mapping[str, float], draw: Draw, step: int) -> None:
+    """Refuse a reading that is not finite.
+
+    Raises:
+        FloatingPointError: One is not; it names the step, the task and the adversary.
+    """
+    for name, value in terms.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is {value} at step {step} (task {draw.task.name!r}, adversary "
+                f"{draw.recipe.config()}); training stops and the last checkpoint is intact. "
+                "Lower adversary_learning_rate, inner_steps or learning_rate."
+            )

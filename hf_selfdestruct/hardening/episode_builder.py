@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,16 +14,17 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Recipe
+from ..adversaries.learned import LearnedAdversary
+from ..losses.base import BlockingLoss
 from ..losses.blocking import IGNORED, View
 from ..meta_gradient.episode import Episode, Reading
 from ..meta_gradient.outer_loss import step_shares
+from ..models.distributed import Ranks
 from ..models.functional import Weights, dropout, seeded, whole
 from ..models.stateless import INDEX, OWN, Skeleton, plain, used_rows
 from ..tasks.blocked_task import BlockedTask, draw_rows, seed_of
 from ..tasks.rows import LABELS, rows_of
-
-if TYPE_CHECKING:
-    from .simulator import Simulation
+from .config import HardeningConfig
 
 Batch = Mapping[str, Tensor]
 
@@ -69,11 +70,42 @@ class Rows:
         return self.collate(rows_of(self.data, rows, {*self.columns, *self.labels}))
 
 
-class Scene:
+@dataclass(frozen=True)
+class Sources:
+    """What an episode is built from, beside the live model and a draw.
+
+    Attributes:
+        config: The settings of hardening.
+        skeleton: The adversary's, which runs the model on any weights.
+        benign_skeleton: The live model's own, head included.
+        learned: What the adversary has learned.
+        losses: Blocking losses to add up.
+        collate: Makes a batch of blocked rows, on the right device.
+        columns: Columns a blocked task's model accepts.
+        benign: The desired task's training rows, for preludes.
+        general: Rows for losses that are measured on general data.
+        ranks: Who simulates the adversary together.
+        device: Where the simulation is computed.
+    """
+
+    config: HardeningConfig
+    skeleton: Skeleton
+    benign_skeleton: Skeleton
+    learned: LearnedAdversary
+    losses: Sequence[BlockingLoss]
+    collate: Callable[[list[dict[str, Any]]], Batch]
+    columns: Sequence[str]
+    benign: Rows
+    general: Rows
+    ranks: Ranks
+    device: torch.device
+
+
+class EpisodeBuilder:
     """One draw, set up: batches, weights and losses of an episode.
 
     Args:
-        simulation: The simulation.
+        sources: What to build from.
         model: The live model.
         draw: What to simulate.
 
@@ -82,30 +114,27 @@ class Scene:
         held_out: The batch on which losses are measured.
     """
 
-    def __init__(self, simulation: Simulation, model: PreTrainedModel, draw: Draw) -> None:
-        self._simulation, self._model, self._draw = simulation, model, draw
-        self._args, recipe = simulation.args, draw.recipe
-        self._skeleton = simulation.skeleton(draw)
-        self._learned = simulation.learned[draw.task.name, draw.number]
-        self._device, self._ranks = self._args.device, simulation.ranks(model)
+    def __init__(self, sources: Sources, model: PreTrainedModel, draw: Draw) -> None:
+        self._sources, self._model, self._draw = sources, model, draw
+        self._config, recipe = sources.config, draw.recipe
+        self._skeleton, self._learned = sources.skeleton, sources.learned
+        self._device, self._ranks = sources.device, sources.ranks
         task = draw.task
         rows = task.adversary_rows()
         if recipe.examples is not None:
             rows = draw_rows(rows, recipe.examples, "examples", *draw.key)
         self.blocked = [self._batch(rows, recipe.batch_size, "inner", k) for k in range(recipe.steps)]
-        self.held_out = self._batch(task.held_out_rows(), self._args.blocking_batch_size or 0, "held-out")
-        self._prelude = [
-            simulation.benign.draw(recipe.batch_size, "prelude", *draw.key, k) for k in range(recipe.prelude)
-        ]
-        general = any(loss.on_general for loss in simulation.losses)
-        size = self._args.blocking_batch_size or 0
-        self._general = simulation.general.draw(size, "general", *draw.key) if general else None
+        self.held_out = self._batch(task.held_out_rows(), self._config.blocking_batch_size or 0, "held-out")
+        self._prelude = [sources.benign.draw(recipe.batch_size, "prelude", *draw.key, k) for k in range(recipe.prelude)]
+        general = any(loss.on_general for loss in sources.losses)
+        size = self._config.blocking_batch_size or 0
+        self._general = sources.general.draw(size, "general", *draw.key) if general else None
         self._chosen: Tensor | None = None
         self._constants = {n: _full(b.detach()).clone() for n, b in model.named_buffers()}
 
     def episode(self) -> Episode:
         """The fine-tuning, from the live model's weights."""
-        simulation, recipe = self._simulation, self._draw.recipe
+        recipe = self._draw.recipe
         published = self._published()
         own = {OWN + n: w for n, w in self._own().items()}
         self._plain = dict(published)
@@ -114,11 +143,11 @@ class Scene:
         own |= {n: w.to(self._device) for n, w in self._learned.own.items()}
         moving = self._skeleton.trained(recipe.trainable)
         if self._prelude:
-            moving |= simulation.benign_skeleton.trained("all")
+            moving |= self._sources.benign_skeleton.trained("all")
         self._moving = [n for n in (*published, *own) if n in moving]
         inner = [self._benign_loss(batch) for batch in self._prelude]
         inner += [self._blocked_loss(k, batch) for k, batch in enumerate(self.blocked)]
-        shares = step_shares(self._args.step_weights or "", recipe.steps, self._args.blocking_every or 1)
+        shares = step_shares(self._config.step_weights or "", recipe.steps, self._config.blocking_every or 1)
         return Episode(
             published=published,
             own=own,
@@ -155,7 +184,7 @@ class Scene:
     def _published(self) -> Weights:
         used = {*self._skeleton.names.values()}
         if self._prelude:
-            used |= {*self._simulation.benign_skeleton.names.values()}
+            used |= {*self._sources.benign_skeleton.names.values()}
         published = {n: _full(p.detach()) for n, p in self._model.named_parameters() if n in used}
         if (name := self._skeleton.embedding) is not None:
             batches = [*self._prelude, *self.blocked, self.held_out, *([self._general] if self._general else [])]
@@ -183,7 +212,7 @@ class Scene:
 
     def _benign_loss(self, batch: Batch) -> Callable[[Weights], Tensor]:
         # Its mean is the model's own affair, so every process computes the whole and counts for its share.
-        skeleton, size = self._simulation.benign_skeleton, self._ranks.size
+        skeleton, size = self._sources.benign_skeleton, self._ranks.size
         return lambda weights: self._run(skeleton, weights, batch).loss / size
 
     def _blocked_loss(self, k: int, batch: Batch) -> Callable[[Weights], Tensor]:
@@ -200,7 +229,7 @@ class Scene:
         return loss
 
     def _measure(self, weights: Weights) -> Reading:
-        losses = self._simulation.losses
+        losses = self._sources.losses
         deep = any(loss.wants_hidden_states for loss in losses)
         views = {False: self._view(weights, self.held_out, deep=deep)}
         if self._general is not None:
@@ -224,7 +253,7 @@ class Scene:
 
     def _batch(self, rows: np.ndarray, size: int, *use: Any) -> Batch:
         chosen = draw_rows(rows, size, *use, *self._draw.key)
-        return self._simulation.collate(self._draw.task.features("train", chosen.tolist(), self._simulation.columns))
+        return self._sources.collate(self._draw.task.features("train", chosen.tolist(), self._sources.columns))
 
     def _seeded(self, k: int) -> Any:
         rank = [self._ranks.rank] if self._ranks.rank else []  # other rows, other masks

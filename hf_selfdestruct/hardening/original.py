@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..erasure.leace import Erasure, leace
-from ..losses.probe import pool
+from ..models.pooling import pool
 from ..tasks.blocked_task import BlockedTask, draw_rows
 from .episode_builder import Batch
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..trainer.training_args import SelfDestructTrainingArguments
-
 MLAC: dict[str, Any] = {
     "meta_gradient": "exact",  # 2211.14946: second order through K steps
     "inner_steps": 16,  # the reference code's experiments and its best plotted run
@@ -148,32 +146,3 @@ PRESETS: dict[str, dict[str, Any]] = {
     "booster": BOOSTER,
     "ctrap": CTRAP,
 }
-
-
-def fill(args: SelfDestructTrainingArguments) -> None:
-    """Fill in place, from the preset ``args.method``, every argument that was left at ``None``; without one, nothing.
-
-    A fixed rate (``adversary_learning_rate`` alone) turns a preset's range off, a drawn one
-    (``adversary_learning_rate_max``) its learned rate, and a learned one its range.
-
-    Raises:
-        ValueError: A range is upside down, with what the preset fills.
-    """
-    given = {name: getattr(args, name) for preset in PRESETS.values() for name in preset}
-    ranged = given["adversary_learning_rate_max"] is not None
-    for name, value in PRESETS.get(args.method or "", {}).items():
-        if given[name] is not None:
-            continue
-        if name == "adversary_learns_rate" and ranged:
-            value = False
-        if name == "adversary_learning_rate_max" and (
-            given["adversary_learning_rate"] is not None or given["adversary_learns_rate"]
-        ):
-            value = None
-        setattr(args, name, value)
-    for low, high in (("adversary_learning_rate", "adversary_learning_rate_max"), ("inner_steps_start", "inner_steps")):
-        least, most = getattr(args, low), getattr(args, high)
-        if least is not None and most is not None and least > most:
-            raise ValueError(
-                f"{low}={least:g} is above {high}={most:g} (method {args.method!r} fills what is not given)."
-            )

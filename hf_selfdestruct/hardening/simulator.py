@@ -18,23 +18,23 @@ from ..losses.blocking import BlockingLoss
 from ..meta_gradient.episode import MetaGradient
 from ..meta_gradient.methods import method
 from ..models import heads
-from ..models.distributed import Ranks
+from ..models.distributed import ALONE, Ranks
 from ..models.functional import Weights
 from ..models.stateless import ADAPTER, Skeleton, can_compact, plain
 from ..tasks.blocked_task import BlockedTask, seed_of
-from ..trainer.training_args import SelfDestructTrainingArguments
-from .episode_builder import Batch, Draw, Rows, Scene
+from .config import HardeningConfig
+from .episode_builder import Batch, Draw, EpisodeBuilder, Rows, Sources
 
 LORA = LoraConfig(target_modules="all-linear")  # as QLoRA does (2305.14314)
 
 
 @dataclass
-class Simulation:
+class Simulator:
     """Draws a task and an adversary for each micro-step, finds the meta-gradient, and lets the adversary learn.
 
     Args:
         model: The model at the start; only its architecture is used.
-        args: Training arguments, filled by their preset.
+        config: The settings of hardening, filled by their preset.
         tasks: Blocked tasks.
         adversaries: Adversaries to draw from.
         losses: Blocking losses to add up.
@@ -42,10 +42,12 @@ class Simulation:
         columns: Columns a blocked task's model accepts.
         benign: The desired task's training rows, for preludes.
         general: Rows for losses that are measured on general data.
+        device: Where it is computed.
+        processes: All processes of the training; each simulates an adversary of its own, or all one.
     """
 
     model: PreTrainedModel
-    args: SelfDestructTrainingArguments
+    config: HardeningConfig
     tasks: Sequence[BlockedTask]
     adversaries: Sequence[Adversary]
     losses: Sequence[BlockingLoss]
@@ -53,16 +55,18 @@ class Simulation:
     columns: Sequence[str]
     benign: Rows
     general: Rows
+    device: torch.device
+    processes: Ranks = ALONE
     learned: dict[tuple[str, int], LearnedAdversary] = field(init=False)
 
     def __post_init__(self) -> None:
         """Build every skeleton that can be needed, so that what cannot be built is refused now."""
         # Fused attention kernels have no second derivative. A skeleton is apart from the live model, whose kernel
         # stays as it is.
-        twice = self.args.meta_gradient == "unrolled" or any(loss.second_order for loss in self.losses)
-        twice = twice or (self.args.meta_gradient == "exact" and self.args.hvp == "double_backward")
+        twice = self.config.meta_gradient == "unrolled" or any(loss.second_order for loss in self.losses)
+        twice = twice or (self.config.meta_gradient == "exact" and self.config.hvp == "double_backward")
         self._twice = twice
-        self._way = method(self.args.meta_gradient or "", **self._options())
+        self._way = method(self.config.meta_gradient or "", **self._options())
         self._last = (-1, 0)
         built = {t.name: heads.skeleton(self.model, t.classes, auto_class=t.model_class) for t in self.tasks}
         benign = heads.live_skeleton(self.model, twice=twice)
@@ -87,8 +91,8 @@ class Simulation:
         """What the next micro-step of this global step simulates."""
         micro = self._last[1] + 1 if self._last[0] == global_step else 0
         self._last = (global_step, micro)
-        rank = 0 if self.args.adversary_scope == "global" else self.args.process_index
-        key: tuple[Any, ...] = (self.args.seed, global_step, micro, rank)
+        rank = 0 if self.config.adversary_scope == "global" else self.processes.rank
+        key: tuple[Any, ...] = (self.config.seed, global_step, micro, rank)
         generator = torch.Generator().manual_seed(seed_of("task", *key))
         task = self.tasks[int(torch.multinomial(torch.tensor([t.weight for t in self.tasks]), 1, generator=generator))]
         chances = torch.tensor([a.weight for a in self.adversaries])
@@ -101,7 +105,8 @@ class Simulation:
 
     def ranks(self, model: PreTrainedModel) -> Ranks:
         """Who simulates an adversary of this model together; sharded weights make sharded adversaries."""
-        return replace(self.args.ranks, sharded=any(isinstance(p, DTensor) for p in model.parameters()))
+        together = self.processes if self.config.adversary_scope == "global" else ALONE
+        return replace(together, sharded=any(isinstance(p, DTensor) for p in model.parameters()))
 
     def meta_gradient(self, model: PreTrainedModel, draw: Draw) -> MetaGradient:
         """The meta-gradient of what a draw stands for, starting from the live model's weights, by its names.
@@ -112,12 +117,29 @@ class Simulation:
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
-        with torch.autocast(self.args.device.type, enabled=False):
-            scene = Scene(self, model, draw)
-            found = self._way(scene.episode())
+        with torch.autocast(self.device.type, enabled=False):
+            builder = self.builder(model, draw)
+            found = self._way(builder.episode())
         if draw.recipe.carries > 1:
-            scene.carry(found.fast)
-        return replace(found, weights=scene.whole(found.weights))
+            builder.carry(found.fast)
+        return replace(found, weights=builder.whole(found.weights))
+
+    def builder(self, model: PreTrainedModel, draw: Draw) -> EpisodeBuilder:
+        """What builds the episode of a draw, around the live model's weights."""
+        sources = Sources(
+            config=self.config,
+            skeleton=self.skeleton(draw),
+            benign_skeleton=self._benign,
+            learned=self.learned[draw.task.name, draw.number],
+            losses=self.losses,
+            collate=self.collate,
+            columns=self.columns,
+            benign=self.benign,
+            general=self.general,
+            ranks=self.ranks(model),
+            device=self.device,
+        )
+        return EpisodeBuilder(sources, model, draw)
 
     def learn(self, draw: Draw, gradient: MetaGradient, *, share: float) -> None:
         """Hand the adversary its own gradients, to step by when the model does."""
@@ -142,9 +164,9 @@ class Simulation:
         return self._benign
 
     def _options(self) -> dict[str, Any]:
-        if self.args.meta_gradient != "exact":
+        if self.config.meta_gradient != "exact":
             return {}
-        return {"hvp": self.args.hvp, "trajectory": self.args.trajectory}
+        return {"hvp": self.config.hvp, "trajectory": self.config.trajectory}
 
     def _skeleton(self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig) -> Skeleton:
         module = heads.skeleton(self.model, task.classes, twice=self._twice, auto_class=task.model_class)
@@ -162,13 +184,13 @@ class Simulation:
         head: Weights = {}
         if "learned" in adversary.options("head"):
             skeleton = self._skeletons[task.name, number]["learned", 0]
-            seed = seed_of("learned head", self.args.seed, task.name, number)
-            drawn = skeleton.draw(seed, device=self.args.device)
+            seed = seed_of("learned head", self.config.seed, task.name, number)
+            drawn = skeleton.draw(seed, device=self.device)
             head = {plain(n): value for n, value in drawn.items() if ADAPTER not in n}
         rate = adversary.options("learning_rate")[0]
         return LearnedAdversary(
             head,
             rate=rate,
             learns_rate=adversary.learns_rate,
-            learning_rate=self.args.adversary_head_learning_rate or 0.0,
+            learning_rate=self.config.adversary_head_learning_rate or 0.0,
         )

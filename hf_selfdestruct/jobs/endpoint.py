@@ -13,6 +13,7 @@ from huggingface_hub import get_token
 from huggingface_hub.utils import httpx
 
 from ..files import printable
+from ..publish.hub import LOG_IN
 from ..untrusted_json import checked, parse_json
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 SECONDS = 120.0  # for all answers together
 MOST_BYTES = 1024 * 1024  # of one answer
-LOG_IN = "run `hf auth login`, or set HF_TOKEN"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 import logging
@@ -21,13 +20,12 @@ from ..attacks import DesiredData, Split, Target, named_suite
 from ..attacks.data import Collate, check_controls, in_batches
 from ..attacks.doubts import doubted
 from ..files import write_whole
-from ..hardening import presets
-from ..models import similarity
+from ..hardening.config import HardeningConfig
 from ..models.distributed import working_in
 from ..report.record import AttackReport
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.rows import rows_of
-from ..trainer import intact
+from ..trainer import intact, similarity
 from ..trainer.sibling import DECISIVE
 from ..trainer.trainer import SelfDestructTrainer
 from ..trainer.training_args import SelfDestructTrainingArguments
@@ -234,10 +232,10 @@ def _alike(target: Target, base: Target, rows: Dataset, collate: Collate) -> dic
 
 def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *, goes_on: bool) -> None:
     """Refuse to go on with another configuration's run: the report would name the wrong one."""
-    args = copy.copy(args)
-    presets.fill(args)
+    args = args.filled()
     folder = Path(args.output_dir or ".")
-    file, ours = folder / "_config.json", inspect.get_annotations(SelfDestructTrainingArguments)
+    file = folder / "_config.json"
+    ours = {**inspect.get_annotations(HardeningConfig), **inspect.get_annotations(SelfDestructTrainingArguments)}
     training = {f"training.{name}": getattr(args, name) for name in (*DECISIVE, *ours)}
     data = {f"data.{name}": value for name, value in asdict(config.data).items()}
     tasks = {"blocked_tasks": [asdict(task) for task in config.blocked_tasks]}

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 from torch.nn.utils.rnn import pad_sequence
 
+from ..models.pooling import pool
 from .base import BlockingLoss, View
 
 _MLAC = "Henderson, Mitchell et al. 2023, Self-Destructing Models, arXiv:2211.14946"
@@ -85,28 +86,6 @@ class RepresentationProbe(BlockingLoss):
         pooled = [states[i] if here.dim() > 1 else pool(states[i], view.mask, self.pooling) for i in chosen]
         features = [states[here] for states in pooled]
         return variance_explained(features, view.labels[here], view.half(), ridge=self.ridge).mean()
-
-
-def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
-    """One vector per row of the batch.
-
-    Args:
-        hidden: Shape ``(batch, positions, width)``, or ``(batch, channels, height, width)``, which is averaged
-            over its map.
-        mask: Shape ``(batch, positions)``, 1 where a position counts; all do without one.
-        pooling: ``"mean"`` over, ``"first"`` or ``"last"`` of the positions that count.
-
-    Returns:
-        Shape ``(batch, width)``.
-    """
-    if hidden.dim() == 4:
-        return hidden.flatten(2).mean(-1)
-    here = torch.ones_like(hidden[..., 0], dtype=torch.bool) if mask is None else mask.bool()
-    if pooling == "mean":
-        return hidden.masked_fill(~here.unsqueeze(-1), 0.0).sum(1) / here.sum(1, keepdim=True).clamp(min=1)
-    steps = torch.arange(hidden.shape[1], device=hidden.device)
-    position = (here * (steps + 1 if pooling == "last" else steps.flip(0) + 1)).argmax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), position]
 
 
 def variance_explained(features: Sequence[Tensor], labels: Tensor, half: Tensor, *, ridge: float) -> Tensor:

@@ -16,6 +16,8 @@ from .adjoint import exact
 from .episode import Episode, MetaGradient
 from .flat_episode import Course
 
+META_GRADIENTS = ("exact", "unrolled", "first_order")
+
 
 def unrolled(episode: Episode) -> MetaGradient:
     """Exact gradients by plain autograd through all K steps; memory grows with K. The slow twin of ``exact``.

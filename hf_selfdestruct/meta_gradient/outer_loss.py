@@ -12,6 +12,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .episode import MetaGradient
 
+STEP_WEIGHTS = ("uniform", "last", "exponential", "drop")
+
 
 @dataclass(frozen=True)
 class MetaLoss:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..adversaries.optimizer import State
-from ..trainer.training_args import TRAJECTORIES
 from .flat_episode import Course
 
+TRAJECTORIES = ("device", "cpu", "recompute")
 Place = tuple[int, Tensor, State, Tensor]
 
 

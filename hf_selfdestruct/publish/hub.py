@@ -19,7 +19,6 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo
 
 from ..files import printable, reason
-from ..jobs.endpoint import LOG_IN
 from .card import details_of
 from .card_details import GATES
 from .layout import MODULES, is_left_by_download, is_published
@@ -27,6 +26,7 @@ from .manifest import LEFT_BY_TRAINER, MANIFEST, SIGNATURE, read_manifest, suspe
 from .staging import plan_of, staged, staged_files
 
 FRESH = (".gitattributes", "README.md")  # what the Hub itself puts into a new repository
+LOG_IN = "run `hf auth login`, or set HF_TOKEN"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -19,7 +19,6 @@ from ..attacks.doubts import doubted, lost_desired
 from ..attacks.metrics import check_metrics
 from ..attacks.suites.ledger import Ledger, storage_at
 from ..files import file_hash, weights_hash
-from ..models import similarity
 from ..models.heads import has_task_head
 from ..publish import manifest
 from ..publish.card import render_folder
@@ -29,16 +28,17 @@ from ..report.plots import save_plots
 from ..report.record import UNLIKE_PLAIN, AttackReport
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.positions import check_lengths
+from . import similarity
 from .checks import check_desired
-from .parts import recipe_of
 from .plainly import unlike_plain
 from .precision import narrowed
 from .provenance import known_details
+from .recipe import recipe_of
 from .sentence_encoder import carry_sentence_files
 from .sibling import sibling_of, trained_sibling
 
 if TYPE_CHECKING:
-    from .trainer import SelfDestructTrainer
+    from .base import HardeningTrainer
 
 TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def attack_trainer(
-    trainer: SelfDestructTrainer,
+    trainer: HardeningTrainer,
     suite: str | AttackSuite = "default",
     *,
     undefended: str | Path | None = None,
@@ -138,7 +138,7 @@ def _suite(suite: Any) -> AttackSuite:
     return chosen
 
 
-def _loading(trainer: SelfDestructTrainer) -> dict[str, str]:
+def _loading(trainer: HardeningTrainer) -> dict[str, str]:
     """What a report says of the hardened model where plain transformers makes another one of it; said now, too."""
     unlike = unlike_plain(trainer)
     if unlike and trainer.is_world_process_zero():
@@ -146,7 +146,7 @@ def _loading(trainer: SelfDestructTrainer) -> dict[str, str]:
     return {UNLIKE_PLAIN: unlike} if unlike else {}
 
 
-def _save(trainer: SelfDestructTrainer) -> None:
+def _save(trainer: HardeningTrainer) -> None:
     """Save the model; evidence of another one that the folder holds is set aside first.
 
     Raises:
@@ -179,7 +179,7 @@ def _save(trainer: SelfDestructTrainer) -> None:
     trainer.accelerator.wait_for_everyone()  # each process reads the folder next
 
 
-def _check(trainer: SelfDestructTrainer, *, trains_sibling: bool, controls: Sequence[BlockedTask]) -> None:
+def _check(trainer: HardeningTrainer, *, trains_sibling: bool, controls: Sequence[BlockedTask]) -> None:
     """Refuse what cannot be attacked, before anything is trained or written."""
     if trains_sibling and trainer.given_optimizer is not None and trainer.given_optimizer.refusal:
         raise ValueError(
@@ -192,7 +192,7 @@ def _check(trainer: SelfDestructTrainer, *, trains_sibling: bool, controls: Sequ
 
 
 def _check_measures(
-    trainer: SelfDestructTrainer,
+    trainer: HardeningTrainer,
     metrics: Mapping[str, evaluate.Metric],
     controls: Sequence[BlockedTask],
     desired: Dataset | None,
@@ -208,14 +208,14 @@ def _check_measures(
         similarity.check_kept(model, kept, columns=trainer.input_columns, collate=collate)
 
 
-def _rows_to_heal(trainer: SelfDestructTrainer) -> DesiredData | None:
+def _rows_to_heal(trainer: HardeningTrainer) -> DesiredData | None:
     """The desired task's rows, where it is one for the classifiers that attackers train (unlike multiple choice)."""
     if not has_task_head(trainer.plain_model()):
         return None
     return DesiredData.of(trainer.train_dataset, trainer.eval_dataset, trainer.input_columns)
 
 
-def _targets(base: str, undefended: str, trainer: SelfDestructTrainer) -> list[Target]:
+def _targets(base: str, undefended: str, trainer: HardeningTrainer) -> list[Target]:
     # A base that was given may name no padding token; rows are padded as for the trained model.
     padding = getattr(trainer.plain_model().config.get_text_config(), "pad_token_id", None)
     return [
@@ -248,7 +248,7 @@ def complete_folder(folder: Path, report: AttackReport, details: CardDetails) ->
     manifest.write_manifest(folder)
 
 
-def _alike(trainer: SelfDestructTrainer, base: str, rows: Dataset | None) -> dict[str, float]:
+def _alike(trainer: HardeningTrainer, base: str, rows: Dataset | None) -> dict[str, float]:
     if rows is None:
         return {}
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -256,8 +256,8 @@ def _alike(trainer: SelfDestructTrainer, base: str, rows: Dataset | None) -> dic
 
 
 def _desired(
-    trainer: SelfDestructTrainer,
-    sibling: SelfDestructTrainer,
+    trainer: HardeningTrainer,
+    sibling: HardeningTrainer,
     start: str,
     dataset: Dataset | None,
     kept: Dataset | None,
@@ -274,7 +274,7 @@ def _desired(
     return desired
 
 
-def _quality(trainer: SelfDestructTrainer, dataset: Dataset | None) -> dict[str, float]:
+def _quality(trainer: HardeningTrainer, dataset: Dataset | None) -> dict[str, float]:
     if dataset is None and trainer.eval_dataset is None:
         return {}
     metrics = trainer.evaluate(dataset) if dataset is not None else trainer.evaluate()

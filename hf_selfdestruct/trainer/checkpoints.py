@@ -7,68 +7,43 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, TrainerCallback
+from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.trainer_utils import rotate_checkpoints
 
-from ..adversaries.learned import LearnedAdversary
-from ..models.distributed import anyone
 from . import intact
 from .intact import STATE_FILE
-from .parts import settings_of
+from .recipe import settings_of
 
 if TYPE_CHECKING:
-    from .trainer import SelfDestructTrainer
+    from .base import HardeningTrainer
 
 EXTRA = "run."
 
 logger = logging.getLogger(__name__)
-Learned = Mapping[tuple[str, int], LearnedAdversary]
 
 
-def save_learned(learned: Learned, folder: Path, *, extra: Mapping[str, float]) -> None:
-    """Write the state of every learned adversary, and some numbers of the run, into a checkpoint folder."""
+def save_state(state: Mapping[str, Tensor], folder: Path, *, extra: Mapping[str, float]) -> None:
+    """Write an objective's state, and some numbers of the run, into a checkpoint folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{task}/{number}/{key}": value.detach().cpu().contiguous().clone()
-        for (task, number), adversary in learned.items()
-        for key, value in adversary.state_dict().items()
-    }
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     tensors |= {EXTRA + name: torch.tensor(value, dtype=torch.float64) for name, value in extra.items()}
     save_file(tensors, folder / STATE_FILE)
 
 
-def load_learned(learned: Learned, folder: Path) -> dict[str, float]:
-    """Restore what :func:`save_learned` wrote.
-
-    Returns:
-        The numbers of the run.
-
-    Raises:
-        ValueError: It is the state of other tasks or adversaries.
-    """
+def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """What :func:`save_state` wrote: the objective's state, and the numbers of the run."""
     tensors = load_file(folder / STATE_FILE)
     extra = {n.removeprefix(EXTRA): tensors.pop(n).item() for n in [*tensors] if n.startswith(EXTRA)}
-    found = {tuple(name.split("/", 2)[:2]) for name in tensors}
-    expected = {(task, str(number)) for task, number in learned}
-    if found != expected:
-        raise ValueError(
-            f"cannot resume from {folder}: it holds adversaries {sorted(found)}, this run has {sorted(expected)}; "
-            "resume with the blocked tasks and adversaries of the first run."
-        )
-    for (task, number), adversary in learned.items():
-        prefix = f"{task}/{number}/"
-        adversary.load_state_dict(
-            {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
-        )
-    return extra
+    return tensors, extra
 
 
-def restore(trainer: SelfDestructTrainer, folder: str | Path) -> None:
+def restore(trainer: HardeningTrainer, folder: str | Path) -> None:
     """Restore everything of a run but what ``Trainer`` restores.
 
     Raises:
@@ -84,20 +59,24 @@ def restore(trainer: SelfDestructTrainer, folder: str | Path) -> None:
             "uninterrupted run would.",
             *(folder, processes, trainer.args.world_size),
         )
-    numbers = load_learned(trainer.simulation.learned, Path(folder))
+    state, numbers = load_state(Path(folder))
+    try:
+        trainer.objective.load_state_dict(state)
+    except ValueError as error:
+        raise ValueError(f"cannot resume from {folder}: {error}") from None
     trainer.trained_before, trainer.guarded_step = numbers["seconds"], int(numbers["guarded_step"])
     if trainer.guard and "guard.factor" in numbers:
         trainer.guard.load_state_dict({"factor": numbers["guard.factor"], "best": numbers.get("guard.best")})
 
 
-def _numbers(trainer: SelfDestructTrainer) -> dict[str, float]:
+def _numbers(trainer: HardeningTrainer) -> dict[str, float]:
     guard = trainer.guard.state_dict() if trainer.guard else {}
     known = {f"guard.{name}": value for name, value in guard.items() if value is not None}
     return {"seconds": trainer.seconds(), "guarded_step": trainer.guarded_step, **known}
 
 
 @contextmanager
-def writing(trainer: SelfDestructTrainer, folder: Path) -> Iterator[None]:
+def writing(trainer: HardeningTrainer, folder: Path) -> Iterator[None]:
     """Put the adversary's state beside a checkpoint of ``Trainer``, and seal it; older ones are deleted only then.
 
     Args:
@@ -111,7 +90,7 @@ def writing(trainer: SelfDestructTrainer, folder: Path) -> Iterator[None]:
     try:
         if args.should_save:
             (folder / intact.SEAL).unlink(missing_ok=True)  # of a checkpoint that is written anew
-            save_learned(trainer.simulation.learned, folder, extra=_numbers(trainer))
+            save_state(trainer.objective.state_dict(), folder, extra=_numbers(trainer))
         args.save_total_limit = None
         yield
         trainer.accelerator.wait_for_everyone()  # each process writes its own random state
@@ -152,51 +131,3 @@ def _names_in(file: Path) -> list[str]:
         return []
     with safe_open(file, framework="pt") as content:
         return list(content.keys())
-
-
-class OuterStepCallback(TrainerCallback):
-    """Lets the learned adversaries step whenever the model does, and the guard read every evaluation."""
-
-    def __init__(self, trainer: SelfDestructTrainer) -> None:
-        self._trainer = trainer
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Average the gradients over processes, then step.
-
-        Raises:
-            RuntimeError: A blocking loss was due in this step, and none was added.
-        """
-        trainer = self._trainer
-        if trainer.args.blocking_weight == 0:
-            return
-        if trainer.blocks_now and trainer.blocked_step != state.global_step:
-            raise RuntimeError(
-                f"step {state.global_step} added no blocking loss, so that the model would not be hardened: "
-                f"{type(trainer).__name__}.training_step must call super().training_step(...), which adds the loss to "
-                "what compute_loss returns; override compute_loss alone to change the desired loss."
-            )
-        for adversary in trainer.simulation.learned.values():
-            # Each process draws for itself; an adversary that none has drawn keeps still, moments included.
-            if not anyone(trainer.accelerator, adversary.drawn):
-                continue
-            for gradient in adversary.gradients():
-                gradient.copy_(trainer.accelerator.reduce(gradient, reduction="mean"))
-            adversary.step()
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        """Hand the desired validation quality to the guard, once per step: a resumed run evaluates again."""
-        guard, step = self._trainer.guard, state.global_step
-        if guard is None or not self._trainer.is_in_train or step <= self._trainer.guarded_step:
-            return
-        name = str(args.metric_for_best_model or "loss")
-        name = name if name.startswith("eval_") else f"eval_{name}"
-        if name not in (metrics or {}):
-            if isinstance(self._trainer.eval_dataset, dict):
-                return  # another one of several sets
-            raise ValueError(
-                f"max_desired_drop guards {name!r}, which the evaluation does not give "
-                f"({', '.join(metrics or {})}); set metric_for_best_model to one of them."
-            )
-        self._trainer.guarded_step = step
-        if message := guard.update(float(metrics[name])):
-            logger.warning("step %d: %s", step, message)

@@ -13,7 +13,7 @@ from ..tasks.rows import LABELS
 from .training_args import SelfDestructTrainingArguments
 
 if TYPE_CHECKING:
-    from .trainer import SelfDestructTrainer
+    from .base import HardeningTrainer
 
 SECOND_ORDER = {"double_backward": 3, "finite_difference": 2}  # further passes for each inner step
 
@@ -41,10 +41,10 @@ def passes(args: SelfDestructTrainingArguments, adversaries: list[Adversary]) ->
     return 1.0 + kept + (steps * (1 + second) + measured) / (args.blocking_interval or 1)
 
 
-def announcement(trainer: SelfDestructTrainer) -> str:
+def announcement(trainer: HardeningTrainer) -> str:
     """One line: the method, its passes in each step, and how long training takes here, as far as that can be known."""
     args = trainer.args
-    many = passes(args, trainer.adversaries)
+    many = passes(args, trainer.objective.adversaries)
     line = (
         f"hardening by method {args.method!r}: about {many:.3g} forward-backward passes in each step, where ordinary "
         "training makes one"
@@ -56,7 +56,7 @@ def announcement(trainer: SelfDestructTrainer) -> str:
     return f"{line}; about {total:.2g} minutes for {steps} steps at {seconds:.2g} s a pass"
 
 
-def _steps(trainer: SelfDestructTrainer) -> int | None:
+def _steps(trainer: HardeningTrainer) -> int | None:
     args, data = trainer.args, trainer.train_dataset
     if args.max_steps > 0:
         return args.max_steps
@@ -66,7 +66,7 @@ def _steps(trainer: SelfDestructTrainer) -> int | None:
     return max(1, round(len(data) / batch * args.num_train_epochs))
 
 
-def _seconds_of_a_pass(trainer: SelfDestructTrainer) -> float | None:
+def _seconds_of_a_pass(trainer: HardeningTrainer) -> float | None:
     """The faster of two passes of the trunk on blocked rows, in evaluation mode: nothing of the training is disturbed.
 
     Not measured where processes would wait for each other.

@@ -20,7 +20,7 @@ from ..publish.staging import WAIT
 from .provenance import WORDS, known_details, said
 
 if TYPE_CHECKING:
-    from .trainer import SelfDestructTrainer
+    from .base import HardeningTrainer
     from .training_args import SelfDestructTrainingArguments
 
 DRAFT = """---
@@ -48,7 +48,7 @@ def unpublished(args: SelfDestructTrainingArguments) -> SelfDestructTrainingArgu
 
 
 @contextmanager
-def stamp_kept(trainer: SelfDestructTrainer, output_dir: str | Path | None) -> Iterator[None]:
+def stamp_kept(trainer: HardeningTrainer, output_dir: str | Path | None) -> Iterator[None]:
     """Save within it: a folder with evidence keeps the stamp in its configuration, so that equal weights verify."""
     folder = Path(output_dir or trainer.folder)
     path = config_file(folder)
@@ -60,7 +60,7 @@ def stamp_kept(trainer: SelfDestructTrainer, output_dir: str | Path | None) -> I
         stamp_config(folder, stamp)
 
 
-def create_card(trainer: SelfDestructTrainer, *arguments: Any, **named: Any) -> dict[str, Any]:
+def create_card(trainer: HardeningTrainer, *arguments: Any, **named: Any) -> dict[str, Any]:
     """Put a script's words on the evidence card; before there is evidence, write a card that says so.
 
     Args:
@@ -89,7 +89,7 @@ def create_card(trainer: SelfDestructTrainer, *arguments: Any, **named: Any) -> 
     return so_far
 
 
-def publish(trainer: SelfDestructTrainer, message: str | None, **named: Any) -> Any:
+def publish(trainer: HardeningTrainer, message: str | None, **named: Any) -> Any:
     """Put a script's words on the card, and upload the folder, by one process.
 
     Args:
@@ -139,7 +139,7 @@ def _renew(folder: Path, words: Mapping[str, Any], *, signs: bool) -> None:
         (folder / SIGNATURE).unlink(missing_ok=True)  # it signed the earlier card
 
 
-def _draft(trainer: SelfDestructTrainer, words: Mapping[str, Any]) -> str:
+def _draft(trainer: HardeningTrainer, words: Mapping[str, Any]) -> str:
     model = trainer.plain_model()
     held = CardDetails().of_model({"architectures": [type(model).__name__]})
     details = known_details(trainer, said(held, words))

@@ -15,14 +15,14 @@ from ..attacks.target import auto_class, quiet
 from ..files import reason
 
 if TYPE_CHECKING:
-    from .trainer import SelfDestructTrainer
+    from .base import HardeningTrainer
 
 ROWS = 4
 SAME, SAME_ROUNDED = 1e-3, 5e-2  # of the norm: with equal weights, and with weights saved in another type
 
 
 @torch.no_grad()
-def unlike_plain(trainer: SelfDestructTrainer) -> str:
+def unlike_plain(trainer: HardeningTrainer) -> str:
     """Load a trainer's saved folder as any user would, and compare what both models say of a few rows.
 
     Args:

@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..publish.card_details import CardDetails
 
 if TYPE_CHECKING:
-    from .trainer import SelfDestructTrainer
+    from .base import HardeningTrainer
 
 # What Trainer.create_model_card takes, and the card's own field for it.
 WORDS = {
@@ -35,7 +35,7 @@ ON_HUB = re.compile(r"hf://datasets/([^@]+)@")
 logger = logging.getLogger(__name__)
 
 
-def known_details(trainer: SelfDestructTrainer, details: CardDetails) -> CardDetails:
+def known_details(trainer: HardeningTrainer, details: CardDetails) -> CardDetails:
     """The details, with the words of ``create_model_card``, and base model and data as the trainer's objects name them.
 
     Args:

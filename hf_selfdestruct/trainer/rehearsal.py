@@ -19,7 +19,7 @@ from ..models.functional import dropout
 from ..tasks.blocked_task import BlockedTask
 
 if TYPE_CHECKING:
-    from .trainer import SelfDestructTrainer
+    from .base import HardeningTrainer
 
 TWO = [0, 1]
 FAILURES = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -59,7 +59,7 @@ def check_loads_again(model: PreTrainedModel) -> None:
         )
 
 
-def rehearse(trainer: SelfDestructTrainer, model: PreTrainedModel) -> None:
+def rehearse(trainer: HardeningTrainer, model: PreTrainedModel) -> None:
     """Refuse rows, models and collators by which training or attacks would fail.
 
     Rows of every split are batched and answered by the model; of a task with rows for the attacker also by the
@@ -88,7 +88,7 @@ def rehearse(trainer: SelfDestructTrainer, model: PreTrainedModel) -> None:
             _heal(trainer)
 
 
-def _batch(trainer: SelfDestructTrainer, what: str, rows: Sequence[dict[str, Any]]) -> Mapping[str, Any]:
+def _batch(trainer: HardeningTrainer, what: str, rows: Sequence[dict[str, Any]]) -> Mapping[str, Any]:
     try:
         return trainer.blocked_batch([dict(row) for row in rows])
     except FAILURES as error:
@@ -176,7 +176,7 @@ def _give_trunk(judges: PreTrainedModel, model: PreTrainedModel, *, spared: Set[
             held.update({name: given[id(value)] for name, value in held.items() if value is not None})
 
 
-def _heal(trainer: SelfDestructTrainer) -> None:
+def _heal(trainer: HardeningTrainer) -> None:
     """Desired rows in the attacker's hands."""
     from ..attacks.data import Split
 

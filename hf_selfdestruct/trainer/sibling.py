@@ -23,15 +23,16 @@ from transformers.trainer_callback import CallbackHandler, ExportableState
 
 from ..attacks.target import quiet, refuse_adapter
 from ..files import weights_hash
+from ..hardening.config import UNDEFENDED
 from ..tasks.blocked_task import fingerprint
-from .checkpoints import OuterStepCallback
+from .callbacks import OuterStepCallback, StopCallback
 from .ingredients import described, stored_names
-from .parts import StopCallback, TieCallback, recipe_of
+from .recipe import recipe_of
 from .termination import Termination
-from .training_args import UNDEFENDED, SelfDestructTrainingArguments
+from .training_args import SelfDestructTrainingArguments
 
 if TYPE_CHECKING:
-    from .trainer import SelfDestructTrainer
+    from .base import HardeningTrainer
 
 # What weights depend on among the arguments that are not ours.
 DECISIVE = (
@@ -44,7 +45,7 @@ DECISIVE = (
 logger = logging.getLogger(__name__)
 
 
-def trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTrainer:
+def trained_sibling(trainer: HardeningTrainer, base: str) -> HardeningTrainer:
     """The sibling: same start, data, steps and seed without blocking; trained once and found again.
 
     Args:
@@ -68,7 +69,7 @@ def trained_sibling(trainer: SelfDestructTrainer, base: str) -> SelfDestructTrai
     return sibling
 
 
-def _ingredients(trainer: SelfDestructTrainer, base: str) -> dict[str, Any]:
+def _ingredients(trainer: HardeningTrainer, base: str) -> dict[str, Any]:
     """Everything on which a sibling's weights depend."""
     data = {"train": trainer.train_dataset, "keep": trainer.keep_dataset}
     model, given = trainer.accelerator.unwrap_model(trainer.model), trainer.given_optimizer
@@ -86,7 +87,7 @@ def _ingredients(trainer: SelfDestructTrainer, base: str) -> dict[str, Any]:
     }
 
 
-def _users_own(trainer: SelfDestructTrainer) -> dict[str, Any]:
+def _users_own(trainer: HardeningTrainer) -> dict[str, Any]:
     """What the user built into the trainer: code of subclasses, attributes, functions, callbacks, data of other kinds.
 
     What cannot be described counts as changed, so that the sibling is trained again.
@@ -112,7 +113,7 @@ def _frozen(model: PreTrainedModel) -> list[str]:
     return [name for name, weight in model.named_parameters() if not weight.requires_grad]
 
 
-def sibling_of(trainer: SelfDestructTrainer, source: str, *, output_dir: str | None = None) -> SelfDestructTrainer:
+def sibling_of(trainer: HardeningTrainer, source: str, *, output_dir: str | None = None) -> HardeningTrainer:
     """A trainer like the given one, but without blocking, around other weights.
 
     Args:
@@ -145,7 +146,7 @@ def sibling_of(trainer: SelfDestructTrainer, source: str, *, output_dir: str | N
     return _copied(trainer, model, args)
 
 
-def _copied(trainer: SelfDestructTrainer, model: PreTrainedModel, args: SelfDestructTrainingArguments) -> Any:
+def _copied(trainer: HardeningTrainer, model: PreTrainedModel, args: SelfDestructTrainingArguments) -> Any:
     """A copy of a trainer that trains another model by other arguments: whatever its user built into it is there."""
     set_seed(args.seed)  # as Trainer does when it is made: the same dropout
     twin = copy.copy(trainer)
@@ -175,19 +176,19 @@ def _copied(trainer: SelfDestructTrainer, model: PreTrainedModel, args: SelfDest
     return twin
 
 
-def _anew(trainer: SelfDestructTrainer) -> list[type[TrainerCallback]]:
+def _anew(trainer: HardeningTrainer) -> list[type[TrainerCallback]]:
     """Trainer's own callbacks, which each trainer makes for itself."""
     reporting = get_reporting_integration_callbacks(trainer.args.report_to)
     return [*DEFAULT_CALLBACKS, *reporting, PrinterCallback, DEFAULT_PROGRESS_CALLBACK]
 
 
-def _own_callbacks(trainer: SelfDestructTrainer) -> list[TrainerCallback]:
+def _own_callbacks(trainer: HardeningTrainer) -> list[TrainerCallback]:
     """The user's callbacks, but for early stopping: the sibling stops where the hardened model did."""
-    others = (*_anew(trainer), OuterStepCallback, Termination, TieCallback, StopCallback, EarlyStoppingCallback)
+    others = (*_anew(trainer), OuterStepCallback, Termination, StopCallback, EarlyStoppingCallback)
     return [one for one in trainer.callback_handler.callbacks if not isinstance(one, others)]
 
 
-def _rebound(callback: TrainerCallback, trainer: SelfDestructTrainer, twin: SelfDestructTrainer) -> TrainerCallback:
+def _rebound(callback: TrainerCallback, trainer: HardeningTrainer, twin: HardeningTrainer) -> TrainerCallback:
     """A copy of a callback that knows the twin where it knew the trainer."""
     copied = copy.copy(callback)
     for name, value in vars(callback).items():

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from ..models.distributed import anyone
 
 if TYPE_CHECKING:
-    from .trainer import SelfDestructTrainer
+    from .base import HardeningTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Termination(TrainerCallback):
         trainer: The trainer; used as a context around its training.
     """
 
-    def __init__(self, trainer: SelfDestructTrainer) -> None:
+    def __init__(self, trainer: HardeningTrainer) -> None:
         self._trainer, self._told, self._agreed = trainer, False, False
         self._before: Any = None
 

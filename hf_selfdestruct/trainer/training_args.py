@@ -1,55 +1,23 @@
-"""Training arguments: those of ``transformers`` and the scalars of hardening."""
+"""Training arguments: those of ``transformers`` and the settings of hardening."""
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
 
-from ..models.distributed import ALONE, Ranks
-
-METHODS = ("mlac", "mlac_fast", "general", "one_purpose", "ac", "sophon", "tar", "booster", "ctrap")
-META_GRADIENTS = ("exact", "unrolled", "first_order")
-HVPS = ("double_backward", "finite_difference")
-TRAJECTORIES = ("device", "cpu", "recompute")
-INNER_OPTIMIZERS = ("sgd", "momentum", "nesterov", "normalized_sgd", "adam", "adamw", "rmsprop", "adagrad")
-BLOCKING_LOSSES = (
-    "head_adjusted_cross_entropy",
-    "uniform_kl",
-    "negative_cross_entropy",
-    "cross_entropy",
-    "inverse_cross_entropy",
-    "entropy",
-    "denial_of_service",
-    "collapse",
-    "gradient_norm",
-    "representation_probe",
-)
-KEEPING_LOSSES = ("logit_distillation", "hidden_state_distillation", "embedding_distillation", "language_modeling")
-TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
-HEADS = ("learned", "random", "keep")
-SCOPES = ("local", "global")
-STEP_WEIGHTS = ("uniform", "last", "exponential", "drop")
-UNDEFENDED: dict[str, Any] = {  # what an undefended sibling is trained with
-    "blocking_weight": 0.0,
-    "keeping_erases": False,
-    "erase_directions": 0,
-    "merge_words": 0.0,
-    "merge_groups": 0,
-    "keep_directions": 0,
-}
+from ..hardening.config import HardeningConfig
+from ..hardening.guard import Guard
 
 
-def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+def _option(default: Any, text: str) -> Any:
     """A field with the help text of the command line."""
-    return field(default=default, metadata={"help": f"{text[:-1]}: {', '.join(choices)}." if choices else text})
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
-class SelfDestructTrainingArguments(TrainingArguments):
+class SelfDestructTrainingArguments(HardeningConfig, TrainingArguments):
     """``TrainingArguments`` plus what hardening needs: scalars and strings only.
 
     What is left at ``None`` is filled by ``method`` when a trainer is made, for good (see ``presets.py``,
@@ -67,196 +35,20 @@ class SelfDestructTrainingArguments(TrainingArguments):
         ```
     """
 
-    method: str | None = _option(
-        None,
-        "Preset that fills what is not given; by default what was measured to work for the kind of model.",
-        METHODS,
-    )
     dry_run: bool = _option(False, "Check everything, say what hardening will cost, and end before the first step.")
-    meta_gradient: str | None = _option(None, "How to differentiate through the adversary.", META_GRADIENTS)
-    hvp: str = _option(
-        "double_backward",
-        "Hessian-vector products of the exact meta-gradient; finite differences run with any attention kernel.",
-        HVPS,
-    )
-    trajectory: str = _option(
-        "device", "Where the exact meta-gradient keeps the adversary's way; recompute is slower and flat.", TRAJECTORIES
-    )
-    inner_steps: int | None = _option(None, "K, the optimizer steps of the adversary in each outer step.")
-    inner_steps_start: int | None = _option(None, "If given, K grows by one at a time from this to inner_steps.")
-    inner_steps_every: int = _option(100, "Outer steps after which a growing K grows by one.")
-    blocking_loss: str | None = _option(
-        None, "What hardening minimises at the fast weights; several with +.", BLOCKING_LOSSES
-    )
-    blocking_weight: float = _option(1.0, "Weight of the blocking loss beside the desired loss; 0 turns it off.")
-    max_blocking_grad_norm: float | None = _option(
-        None, "Norm to which each micro-batch's blocking gradient is clipped before its weight; 0 leaves it as it is."
-    )
-    probe_weight: float | None = _option(
-        None, "Weight of linear probes of every hidden state beside the blocking loss; 0 leaves them out."
-    )
-    blocking_batch_size: int | None = _option(None, "Held-out blocked examples on which the blocking loss is measured.")
-    blocking_every: int | None = _option(None, "Measure the blocking loss at every so many inner steps.")
-    blocking_interval: int | None = _option(
-        None, "Outer steps from one blocking loss to the next; those between train for the desired task alone."
-    )
-    step_weights: str | None = _option(None, "Weights of the K+1 blocking losses.", STEP_WEIGHTS)
-    adversary_optimizer: str | None = _option(None, "Optimizer of the adversary.", INNER_OPTIMIZERS)
-    adversary_learning_rate: float | None = _option(
-        None, "Learning rate of the adversary; where it starts if it is learned."
-    )
-    adversary_learning_rate_max: float | None = _option(
-        None, "If given, the rate is drawn log-uniformly from adversary_learning_rate up to this."
-    )
-    adversary_learns_rate: bool | None = _option(None, "Whether the adversary learns its learning rate.")
-    adversary_head: str | None = _option(None, "Head the adversary starts from.", HEADS)
-    adversary_trainable: str | None = _option(
-        None, "What the adversary trains: all, head, last_n (such as last_2) or lora."
-    )
-    adversary_batch_size: int | None = _option(None, "Blocked examples in one inner step.")
-    adversary_examples: int | None = _option(None, "Most blocked examples the adversary has in an outer step.")
-    adversary_prelude: int = _option(0, "Benign steps of the adversary on the desired task, before the blocked ones.")
-    adversary_dropout: bool = _option(False, "Whether the adversary's steps run with dropout.")
-    adversary_carries: int = _option(
-        1, "Outer steps in a row in which the adversary goes on from where it was, before it starts anew."
-    )
-    adversary_scope: str = _option("local", "An adversary of its own for each process, or one for all.", SCOPES)
-    adversary_head_learning_rate: float | None = _option(
-        None, "Adam rate at which the learned head (and 10x, the log rate) improve."
-    )
-    keeping_loss: str | None = _option(
-        None,
-        "Distillation to the original (or its own language modelling), '' for none; several with +.",
-        KEEPING_LOSSES,
-    )
-    keeping_weight: float | None = _option(None, "Weight of the keeping losses beside the desired loss.")
-    keeping_erases: bool | None = _option(
-        None, "Whether blocked tasks are erased (LEACE) from the original's hidden states before they are kept."
-    )
-    erase_directions: int | None = _option(
-        None, "Directions of each blocked task taken out of the input embeddings before the first step."
-    )
-    merge_words: float | None = _option(
-        None,
-        "Merge words until none tells blocked classes apart by more standard errors than this; 0 leaves them.",
-    )
-    merge_groups: int = _option(
-        0, "Most groups that merged words end in: the fewer, the less a context tells which one stood there; 0 is any."
-    )
-    keep_directions: int | None = _option(
-        None, "Directions of the desired task that the input embeddings are reduced to before the first step; 0 is all."
-    )
-    max_desired_drop: float | None = _option(
-        None,
-        "Guard: when validation is worse than its best by more than this, the blocking weight backs off; "
-        "measured in metric_for_best_model (the loss by default).",
-    )
-
     ddp_find_unused_parameters: bool | None = _option(False, "Must stay False: the weights take part in two forwards.")
     ddp_broadcast_buffers: bool | None = _option(
         False, "Must stay False: buffers must not change between the forwards."
     )
     hub_strategy: str = _option("end", "Must stay 'end': only a finished, attacked model is published.")
 
-    @property
-    def hardens(self) -> bool:
-        """Whether anything but ordinary training is asked for; by a method, once it has filled the arguments."""
-        return any((getattr(self, name) or 0) != value for name, value in UNDEFENDED.items())
-
-    @property
-    def ranks(self) -> Ranks:
-        """Who simulates an adversary together: everyone, or each process its own."""
-        return Ranks(self.process_index, self.world_size) if self.adversary_scope == "global" else ALONE
-
-    @property
-    def blocking_losses(self) -> list[str]:
-        """The names in ``blocking_loss``; none before a method has filled it."""
-        return [] if self.blocking_loss is None else self.blocking_loss.split("+")
-
-    @property
-    def keeping_losses(self) -> list[str]:
-        """The names in ``keeping_loss``; may be none, as before a method has filled it."""
-        return self.keeping_loss.split("+") if self.keeping_loss else []
-
     def __post_init__(self) -> None:
         """Check everything that can be checked without a model."""
-        super().__post_init__()
-        choices = {
-            "method": METHODS,
-            "meta_gradient": META_GRADIENTS,
-            "hvp": HVPS,
-            "trajectory": TRAJECTORIES,
-            "step_weights": STEP_WEIGHTS,
-            "adversary_optimizer": INNER_OPTIMIZERS,
-            "adversary_head": HEADS,
-            "adversary_scope": SCOPES,
-        }
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            if value is not None and value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
-        joined = {
-            "blocking_loss": (self.blocking_losses, BLOCKING_LOSSES),
-            "keeping_loss": (self.keeping_losses, KEEPING_LOSSES),
-        }
-        for name, (values, allowed) in joined.items():
-            for value in values:
-                if value not in allowed:
-                    raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}. Join several by +.")
-        if self.adversary_trainable is not None and not TRAINABLE.fullmatch(self.adversary_trainable):
-            raise ValueError(
-                "adversary_trainable must be all, head, lora or last_n (such as last_2); "
-                f"got {self.adversary_trainable!r}."
-            )
-        self._check_counts()
-        self._check_numbers()
-        self._check_supported()
-
-    def _check_counts(self) -> None:
-        least = {
-            "inner_steps": 0,
-            "inner_steps_start": 0,
-            "inner_steps_every": 1,
-            "adversary_batch_size": 1,
-            "adversary_examples": 1,
-            "adversary_prelude": 0,
-            "adversary_carries": 1,
-            "blocking_batch_size": 2,
-            "blocking_every": 1,
-            "blocking_interval": 1,
-            "erase_directions": 0,
-            "merge_groups": 0,
-            "keep_directions": 0,
-        }
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or int(value) != value or value < bound):
-                raise ValueError(f"{name} must be a whole number of at least {bound}; got {value!r}.")
-
-    def _check_numbers(self) -> None:
-        adversarys = ("adversary_learning_rate", "adversary_learning_rate_max", "adversary_head_learning_rate")
-        for name in (*adversarys, "keeping_weight", "max_desired_drop"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name} must be a positive number; got {value!r}.")
-        for name in ("blocking_weight", "max_blocking_grad_norm", "probe_weight", "merge_words"):
-            value = getattr(self, name)
-            if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{name} must be zero or more; got {value!r}.")
-        if self.adversary_learning_rate_max is not None:
-            if self.adversary_learns_rate:
-                raise ValueError(
-                    "adversary_learning_rate_max (a drawn rate) and adversary_learns_rate (a learned one) "
-                    "exclude each other: give one of them."
-                )
-            low = self.adversary_learning_rate
-            if low is not None and low > self.adversary_learning_rate_max:
-                raise ValueError(
-                    f"adversary_learning_rate_max ({self.adversary_learning_rate_max}) is below "
-                    f"adversary_learning_rate ({low})."
-                )
+        TrainingArguments.__post_init__(self)
+        HardeningConfig.__post_init__(self)
         if self.max_desired_drop is not None and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
             raise ValueError("max_desired_drop needs readings of the desired task: set eval_strategy='steps'.")
+        self._check_supported()
 
     def _check_supported(self) -> None:
         refused = {
@@ -291,3 +83,14 @@ class SelfDestructTrainingArguments(TrainingArguments):
                 f"hub_strategy={self.hub_strategy!r} would publish a half-hardened model with pickled trainer "
                 "state; set hub_strategy='end' and call trainer.push_to_hub()."
             )
+
+
+def guard_of(args: SelfDestructTrainingArguments) -> Guard | None:
+    """The guard that arguments ask for; the start is then evaluated too."""
+    if args.max_desired_drop is None:
+        return None
+    args.eval_on_start = True
+    greater = args.greater_is_better
+    if greater is None:
+        greater = not (args.metric_for_best_model or "loss").endswith("loss")  # as transformers decides it
+    return Guard(args.max_desired_drop, greater_is_better=greater)

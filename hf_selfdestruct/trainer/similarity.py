@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ..attacks.target import quiet
 from ..files import reason
-from ..losses.probe import pool
+from ..models.pooling import pool
 from ..tasks.rows import LABELS, rows_of
 
 MOST_ROWS, BATCH = 512, 32

@@ -1,0 +1,261 @@
+"""The settings of hardening: scalars and strings, checked when made."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from ..adversaries.adversary import HEADS, TRAINABLE
+from ..adversaries.optimizers import INNER_OPTIMIZERS
+from ..losses.blocking import BLOCKING_LOSSES
+from ..losses.keeping import KEEPING_LOSSES
+from ..meta_gradient.hessian import HVPS
+from ..meta_gradient.methods import META_GRADIENTS
+from ..meta_gradient.outer_loss import STEP_WEIGHTS
+from ..meta_gradient.trajectory import TRAJECTORIES
+from .presets import PRESETS
+
+SCOPES = ("local", "global")
+UNDEFENDED: dict[str, Any] = {  # what an undefended sibling is trained with
+    "blocking_weight": 0.0,
+    "keeping_erases": False,
+    "erase_directions": 0,
+    "merge_words": 0.0,
+    "merge_groups": 0,
+    "keep_directions": 0,
+}
+
+
+def _option(default: Any, text: str, choices: Iterable[str] = ()) -> Any:
+    """A field with the help text of the command line."""
+    return field(default=default, metadata={"help": f"{text[:-1]}: {', '.join(choices)}." if choices else text})
+
+
+@dataclass
+class HardeningConfig:
+    """What hardening needs to know, beside the model and the data: scalars and strings only.
+
+    What is left at ``None`` is filled by ``method``, see :meth:`fill` (and ``presets.py``, where every value has its
+    source).
+
+    Raises:
+        ValueError: A value is out of range or misspelt.
+
+    Example:
+        ```python
+        config = HardeningConfig(method="mlac", inner_steps=4)
+        ```
+    """
+
+    method: str | None = _option(
+        None,
+        "Preset that fills what is not given; by default what was measured to work for the kind of model.",
+        PRESETS,
+    )
+    meta_gradient: str | None = _option(None, "How to differentiate through the adversary.", META_GRADIENTS)
+    hvp: str = _option(
+        "double_backward",
+        "Hessian-vector products of the exact meta-gradient; finite differences run with any attention kernel.",
+        HVPS,
+    )
+    trajectory: str = _option(
+        "device", "Where the exact meta-gradient keeps the adversary's way; recompute is slower and flat.", TRAJECTORIES
+    )
+    inner_steps: int | None = _option(None, "K, the optimizer steps of the adversary in each outer step.")
+    inner_steps_start: int | None = _option(None, "If given, K grows by one at a time from this to inner_steps.")
+    inner_steps_every: int = _option(100, "Outer steps after which a growing K grows by one.")
+    blocking_loss: str | None = _option(
+        None, "What hardening minimises at the fast weights; several with +.", BLOCKING_LOSSES
+    )
+    blocking_weight: float = _option(1.0, "Weight of the blocking loss beside the desired loss; 0 turns it off.")
+    max_blocking_grad_norm: float | None = _option(
+        None, "Norm to which each micro-batch's blocking gradient is clipped before its weight; 0 leaves it as it is."
+    )
+    probe_weight: float | None = _option(
+        None, "Weight of linear probes of every hidden state beside the blocking loss; 0 leaves them out."
+    )
+    blocking_batch_size: int | None = _option(None, "Held-out blocked examples on which the blocking loss is measured.")
+    blocking_every: int | None = _option(None, "Measure the blocking loss at every so many inner steps.")
+    blocking_interval: int | None = _option(
+        None, "Outer steps from one blocking loss to the next; those between train for the desired task alone."
+    )
+    step_weights: str | None = _option(None, "Weights of the K+1 blocking losses.", STEP_WEIGHTS)
+    adversary_optimizer: str | None = _option(None, "Optimizer of the adversary.", INNER_OPTIMIZERS)
+    adversary_learning_rate: float | None = _option(
+        None, "Learning rate of the adversary; where it starts if it is learned."
+    )
+    adversary_learning_rate_max: float | None = _option(
+        None, "If given, the rate is drawn log-uniformly from adversary_learning_rate up to this."
+    )
+    adversary_learns_rate: bool | None = _option(None, "Whether the adversary learns its learning rate.")
+    adversary_head: str | None = _option(None, "Head the adversary starts from.", HEADS)
+    adversary_trainable: str | None = _option(
+        None, "What the adversary trains: all, head, last_n (such as last_2) or lora."
+    )
+    adversary_batch_size: int | None = _option(None, "Blocked examples in one inner step.")
+    adversary_examples: int | None = _option(None, "Most blocked examples the adversary has in an outer step.")
+    adversary_prelude: int = _option(0, "Benign steps of the adversary on the desired task, before the blocked ones.")
+    adversary_dropout: bool = _option(False, "Whether the adversary's steps run with dropout.")
+    adversary_carries: int = _option(
+        1, "Outer steps in a row in which the adversary goes on from where it was, before it starts anew."
+    )
+    adversary_scope: str = _option("local", "An adversary of its own for each process, or one for all.", SCOPES)
+    adversary_head_learning_rate: float | None = _option(
+        None, "Adam rate at which the learned head (and 10x, the log rate) improve."
+    )
+    keeping_loss: str | None = _option(
+        None,
+        "Distillation to the original (or its own language modelling), '' for none; several with +.",
+        KEEPING_LOSSES,
+    )
+    keeping_weight: float | None = _option(None, "Weight of the keeping losses beside the desired loss.")
+    keeping_erases: bool | None = _option(
+        None, "Whether blocked tasks are erased (LEACE) from the original's hidden states before they are kept."
+    )
+    erase_directions: int | None = _option(
+        None, "Directions of each blocked task taken out of the input embeddings before the first step."
+    )
+    merge_words: float | None = _option(
+        None,
+        "Merge words until none tells blocked classes apart by more standard errors than this; 0 leaves them.",
+    )
+    merge_groups: int = _option(
+        0, "Most groups that merged words end in: the fewer, the less a context tells which one stood there; 0 is any."
+    )
+    keep_directions: int | None = _option(
+        None, "Directions of the desired task that the input embeddings are reduced to before the first step; 0 is all."
+    )
+    max_desired_drop: float | None = _option(
+        None,
+        "Guard: when validation is worse than its best by more than this, the blocking weight backs off; "
+        "measured in metric_for_best_model (the loss by default).",
+    )
+    seed: int = _option(42, "Seed of every draw, and of new heads.")
+
+    @property
+    def hardens(self) -> bool:
+        """Whether anything but ordinary training is asked for; by a method, once it has filled the arguments."""
+        return any((getattr(self, name) or 0) != value for name, value in UNDEFENDED.items())
+
+    @property
+    def blocking_losses(self) -> list[str]:
+        """The names in ``blocking_loss``; none before a method has filled it."""
+        return [] if self.blocking_loss is None else self.blocking_loss.split("+")
+
+    @property
+    def keeping_losses(self) -> list[str]:
+        """The names in ``keeping_loss``; may be none, as before a method has filled it."""
+        return self.keeping_loss.split("+") if self.keeping_loss else []
+
+    def filled(self, method: str | None = None) -> Self:
+        """A copy in which every setting left at ``None`` has its method's value; without a method, as it is.
+
+        A fixed rate (``adversary_learning_rate`` alone) turns a preset's range off, a drawn one
+        (``adversary_learning_rate_max``) its learned rate, and a learned one its range.
+
+        Args:
+            method: The preset where the configuration names none.
+
+        Raises:
+            ValueError: A range is upside down, with what the preset fills.
+        """
+        found = copy.copy(self)
+        found.method = self.method or method
+        ranged, learns = self.adversary_learning_rate_max is not None, bool(self.adversary_learns_rate)
+        for name, value in PRESETS.get(found.method or "", {}).items():
+            if getattr(self, name) is not None:
+                continue
+            if name == "adversary_learns_rate" and ranged:
+                value = False
+            if name == "adversary_learning_rate_max" and (self.adversary_learning_rate is not None or learns):
+                value = None
+            setattr(found, name, value)
+        for low, high in (
+            ("adversary_learning_rate", "adversary_learning_rate_max"),
+            ("inner_steps_start", "inner_steps"),
+        ):
+            least, most = getattr(found, low), getattr(found, high)
+            if least is not None and most is not None and least > most:
+                raise ValueError(
+                    f"{low}={least:g} is above {high}={most:g} (method {found.method!r} fills what is not given)."
+                )
+        return found
+
+    def __post_init__(self) -> None:
+        """Check everything that can be checked without a model."""
+        choices: dict[str, Iterable[str]] = {
+            "method": PRESETS,
+            "meta_gradient": META_GRADIENTS,
+            "hvp": HVPS,
+            "trajectory": TRAJECTORIES,
+            "step_weights": STEP_WEIGHTS,
+            "adversary_optimizer": INNER_OPTIMIZERS,
+            "adversary_head": HEADS,
+            "adversary_scope": SCOPES,
+        }
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            if value is not None and value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.")
+        joined: dict[str, tuple[list[str], Iterable[str]]] = {
+            "blocking_loss": (self.blocking_losses, BLOCKING_LOSSES),
+            "keeping_loss": (self.keeping_losses, KEEPING_LOSSES),
+        }
+        for name, (values, known) in joined.items():
+            for value in values:
+                if value not in known:
+                    raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}. Join several by +.")
+        if self.adversary_trainable is not None and not TRAINABLE.fullmatch(self.adversary_trainable):
+            raise ValueError(
+                "adversary_trainable must be all, head, lora or last_n (such as last_2); "
+                f"got {self.adversary_trainable!r}."
+            )
+        self._check_counts()
+        self._check_numbers()
+
+    def _check_counts(self) -> None:
+        least = {
+            "inner_steps": 0,
+            "inner_steps_start": 0,
+            "inner_steps_every": 1,
+            "adversary_batch_size": 1,
+            "adversary_examples": 1,
+            "adversary_prelude": 0,
+            "adversary_carries": 1,
+            "blocking_batch_size": 2,
+            "blocking_every": 1,
+            "blocking_interval": 1,
+            "erase_directions": 0,
+            "merge_groups": 0,
+            "keep_directions": 0,
+        }
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or int(value) != value or value < bound):
+                raise ValueError(f"{name} must be a whole number of at least {bound}; got {value!r}.")
+
+    def _check_numbers(self) -> None:
+        adversarys = ("adversary_learning_rate", "adversary_learning_rate_max", "adversary_head_learning_rate")
+        for name in (*adversarys, "keeping_weight", "max_desired_drop"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be a positive number; got {value!r}.")
+        for name in ("blocking_weight", "max_blocking_grad_norm", "probe_weight", "merge_words"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be zero or more; got {value!r}.")
+        if self.adversary_learning_rate_max is not None:
+            if self.adversary_learns_rate:
+                raise ValueError(
+                    "adversary_learning_rate_max (a drawn rate) and adversary_learns_rate (a learned one) "
+                    "exclude each other: give one of them."
+                )
+            low = self.adversary_learning_rate
+            if low is not None and low > self.adversary_learning_rate_max:
+                raise ValueError(
+                    f"adversary_learning_rate_max ({self.adversary_learning_rate_max}) is below "
+                    f"adversary_learning_rate ({low})."
+                )

@@ -1,0 +1,81 @@
+"""What a configuration stands for: a method by the kind of model, an adversary, losses, a guard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ..adversaries.adversary import Adversary, Range, Schedule
+from ..adversaries.optimizers import INNER_OPTIMIZERS
+from ..erasure.initial_weights import Forms, embeddings_of
+from ..losses.base import BlockingLoss
+from ..losses.blocking import blocking_loss
+from ..losses.keeping import KeepingLoss, keeping_loss
+from ..losses.probe import RepresentationProbe
+from ..models import heads
+from ..tasks.blocked_task import label_column_of
+from .config import HardeningConfig
+from .presets import ONE_PURPOSE
+
+
+def default_method(model: PreTrainedModel, desired: Any) -> str:
+    """The method that was measured to work best for a kind of model, where its user names none.
+
+    ``one_purpose`` for classifiers of texts, which needs integer labels and embeddings that are wide enough;
+    ``general`` for bare encoders and language models; ``mlac_fast`` for what reads no words.
+
+    Args:
+        model: The model to harden.
+        desired: The desired task's training rows.
+    """
+    try:
+        width = embeddings_of(model)[1].shape[1]
+    except ValueError:
+        return "mlac_fast"
+    if not heads.has_task_head(model):
+        return "general"
+    labelled = label_column_of(getattr(desired, "column_names", None) or ()) is not None
+    return "one_purpose" if labelled and width > ONE_PURPOSE["keep_directions"] else "mlac_fast"
+
+
+def configured_adversary(config: HardeningConfig) -> Adversary:
+    """The one adversary that a filled configuration describes."""
+    least, most = config.adversary_learning_rate or 0.0, config.adversary_learning_rate_max
+    last = config.inner_steps or 0
+    start = config.inner_steps_start
+    steps = last if start is None else Schedule(start, last, config.inner_steps_every)
+    return Adversary(
+        optimizer=INNER_OPTIMIZERS[config.adversary_optimizer or ""],
+        learning_rate=least if most is None else Range(least, most),
+        learns_rate=bool(config.adversary_learns_rate),
+        steps=steps,
+        batch_size=config.adversary_batch_size or 0,
+        examples=config.adversary_examples,
+        head=config.adversary_head or "",
+        trainable=config.adversary_trainable or "",
+        prelude=config.adversary_prelude,
+        dropout=config.adversary_dropout,
+        carries=config.adversary_carries,
+    )
+
+
+def configured_losses(config: HardeningConfig) -> list[BlockingLoss]:
+    """The blocking losses that a filled configuration describes."""
+    probe = [RepresentationProbe(weight=config.probe_weight)] if config.probe_weight else []
+    return [*map(blocking_loss, config.blocking_losses), *probe]
+
+
+def configured_keeping(config: HardeningConfig) -> list[KeepingLoss]:
+    """The keeping losses that a configuration names; may be none."""
+    return [keeping_loss(name) for name in config.keeping_losses]
+
+
+def configured_forms(config: HardeningConfig) -> Forms:
+    """The closed forms that a configuration asks for."""
+    return Forms(
+        merge_words=config.merge_words or 0.0,
+        merge_groups=config.merge_groups,
+        erase_directions=config.erase_directions or 0,
+        keep_directions=config.keep_directions or 0,
+    )

@@ -1,0 +1,299 @@
+"""``HardeningObjective``: the whole of hardening, for any training loop."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..adversaries.adversary import Adversary
+from ..erasure.initial_weights import embeddings_of, initial_weights
+from ..erasure.word_merging import TiedRows
+from ..losses.base import BlockingLoss
+from ..losses.keeping import KeepingLoss
+from ..meta_gradient.outer_loss import meta_loss
+from ..models.distributed import ALONE, Ranks
+from ..tasks.blocked_task import BlockedTask
+from ..tasks.rows import LABELS
+from .checks import check_finite, check_hardening, check_reached, has_loss
+from .config import UNDEFENDED, HardeningConfig
+from .defaults import configured_adversary, configured_forms, configured_keeping, configured_losses, default_method
+from .episode_builder import Batch, Draw, Rows
+from .keeper import Keeper
+from .simulator import Simulator
+
+Collate = Callable[[list[dict[str, Any]]], Batch]
+
+
+class HardeningObjective:
+    """Adds to a desired loss what hardens: keeping losses, and a blocking loss along a simulated adversary.
+
+    Each step, an adversary fine-tunes a copy of the model to a blocked task for K inner steps; what it reaches on
+    held-out rows enters the loss through the meta-gradient. The objective has no training loop of its own:
+    :class:`SelfDestructTrainer` calls it from ``transformers.Trainer``, ``examples/06_any_loop.py`` from a plain one.
+
+    Args:
+        model: The model to harden, where it is trained.
+        config: The settings; what is left at ``None`` is filled by the method, in a copy.
+        tasks: Blocked tasks; one is drawn by weight in each step.
+        collate: Makes a batch of blocked rows (with ``labels``), where the model is.
+        adversaries: Adversaries to draw from; by default the one that ``config`` describes.
+        losses: Blocking losses to add up; by default those that ``config`` names.
+        keeping: Distances to the original model to add up; by default those that ``config`` names, or none.
+        desired: The desired task's training rows, for preludes and for ``keep_directions``.
+        keep: Unlabelled rows on which the model's general use is kept.
+        collate_desired: Makes a batch of rows of ``desired`` and ``keep``, where the model is; by default ``collate``.
+        batch_size: Rows of ``keep`` in one step.
+        processes: All processes of the training; by default this one alone.
+        autocast: Precision of the original's forward.
+        special_words: The tokenizer's own words, which are neither merged nor reduced.
+        device: Where adversaries are simulated; by default where the model is.
+
+    Attributes:
+        config: The settings, filled.
+        simulator: Draws and simulates adversaries.
+        keeper: The frozen original and the distances to it.
+
+    Raises:
+        ValueError: Tasks, adversaries, losses and model cannot work together; the message says what to do.
+
+    Example:
+        ```python
+        objective = HardeningObjective(model, HardeningConfig(method="mlac_fast"), [gender], collate=collate)
+        objective.prepare(model)
+        for step, inputs in enumerate(batches):
+            total, terms = objective(model, inputs, model(**inputs).loss, step)
+            total.backward()
+            objective.before_optimizer_step()
+            optimizer.step()
+            objective.after_optimizer_step()
+            optimizer.zero_grad()
+        ```
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: HardeningConfig,
+        tasks: Sequence[BlockedTask],
+        *,
+        collate: Collate,
+        adversaries: Sequence[Adversary] | None = None,
+        losses: Sequence[BlockingLoss] | None = None,
+        keeping: Sequence[KeepingLoss] | None = None,
+        desired: Any = None,
+        keep: Dataset | None = None,
+        collate_desired: Collate | None = None,
+        batch_size: int = 8,
+        processes: Ranks = ALONE,
+        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+        special_words: Sequence[int] = (),
+        device: torch.device | None = None,
+    ) -> None:
+        self.config = config.filled(default_method(model, desired))
+        self.tasks = list(tasks)
+        self.adversaries = list(adversaries or [configured_adversary(self.config)])
+        self.blocking_losses = list(losses or configured_losses(self.config))
+        self.keeping_losses = list(configured_keeping(self.config) if keeping is None else keeping)
+        self.columns = list(inspect.signature(type(model).forward).parameters)
+        self.has_loss = has_loss(model)
+        self.device = device or model.device
+        self._options: dict[str, Any] = dict(
+            collate=collate, desired=desired, keep=keep, collate_desired=collate_desired or collate, device=device,
+            batch_size=batch_size, processes=processes, autocast=autocast, special_words=special_words,
+        )  # fmt: skip
+        self._check(model)
+        self.keeper, self.simulator = self._kept_by(model), self._simulated_by(model)
+        check_reached(model, self.config, self.simulator.published)
+        self.blocked_step = -1
+        self._tied: TiedRows | None = None
+
+    def prepare(self, model: PreTrainedModel) -> None:
+        """Give the live model the weights that it starts hardening from (the closed forms), before the first step.
+
+        A run that goes on from a checkpoint leaves it out: its weights have been prepared.
+        """
+        changed = initial_weights(
+            model,
+            configured_forms(self.config),
+            tasks=self.tasks,
+            desired=self._options["desired"],
+            columns=self.columns,
+            collate=self._options["collate"],
+            spared=self._options["special_words"],
+        )
+        model.load_state_dict(changed, strict=False)
+        self._tied = None
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        desired: Tensor,
+        step: int,
+        *,
+        factor: float = 1.0,
+        micro_steps: int = 1,
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss of one micro-step, whose one backward gives the desired gradient and the meta-gradient.
+
+        Args:
+            model: The live model, without what a launcher wraps around it.
+            inputs: The desired batch.
+            desired: The desired loss on it, with its graph, scalar.
+            step: The outer step, counted from 0.
+            factor: What the blocking weight is multiplied by, such as a guard's.
+            micro_steps: Into how many micro-steps the outer step is divided.
+
+        Returns:
+            The total, and readings by the names they are logged under.
+
+        Raises:
+            FloatingPointError: A loss or a gradient is not finite.
+        """
+        config, terms = self.config, {"desired_loss": desired.item()}
+        if config.merge_words and self._tied is None:  # a checkpoint's weights are in place by now
+            self._tied = TiedRows(model.get_parameter(embeddings_of(model)[0]))
+        draw = self.simulator.draw(step)
+        if self.keeping_losses:
+            keeping = self._kept(model, inputs, draw) * (config.keeping_weight or 1.0)
+            terms["keeping_loss"] = keeping.item() if self.has_loss else (keeping + desired).item()
+            desired = desired + keeping
+        check_finite(terms, draw, step)
+        if not self.blocks(step):
+            return desired, terms
+        self.blocked_step = step
+        gradient = self.simulator.meta_gradient(model, draw)
+        weight, most = config.blocking_weight * factor, config.max_blocking_grad_norm or None
+        outer = meta_loss(desired, dict(model.named_parameters()), gradient, blocking_weight=weight, max_norm=most)
+        more = {"adversary_lr": float(draw.recipe.learning_rate), "inner_steps": float(draw.recipe.steps)}
+        check_finite(outer.terms | more, draw, step)
+        self.simulator.learn(draw, gradient, share=1 / micro_steps)
+        return outer.total, terms | outer.terms | more
+
+    def blocks(self, step: int) -> bool:
+        """Whether a blocking loss is due in this outer step."""
+        return self.config.blocking_weight != 0 and step % (self.config.blocking_interval or 1) == 0
+
+    def before_optimizer_step(self, reduce: Callable[[Tensor], Tensor] = lambda value: value) -> None:
+        """Let the adversaries learn from what this outer step gave them, and merged words have one gradient.
+
+        Args:
+            reduce: The mean of a tensor over all processes; each process must call.
+        """
+        for adversary in self.simulator.learned.values() if self.config.blocking_weight else ():
+            # Each process draws for itself; an adversary that none has drawn keeps still, moments included.
+            if not reduce(torch.tensor(float(adversary.drawn), device=self.simulator.device)):
+                continue
+            for gradient in adversary.gradients():
+                gradient.copy_(reduce(gradient))
+            adversary.step()
+        if self._tied is not None:
+            self._tied.gather()
+
+    def after_optimizer_step(self) -> None:
+        """Undo what rounding may have set apart in merged words."""
+        if self._tied is not None:
+            self._tied.spread()
+
+    def on_desired(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+        """The desired loss of a model that has none: its weighted distance to the original."""
+        return self.keeper.on_desired(model, inputs) * (self.config.keeping_weight or 1.0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the adversaries have learned: everything beside the model that a run needs to go on exactly."""
+        return {
+            f"{task}/{number}/{key}": value
+            for (task, number), adversary in self.simulator.learned.items()
+            for key, value in adversary.state_dict().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: It is the state of other tasks or adversaries.
+        """
+        found = {tuple(name.split("/", 2)[:2]) for name in state}
+        expected = {(task, str(number)) for task, number in self.simulator.learned}
+        if found != expected:
+            raise ValueError(
+                f"the state holds adversaries {sorted(found)}, this run has {sorted(expected)}; resume with the "
+                "blocked tasks and adversaries of the first run."
+            )
+        for (task, number), adversary in self.simulator.learned.items():
+            prefix = f"{task}/{number}/"
+            adversary.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
+
+    def without_blocking(self, model: PreTrainedModel) -> HardeningObjective:
+        """The undefended sibling's objective: the same around another model, with nothing blocked."""
+        config = copy.copy(self.config)
+        for name, value in UNDEFENDED.items():
+            setattr(config, name, value)
+        doers: dict[str, Any] = {
+            "adversaries": self.adversaries,
+            "losses": self.blocking_losses,
+            "keeping": self.keeping_losses,
+        }
+        return HardeningObjective(model, config, self.tasks, adversaries=self.adversaries, **self._options, **doers)
+
+    def _kept(self, model: nn.Module, inputs: Mapping[str, Any], draw: Draw) -> Tensor:
+        """The distance to the original, on the desired batch (unless that is the desired loss) and on rows to keep."""
+        parts = [self.keeper.on_desired(model, inputs)] if self.has_loss else []
+        kept = self.keeper.on_kept(model, *draw.key)
+        parts += [kept] if kept is not None else []
+        return torch.stack(parts).sum() if parts else torch.zeros((), device=self.device)
+
+    def _check(self, model: PreTrainedModel) -> None:
+        check_hardening(
+            self.config,
+            model,
+            tasks=self.tasks,
+            adversaries=self.adversaries,
+            blocking=self.blocking_losses,
+            keeping=self.keeping_losses,
+            desired=self._options["desired"],
+            keep=self._options["keep"],
+            columns=self.columns,
+            processes=self._options["processes"].size,
+        )
+
+    def _kept_by(self, model: PreTrainedModel) -> Keeper:
+        options, alone = self._options, self.config.adversary_scope != "global"
+        return Keeper(
+            model,
+            self.keeping_losses,
+            self._rows(options["keep"], ()),
+            batch_size=options["batch_size"],
+            ranks=ALONE if alone else options["processes"],
+            autocast=options["autocast"],
+            erased=self.tasks if self.config.keeping_erases else (),
+            collate=options["collate"],
+        )
+
+    def _simulated_by(self, model: PreTrainedModel) -> Simulator:
+        desired, keep = self._options["desired"], self._options["keep"]
+        return Simulator(
+            model,
+            self.config,
+            tasks=self.tasks,
+            adversaries=self.adversaries,
+            losses=self.blocking_losses,
+            collate=self._options["collate"],
+            columns=self.columns,
+            benign=self._rows(desired, LABELS),
+            general=self._rows(desired if keep is None else keep, ()),
+            device=self.device,
+            processes=self._options["processes"],
+        )
+
+    def _rows(self, data: Any, labels: Sequence[str]) -> Rows:
+        kept = data if isinstance(data, Dataset) else None
+        return Rows(kept, self.columns, labels, self._options["collate_desired"])

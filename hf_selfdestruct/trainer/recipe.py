@@ -1,0 +1,52 @@
+"""How a trainer hardened, as plain values: for the report, and for the seal of a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..hardening.config import UNDEFENDED
+from . import precision
+
+if TYPE_CHECKING:
+    from .base import HardeningTrainer
+
+
+def settings_of(trainer: HardeningTrainer) -> dict[str, Any]:
+    """What may not change when a run goes on: its recipe without its progress, and without the processes it has."""
+    others = ("outer_steps", "seconds", "outer_batch", "processes", "adversary_scope")
+    known = {name: value for name, value in recipe_of(trainer).items() if name not in others}
+    batch = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    return {**known, **{name: getattr(trainer.args, name) for name in batch}}
+
+
+def recipe_of(trainer: HardeningTrainer) -> dict[str, Any]:
+    """How a trainer hardens, as plain values for the report."""
+    args, objective = trainer.args, trainer.objective
+    keeping = {str(i): loss.config() for i, loss in enumerate(objective.keeping_losses)}
+    together = {"processes": args.world_size, "adversary_scope": args.adversary_scope} if args.world_size > 1 else {}
+    return {
+        "method": args.method,
+        "meta_gradient": args.meta_gradient,
+        **({"hvp": args.hvp} if args.meta_gradient == "exact" else {}),
+        "adversaries": {str(i): adversary.config() for i, adversary in enumerate(objective.adversaries)},
+        "blocking_losses": {str(i): loss.config() for i, loss in enumerate(objective.blocking_losses)},
+        "blocking_weight": args.blocking_weight,
+        "blocking_batch_size": args.blocking_batch_size,
+        "blocking_every": args.blocking_every,
+        **({"blocking_interval": args.blocking_interval} if args.blocking_interval != 1 else {}),
+        "step_weights": args.step_weights,
+        **({"keeping_weight": args.keeping_weight, "keeping_losses": keeping} if keeping else {}),
+        **{n: getattr(args, n) for n in ("max_blocking_grad_norm", *UNDEFENDED) if getattr(args, n)},
+        **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),
+        "outer_steps": trainer.state.global_step,
+        "outer_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        **together,
+        "learning_rate": args.learning_rate,
+        "learning_rate_schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+        "optimizer": str(getattr(args.optim, "value", args.optim)),
+        **(trainer.given_optimizer.recipe() if trainer.given_optimizer is not None else {}),
+        "bf16": trainer.accelerator.mixed_precision == "bf16",
+        **({"saved_in": precision.named(trainer.saved_types)} if trainer.saved_types else {}),
+        "seed": args.seed,
+        "seconds": round(trainer.seconds(), 1),
+    }
