@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .adversaries.adversary import Adversary
     from .attacks import Attack, AttackSuite
+    from .hardening.config import HardeningConfig
+    from .hardening.objective import HardeningObjective
     from .losses.base import BlockingLoss
     from .losses.blocking import HeadAdjustedCrossEntropy, NegativeCrossEntropy, UniformKL
     from .publish.card_details import CardDetails
     from .report.record import AttackReport
     from .tasks.blocked_task import BlockedTask
+    from .trainer.mixin import SelfDestructMixin
     from .trainer.trainer import SelfDestructTrainer
     from .trainer.training_args import SelfDestructTrainingArguments
 
@@ -24,8 +27,11 @@ __all__ = [
     "BlockedTask",
     "BlockingLoss",
     "CardDetails",
+    "HardeningConfig",
+    "HardeningObjective",
     "HeadAdjustedCrossEntropy",
     "NegativeCrossEntropy",
+    "SelfDestructMixin",
     "SelfDestructTrainer",
     "SelfDestructTrainingArguments",
     "UniformKL",
@@ -39,8 +45,11 @@ _ROOMS = {
     "BlockedTask": "tasks.blocked_task",
     "BlockingLoss": "losses.base",
     "CardDetails": "publish.card_details",
+    "HardeningConfig": "hardening.config",
+    "HardeningObjective": "hardening.objective",
     "HeadAdjustedCrossEntropy": "losses.blocking",
     "NegativeCrossEntropy": "losses.blocking",
+    "SelfDestructMixin": "trainer.mixin",
     "SelfDestructTrainer": "trainer.trainer",
     "SelfDestructTrainingArguments": "trainer.training_args",
     "UniformKL": "losses.blocking",

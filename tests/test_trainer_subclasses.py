@@ -9,6 +9,7 @@ from toy_models import TINY_SUITE, tiny_model, toy_task
 from trainer_state import assert_bitwise, weights_of
 from transformers import Trainer, TrainerCallback
 
+from hf_selfdestruct import SelfDestructMixin
 from hf_selfdestruct.trainer.sibling import trained_sibling
 from hf_selfdestruct.trainer.trainer import SelfDestructTrainer
 
@@ -39,6 +40,10 @@ class Behind(SelfDestructTrainer, OfTheirOwn):
     """Ours first."""
 
 
+class Mixed(SelfDestructMixin, OfTheirOwn):
+    """The mixin before their trainer, which knows nothing of ours."""
+
+
 class Extended(SelfDestructTrainer):
     """One that calls what it overrides."""
 
@@ -58,7 +63,7 @@ def trained(make_trainer, tmp_path):
     return train
 
 
-@pytest.mark.parametrize("kind", [Overridden, Before, Behind, Extended])
+@pytest.mark.parametrize("kind", [Overridden, Before, Behind, Mixed, Extended])
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_an_equal_loss_of_ones_own_is_hardened_alike(trained, kind, accumulated):
     wanted, log = trained(SelfDestructTrainer, gradient_accumulation_steps=accumulated)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -19,7 +20,7 @@ from ..erasure.word_merging import TiedRows
 from ..losses.base import BlockingLoss
 from ..losses.keeping import KeepingLoss
 from ..meta_gradient.outer_loss import meta_loss
-from ..models.distributed import ALONE, Ranks
+from ..models.distributed import ALONE, Ranks, anyone
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.rows import LABELS
 from .checks import check_finite, check_hardening, check_reached, has_loss
@@ -51,10 +52,8 @@ class HardeningObjective:
         keep: Unlabelled rows on which the model's general use is kept.
         collate_desired: Makes a batch of rows of ``desired`` and ``keep``, where the model is; by default ``collate``.
         batch_size: Rows of ``keep`` in one step.
-        processes: All processes of the training; by default this one alone.
-        autocast: Precision of the original's forward.
         special_words: The tokenizer's own words, which are neither merged nor reduced.
-        device: Where adversaries are simulated; by default where the model is.
+        accelerator: Processes, precision and device of the training; by default this process alone, where the model is.
 
     Attributes:
         config: The settings, filled.
@@ -92,10 +91,8 @@ class HardeningObjective:
         keep: Dataset | None = None,
         collate_desired: Collate | None = None,
         batch_size: int = 8,
-        processes: Ranks = ALONE,
-        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
         special_words: Sequence[int] = (),
-        device: torch.device | None = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
         self.config = config.filled(default_method(model, desired))
         self.tasks = list(tasks)
@@ -104,10 +101,11 @@ class HardeningObjective:
         self.keeping_losses = list(configured_keeping(self.config) if keeping is None else keeping)
         self.columns = list(inspect.signature(type(model).forward).parameters)
         self.has_loss = has_loss(model)
-        self.device = device or model.device
+        self.device = accelerator.device if accelerator else model.device
+        self._processes = Ranks(accelerator.process_index, accelerator.num_processes) if accelerator else ALONE
         self._options: dict[str, Any] = dict(
-            collate=collate, desired=desired, keep=keep, collate_desired=collate_desired or collate, device=device,
-            batch_size=batch_size, processes=processes, autocast=autocast, special_words=special_words,
+            collate=collate, desired=desired, keep=keep, collate_desired=collate_desired or collate,
+            batch_size=batch_size, special_words=special_words, accelerator=accelerator,
         )  # fmt: skip
         self._check(model)
         self.keeper, self.simulator = self._kept_by(model), self._simulated_by(model)
@@ -182,18 +180,18 @@ class HardeningObjective:
         """Whether a blocking loss is due in this outer step."""
         return self.config.blocking_weight != 0 and step % (self.config.blocking_interval or 1) == 0
 
-    def before_optimizer_step(self, reduce: Callable[[Tensor], Tensor] = lambda value: value) -> None:
+    def before_optimizer_step(self) -> None:
         """Let the adversaries learn from what this outer step gave them, and merged words have one gradient.
 
-        Args:
-            reduce: The mean of a tensor over all processes; each process must call.
+        Gradients are averaged over all processes, each of which must call.
         """
+        accelerator = self._options["accelerator"]
         for adversary in self.simulator.learned.values() if self.config.blocking_weight else ():
             # Each process draws for itself; an adversary that none has drawn keeps still, moments included.
-            if not reduce(torch.tensor(float(adversary.drawn), device=self.simulator.device)):
+            if not (anyone(accelerator, adversary.drawn) if accelerator else adversary.drawn):
                 continue
-            for gradient in adversary.gradients():
-                gradient.copy_(reduce(gradient))
+            for gradient in adversary.gradients() if accelerator else ():
+                gradient.copy_(accelerator.reduce(gradient, reduction="mean"))
             adversary.step()
         if self._tied is not None:
             self._tied.gather()
@@ -242,7 +240,7 @@ class HardeningObjective:
             "losses": self.blocking_losses,
             "keeping": self.keeping_losses,
         }
-        return HardeningObjective(model, config, self.tasks, adversaries=self.adversaries, **self._options, **doers)
+        return HardeningObjective(model, config, self.tasks, **self._options, **doers)
 
     def _kept(self, model: nn.Module, inputs: Mapping[str, Any], draw: Draw) -> Tensor:
         """The distance to the original, on the desired batch (unless that is the desired loss) and on rows to keep."""
@@ -262,7 +260,7 @@ class HardeningObjective:
             desired=self._options["desired"],
             keep=self._options["keep"],
             columns=self.columns,
-            processes=self._options["processes"].size,
+            processes=self._processes.size,
         )
 
     def _kept_by(self, model: PreTrainedModel) -> Keeper:
@@ -272,8 +270,8 @@ class HardeningObjective:
             self.keeping_losses,
             self._rows(options["keep"], ()),
             batch_size=options["batch_size"],
-            ranks=ALONE if alone else options["processes"],
-            autocast=options["autocast"],
+            ranks=ALONE if alone else self._processes,
+            autocast=options["accelerator"].autocast if options["accelerator"] else nullcontext,
             erased=self.tasks if self.config.keeping_erases else (),
             collate=options["collate"],
         )
@@ -291,7 +289,7 @@ class HardeningObjective:
             benign=self._rows(desired, LABELS),
             general=self._rows(desired if keep is None else keep, ()),
             device=self.device,
-            processes=self._options["processes"],
+            processes=self._processes,
         )
 
     def _rows(self, data: Any, labels: Sequence[str]) -> Rows:

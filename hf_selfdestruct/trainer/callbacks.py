@@ -32,7 +32,7 @@ class OuterStepCallback(TrainerCallback):
                 f"{type(trainer).__name__}.training_step must call super().training_step(...), which adds the loss to "
                 "what compute_loss returns; override compute_loss alone to change the desired loss."
             )
-        objective.before_optimizer_step(lambda value: trainer.accelerator.reduce(value, reduction="mean"))
+        objective.before_optimizer_step()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Let the objective see the step that was made."""

@@ -20,7 +20,7 @@ from ..hardening.defaults import configured_forms, default_method
 from ..hardening.objective import HardeningObjective
 from ..losses.base import BlockingLoss
 from ..losses.keeping import KeepingLoss
-from ..models.distributed import Ranks, working_in
+from ..models.distributed import working_in
 from ..publish.earlier import set_aside
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.checks import listed_tasks, warn_of_association
@@ -113,10 +113,8 @@ class SelfDestructMixin(HardeningTrainer):
             keep=self.keep_dataset,
             collate_desired=lambda rows: self._prepare_inputs(self.data_collator(rows)),
             batch_size=args.per_device_train_batch_size,
-            processes=Ranks(args.process_index, args.world_size),
-            autocast=self.accelerator.autocast,
             special_words=special_words(self.processing_class, self.data_collator, needed=needed),
-            device=args.device,
+            accelerator=self.accelerator,
         )
         self.readings, self._termination = Readings(), Termination(self)
         self._begun, self._started, self.trained_before = False, 0.0, 0.0
