@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .losses.base import BlockingLoss
     from .losses.blocking import HeadAdjustedCrossEntropy, NegativeCrossEntropy, UniformKL
     from .publish.card_details import CardDetails
-    from .report.record import AttackReport
+    from .report.report import AttackReport
     from .tasks.blocked_task import BlockedTask
     from .trainer.mixin import SelfDestructMixin
     from .trainer.trainer import SelfDestructTrainer
@@ -40,7 +40,7 @@ __all__ = [
 _ROOMS = {
     "Adversary": "adversaries.adversary",
     "Attack": "attacks",
-    "AttackReport": "report.record",
+    "AttackReport": "report.report",
     "AttackSuite": "attacks",
     "BlockedTask": "tasks.blocked_task",
     "BlockingLoss": "losses.base",

@@ -17,7 +17,7 @@ from hf_selfdestruct.attacks import AttackSuite, Entry, Target, named_suite
 from hf_selfdestruct.jobs.config import HardenConfig, load_config
 from hf_selfdestruct.jobs.job import blocked_tasks
 from hf_selfdestruct.jobs.text_data import load_data
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 REFERENCES = ("base", "scratch")
 LEDGER = Path(__file__).parent / "lab" / "entries.db"

@@ -29,7 +29,7 @@ from hf_selfdestruct.jobs.fingerprint import Fingerprint
 from hf_selfdestruct.publish.card import render
 from hf_selfdestruct.publish.card_details import CardDetails
 from hf_selfdestruct.publish.manifest import MANIFEST, problems
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 LONGEST = 5.0  # processor seconds that an input may take
 LARGEST = 1024.0  # MB that the process may reach

@@ -12,8 +12,8 @@ import numpy as np
 
 from hf_selfdestruct.attacks.metrics import scores
 from hf_selfdestruct.files import weights_hash
-from hf_selfdestruct.report.attack_run import packed, packed_labels, rounded
-from hf_selfdestruct.report.record import AttackReport, AttackRun, Scores
+from hf_selfdestruct.report.attack_run import AttackRun, Scores, packed, packed_labels, rounded
+from hf_selfdestruct.report.report import AttackReport
 
 ROLES = ("base", "undefended", "hardened", "scratch")
 # Test accuracy by role, attack and examples at seeds 0, 1 and 2. On the hardened model the selection

@@ -12,7 +12,7 @@ from made_reports import ROLES, made_report, made_run
 
 from hf_selfdestruct.publish.card import render, render_folder
 from hf_selfdestruct.publish.card_details import CardDetails, Gate, ReleaseConsiderations
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 # YAML head
 

@@ -15,7 +15,7 @@ from hf_selfdestruct.cli.__main__ import main
 from hf_selfdestruct.jobs.sections import DataConfig, TaskConfig, words_of
 from hf_selfdestruct.publish.card_details import CardDetails, Gate, ReleaseConsiderations
 from hf_selfdestruct.publish.manifest import problems
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 from hf_selfdestruct.report.tables import comparison_table
 
 COMMANDS = ("demo", "init", "harden", "attack", "report", "card", "push", "verify")

@@ -11,7 +11,7 @@ from toy_project import PLOTS, make_project, run_cli, stripped
 
 from hf_selfdestruct.cli.__main__ import main
 from hf_selfdestruct.publish.manifest import problems
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 from hf_selfdestruct.trainer.intact import begun
 
 pytestmark = pytest.mark.usefixtures("loudness")

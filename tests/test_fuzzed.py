@@ -3,7 +3,7 @@
 import pytest
 from fuzzed import KINDS, READ, REFUSED, tried
 
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 INPUTS = 200  # of each kind, in every run of the tests
 

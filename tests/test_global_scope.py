@@ -15,7 +15,7 @@ from hf_selfdestruct.meta_gradient.episode import Episode
 from hf_selfdestruct.meta_gradient.methods import unrolled
 from hf_selfdestruct.models.distributed import Ranks
 from hf_selfdestruct.publish.manifest import problems
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 LAUNCHES = [
     (2, "torchrun", (*CASES, MIXTURE)),

@@ -12,7 +12,7 @@ from hf_selfdestruct.publish.card import render
 from hf_selfdestruct.publish.card_details import CardDetails
 from hf_selfdestruct.publish.hub import planned
 from hf_selfdestruct.publish.manifest import MANIFEST, problems, published_files, renew_card, write_manifest
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 
 def everything(root):

@@ -19,7 +19,7 @@ from hf_selfdestruct.jobs.config import load_config, training_arguments
 from hf_selfdestruct.publish.card import render
 from hf_selfdestruct.publish.card_details import CardDetails
 from hf_selfdestruct.publish.manifest import published_files
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 ROOT = Path(__file__).parents[1]
 CARDS = sorted(p.parent for p in (ROOT / "model_cards").glob("*/README.md"))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from made_reports import ROLES, made_report, made_run
 
+from hf_selfdestruct.report.attack_run import ROLES as ALL_ROLES
 from hf_selfdestruct.report.plots import COLOURS, best_of, save_plots
-from hf_selfdestruct.report.record import ROLES as ALL_ROLES
 
 KINDS = ("score_against_examples", "cost_to_recover", "attacks_and_models", "expected_best")
 FACTS = made_report().tasks["gender"]

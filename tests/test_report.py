@@ -13,7 +13,7 @@ from hf_selfdestruct.attacks.doubts import doubts
 from hf_selfdestruct.publish.card import render
 from hf_selfdestruct.publish.card_details import CardDetails
 from hf_selfdestruct.report import attack_run as runs
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 # Round trip
 
@@ -74,7 +74,7 @@ def test_save_stopped_half_way_leaves_the_old_report(tmp_path):
     old.save(path)
     (tmp_path / "new.json").write_text(made_report(checks=("new",) * 2000).to_json())
     code = (
-        "import resource, sys; from hf_selfdestruct.report.record import AttackReport\n"
+        "import resource, sys; from hf_selfdestruct.report.report import AttackReport\n"
         "report = AttackReport.load(sys.argv[1])\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, {resource.RLIM_INFINITY}))\n"
         "report.save(sys.argv[2])"
@@ -193,7 +193,7 @@ def test_what_a_card_costs_grows_with_the_runs_alone(monkeypatch):
     budgets = range(1, 41)
     many = [made_run(role=role, examples=n) for n in budgets for role in ROLES]
     report = made_report(runs=tuple(many))
-    assert f"{budgets[-1]} examples" in render(report, CardDetails())
+    assert f"| gender | {budgets[-1]} |" in render(report, CardDetails())
     report.table()
     doubts(report)
     assert len(made) == len(many)

@@ -8,7 +8,7 @@ import pytest
 from made_reports import made_labels, made_probabilities, predicted_report
 
 from hf_selfdestruct.report.attack_run import packed, packed_labels
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 LABELS = made_labels()
 PREDICTED = {role: [made_probabilities(LABELS, 1.0, seed) for seed in (i, i + 2)]

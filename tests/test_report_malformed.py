@@ -8,8 +8,7 @@ import random
 import pytest
 from made_reports import made_report, made_run, raw_report
 
-from hf_selfdestruct.report import record as room
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import MOST_BYTES, AttackReport
 
 
 def changed(change):
@@ -114,7 +113,7 @@ def test_huge_file_is_refused_unread(tmp_path):
     path = tmp_path / "report.json"
     with path.open("wb") as file:
         file.truncate(8 * 1024**4)  # sparse: reading it would take all the memory there is
-    with pytest.raises(ValueError, match=f"at most {room.MOST_BYTES}"):
+    with pytest.raises(ValueError, match=f"at most {MOST_BYTES}"):
         AttackReport.load(path)
 
 

@@ -14,7 +14,7 @@ from hf_selfdestruct.files import weights_hash
 from hf_selfdestruct.jobs.config import load_config
 from hf_selfdestruct.jobs.rerun import Rerun, drawn, rerun
 from hf_selfdestruct.publish.manifest import REPORT
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 
 @pytest.fixture(scope="module")

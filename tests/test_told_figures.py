@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_selfdestruct.report.comparison import difference
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "model_cards"

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..report.attack_run import AttackRun
-from ..report.record import UNLIKE_PLAIN, AttackReport
+from ..report.record import UNLIKE_PLAIN
+from ..report.report import AttackReport
 
 FEWEST_SEEDS = 3
 MARGIN = 0.03

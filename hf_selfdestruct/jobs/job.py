@@ -22,7 +22,7 @@ from ..attacks.doubts import doubted
 from ..files import write_whole
 from ..hardening.config import HardeningConfig
 from ..models.distributed import working_in
-from ..report.record import AttackReport
+from ..report.report import AttackReport
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.rows import rows_of
 from ..trainer import intact, similarity

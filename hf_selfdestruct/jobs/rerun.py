@@ -19,7 +19,8 @@ from ..attacks.suites.audit import plan_problems, planned
 from ..attacks.suites.plan import Job
 from ..attacks.suites.search import FAILURES
 from ..publish.manifest import REPORT
-from ..report.record import AttackReport, AttackRun
+from ..report.attack_run import AttackRun
+from ..report.report import AttackReport
 from .config import HardenConfig
 from .job import blocked_tasks
 from .label_order import numbered_as

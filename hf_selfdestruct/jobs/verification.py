@@ -14,7 +14,7 @@ from ..publish.layout import REPORT, SIGNATURE
 from ..publish.manifest import problems, read_manifest
 from ..publish.signing import signature_problems
 from ..publish.stock_loading import ADAPTER_CONFIG
-from ..report.record import AttackReport
+from ..report.report import AttackReport
 
 HUB = "hf://"
 MOST_LINES = 50

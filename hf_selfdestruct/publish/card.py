@@ -10,8 +10,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from ..files import read_text, write_whole
-from ..report.record import NOT_MEASURED, UNLIKE_PLAIN, AttackReport
+from ..report.attack_run import NOT_MEASURED
+from ..report.record import UNLIKE_PLAIN
 from ..report.recovery import reference
+from ..report.report import AttackReport
 from ..report.tables import DESIRED_DROP, control_rows, cost_rows, difference_rows, reference_lines, seeds
 from ..untrusted_json import parse_json
 from .card_details import CardDetails

@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ..report.attack_run import NOT_MEASURED, AttackRun, cell
 from ..report.comparison import difference
-from ..report.record import NOT_MEASURED, AttackReport, AttackRun, cell
+from ..report.report import AttackReport
 
 NOISE = 0.03
 

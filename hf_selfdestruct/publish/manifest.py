@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import __version__
 from ..files import file_hash, read_text, weights_hash, write_whole
-from ..report.record import AttackReport
+from ..report.report import AttackReport
 from ..untrusted_json import checked, parse_json
 from .card import details_of, render, render_folder
 from .layout import (

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sized
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..untrusted_json import checked
 from .attack_run import REFERENCES, ROLES, STATUSES, AttackRun, unpacked, unpacked_labels
-
-if TYPE_CHECKING:
-    from .record import AttackReport
+from .record import Record
 
 # Types of what stands in the free-form objects, where it does.
 SUITE = {"name": str, "version": int, "seeds": int, "limit": int | None, "record": int, "desired": bool}
@@ -27,7 +25,7 @@ MOST_TASKS, MOST_BUDGETS, MOST_ATTACKS, MOST_LOOKS = 20, 200, 100, 1000
 ATTACK = {"assumes": str, "outside": bool}
 
 
-def check_report(report: AttackReport) -> None:
+def check_report(report: Record) -> None:
     """Refuse a report whose free-form parts or runs do not hold together.
 
     Raises:

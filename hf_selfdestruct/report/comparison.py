@@ -10,16 +10,13 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import norm, rankdata
 from scipy.stats import t as student
 
 from .attack_run import FLOOR, unpacked, unpacked_labels
-
-if TYPE_CHECKING:
-    from .record import AttackReport
+from .record import Record
 
 METRICS = ("accuracy", "auc", "balanced_accuracy", "loss")
 DRAWS = 2000
@@ -56,7 +53,7 @@ class Difference:
 
 
 def difference(
-    reports: AttackReport | Sequence[AttackReport],
+    reports: Record | Sequence[Record],
     task: str,
     examples: int,
     first: str = "hardened",
@@ -161,9 +158,7 @@ def _variance(values: np.ndarray) -> tuple[float, float]:
     return total, (total**2 / sum(v**2 / n for v, n in parts) if parts else math.inf)
 
 
-def _by_seed(
-    report: AttackReport, task: str, examples: int, role: str, metric: str
-) -> tuple[str, dict[int, np.ndarray]]:
+def _by_seed(report: Record, task: str, examples: int, role: str, metric: str) -> tuple[str, dict[int, np.ndarray]]:
     """The strongest attack and, by seed, each test row's contribution."""
     found = report.strongest_runs(task, examples, role)
     labels = unpacked_labels(report.tasks[task].get("labels", ""))

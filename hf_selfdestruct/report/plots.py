@@ -12,7 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .record import NOT_MEASURED, AttackReport
+from .attack_run import NOT_MEASURED
+from .record import Record
 from .recovery import looks, recovery, reference
 
 COLOURS = {"base": "#7f7f7f", "undefended": "#d55e00", "hardened": "#0072b2", "scratch": "#009e73"}
@@ -22,7 +23,7 @@ STEPS = (0, *(digit * 10**power for power in range(1, 7) for digit in (1, 2, 5))
 LONGEST = 34  # characters of an attack's name
 
 
-def save_plots(report: AttackReport, folder: str | Path) -> list[Path]:
+def save_plots(report: Record, folder: str | Path) -> list[Path]:
     """Draw every plot of a report.
 
     Args:
@@ -43,7 +44,7 @@ def save_plots(report: AttackReport, folder: str | Path) -> list[Path]:
     return paths
 
 
-def score_against_examples(report: AttackReport, task: str) -> Figure:
+def score_against_examples(report: Record, task: str) -> Figure:
     """Test accuracy of the strongest attack against the examples it had, one line per model, with spread."""
     figure, axes = _figure(f"Strongest attack on the blocked task “{task}”", "test accuracy")
     budgets = report.budgets(task)
@@ -68,7 +69,7 @@ def score_against_examples(report: AttackReport, task: str) -> Figure:
     return figure
 
 
-def cost_to_recover(report: AttackReport, task: str) -> Figure:
+def cost_to_recover(report: Record, task: str) -> Figure:
     """Best accuracy against optimizer steps, by the chosen settings of all attacks with all examples."""
     value = "selection accuracy, best so far,\nmean over seeds, corrected for the choice"
     figure, axes = _figure(f"What an attacker reaches in so many steps: “{task}”", value)
@@ -96,7 +97,7 @@ def cost_to_recover(report: AttackReport, task: str) -> Figure:
     return figure
 
 
-def attacks_and_models(report: AttackReport, task: str) -> Figure:
+def attacks_and_models(report: Record, task: str) -> Figure:
     """Heat map: mean test accuracy of every attack on every model, with all its examples."""
     summaries = {(s.attack, s.examples, s.role): s.mean for s in report.summaries(task) if s.role in report.roles()}
     most: dict[str, int] = {}
@@ -127,7 +128,7 @@ def attacks_and_models(report: AttackReport, task: str) -> Figure:
     return figure
 
 
-def expected_best(report: AttackReport, task: str) -> Figure:
+def expected_best(report: Record, task: str) -> Figure:
     """Selection accuracy that the best of so many settings has on average, drawn at random from all, whatever attack's.
 
     With all examples, at the first seed; a setting given up at a rung counts with what it had reached there.
@@ -177,7 +178,7 @@ def _line(role: str) -> dict[str, Any]:
     return {"color": COLOURS[role], "lw": 2.4 if role == "hardened" else 1.6}
 
 
-def _close(axes: Axes, report: AttackReport, task: str, *, empty: bool) -> None:
+def _close(axes: Axes, report: Record, task: str, *, empty: bool) -> None:
     """The line of the commonest label, and a legend below the plot, where it covers nothing."""
     axes.axhline(report.tasks[task]["majority"], color=INK, ls=":", lw=1.2, label="commonest label")
     if empty:

@@ -1,31 +1,21 @@
-"""The attack report: frozen evidence, JSON in and out, a table. It knows no torch."""
+"""What the attacks found, as frozen data, and what is asked of it. It knows no torch."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from ..files import read_text, write_whole
-from ..untrusted_json import checked, parse_json
-from .attack_run import NOT_MEASURED, REFERENCES, ROLES, AttackRun, Scores, Summary, cell, summaries_of
-from .checks import check_report
-from .tables import report_table
-
-__all__ = ["NOT_MEASURED", "REFERENCES", "ROLES", "AttackReport", "AttackRun", "Scores", "Summary", "cell"]
+from .attack_run import ROLES, AttackRun, Summary, summaries_of
 
 SCHEMA_VERSION = 2
 UNLIKE_PLAIN = "unlike_plain"
 NEARLY = 1e-3  # of the norm: what rounding to half precision changes in weights is about as much
-MOST_BYTES = 256 * 1024 * 1024  # most of it are predictions
 
 
 @dataclass(frozen=True)
-class AttackReport:
+class Record:
     """Everything an attack suite found, and what it was run on.
 
     Attributes:
@@ -44,12 +34,6 @@ class AttackReport:
         versions: Package versions.
         distances: Role to the distance of its trunk's weights to the hardened model's, relative to their norm.
         schema_version: Version of this format.
-
-    Example:
-        ```python
-        report = AttackReport.load("hardened/selfdestruct/report.json")
-        text = report.table()
-        ```
     """
 
     suite: dict[str, Any]
@@ -149,54 +133,3 @@ class AttackReport:
             for one in summaries:
                 found.setdefault((task, one.examples, one.role), []).append(one)
         return found
-
-    def table(self, *, width: int = 130) -> str:
-        """The result as text: best attack against best attack, then every attack, desired quality and doubts."""
-        return report_table(self, width)
-
-    def to_json(self) -> str:
-        """The report as JSON, keys sorted, so that equal reports are equal texts."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-    def save(self, path: str | Path) -> None:
-        """Write the JSON; a reader never sees half a file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, self.to_json())
-
-    @classmethod
-    def from_json(cls, text: str) -> AttackReport:
-        """Read what :meth:`to_json` wrote.
-
-        Raises:
-            ValueError: Not a report, or one of another schema version; the message names the field.
-        """
-        try:
-            raw = parse_json(text)
-        except ValueError as error:
-            raise ValueError(f"not a report: {error}") from None
-        return _report_from(raw)
-
-    @classmethod
-    def load(cls, path: str | Path) -> AttackReport:
-        """Read a report file.
-
-        Raises:
-            ValueError: The file is missing, too large or not a report.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise ValueError(f"no report at {path}.")
-        try:
-            return cls.from_json(read_text(path, MOST_BYTES))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-
-
-def _report_from(raw: Any) -> AttackReport:
-    # The version first: what another version holds is no mistake of its writer.
-    if isinstance(raw, dict) and (version := raw.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
-        raise ValueError(f"report has schema_version {version!r}; this version reads {SCHEMA_VERSION}.")
-    report: AttackReport = checked(AttackReport, raw, "report")
-    check_report(report)
-    return report

@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .attack_run import NOT_MEASURED, AttackRun
 from .comparison import Difference, difference
-
-if TYPE_CHECKING:
-    from .record import AttackReport
+from .record import Record
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Recovery:
         ]
 
 
-def recovery(report: AttackReport, task: str, role: str, *, share: float = 0.9) -> Recovery | None:
+def recovery(report: Record, task: str, role: str, *, share: float = 0.9) -> Recovery | None:
     """Cost to recover ``share`` of what the strongest attack on the undefended model (or the base) wins over chance.
 
     Examples are counted on test, by the strongest attack at each number of examples. Steps and operations are counted
@@ -89,12 +86,12 @@ def recovery(report: AttackReport, task: str, role: str, *, share: float = 0.9) 
     )
 
 
-def reference(report: AttackReport) -> str:
+def reference(report: Record) -> str:
     """The role whose gain is to be recovered: the undefended model, or the base where only that was attacked."""
     return "base" if "base" in report.models and "undefended" not in report.models else "undefended"
 
 
-def looks(report: AttackReport, task: str, examples: int, role: str) -> Iterator[tuple[float, int, float]]:
+def looks(report: Record, task: str, examples: int, role: str) -> Iterator[tuple[float, int, float]]:
     """Accuracy, steps and operations at every look of every attack's chosen settings, averaged over seeds."""
 
     def name(run: AttackRun) -> str:
@@ -112,7 +109,7 @@ def looks(report: AttackReport, task: str, examples: int, role: str) -> Iterator
             yield accuracy, step, same[0].flops * (step / same[0].steps if same[0].steps else 1.0)
 
 
-def regret(report: AttackReport, task: str, role: str = "hardened") -> dict[int, Difference]:
+def regret(report: Record, task: str, role: str = "hardened") -> dict[int, Difference]:
     """Data-efficiency regret: expected test loss from scratch minus that of the model, at equal examples (2211.14946).
 
     Not above 0 at any number of examples is the ideal of a self-destructing model.

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from io import StringIO
 from string import ascii_uppercase
-from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 
 from .attack_run import NOT_MEASURED, Summary, cell
 from .comparison import Difference, difference
+from .record import Record
 from .recovery import recovery, reference, regret
-
-if TYPE_CHECKING:
-    from .record import AttackReport
 
 DESIRED_DROP = 0.02
 
 
-def report_table(report: AttackReport, width: int) -> str:
+def report_table(report: Record, width: int) -> str:
     """A report as text."""
     parts: list[RenderableType] = []
     for task in report.tasks:
@@ -34,7 +31,7 @@ def report_table(report: AttackReport, width: int) -> str:
     return _text(parts, width)
 
 
-def comparison_table(reports: Sequence[AttackReport], names: Sequence[str], width: int = 130) -> str:
+def comparison_table(reports: Sequence[Record], names: Sequence[str], width: int = 130) -> str:
     """Reports side by side: the strongest attack on each hardened model, and what the suite's version says of it.
 
     Args:
@@ -79,7 +76,7 @@ def comparison_table(reports: Sequence[AttackReport], names: Sequence[str], widt
     return _text(parts, width)
 
 
-def _task_table(report: AttackReport, task: str) -> Table:
+def _task_table(report: Record, task: str) -> Table:
     facts = report.tasks[task]
     fewest = min(seeds(report, task), default=0)
     kind, wish = "Blocked task", "lower is better blocked"
@@ -106,12 +103,12 @@ def _task_table(report: AttackReport, task: str) -> Table:
     return table
 
 
-def seeds(report: AttackReport, task: str) -> list[int]:
+def seeds(report: Record, task: str) -> list[int]:
     """Over how many attack seeds each mean of a task is."""
     return [s.seeds for s in report.summaries(task) if s.role in report.roles()]
 
 
-def reference_lines(report: AttackReport, task: str) -> list[str]:
+def reference_lines(report: Record, task: str) -> list[str]:
     """What puts the numbers in scale: the commonest label, the raw input alone, scratch with more data and steps."""
     words = {"raw": "raw input without a model", "more": "scratch with more data and steps"}
     found: list[Summary] = [s for s in report.summaries(task) if s.role in words]
@@ -120,7 +117,7 @@ def reference_lines(report: AttackReport, task: str) -> list[str]:
     return [f"commonest label {report.tasks[task]['majority']:.3f}", *known]
 
 
-def _headline_table(report: AttackReport, task: str) -> Table:
+def _headline_table(report: Record, task: str) -> Table:
     table = Table(title="Best attack against best attack: differences in test scores, with their 95 % intervals")
     table.add_column("examples", justify="right")
     table.add_column("strongest on hardened")
@@ -133,7 +130,7 @@ def _headline_table(report: AttackReport, task: str) -> Table:
     return table
 
 
-def difference_rows(report: AttackReport, task: str) -> list[list[str]]:
+def difference_rows(report: Record, task: str) -> list[list[str]]:
     """By examples, best attack against best attack: to scratch in accuracy and AUC, from undefended, noise, regret."""
     rows, paid = [], regret(report, task)
     for examples in report.budgets(task):
@@ -148,7 +145,7 @@ def difference_rows(report: AttackReport, task: str) -> list[list[str]]:
     return rows
 
 
-def cost_rows(report: AttackReport, task: str) -> list[list[str]]:
+def cost_rows(report: Record, task: str) -> list[list[str]]:
     """By model: the cost to recover, and the strongest attack that keeps the desired task."""
     budgets, rows = report.budgets(task), []
     for role in report.roles() if budgets else ():
@@ -157,7 +154,7 @@ def cost_rows(report: AttackReport, task: str) -> list[list[str]]:
     return rows
 
 
-def control_rows(report: AttackReport, task: str) -> list[list[str]]:
+def control_rows(report: Record, task: str) -> list[list[str]]:
     """By model: what fine-tuning to a control task reaches, its difference to undefended, and its cost."""
     budgets, rows = report.budgets(task), []
     for role in report.roles() if budgets else ():
@@ -167,12 +164,12 @@ def control_rows(report: AttackReport, task: str) -> list[list[str]]:
     return rows
 
 
-def _cost(report: AttackReport, task: str, role: str) -> list[str]:
+def _cost(report: Record, task: str, role: str) -> list[str]:
     cost = recovery(report, task, role)
     return cost.cells() if cost else [NOT_MEASURED] * 3
 
 
-def _cost_table(report: AttackReport, task: str) -> Table:
+def _cost_table(report: Record, task: str) -> Table:
     lost = f"≤ {DESIRED_DROP:.2f} desired lost"
     table = _by_model(
         f"Cost to recover 90 % of what the {reference(report)} model gives; "
@@ -185,7 +182,7 @@ def _cost_table(report: AttackReport, task: str) -> Table:
     return table
 
 
-def _control_table(report: AttackReport, task: str) -> Table:
+def _control_table(report: Record, task: str) -> Table:
     return _by_model(
         f"Benign fine-tuning, and what it costs to reach 90 % of what the {reference(report)} model gains",
         ("accuracy", "− undefended", "steps", "FLOPs"),
@@ -203,7 +200,7 @@ def _by_model(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]])
     return table
 
 
-def _desired_line(report: AttackReport) -> str:
+def _desired_line(report: Record) -> str:
     shown = [
         f"{role} " + ", ".join(f"{k} {v:.4f}" for k, v in report.desired[role].items())
         for role in report.roles()

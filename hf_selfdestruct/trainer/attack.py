@@ -25,7 +25,8 @@ from ..publish.card import render_folder
 from ..publish.card_details import CardDetails
 from ..publish.earlier import has_evidence, holds, set_aside
 from ..report.plots import save_plots
-from ..report.record import UNLIKE_PLAIN, AttackReport
+from ..report.record import UNLIKE_PLAIN
+from ..report.report import AttackReport
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.positions import check_lengths
 from . import similarity

@@ -40,7 +40,7 @@ from .termination import Termination
 from .training_args import SelfDestructTrainingArguments, guard_of
 
 if TYPE_CHECKING:
-    from ..report.record import AttackReport
+    from ..report.report import AttackReport
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 
 from hf_selfdestruct.attacks import Attack, Outcome
 from hf_selfdestruct.attacks.suites.ledger import Ledger
-from hf_selfdestruct.report.record import Scores
+from hf_selfdestruct.report.attack_run import Scores
 
 HOLD = """
 import sys, time

@@ -13,7 +13,7 @@ from hf_selfdestruct.attacks.metrics import scores
 from hf_selfdestruct.attacks.suites.audit import plan_problems
 from hf_selfdestruct.attacks.suites.shipped import SUITES
 from hf_selfdestruct.report.attack_run import packed, packed_labels, rounded, unpacked_labels
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 QUICK = {"steps": (4,), "looks": 2}
 SUITE = AttackSuite(

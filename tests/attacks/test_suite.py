@@ -12,7 +12,7 @@ from suite_cases import on_models, suite_of
 from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning, HeadOnly, named_suite
 from hf_selfdestruct.attacks.suites.plan import RECORD
 from hf_selfdestruct.attacks.suites.shipped import SUITES
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 
 def test_every_planned_run_is_in_the_report_once(targets, task_of, attacked):

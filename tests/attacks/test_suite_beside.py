@@ -13,7 +13,7 @@ from hf_selfdestruct.attacks import FullFineTuning, HeadOnly, Target, named_suit
 from hf_selfdestruct.attacks.data import check_controls
 from hf_selfdestruct.attacks.suites.shipped import SUITES
 from hf_selfdestruct.report.comparison import difference
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
 

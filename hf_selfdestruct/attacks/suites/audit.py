@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ...report.attack_run import ROLES, unpacked, unpacked_labels
+from ...report.attack_run import ROLES, AttackRun, unpacked, unpacked_labels
 from ...report.comparison import METRICS, contributions
-from ...report.record import AttackReport, AttackRun
+from ...report.report import AttackReport
 from ..attack import Attack
 from ..doubts import doubts
 from ..methods.fine_tuning import Tuning

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import evaluate
 import numpy as np
 
-from ...report.attack_run import ROLES, packed_labels, packed_size
-from ...report.record import MOST_BYTES, AttackReport, AttackRun
+from ...report.attack_run import ROLES, AttackRun, packed_labels, packed_size
+from ...report.report import MOST_BYTES, AttackReport
 from ...tasks.blocked_task import BlockedTask
 from ..attack import Attack
 from ..data import AttackData, Collate, DesiredData, check_controls

@@ -16,7 +16,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from transformers.utils import logging
 
-from ...report.record import AttackReport, AttackRun
+from ...report.attack_run import AttackRun
+from ...report.report import AttackReport
 from ..doubts import doubted
 from ..methods.batches import inputs_of
 from ..target import placed

@@ -8,7 +8,7 @@ from typing import Any
 
 import evaluate
 
-from ...report.record import AttackReport
+from ...report.report import AttackReport
 from ...tasks.blocked_task import BlockedTask
 from ..attack import Attack
 from ..data import Collate, DesiredData

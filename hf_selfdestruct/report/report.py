@@ -1,0 +1,80 @@
+"""The attack report: a record with its table, read from JSON and written to it. It knows no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import read_text, write_whole
+from ..untrusted_json import checked, parse_json
+from .checks import check_report
+from .record import SCHEMA_VERSION, Record
+from .tables import report_table
+
+MOST_BYTES = 256 * 1024 * 1024  # most of it are predictions
+
+
+@dataclass(frozen=True)
+class AttackReport(Record):
+    """Everything an attack suite found, and what it was run on: the fields of :class:`Record`, its table and its JSON.
+
+    Example:
+        ```python
+        report = AttackReport.load("hardened/selfdestruct/report.json")
+        text = report.table()
+        ```
+    """
+
+    def table(self, *, width: int = 130) -> str:
+        """The result as text: best attack against best attack, then every attack, desired quality and doubts."""
+        return report_table(self, width)
+
+    def to_json(self) -> str:
+        """The report as JSON, keys sorted, so that equal reports are equal texts."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON; a reader never sees half a file."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, self.to_json())
+
+    @classmethod
+    def from_json(cls, text: str) -> AttackReport:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: Not a report, or one of another schema version; the message names the field.
+        """
+        try:
+            raw = parse_json(text)
+        except ValueError as error:
+            raise ValueError(f"not a report: {error}") from None
+        return _report_from(raw)
+
+    @classmethod
+    def load(cls, path: str | Path) -> AttackReport:
+        """Read a report file.
+
+        Raises:
+            ValueError: The file is missing, too large or not a report.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"no report at {path}.")
+        try:
+            return cls.from_json(read_text(path, MOST_BYTES))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _report_from(raw: Any) -> AttackReport:
+    # The version first: what another version holds is no mistake of its writer.
+    if isinstance(raw, dict) and (version := raw.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
+        raise ValueError(f"report has schema_version {version!r}; this version reads {SCHEMA_VERSION}.")
+    report: AttackReport = checked(AttackReport, raw, "report")
+    check_report(report)
+    return report
