@@ -4,8 +4,9 @@ from .attack import AnyOf, Attack, Outcome
 from .data import AttackData, DesiredData, Split
 from .methods.fine_tuning import FullFineTuning, Tuning
 from .methods.probes import HeadOnly
+from .suites.attack_list import Entry
 from .suites.shipped import named_suite
-from .suites.suite import AttackSuite, Entry
+from .suites.suite import AttackSuite
 from .target import Target
 
 __all__ = [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from made_reports import made_run
 
-from hf_selfdestruct.attacks.suites.ledger import Ledger, Record, shown_storage
+from hf_selfdestruct.attacks.suites.ledger import Ledger, RecordedRun, shown_storage
 from hf_selfdestruct.attacks.suites.search import MOST_TOLD, short_reason
 
 
@@ -19,13 +19,13 @@ def used(storage):
     ledger = Ledger(storage)
     found = ledger.recall("study", "key")
     with ledger.claim("study"):
-        ledger.record("study", "other", Record(made_run(), None))
+        ledger.record("study", "other", RecordedRun(made_run(), None))
     return found
 
 
 @pytest.fixture
 def file(storage):
-    Ledger(storage).record("study", "key", Record(made_run(), np.ones((1, 9), dtype=bool)))
+    Ledger(storage).record("study", "key", RecordedRun(made_run(), np.ones((1, 9), dtype=bool)))
     assert used(storage)
     return Path(storage.removeprefix("sqlite:///"))
 

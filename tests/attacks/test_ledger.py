@@ -10,7 +10,7 @@ import pytest
 from ledger_attacks import held_elsewhere
 from made_reports import made_run
 
-from hf_selfdestruct.attacks.suites.ledger import Ledger, Record, storage_at
+from hf_selfdestruct.attacks.suites.ledger import Ledger, RecordedRun, storage_at
 
 
 @pytest.mark.parametrize("where", ["memory", "file"])
@@ -18,8 +18,8 @@ def test_record_reads_as_it_was_written(where, storage):
     ledger = Ledger(storage if where == "file" else None)
     hits = np.random.default_rng(0).random((3, 21)) < 0.5
     run = made_run(curve=((3.0, 0.5), (6.0, 0.75)), predictions="AAA=", found={"layer": 2}, desired_drop=0.1)
-    ledger.record("study", "key", Record(run, hits))
-    ledger.record("study", "other", Record(made_run(failed=True), None))
+    ledger.record("study", "key", RecordedRun(run, hits))
+    ledger.record("study", "other", RecordedRun(made_run(failed=True), None))
     found = (Ledger(storage) if where == "file" else ledger).recall("study", "key")
     assert found.run == run
     assert np.array_equal(found.hits, hits)
@@ -31,7 +31,7 @@ def test_record_reads_as_it_was_written(where, storage):
 @pytest.mark.parametrize("name", ["a%20b?c=d#e", "a.b {x} ü@:"])
 def test_a_ledger_stands_where_its_path_says(tmp_path, name):
     (tmp_path / name).mkdir()
-    Ledger(storage_at(tmp_path / name / "attacks.db")).record("study", "key", Record(made_run(), None))
+    Ledger(storage_at(tmp_path / name / "attacks.db")).record("study", "key", RecordedRun(made_run(), None))
     assert (tmp_path / name / "attacks.db").stat().st_size > 1000
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

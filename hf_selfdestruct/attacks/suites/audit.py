@@ -15,10 +15,10 @@ from ..attack import Attack
 from ..doubts import doubts
 from ..methods.fine_tuning import Tuning
 from ..methods.references import AGAIN, RawInput
+from .attack_list import AttackList
 from .plan import RECORD, known_attacks
 from .search import KEPT
 from .shipped import SUITES
-from .suite import AttackSuite
 
 EXACT = 1e-6
 SLACK = 0.02  # in selection accuracy: what the same steps made twice may differ by on a GPU
@@ -96,7 +96,7 @@ def plan_problems(report: AttackReport) -> list[str]:
     return found if len(found) <= MOST_LINES else [*found[:MOST_LINES], f"and {len(found) - MOST_LINES} problems more"]
 
 
-def planned(report: AttackReport, suite: AttackSuite) -> Iterator[Planned]:
+def planned(report: AttackReport, suite: AttackList) -> Iterator[Planned]:
     """The searches of a suite on the models and tasks of a report.
 
     Args:
@@ -132,7 +132,7 @@ def _has(report: AttackReport, *roles: str) -> frozenset[str]:
     return frozenset([*(["desired"] if report.suite["desired"] else []), *(["sibling"] if sibling else [])])
 
 
-def _facts(report: AttackReport, suite: AttackSuite) -> Iterator[str]:
+def _facts(report: AttackReport, suite: AttackList) -> Iterator[str]:
     stated = {name: fact for name, fact in report.suite.items() if name not in ("record", "desired")}
     if stated != suite.facts() or not isinstance(report.suite.get("desired"), bool):
         yield "suite: not the facts that this suite states of itself"
@@ -167,7 +167,7 @@ def _models(report: AttackReport) -> Iterator[str]:
             yield f"models: {one} and {other} are the same weights"
 
 
-def _runs(report: AttackReport, suite: AttackSuite) -> Iterator[str]:
+def _runs(report: AttackReport, suite: AttackList) -> Iterator[str]:
     groups: dict[tuple[str, str, str, int], list[AttackRun]] = {}
     for run in report.runs:
         groups.setdefault((run.task, run.attack, run.role, run.examples), []).append(run)

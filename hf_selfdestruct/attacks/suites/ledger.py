@@ -42,7 +42,7 @@ class Damaged(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Record:
+class RecordedRun:
     """A run, and the selection rows it labelled right at every look, shape ``(looks, rows)``."""
 
     run: AttackRun
@@ -71,7 +71,7 @@ class Ledger:
         self._seen: dict[tuple[str, int], tuple[Any, float]] = {}
         self._studies: dict[str, optuna.Study] = {}
 
-    def recall(self, study: str, key: str) -> Record | None:
+    def recall(self, study: str, key: str) -> RecordedRun | None:
         """The run on record under this study and key, if there is one."""
         with self._told():
             for trial in self._study(study).get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
@@ -79,7 +79,7 @@ class Ledger:
                     return _record_of(trial.user_attrs)
         return None
 
-    def record(self, study: str, key: str, record: Record) -> None:
+    def record(self, study: str, key: str, record: RecordedRun) -> None:
         """Put a run on record; its settings are an attribute, so that suites with other spaces can share it."""
         run, hits = record.run, record.hits
         attributes: dict[str, Any] = {"key": key, "run": json.dumps(dataclasses.asdict(run))}
@@ -217,14 +217,14 @@ def _opened(storage: str | None) -> BaseStorage:
     return RDBStorage(storage, engine_kwargs={"connect_args": {"timeout": 120}})
 
 
-def _record_of(attributes: dict[str, Any]) -> Record:
+def _record_of(attributes: dict[str, Any]) -> RecordedRun:
     run = checked(AttackRun, parse_json(attributes["run"]), "a run on record")
     hits = None
     if "hits" in attributes:
         width, content = attributes["width"], base64.b64decode(attributes["hits"], validate=True)
         hits = np.unpackbits(np.frombuffer(content, dtype=np.uint8).reshape(-1, -(-width // 8)), axis=1)
         hits = hits[:, :width].astype(bool)
-    return Record(run, hits)
+    return RecordedRun(run, hits)
 
 
 def _holder() -> str:

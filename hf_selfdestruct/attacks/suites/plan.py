@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import evaluate
 import numpy as np
@@ -24,10 +24,8 @@ from ..methods.fine_tuning import Tuning
 from ..methods.references import AGAIN, RawInput, with_more
 from ..metrics import check_metrics
 from ..target import Target, distance
+from .attack_list import AttackList
 from .search import Search
-
-if TYPE_CHECKING:
-    from .suite import AttackSuite
 
 PACKAGES = ("hf-selfdestruct", "torch", "transformers", "datasets", "scikit-learn", "optuna", "peft")
 JUDGE = 4  # raised when what attacks compute changes: runs on record under another number are not taken over
@@ -52,7 +50,7 @@ class Job:
         ValueError: Two models have one role, or one has none that a report knows; a control is a blocked task.
     """
 
-    suite: AttackSuite
+    suite: AttackList
     targets: Sequence[Target]
     tasks: Sequence[BlockedTask]
     columns: Sequence[str]
@@ -196,7 +194,7 @@ class Job:
         return f"v{JUDGE}/{task.name}/{attack.name}/{examples}/{target.role}/{digest}"
 
 
-def known_attacks(suite: AttackSuite, has: frozenset[str]) -> dict[str, dict[str, Any]]:
+def known_attacks(suite: AttackList, has: frozenset[str]) -> dict[str, dict[str, Any]]:
     """What a report says of a suite's attacks: what each assumes, and whether it stands outside the headline.
 
     Args:

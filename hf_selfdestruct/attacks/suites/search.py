@@ -27,7 +27,7 @@ from ..attack import Attack
 from ..data import AttackData
 from ..methods.tamper import NotApplicable
 from ..target import Target
-from .ledger import Ledger, Record
+from .ledger import Ledger, RecordedRun
 
 # What a model does to an attack; anything else is a mistake in the attack, and is not caught. Nor is a lack of memory:
 # it may be gone next time, and put on record it would leave one model with a smaller search than the others.
@@ -126,7 +126,7 @@ class Search:
             done: Called after each run.
         """
 
-        def make(settings: dict[str, Any], seed: int, until: int | None) -> Record:
+        def make(settings: dict[str, Any], seed: int, until: int | None) -> RecordedRun:
             key = _key(settings, seed, until)
             record = ledger.recall(self.study, key)
             if record is None:
@@ -148,7 +148,7 @@ class Search:
             NotOnRecord: One is missing.
         """
 
-        def find(settings: dict[str, Any], seed: int, until: int | None) -> Record:
+        def find(settings: dict[str, Any], seed: int, until: int | None) -> RecordedRun:
             record = ledger.recall(self.study, _key(settings, seed, until))
             if record is None:
                 raise NotOnRecord(self.study)
@@ -156,7 +156,7 @@ class Search:
 
         return self._go(find)
 
-    def _go(self, one: Callable[[dict[str, Any], int, int | None], Record]) -> list[AttackRun]:
+    def _go(self, one: Callable[[dict[str, Any], int, int | None], RecordedRun]) -> list[AttackRun]:
         space, first = self.space(), self.seeds[0]
         kept, given_up = space, []
         if (count := self.kept(space)) < len(space):
@@ -170,7 +170,7 @@ class Search:
         runs = [_chosen(r, (*tried, *given_up)) if r is best else r.run for r in tried]
         return [*runs, *(_chosen(r, (r,)) for r in repeated), *(r.run for r in given_up)]
 
-    def _run(self, settings: dict[str, Any], seed: int, until: int | None) -> Record:
+    def _run(self, settings: dict[str, Any], seed: int, until: int | None) -> RecordedRun:
         """One run; a diverged one is recorded as failed, never as resisted."""
         start = time.perf_counter()
         outcome, error = None, ""
@@ -201,7 +201,7 @@ class Search:
             error=error,
             **{"selection": None, "test": None, "steps": 0, **known},
         )
-        return Record(run, None if outcome is None else outcome.hits)
+        return RecordedRun(run, None if outcome is None else outcome.hits)
 
 
 def short_reason(error: BaseException) -> str:
@@ -252,7 +252,7 @@ def optimism(hits: Sequence[np.ndarray]) -> float:
     return float(max(0.0, table.mean(axis=1).max() - estimate))
 
 
-def _chosen(record: Record, among: Sequence[Record]) -> AttackRun:
+def _chosen(record: RecordedRun, among: Sequence[RecordedRun]) -> AttackRun:
     """A run marked as chosen, with what it owes to having been the best among several."""
     luck = optimism([r.hits for r in among if r.hits is not None])
     return dataclasses.replace(record.run, chosen=True, optimism=luck)

@@ -18,7 +18,8 @@ from ..methods.tamper import (
     ShrinkAndPerturb,
     SpectralReset,
 )
-from .suite import AttackSuite, Entry
+from .attack_list import Entry
+from .suite import AttackSuite
 
 ALL = (20, 50, 100, 200, 400, None)
 MOST = (None,)

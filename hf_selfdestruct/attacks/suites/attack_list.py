@@ -1,0 +1,80 @@
+"""Lists of attacks: which are run on each model, with which budgets, under which name and version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..attack import Attack
+from ..methods.fine_tuning import Tuning
+from ..methods.references import MORE
+
+FEW, FEW_SEEDS = 20, 10
+ON_TEST = "settings and looks are selected on the test split, as the paper does: scores are flattered"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An attack and the numbers of examples it is run with; ``None`` means all there are."""
+
+    attack: Attack
+    examples: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class AttackList:
+    """A named list of attacks with their budgets: what is run on each model, and how often.
+
+    Args:
+        name: Its name; a list of your own should not take a shipped one's.
+        version: Raised whenever anything below changes.
+        entries: Attacks with their budgets.
+        seeds: Repetitions of the chosen settings; at least 10 where there are at most 20 examples, if that is more.
+        few_seeds: Those repetitions with at most 20 examples.
+        limit: Most rows of the selection and of the test split; ``None`` for all.
+        select_on_test: Select on the test split, as a paper's protocol may; the report says so.
+        more: What scratch with more data is fine-tuned by; ``None`` leaves that reference out.
+        null: Attack scratch again on other random weights, to see what noise alone gives.
+
+    Raises:
+        ValueError: Two different attacks have one name; a report could not tell their runs apart.
+    """
+
+    name: str
+    version: int
+    entries: tuple[Entry, ...]
+    seeds: int = 3
+    few_seeds: int = FEW_SEEDS
+    limit: int | None = None
+    select_on_test: bool = False
+    more: Tuning | None = MORE
+    null: bool = True
+
+    def __post_init__(self) -> None:
+        attacks: dict[str, Attack] = {}
+        for entry in self.entries:
+            if (known := attacks.setdefault(entry.attack.name, entry.attack)) != entry.attack:
+                raise ValueError(
+                    f"suite {self.name!r}: two different attacks have the name {known.name!r}, {known} and "
+                    f"{entry.attack}; runs are told apart by it, so give one of them another name."
+                )
+
+    def plan(self, available: int, has: frozenset[str] = frozenset({"desired", "sibling"})) -> list[tuple[Attack, int]]:
+        """What is run on each model: attack and examples.
+
+        Args:
+            available: Training rows the attacker has; larger budgets are cut to it.
+            has: What attacks may need, see :attr:`Attack.needs`.
+        """
+        fitting = [(entry.attack.fitting(has), entry.examples) for entry in self.entries]
+        wanted = [(attack, min(n or available, available)) for attack, budgets in fitting if attack for n in budgets]
+        return [one for i, one in enumerate(wanted) if one not in wanted[:i]]
+
+    def repeats(self, examples: int) -> tuple[int, ...]:
+        """Attack seeds at a number of examples."""
+        return tuple(range(max(self.seeds, self.few_seeds) if examples <= FEW else self.seeds))
+
+    def facts(self) -> dict[str, Any]:
+        """The suite's own rules, for the report."""
+        note = {"note": ON_TEST} if self.select_on_test else {}
+        return {"name": self.name, "version": self.version, "seeds": self.seeds, "limit": self.limit, **note}
