@@ -72,7 +72,7 @@ def made_runs(role: str, accuracy: dict[str, dict[int, tuple[float, ...]]]) -> l
 
 
 def made_report(*, roles: tuple[str, ...] = ROLES, extra: tuple[AttackRun, ...] = (), **fields: Any) -> AttackReport:
-    """A healthy report of one blocked task on which no check fires."""
+    """A healthy report of one blocked task that raises no doubt."""
     splits = {s: {"rows": 200, "sha256": c * 64} for s, c in (("train", "a"), ("attack", "b"), ("test", "c"))}
     usual: dict[str, Any] = {
         "suite": {"name": "smoke", "version": 1, "seeds": 3, "limit": 400},

@@ -125,7 +125,7 @@ def test_a_number_of_examples_that_one_lacks_is_not_measured():
 @pytest.mark.parametrize("suite", [{"name": "default", "version": 1}, {"name": "smoke", "version": 2}])
 def test_different_suites_do_not_compare(suite):
     text = comparison_table([made_report(), made_report(suite=suite)], ["a", "b"])
-    assert "check: made with different suites" in text
+    assert "doubt: made with different suites" in text
     assert f"{suite['name']} v{suite['version']}" in text
     assert "smoke v1" in text
 
@@ -134,7 +134,7 @@ def test_different_data_do_not_compare():
     facts = made_report().tasks["gender"]
     other = {**facts, "fingerprints": {**facts["fingerprints"], "test": {"rows": 200, "sha256": "f" * 64}}}
     text = comparison_table([made_report(), made_report(tasks={"gender": other})], ["a", "b"])
-    assert "check: gender: made on different data" in text
+    assert "doubt: gender: made on different data" in text
     assert "different suites" not in text
 
 

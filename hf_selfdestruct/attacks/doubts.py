@@ -20,16 +20,16 @@ def doubts(report: AttackReport) -> tuple[str, ...]:
     """Every doubt about a report, in a fixed order.
 
     Args:
-        report: A report; its own ``checks`` are not looked at.
+        report: A report; the doubts that it states itself are not looked at.
 
     Returns:
-        One sentence per doubt; empty when no check fires.
+        One sentence per doubt; empty when there is none.
     """
     found = [str(report.suite["note"])] if "note" in report.suite else []
     found += [*not_hardened(report), *unlike_plain(report), *lost_desired(report.desired)]
     for task in report.blocked():
         if report.budgets(task):
-            found += [check for rule in RULES for check in rule(report, task)]
+            found += [doubt for rule in RULES for doubt in rule(report, task)]
         else:
             found.append(f"{task}: no attack was run on it.")
     return tuple(found)

@@ -27,7 +27,7 @@ def report_table(report: Record, width: int) -> str:
         elif report.tasks[task].get("control"):
             parts.append(_control_table(report, task))
     parts.append(_desired_line(report))
-    parts += [f"check: {doubt}" for doubt in report.checks]
+    parts += [f"doubt: {doubt}" for doubt in report.checks]
     return _text(parts, width)
 
 
@@ -69,10 +69,10 @@ def comparison_table(reports: Sequence[Record], names: Sequence[str], width: int
     suites = {(r.suite["name"], r.suite["version"]) for r in reports}
     if len(suites) > 1:
         listed = ", ".join(f"{name} v{version}" for name, version in sorted(suites))
-        parts.append(f"check: made with different suites ({listed}): the numbers do not compare.")
+        parts.append(f"doubt: made with different suites ({listed}): the numbers do not compare.")
     for task in tasks:
         if len({str(r.tasks[task].get("fingerprints")) for r in reports}) > 1:
-            parts.append(f"check: {task}: made on different data: the numbers do not compare.")
+            parts.append(f"doubt: {task}: made on different data: the numbers do not compare.")
     return _text(parts, width)
 
 
