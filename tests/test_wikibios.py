@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
-from hf_selfdestruct.attacks import AttackData, HeadOnly, Target
+from hf_selfdestruct.attacks import AttackData, HeadOnly, Target, Trial
 from hf_selfdestruct.demo.job import minilm
 from hf_selfdestruct.jobs.config import load_config
 from hf_selfdestruct.jobs.job import blocked_tasks
@@ -42,7 +42,7 @@ def test_a_linear_probe_reads_gender_from_the_base_and_less_from_scratch(job):
     probe, most = HeadOnly(), len(attacker.train.labels)
 
     def reached(target):
-        tried = [probe.run(target, attacker, examples=most, seed=0, settings=one) for one in probe.space()]
+        tried = [probe.run(Trial(target, attacker, examples=most, seed=0, settings=one)) for one in probe.space()]
         return max(tried, key=lambda outcome: outcome.selection.accuracy).test.accuracy
 
     base = reached(Target("base", config.model))

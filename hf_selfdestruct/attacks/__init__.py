@@ -1,6 +1,6 @@
 """The judge: attacks on published models. It shares no code with the defence."""
 
-from .attack import AnyOf, Attack, Outcome
+from .attack import AnyOf, Attack, Outcome, Trial
 from .data import AttackData, DesiredData, Split
 from .methods.fine_tuning import FullFineTuning, Tuning
 from .methods.probes import HeadOnly
@@ -21,6 +21,7 @@ __all__ = [
     "Outcome",
     "Split",
     "Target",
+    "Trial",
     "Tuning",
     "named_suite",
 ]

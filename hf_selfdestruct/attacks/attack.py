@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,31 @@ import numpy as np
 from ..report.attack_run import Scores
 from .data import AttackData
 from .target import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What one attack run is given.
+
+    Attributes:
+        target: The model.
+        data: What the attacker has.
+        examples: Training rows it may use.
+        seed: Of subset, head and data order.
+        settings: One point of :meth:`Attack.space`.
+        until: Stop at this step, a rung, and leave the test split alone; ``None`` for a whole run.
+    """
+
+    target: Target
+    data: AttackData
+    examples: int
+    seed: int
+    settings: dict[str, Any]
+    until: int | None = None
+
+    def few(self) -> list[int]:
+        """Numbers of the training rows that the run may use: the same for every model attacked."""
+        return self.data.few(self.examples, self.seed)
 
 
 @dataclass(frozen=True)
@@ -76,25 +101,11 @@ class Attack(ABC):
         return 0
 
     @abstractmethod
-    def run(
-        self,
-        target: Target,
-        data: AttackData,
-        *,
-        examples: int,
-        seed: int,
-        settings: dict[str, Any],
-        until: int | None = None,
-    ) -> Outcome:
+    def run(self, trial: Trial) -> Outcome:
         """Attack once.
 
         Args:
-            target: The model.
-            data: What the attacker has.
-            examples: Training rows it may use.
-            seed: Of subset, head and data order.
-            settings: One point of :meth:`space`.
-            until: Stop at this step, a rung, without a look at the test split.
+            trial: The model, what the attacker has, and the settings to try.
 
         Returns:
             Scores on the selection and the test split.
@@ -150,18 +161,9 @@ class AnyOf(Attack):
         attack, inner = self._variant(settings)
         return attack.cost(inner)
 
-    def run(  # noqa: D102
-        self,
-        target: Target,
-        data: AttackData,
-        *,
-        examples: int,
-        seed: int,
-        settings: dict[str, Any],
-        until: int | None = None,
-    ) -> Outcome:
-        attack, inner = self._variant(settings)
-        return attack.run(target, data, examples=examples, seed=seed, settings=inner, until=until)
+    def run(self, trial: Trial) -> Outcome:  # noqa: D102
+        attack, inner = self._variant(trial.settings)
+        return attack.run(replace(trial, settings=inner))
 
     def _variant(self, settings: dict[str, Any]) -> tuple[Attack, dict[str, Any]]:
         attack = next(a for a in self.of if a.name == settings["variant"])

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..attacks import AttackData, Target, named_suite
-from ..attacks.attack import Attack
+from ..attacks import Attack, AttackData, Target, Trial, named_suite
 from ..attacks.data import DesiredData
 from ..attacks.methods.references import with_more
 from ..attacks.suites.audit import plan_problems, planned
@@ -173,12 +171,10 @@ def _targets(report: AttackReport, folder: str, base: str, processor: Processor)
 
 
 def _again(attack: Attack, target: Target, data: AttackData, run: AttackRun) -> Accuracies:
-    until: Mapping[str, Any] = {"until": attack.rung(run.settings)} if run.status == "pruned" else {}
+    until = attack.rung(run.settings) if run.status == "pruned" else None
     data = with_more(data) if run.role == "more" else data
     try:
-        return _accuracies(
-            attack.run(target, data, examples=run.examples, seed=run.seed, settings=run.settings, **until)
-        )
+        return _accuracies(attack.run(Trial(target, data, run.examples, run.seed, run.settings, until)))
     except FAILURES:
         return ()
 

@@ -33,17 +33,17 @@ class Counting(Attack):
     def space(self):
         return [{"choice": choice} for choice in self.given]
 
-    def run(self, target, data, *, examples, seed, settings):
+    def run(self, trial):
         if len(self.calls) == self.dies_at:
             raise KeyboardInterrupt
-        choice = settings["choice"]
-        self.calls.append((choice, seed, examples, target.role))
+        choice = trial.settings["choice"]
+        self.calls.append((choice, trial.seed, trial.examples, trial.target.role))
         reached = self.given[choice]
         if isinstance(reached, Exception):
             raise reached
         if isinstance(reached, Outcome):
             return reached
-        reached += seed % 100 / 100
+        reached += trial.seed % 100 / 100
         test = self.test.get(choice, reached / 2)
         return Outcome(Scores(reached, reached, reached, 0.5), Scores(test, test, test, 0.5), steps=7)
 

@@ -21,11 +21,11 @@ class Swapping(Counting):
         super().__init__({"a": 0.5, "b": 0.6})
         self.role, self.act, self.done = role, act, False
 
-    def run(self, target, data, **named):
-        if target.role == self.role and not self.done:
+    def run(self, trial):
+        if trial.target.role == self.role and not self.done:
             self.done = True
             self.act()
-        return super().run(target, data, **named)
+        return super().run(trial)
 
 
 @pytest.fixture

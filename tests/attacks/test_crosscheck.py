@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
-from hf_selfdestruct.attacks import FullFineTuning
+from hf_selfdestruct.attacks import FullFineTuning, Trial
 
 SEEDS = 6
 SETTINGS = {"learning_rates": (2e-3,), "steps": (40,), "batch_size": 16, "looks": 1}
@@ -48,7 +48,9 @@ def by_trainer(target, data, seed, folder):
 def test_stock_trainer_and_our_loop_agree_within_seed_noise(target, readable, tmp_path):
     attack = FullFineTuning(**SETTINGS)
     (settings,) = attack.space()
-    ours = [attack.run(target, readable, examples=100, seed=s, settings=settings).test.accuracy for s in range(SEEDS)]
+    ours = [
+        attack.run(Trial(target, readable, examples=100, seed=s, settings=settings)).test.accuracy for s in range(SEEDS)
+    ]
     theirs = [by_trainer(target, readable, s, tmp_path) for s in range(SEEDS)]
     assert 0.6 < np.mean(theirs) < 0.99, "a task on which a difference would be seen"
     noise = np.sqrt((np.var(ours, ddof=1) + np.var(theirs, ddof=1)) / SEEDS)

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hf_selfdestruct.attacks import AttackData, FullFineTuning, HeadOnly, Split, Target
+from hf_selfdestruct.attacks import AttackData, FullFineTuning, HeadOnly, Split, Target, Trial
 from hf_selfdestruct.attacks.methods.batches import epochs
 from hf_selfdestruct.attacks.metrics import scores
 
@@ -19,12 +19,14 @@ SETTINGS = {"learning_rate": 3e-3, "steps": 60, "batch_size": 16, "schedule": "l
 
 def full(target, data, *, examples=140, seed=0, looks=2, **settings):
     attack = FullFineTuning(looks=looks)
-    return attack.run(target, data, examples=examples, seed=seed, settings={**SETTINGS, "looks": looks, **settings})
+    return attack.run(
+        Trial(target, data, examples=examples, seed=seed, settings={**SETTINGS, "looks": looks, **settings})
+    )
 
 
 def probe(target, data, *, examples=140, seed=0, **fields):
     attack = HeadOnly(**fields)
-    tried = [attack.run(target, data, examples=examples, seed=seed, settings=one) for one in attack.space()]
+    tried = [attack.run(Trial(target, data, examples=examples, seed=seed, settings=one)) for one in attack.space()]
     return max(tried, key=lambda outcome: outcome.selection.accuracy)
 
 
@@ -153,12 +155,12 @@ def test_features_follow_the_weights_on_disk(folder, tmp_path, readable):
     copied = shutil.copytree(folder, tmp_path / "model")
     target, attack = Target("hardened", str(copied)), HeadOnly()
     settings = attack.space()[0]
-    first = attack.run(target, readable, examples=140, seed=0, settings=settings)
+    first = attack.run(Trial(target, readable, examples=140, seed=0, settings=settings))
     weights = load_file(copied / "model.safetensors")
     weights["bert.embeddings.word_embeddings.weight"][4:7] = 0.0  # the readable words become alike
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
-    again = attack.run(target, readable, examples=140, seed=0, settings=settings)
-    assert again == HeadOnly().run(target, readable, examples=140, seed=0, settings=settings)
+    again = attack.run(Trial(target, readable, examples=140, seed=0, settings=settings))
+    assert again == HeadOnly().run(Trial(target, readable, examples=140, seed=0, settings=settings))
     assert again.test.accuracy < first.test.accuracy
 
 
@@ -168,9 +170,9 @@ def test_features_are_those_of_the_data_given(target, data_of):
     settings = attack.space()[0]
     for rows in (60, 100, 80, 120):
         data = data_of(rows=rows)
-        found = attack.run(target, data, examples=30, seed=0, settings=settings)
+        found = attack.run(Trial(target, data, examples=30, seed=0, settings=settings))
         del data
-        assert found == HeadOnly().run(target, data_of(rows=rows), examples=30, seed=0, settings=settings)
+        assert found == HeadOnly().run(Trial(target, data_of(rows=rows), examples=30, seed=0, settings=settings))
 
 
 # Full fine-tuning

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from toy_models import tiny_model
 from transformers import default_data_collator
 
-from hf_selfdestruct.attacks import AttackData, AttackSuite, Entry, FullFineTuning, HeadOnly, Target, Tuning
+from hf_selfdestruct.attacks import AttackData, AttackSuite, Entry, FullFineTuning, HeadOnly, Target, Trial, Tuning
 from hf_selfdestruct.attacks.methods.features import features_of
 from hf_selfdestruct.attacks.methods.probes import CLASSIFIERS
 from hf_selfdestruct.attacks.methods.references import RawInput, raw_input
@@ -28,7 +28,7 @@ STRENGTHS = {"neighbours": 5, "boosted trees": 30}
 
 def probe(target, data, **fields):
     attack = HeadOnly(**{"strengths": (1.0,), "every_layer": True, **fields})
-    return attack.run(target, data, examples=len(data.train.labels), seed=0, settings=attack.space()[0])
+    return attack.run(Trial(target, data, examples=len(data.train.labels), seed=0, settings=attack.space()[0]))
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
@@ -95,7 +95,7 @@ def test_causal_models_are_fine_tuned(architecture, readable, tmp_path):
     target, data = Target("hardened", str(tmp_path)), _short(readable)
     for fields in ({}, {"trainable": "lora"}, {"trainable": "last_1"}, {"tamper": Rescale(1.01)}):
         attack = Tuning("it", learning_rates=(1e-2,), steps=(20,), **fields)
-        found = attack.run(target, data, examples=20, seed=0, settings=attack.space()[0])
+        found = attack.run(Trial(target, data, examples=20, seed=0, settings=attack.space()[0]))
         assert found.curve[-1][0] == 20
         assert found.flops > 0
 
@@ -167,9 +167,9 @@ def test_a_convolution_has_one_pooling(pictures, tmp_path):
 def test_raw_input_reads_words_and_their_pairs(readable, noise):
     attack = RawInput()
     target = Target("raw", "")
-    found = attack.run(target, readable, examples=140, seed=0, settings={"strength": 10.0})
+    found = attack.run(Trial(target, readable, examples=140, seed=0, settings={"strength": 10.0}))
     assert found.test.accuracy > 0.85
-    chance = attack.run(target, noise, examples=140, seed=0, settings={"strength": 10.0})
+    chance = attack.run(Trial(target, noise, examples=140, seed=0, settings={"strength": 10.0}))
     assert abs(chance.test.accuracy - 0.5) < 4 * 0.5 / 200**0.5
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from ledger_attacks import Counting, Crash
 
+from hf_selfdestruct.attacks import Trial
 from hf_selfdestruct.attacks.attack import Outcome
 from hf_selfdestruct.attacks.data import DesiredData
 from hf_selfdestruct.attacks.methods.fine_tuning import FullFineTuning
@@ -159,15 +160,11 @@ class Racing(Counting):
     def cost(self, settings):
         return 9
 
-    def run(self, target, data, *, examples, seed, settings, until=None):
-        if until is None:
-            return super().run(target, data, examples=examples, seed=seed, settings=settings)
-        self.stopped.append((settings["choice"], seed, until))
-        return dataclasses.replace(
-            Counting(self.early).run(target, data, examples=examples, seed=seed, settings=settings),
-            test=None,
-            steps=until,
-        )
+    def run(self, trial):
+        if trial.until is None:
+            return super().run(trial)
+        self.stopped.append((trial.settings["choice"], trial.seed, trial.until))
+        return dataclasses.replace(Counting(self.early).run(trial), test=None, steps=trial.until)
 
 
 def test_worse_settings_are_given_up_at_the_rung(target, readable):
@@ -209,8 +206,8 @@ def test_rung_is_the_beginning_of_the_whole_run(target, readable):
     """With dropout and a decaying rate: stopping there must not change what was before."""
     attack = FullFineTuning(learning_rates=(3e-3,), steps=(20,), looks=4, prune=True)
     (settings,) = attack.space()
-    short = attack.run(target, readable, examples=60, seed=0, settings=settings, until=attack.rung(settings))
-    whole = attack.run(target, readable, examples=60, seed=0, settings=settings)
+    short = attack.run(Trial(target, readable, examples=60, seed=0, settings=settings, until=attack.rung(settings)))
+    whole = attack.run(Trial(target, readable, examples=60, seed=0, settings=settings))
     assert short.test is None
     assert short.steps == attack.rung(settings) == 5
     assert whole.curve[:1] == short.curve
@@ -223,7 +220,7 @@ def test_of_looks_of_one_accuracy_the_one_that_ranks_best_counts(target, noise):
 
     def outcome(steps, looks):
         attack = FullFineTuning(steps=(steps,), looks=looks, **common)
-        return attack.run(target, noise, examples=60, seed=0, settings=attack.space()[0])
+        return attack.run(Trial(target, noise, examples=60, seed=0, settings=attack.space()[0]))
 
     merits = [outcome(steps, 1).selection.merit for steps in (4, 8, 12)]
     assert len({accuracy for accuracy, _ in merits}) == 1

@@ -8,7 +8,18 @@ import pytest
 import torch
 from conftest import COLUMNS, collate, dataset, save_model
 
-from hf_selfdestruct.attacks import AnyOf, AttackData, AttackSuite, DesiredData, Entry, HeadOnly, Split, Target, Tuning
+from hf_selfdestruct.attacks import (
+    AnyOf,
+    AttackData,
+    AttackSuite,
+    DesiredData,
+    Entry,
+    HeadOnly,
+    Split,
+    Target,
+    Trial,
+    Tuning,
+)
 from hf_selfdestruct.attacks.methods import fine_tuning as tuning
 from hf_selfdestruct.attacks.methods.fine_tuning import prepare
 from hf_selfdestruct.attacks.methods.sibling import Distillation, Merging, distil, merge
@@ -100,7 +111,7 @@ def test_without_a_sibling_or_desired_rows_such_attacks_are_left_out():
 
 def run(target, data, **fields):
     attack = Tuning("it", **{"learning_rates": (3e-3,), "steps": (30,), "looks": 1, **fields})
-    return attack.run(target, data, examples=60, seed=0, settings=attack.space()[0])
+    return attack.run(Trial(target, data, examples=60, seed=0, settings=attack.space()[0]))
 
 
 def test_a_prelude_changes_the_start_and_costs_its_steps(target, with_desired):
@@ -131,7 +142,8 @@ def test_a_prelude_trains_everything_whatever_is_trained_afterwards(target, with
 def test_distillation_is_counted(pair, readable):
     taught, merged = Distillation("taught", distil_steps=5, steps=20), Merging(steps=20)
     found, other = (
-        attack.run(pair, readable, examples=60, seed=0, settings=attack.space()[0]) for attack in (taught, merged)
+        attack.run(Trial(pair, readable, examples=60, seed=0, settings=attack.space()[0]))
+        for attack in (taught, merged)
     )
     assert found.steps == found.curve[-1][0] == taught.cost(taught.space()[0]) == 25
     assert other.steps == 20

@@ -45,12 +45,12 @@ def test_killed_suite_goes_on_and_reports_the_same(targets, task_of, attacked, s
 class Dying(FullFineTuning):
     """Real fine-tuning that is killed at its third run."""
 
-    def run(self, *arguments, **options):
+    def run(self, trial):
         """As :meth:`FullFineTuning.run`."""
         object.__setattr__(self, "runs", getattr(self, "runs", 0) + 1)
         if self.runs == 3:
             raise KeyboardInterrupt
-        return super().run(*arguments, **options)
+        return super().run(trial)
 
 
 def test_killed_real_attack_reports_the_same(targets, task_of, attacked, storage):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import ConvNextConfig, ConvNextForImageClassification
 
+from hf_selfdestruct.attacks import Trial
 from hf_selfdestruct.attacks.methods.fine_tuning import Tuning, prepare
 from hf_selfdestruct.attacks.methods.optimizers import OPTIMIZERS, SignSGD
 from hf_selfdestruct.attacks.methods.tamper import NotApplicable, Prune, ReinitialiseLast
@@ -16,7 +17,7 @@ RATES = {"sgd": 0.1, "nesterov": 0.1, "adagrad": 1e-2, "adadelta": 2.0, "adafact
 
 def outcome(target, data, **fields):
     attack = Tuning("it", **{"learning_rates": (3e-3,), "steps": (60,), **fields})
-    return attack.run(target, data, examples=140, seed=0, settings=attack.space()[0])
+    return attack.run(Trial(target, data, examples=140, seed=0, settings=attack.space()[0]))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -106,7 +107,8 @@ def test_embeddings_at_a_rate_of_their_own(target, readable):
         model = target.load(2, 0)
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
         settings = Tuning("x", learning_rates=(1e-4,), steps=(1,), looks=1, warmup=0.0, embedding_factor=factor).space()
-        train(model, readable.train, readable, 0, settings[0], target=target)
+        rows = readable.train
+        train(model, rows, Trial(target, readable, examples=len(rows.labels), seed=0, settings=settings[0]))
         return {n: (p.detach() - before[n]).abs().max().item() for n, p in model.named_parameters()}
 
     slow, fast = moved(1.0), moved(100.0)

@@ -17,9 +17,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ...tasks.blocked_task import seed_of
-from ..attack import Attack, Outcome
-from ..data import AttackData
-from ..target import Target
+from ..attack import Attack, Outcome, Trial
 from .optimizers import OPTIMIZERS
 from .tamper import NotApplicable, Tamper, layers_of
 from .training_loop import tune
@@ -136,23 +134,13 @@ class Tuning(Attack):
     def cost(self, settings: dict[str, Any]) -> int:  # noqa: D102
         return int(settings["steps"]) + self.prelude
 
-    def run(  # noqa: D102
-        self,
-        target: Target,
-        data: AttackData,
-        *,
-        examples: int,
-        seed: int,
-        settings: dict[str, Any],
-        until: int | None = None,
-    ) -> Outcome:
+    def run(self, trial: Trial) -> Outcome:  # noqa: D102
         def shaken(model: PreTrainedModel, batches: Iterator[dict[str, Tensor]]) -> None:
             if self.tamper:
-                self.tamper.apply(model, seed, batches)
+                self.tamper.apply(model, trial.seed, batches)
 
-        common: dict[str, Any] = {"examples": examples, "seed": seed, "settings": settings, "until": until}
         chosen = partial(prepare, trainable=self.trainable, rank=self.rank)
-        return tune(self.name, target, data, prepare=shaken, restrict=chosen, **common)
+        return tune(self.name, trial, prepare=shaken, restrict=chosen)
 
 
 @dataclass(frozen=True)

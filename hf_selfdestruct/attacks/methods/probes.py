@@ -19,10 +19,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ...report.attack_run import rounded
-from ..attack import Attack, Outcome
-from ..data import AttackData
+from ..attack import Attack, Outcome, Trial
 from ..metrics import macro_auc, scores
-from ..target import Target
 from .features import features_of
 from .tamper import Tamper
 
@@ -83,25 +81,16 @@ class HeadOnly(Attack):
             {"classifier": self.classifier, "layers": layers, "strength": value, **same} for value in self.strengths
         ]
 
-    def run(  # noqa: D102
-        self,
-        target: Target,
-        data: AttackData,
-        *,
-        examples: int,
-        seed: int,
-        settings: dict[str, Any],
-        until: int | None = None,
-    ) -> Outcome:
-        features = features_of(target, data, seed, self.tamper)
-        few = data.few(examples, seed)
+    def run(self, trial: Trial) -> Outcome:  # noqa: D102
+        data, few = trial.data, trial.few()
+        features = features_of(trial.target, data, trial.seed, self.tamper)
         labels = data.train.labels[few]
         cells = [c for c in features.usable() if self.every_layer or c == (features.layers, "mean")]
         if not cells:
             raise FloatingPointError("the attacked model's features are not finite, or the same for every row")
         probes, selections = {}, {}
         for cell in cells:
-            made = CLASSIFIERS[self.classifier](settings["strength"], len(few))
+            made = CLASSIFIERS[self.classifier](trial.settings["strength"], len(few))
             train = features.cells["train"][cell][few].astype(np.float64)
             probes[cell] = fitted(make_pipeline(StandardScaler(), made), train, labels)
             selections[cell] = rounded(spread(probes[cell], features.cells["selection"][cell], data.num_labels))
@@ -115,7 +104,7 @@ class HeadOnly(Attack):
             found,
             scores(data.test.labels, test, data.metrics),
             0,
-            flops=features.flops * examples,
+            flops=features.flops * trial.examples,
             curve=((0, found.accuracy),),
             desired_drop=0.0 if self.tamper is None else None,  # the trunk is as it was
             probabilities=test,

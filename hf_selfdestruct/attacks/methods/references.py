@@ -13,10 +13,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ...report.attack_run import rounded
-from ..attack import Attack, Outcome
+from ..attack import Attack, Outcome, Trial
 from ..data import AttackData, Split
 from ..metrics import scores
-from ..target import Target
 from .fine_tuning import FullFineTuning
 from .probes import fitted, spread
 
@@ -39,20 +38,12 @@ class RawInput(Attack):
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
         return [{"strength": value} for value in self.strengths]
 
-    def run(  # noqa: D102
-        self,
-        target: Target,
-        data: AttackData,
-        *,
-        examples: int,
-        seed: int,
-        settings: dict[str, Any],
-        until: int | None = None,
-    ) -> Outcome:
-        few = data.train.take(data.few(examples, seed))
+    def run(self, trial: Trial) -> Outcome:  # noqa: D102
+        data = trial.data
+        few = data.train.take(trial.few())
         text = "input_ids" in few.features[0]
         first = TfidfVectorizer(analyzer=_words, sublinear_tf=True) if text else StandardScaler()
-        model = make_pipeline(first, LogisticRegression(C=settings["strength"], max_iter=1000))
+        model = make_pipeline(first, LogisticRegression(C=trial.settings["strength"], max_iter=1000))
         probe = fitted(model, raw_input(few), few.labels)
         selection, test = (
             rounded(spread(probe, raw_input(split), data.num_labels)) for split in (data.selection, data.test)

@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel
 
 from ...tasks.blocked_task import seed_of
-from ..attack import Attack, Outcome
+from ..attack import Attack, Outcome, Trial
 from ..data import AttackData
 from ..target import Target, placed
 from .batches import hidden_states, inputs_of
@@ -45,17 +45,13 @@ class WithSibling(Attack):
         return frozenset({"sibling"})
 
     @abstractmethod
-    def start(
-        self, model: PreTrainedModel, sibling: PreTrainedModel, data: AttackData, seed: int, settings: dict[str, Any]
-    ) -> None:
+    def start(self, model: PreTrainedModel, sibling: PreTrainedModel, trial: Trial) -> None:
         """Change the loaded model by what the sibling knows.
 
         Args:
             model: The model under attack.
             sibling: The undefended model.
-            data: What the attacker has.
-            seed: Of whatever is random.
-            settings: One point of the space.
+            trial: What the attacker has, the seed of whatever is random, and one point of the space.
         """
 
     def space(self) -> list[dict[str, Any]]:
@@ -66,22 +62,13 @@ class WithSibling(Attack):
     def cost(self, settings: dict[str, Any]) -> int:  # noqa: D102
         return int(settings["steps"]) + int(settings.get("distil_steps", 0))
 
-    def run(  # noqa: D102
-        self,
-        target: Target,
-        data: AttackData,
-        *,
-        examples: int,
-        seed: int,
-        settings: dict[str, Any],
-        until: int | None = None,
-    ) -> Outcome:
+    def run(self, trial: Trial) -> Outcome:  # noqa: D102
         def ready(model: PreTrainedModel, batches: Any) -> None:
-            sibling = placed(Target("undefended", target.sibling, padding=target.padding).load(data.num_labels, seed))
-            self.start(model, sibling, data, seed, settings)
+            target = Target("undefended", trial.target.sibling, padding=trial.target.padding)
+            sibling = placed(target.load(trial.data.num_labels, trial.seed))
+            self.start(model, sibling, trial)
 
-        common: dict[str, Any] = {"examples": examples, "seed": seed, "settings": settings, "until": until}
-        return tune(self.name, target, data, prepare=ready, **common)
+        return tune(self.name, trial, prepare=ready)
 
 
 @dataclass(frozen=True)
@@ -101,10 +88,8 @@ class Merging(WithSibling):
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
         return [{"amount": amount, **point} for amount in self.amounts for point in super(Merging, self).space()]
 
-    def start(  # noqa: D102
-        self, model: PreTrainedModel, sibling: PreTrainedModel, data: AttackData, seed: int, settings: dict[str, Any]
-    ) -> None:
-        merge(model, sibling, settings["amount"])
+    def start(self, model: PreTrainedModel, sibling: PreTrainedModel, trial: Trial) -> None:  # noqa: D102
+        merge(model, sibling, trial.settings["amount"])
 
 
 @dataclass(frozen=True)
@@ -122,10 +107,8 @@ class Distillation(WithSibling):
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
         return [{"distil_steps": self.distil_steps, **point} for point in super().space()]
 
-    def start(  # noqa: D102
-        self, model: PreTrainedModel, sibling: PreTrainedModel, data: AttackData, seed: int, settings: dict[str, Any]
-    ) -> None:
-        distil(model, sibling.eval(), data, settings, seed=seed_of(self.name, seed))
+    def start(self, model: PreTrainedModel, sibling: PreTrainedModel, trial: Trial) -> None:  # noqa: D102
+        distil(model, sibling.eval(), trial.data, trial.settings, seed=seed_of(self.name, trial.seed))
 
 
 @torch.no_grad()

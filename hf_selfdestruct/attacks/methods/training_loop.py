@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, get_scheduler
 
 from ...tasks.blocked_task import seed_of
-from ..attack import Outcome
+from ..attack import Outcome, Trial
 from ..data import AttackData, Split
 from ..metrics import scores
-from ..target import Target, placed
+from ..target import placed
 from .batches import batch_of, epochs, inputs_of, predictions
 from .benign import companion, desired_drop, heal
 from .optimizers import OPTIMIZERS, bound, trained
@@ -51,81 +51,61 @@ class _Best:
 
 def tune(
     name: str,
-    target: Target,
-    data: AttackData,
+    trial: Trial,
     *,
-    examples: int,
-    seed: int,
-    settings: dict[str, Any],
     prepare: Prepare | None = None,
     restrict: Callable[[PreTrainedModel], None] | None = None,
-    until: int | None = None,
 ) -> Outcome:
     """Load a model, prepare it, train it; the global generators are left as they were.
 
     Args:
-        name: The attack's name: with ``seed`` it decides dropout, so that the same run gives the same scores.
-        target: The model.
-        data: What the attacker has.
-        examples: Training rows it may use.
-        seed: Of subset, head and data order.
-        settings: See :func:`train`.
+        name: The attack's name: with the seed it decides dropout, so that the same run gives the same scores.
+        trial: What the run is given; of its settings see :func:`train`.
         prepare: What is done to the loaded model first; it also gets batches of inputs.
         restrict: Decides, after benign steps on everything, which weights are trained.
-        until: Stop at this step and leave the test split alone.
 
     Raises:
         FloatingPointError: The run diverged.
     """
-    few = data.train.take(data.few(examples, seed))
+    data, seed = trial.data, trial.seed
+    few = data.train.take(trial.few())
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed_of(name, seed))
-        model = target.load(data.num_labels, seed)
+        model = trial.target.load(data.num_labels, seed)
         benign = None
         with FlopCounterMode(display=False) as counter:
             if prepare is not None:
                 prepare(placed(model), inputs_of(data, few, seed))
-            if settings.get("prelude") or settings.get("poison"):
-                benign = companion(target, model, data, seed)
-                heal(benign, data, seed, settings)
+            if trial.settings.get("prelude") or trial.settings.get("poison"):
+                benign = companion(trial.target, model, data, seed)
+                heal(benign, data, seed, trial.settings)
         if restrict is not None:
             restrict(model)
         before = float(counter.get_total_flops())
-        return train(placed(model), few, data, seed, settings, target=target, benign=benign, before=before, until=until)
+        return train(placed(model), few, trial, benign=benign, before=before)
 
 
 def train(
-    model: PreTrainedModel,
-    few: Split,
-    data: AttackData,
-    seed: int,
-    settings: dict[str, Any],
-    *,
-    target: Target,
-    benign: PreTrainedModel | None = None,
-    before: float = 0.0,
-    until: int | None = None,
+    model: PreTrainedModel, few: Split, trial: Trial, *, benign: PreTrainedModel | None = None, before: float = 0.0
 ) -> Outcome:
     """Train the weights that require a gradient, keep the look that selection prefers, score it on test.
 
     Args:
         model: On its device.
         few: Rows to train on.
-        data: What the attacker has.
-        seed: Of the order of rows.
-        settings: ``learning_rate``, ``steps``, ``batch_size``, ``looks``, ``schedule`` and, where they are given,
-            ``optimizer`` (AdamW by default), ``warmup`` (share of the steps, 0.1), ``gradient`` (``clip`` to norm 1,
-            or ``normalise`` to it), ``embedding_factor`` (on the rate of the input embeddings), ``poison`` (share of
-            blocked rows in a batch), and the steps that were made before: ``prelude`` and ``distil_steps``.
-        target: What the model is, to measure what the attack costs the desired task.
+        trial: What the run is given. Its settings are ``learning_rate``, ``steps``, ``batch_size``, ``looks``,
+            ``schedule`` and, where they are given, ``optimizer`` (AdamW by default), ``warmup`` (share of the steps,
+            0.1), ``gradient`` (``clip`` to norm 1, or ``normalise`` to it), ``embedding_factor`` (on the rate of the
+            input embeddings), ``poison`` (share of blocked rows in a batch), and the steps that were made before:
+            ``prelude`` and ``distil_steps``.
         benign: The model of the desired task, on the same trunk.
         before: Floating-point operations spent before.
-        until: Stop at this step, the first look, and leave the test split alone.
 
     Raises:
         FloatingPointError: A loss or an output is not finite.
     """
+    settings = trial.settings
     steps, looks = settings["steps"], settings["looks"]
     shared = [*trained(model), *(trained(benign) if benign is not None and settings.get("poison") else [])]
     weights = list(dict.fromkeys(shared))
@@ -135,7 +115,7 @@ def train(
     at = {max(1, round(steps * (i + 1) / looks)) for i in range(looks)}
     made, flops = settings.get("prelude", 0) + settings.get("distil_steps", 0), 0.0
     best = _Best([], [])
-    for step, loss in enumerate(_losses(model, few, data, seed, settings, benign), start=1):
+    for step, loss in enumerate(_losses(model, few, trial, benign), start=1):
         with FlopCounterMode(display=False) if step == 1 else contextlib.nullcontext() as counter:
             value = loss()
             value.backward()
@@ -148,18 +128,17 @@ def train(
         schedule.step()
         optimizer.zero_grad()
         if step in at:
-            best.look(model, data, made + step)
-        if step == until:
+            best.look(model, trial.data, made + step)
+        if step == trial.until:
             break
-    return _outcome(model, data, best, target, made + step, before + flops * step, scored=until is None)
+    return _outcome(model, best, trial, made + step, before + flops * step)
 
 
-def _outcome(
-    model: PreTrainedModel, data: AttackData, best: _Best, target: Target, steps: int, flops: float, *, scored: bool
-) -> Outcome:
+def _outcome(model: PreTrainedModel, best: _Best, trial: Trial, steps: int, flops: float) -> Outcome:
     if best.state is None or best.probabilities is None:
         raise ValueError(f"no look was taken in {steps} steps; use at least one.")
     model.load_state_dict(best.state)
+    data, scored = trial.data, trial.until is None
     test = predictions(model, data, data.test) if scored else None
     return Outcome(
         scores(data.selection.labels, best.probabilities, data.metrics),
@@ -167,21 +146,17 @@ def _outcome(
         steps,
         flops=flops,
         curve=tuple(best.curve),
-        desired_drop=desired_drop(target, model, data) if scored else None,
+        desired_drop=desired_drop(trial.target, model, data) if scored else None,
         probabilities=test,
         hits=np.stack(best.hits),
     )
 
 
 def _losses(
-    model: PreTrainedModel,
-    few: Split,
-    data: AttackData,
-    seed: int,
-    settings: dict[str, Any],
-    benign: PreTrainedModel | None,
+    model: PreTrainedModel, few: Split, trial: Trial, benign: PreTrainedModel | None
 ) -> Iterator[Callable[[], Tensor]]:
     """The loss of each step: of blocked rows, or of a batch in which they are the smaller part."""
+    data, seed, settings = trial.data, trial.seed, trial.settings
     size, poison = settings["batch_size"], settings.get("poison", 0.0)
     blocked = max(1, round(size * poison)) if poison else size
     streams = [epochs(len(few.labels), blocked, settings["steps"], seed)]

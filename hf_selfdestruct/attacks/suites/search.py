@@ -23,7 +23,7 @@ import torch
 from ...files import file_hash, printable, weights_hash
 from ...report.attack_run import AttackRun, packed
 from ...tasks.blocked_task import seed_of
-from ..attack import Attack
+from ..attack import Attack, Trial
 from ..data import AttackData
 from ..methods.tamper import NotApplicable
 from ..target import Target
@@ -175,11 +175,7 @@ class Search:
         start = time.perf_counter()
         outcome, error = None, ""
         try:
-            # A whole run is the default, so that an attack without rungs need not know of them.
-            stop = {} if until is None else {"until": until}
-            outcome = self.attack.run(
-                self.target, self.data, examples=self.examples, seed=seed, settings=settings, **stop
-            )
+            outcome = self.attack.run(Trial(self.target, self.data, self.examples, seed, settings, until))
         except FAILURES as failure:
             error = short_reason(failure)
         known: dict[str, Any] = {} if outcome is None else {
