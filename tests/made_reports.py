@@ -12,7 +12,8 @@ import numpy as np
 
 from hf_selfdestruct.attacks.metrics import scores
 from hf_selfdestruct.files import weights_hash
-from hf_selfdestruct.report.attack_run import AttackRun, Scores, packed, packed_labels, rounded
+from hf_selfdestruct.report.attack_run import AttackRun, Scores
+from hf_selfdestruct.report.packing import packed, packed_labels, rounded
 from hf_selfdestruct.report.report import AttackReport
 
 ROLES = ("base", "undefended", "hardened", "scratch")

@@ -7,7 +7,8 @@ import pytest
 from made_reports import made_labels, made_probabilities, made_report, predicted_report
 
 from hf_selfdestruct.attacks.metrics import scores
-from hf_selfdestruct.report.comparison import METRICS, Difference, contributions, difference
+from hf_selfdestruct.report.comparison import Difference, difference
+from hf_selfdestruct.report.contributions import METRICS, contributions
 
 LABELS = made_labels()
 VALUE = {"accuracy": lambda s: s.accuracy, "auc": lambda s: s.auc, "balanced_accuracy": lambda s: s.balanced_accuracy,

@@ -8,8 +8,8 @@ from made_reports import made_labels, made_probabilities
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
 from hf_selfdestruct.attacks.metrics import Accuracy, BalancedAccuracy, MacroAUC, check_metrics, macro_auc, scores
-from hf_selfdestruct.report.attack_run import rounded
-from hf_selfdestruct.report.comparison import contributions
+from hf_selfdestruct.report.contributions import contributions
+from hf_selfdestruct.report.packing import rounded
 
 
 @pytest.fixture(params=[2, 5], ids=["2 classes", "5 classes"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_reports import made_labels, made_probabilities, predicted_report
 
-from hf_selfdestruct.report.attack_run import packed, packed_labels
+from hf_selfdestruct.report.packing import packed, packed_labels
 from hf_selfdestruct.report.report import AttackReport
 
 LABELS = made_labels()

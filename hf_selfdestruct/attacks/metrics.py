@@ -10,7 +10,8 @@ import evaluate
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from ..report.attack_run import FLOOR, Scores
+from ..report.attack_run import Scores
+from ..report.packing import FLOOR
 
 
 def scores(

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 ROLES = ("base", "undefended", "hardened", "scratch")
 # Rows beside the models: scratch again on other random weights, scratch with more data and steps, the raw input.
 REFERENCES = ("null", "more", "raw")
 NOT_MEASURED = "not measured"
 STATUSES = ("ok", "pruned", "failed")
-LEAST = -60.0  # log-probabilities below this are cut, counted from the likeliest class
-FLOOR = 1e-20  # probabilities below this rank no rows: they are what is left of a class that was never seen
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ class AttackRun:
         desired_drop: Desired-task accuracy lost through the attack; ``None`` where it was not measured.
         optimism: What of the selection accuracy is owed to having been the best of many settings.
         found: What the run itself chose on the selection split, such as a probe's layer.
-        predictions: Class probabilities of the test rows, see :func:`packed`; on record for chosen runs.
+        predictions: Class probabilities of the test rows, see :func:`.packing.packed`; on record for chosen runs.
     """
 
     task: str
@@ -155,69 +149,3 @@ def cell(summary: Summary | None) -> str:
         return NOT_MEASURED
     spread = "" if math.isnan(summary.deviation) else f" ± {summary.deviation:.3f}"
     return f"{summary.mean:.3f}{spread}"
-
-
-def rounded(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities as they can be kept on record.
-
-    Scores are computed from these, so that the record says exactly what the scores say.
-    """
-    return _restored(_kept(probabilities))
-
-
-def packed(probabilities: np.ndarray) -> str:
-    """Probabilities ``(rows, classes)`` as text; :func:`unpacked` gives back what :func:`rounded` gives."""
-    return base64.b64encode(_kept(probabilities).tobytes()).decode()
-
-
-def packed_size(rows: int, classes: int) -> int:
-    """Length of the text of so many probabilities."""
-    return 4 * -(-2 * rows * classes // 3)
-
-
-def unpacked(text: str, classes: int) -> np.ndarray:
-    """Probabilities ``(rows, classes)`` from text.
-
-    Raises:
-        ValueError: The text is not such an array.
-    """
-    logs = _array(text, "<f2").reshape(-1, classes)
-    if not (np.abs(logs) <= -LEAST).all():  # so that nothing overflows; what is not a number fails too
-        raise ValueError(f"log-probabilities must lie within ±{-LEAST:.0f}.")
-    return _restored(logs)
-
-
-def _kept(probabilities: np.ndarray) -> np.ndarray:
-    """Log-odds to the likeliest class, in half precision: fine where classes are nearly equal, coarse elsewhere.
-
-    What is kept of kept ones is the same.
-    """
-    with np.errstate(divide="ignore"):
-        logs = np.log(probabilities)
-    return (logs - logs.max(axis=1, keepdims=True)).clip(LEAST, 0.0).astype("<f2")
-
-
-def _restored(logs: np.ndarray) -> np.ndarray:
-    values = np.exp(logs.astype(np.float64))
-    return values / values.sum(axis=1, keepdims=True)
-
-
-def packed_labels(labels: np.ndarray) -> str:
-    """Integer labels as text, for :func:`unpacked_labels`."""
-    return base64.b64encode(np.asarray(labels).astype("<u2").tobytes()).decode()
-
-
-def unpacked_labels(text: str) -> np.ndarray:
-    """Integer labels from text.
-
-    Raises:
-        ValueError: The text is not such an array.
-    """
-    return _array(text, "<u2").astype(np.int64)
-
-
-def _array(text: str, kind: str) -> np.ndarray:
-    try:
-        return np.frombuffer(base64.b64decode(text, validate=True), dtype=kind)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(f"not an array in base64 ({error}).") from None

@@ -6,7 +6,8 @@ from collections.abc import Sized
 from typing import Any
 
 from ..untrusted_json import checked
-from .attack_run import REFERENCES, ROLES, STATUSES, AttackRun, unpacked, unpacked_labels
+from .attack_run import REFERENCES, ROLES, STATUSES, AttackRun
+from .packing import unpacked, unpacked_labels
 from .record import Record
 
 # Types of what stands in the free-form objects, where it does.

@@ -12,7 +12,7 @@ from hf_selfdestruct.attacks.methods.sibling import Merging
 from hf_selfdestruct.attacks.metrics import scores
 from hf_selfdestruct.attacks.suites.audit import plan_problems
 from hf_selfdestruct.attacks.suites.shipped import SUITES
-from hf_selfdestruct.report.attack_run import packed, packed_labels, rounded, unpacked_labels
+from hf_selfdestruct.report.packing import packed, packed_labels, rounded, unpacked_labels
 from hf_selfdestruct.report.report import AttackReport
 
 QUICK = {"steps": (4,), "looks": 2}

@@ -20,7 +20,7 @@ from hf_selfdestruct.attacks.methods.probes import CLASSIFIERS
 from hf_selfdestruct.attacks.methods.references import RawInput, raw_input
 from hf_selfdestruct.attacks.methods.tamper import Recalibrate, Rescale
 from hf_selfdestruct.attacks.metrics import scores
-from hf_selfdestruct.report.attack_run import rounded
+from hf_selfdestruct.report.packing import rounded
 from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
 STRENGTHS = {"neighbours": 5, "boosted trees": 30}

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...report.attack_run import rounded
+from ...report.packing import rounded
 from ..data import AttackData, Split, in_batches
 from ..target import device
 

@@ -18,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ...report.attack_run import rounded
+from ...report.packing import rounded
 from ..attack import Attack, Outcome, Trial
 from ..metrics import macro_auc, scores
 from .features import features_of

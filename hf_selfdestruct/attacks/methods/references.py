@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ...report.attack_run import rounded
+from ...report.packing import rounded
 from ..attack import Attack, Outcome, Trial
 from ..data import AttackData, Split
 from ..metrics import scores

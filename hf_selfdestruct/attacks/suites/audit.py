@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ...report.attack_run import ROLES, AttackRun, unpacked, unpacked_labels
-from ...report.comparison import METRICS, contributions
+from ...report.attack_run import ROLES, AttackRun
+from ...report.contributions import METRICS, contributions
+from ...report.packing import unpacked, unpacked_labels
 from ...report.report import AttackReport
 from ..attack import Attack
 from ..doubts import doubts

@@ -15,7 +15,8 @@ from typing import Any
 import evaluate
 import numpy as np
 
-from ...report.attack_run import ROLES, AttackRun, packed_labels, packed_size
+from ...report.attack_run import ROLES, AttackRun
+from ...report.packing import packed_labels, packed_size
 from ...report.report import MOST_BYTES, AttackReport
 from ...tasks.blocked_task import BlockedTask
 from ..attack import Attack

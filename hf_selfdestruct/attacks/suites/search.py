@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from ...files import file_hash, printable, weights_hash
-from ...report.attack_run import AttackRun, packed
+from ...report.attack_run import AttackRun
+from ...report.packing import packed
 from ...tasks.blocked_task import seed_of
 from ..attack import Attack, Trial
 from ..data import AttackData

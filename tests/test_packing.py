@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_reports import made_labels, made_probabilities
 
-from hf_selfdestruct.report.attack_run import packed, packed_labels, rounded, unpacked, unpacked_labels
+from hf_selfdestruct.report.packing import packed, packed_labels, rounded, unpacked, unpacked_labels
 
 EXTREMES = np.array([[0.0, 1.0], [1.0, 0.0], [1e-300, 1.0], [0.5, 0.5], [1e-7, 1 - 1e-7]])
 
