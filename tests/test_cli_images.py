@@ -10,7 +10,7 @@ from hf_selfdestruct.jobs.config import load_config
 from hf_selfdestruct.jobs.fingerprint import Fingerprint, check, folder_answers, make
 from hf_selfdestruct.jobs.job import harden
 from hf_selfdestruct.jobs.served import served
-from hf_selfdestruct.report.record import AttackReport
+from hf_selfdestruct.report.report import AttackReport
 
 pytestmark = pytest.mark.usefixtures("loudness")
 
