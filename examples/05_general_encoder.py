@@ -7,12 +7,15 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding
 
 from hf_selfdestruct import Adversary, BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
-from hf_selfdestruct.adversaries.adversary import Range
-from hf_selfdestruct.adversaries.optimizers import AdamW
+from hf_selfdestruct.adversaries import AdamW, Range
 from hf_selfdestruct.demo.grammar import GENDERS, splits
 from hf_selfdestruct.demo.job import minilm
-from hf_selfdestruct.losses.blocking import HeadAdjustedCrossEntropy, RepresentationProbe
-from hf_selfdestruct.losses.keeping import EmbeddingDistillation, HiddenStateDistillation
+from hf_selfdestruct.losses import (
+    EmbeddingDistillation,
+    HeadAdjustedCrossEntropy,
+    HiddenStateDistillation,
+    RepresentationProbe,
+)
 
 # 1. A bare trunk, and biographies with the blocked label.
 tokenizer = AutoTokenizer.from_pretrained(minilm())

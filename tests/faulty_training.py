@@ -21,7 +21,7 @@ from train_together import state_of
 from transformers import TrainerCallback
 
 from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
-from hf_selfdestruct.meta_gradient.flat_episode import Course
+from hf_selfdestruct.meta_gradient.flat_episode import FlatEpisode
 
 END = "end"
 STEPS, SAVED, STEP = 6, 2, 4  # outer steps, between two checkpoints, done when the fault strikes
@@ -51,15 +51,15 @@ def not_a_number(trainer: SelfDestructTrainer) -> None:
 
 def in_an_inner_loop(trainer: SelfDestructTrainer, act: Callable[[SelfDestructTrainer], None]) -> None:
     """Strike at the second inner gradient after ``STEP`` outer steps."""
-    inner, count = Course.inner_gradient, [0]
+    inner, count = FlatEpisode.inner_gradient, [0]
 
-    def counted(course: Course, *arguments: Any, **named: Any) -> Any:
+    def counted(course: FlatEpisode, *arguments: Any, **named: Any) -> Any:
         count[0] += trainer.state.global_step == STEP
         if count[0] == 2:
             act(trainer)
         return inner(course, *arguments, **named)
 
-    Course.inner_gradient = counted  # type: ignore[method-assign]
+    FlatEpisode.inner_gradient = counted  # type: ignore[method-assign]
 
 
 def in_a_save(trainer: SelfDestructTrainer, act: Callable[[SelfDestructTrainer], None]) -> None:

@@ -1,1 +1,18 @@
 """Adversaries that a training simulates: what they train, how, and what they learn."""
+
+from .adversary import Adversary, Range, Schedule
+from .optimizer import InnerOptimizer
+from .optimizers import SGD, Adagrad, Adam, AdamW, NormalizedSGD, RMSprop
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adversary",
+    "InnerOptimizer",
+    "NormalizedSGD",
+    "RMSprop",
+    "Range",
+    "Schedule",
+]

@@ -1,1 +1,41 @@
-"""Losses: what blocks, and what keeps."""
+"""Losses: what blocks, at the adversary's weights, and what keeps, by the distance to the original."""
+
+from .base import BlockingLoss, View
+from .blocking import (
+    Collapse,
+    CrossEntropy,
+    DenialOfService,
+    Entropy,
+    HeadAdjustedCrossEntropy,
+    InverseCrossEntropy,
+    NegativeCrossEntropy,
+    UniformKL,
+)
+from .keeping import (
+    EmbeddingDistillation,
+    HiddenStateDistillation,
+    KeepingLoss,
+    LanguageModeling,
+    LogitDistillation,
+)
+from .probe import GradientNorm, RepresentationProbe
+
+__all__ = [
+    "BlockingLoss",
+    "Collapse",
+    "CrossEntropy",
+    "DenialOfService",
+    "EmbeddingDistillation",
+    "Entropy",
+    "GradientNorm",
+    "HeadAdjustedCrossEntropy",
+    "HiddenStateDistillation",
+    "InverseCrossEntropy",
+    "KeepingLoss",
+    "LanguageModeling",
+    "LogitDistillation",
+    "NegativeCrossEntropy",
+    "RepresentationProbe",
+    "UniformKL",
+    "View",
+]

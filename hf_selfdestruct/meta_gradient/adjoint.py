@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..adversaries.optimizer import State
 from .episode import Episode, MetaGradient
-from .flat_episode import Course
+from .flat_episode import FlatEpisode
 from .hessian import HVPS
 from .trajectory import Trajectory
 
@@ -35,7 +35,7 @@ def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "
         Exact gradients for the published weights and, where it learns, for the adversary: that is a second
         objective, with Hessian-vector products of its own.
     """
-    course = Course(episode)
+    course = FlatEpisode(episode)
     x, f = course.start()
     optimizer = episode.optimizer
     path = Trajectory(course, f, trajectory)

@@ -14,7 +14,7 @@ from .episode import Episode, MetaGradient, Reading
 
 
 @dataclass
-class Course:
+class FlatEpisode:
     """An episode on flat vectors.
 
     The weights that move lie in one vector ``x``; those that do not, but whose gradient is asked for, in ``f``. A

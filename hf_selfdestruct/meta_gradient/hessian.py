@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ..models.distributed import Ranks
-from .flat_episode import Course
+from .flat_episode import FlatEpisode
 
-Products = Callable[[Course, int, Tensor, Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], float | None]
+Products = Callable[[FlatEpisode, int, Tensor, Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], float | None]
 
 
 def double_backward(
-    course: Course, k: int, x: Tensor, f: Tensor, g: Tensor, vectors: Sequence[Tensor], sums: Sequence[Tensor]
+    course: FlatEpisode, k: int, x: Tensor, f: Tensor, g: Tensor, vectors: Sequence[Tensor], sums: Sequence[Tensor]
 ) -> None:
     """Gradients of ``<inner gradient, v>``: exact, for losses that are twice differentiable.
 
@@ -47,7 +47,7 @@ class FiniteDifference:
 
     def __call__(
         self,
-        course: Course,
+        course: FlatEpisode,
         k: int,
         x: Tensor,
         f: Tensor,
@@ -83,7 +83,7 @@ class FiniteDifference:
             worst = max(worst, self._error(course.ranks, g, high[: len(x)], low[: len(x)]))
         return worst
 
-    def _step(self, course: Course, x: Tensor, v: Tensor) -> float:
+    def _step(self, course: FlatEpisode, x: Tensor, v: Tensor) -> float:
         length = course.ranks.norm(v)
         # Weights that are all zero have no size of their own to go by.
         return self._width * max(course.ranks.norm(x), 1e-3 * course.moving.total**0.5) / length if length else 0.0

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .adjoint import exact
 from .episode import Episode, MetaGradient
-from .flat_episode import Course
+from .flat_episode import FlatEpisode
 
 META_GRADIENTS = ("exact", "unrolled", "first_order")
 
@@ -33,7 +33,7 @@ def unrolled(episode: Episode) -> MetaGradient:
     """
     if episode.ranks.size > 1:
         raise ValueError("an unrolled meta-gradient is one process's own; use 'exact', which gives the same.")
-    course = Course(episode)
+    course = FlatEpisode(episode)
     leaves = [value.requires_grad_() for value in course.start()]
     x, f = leaves
     rate = torch.tensor(episode.learning_rate, dtype=x.dtype, device=x.device, requires_grad=True)
@@ -66,7 +66,7 @@ def first_order(episode: Episode) -> MetaGradient:
     Returns:
         Approximate gradients; exact as the inner rate goes to 0.
     """
-    course = Course(episode)
+    course = FlatEpisode(episode)
     x, f = course.start()
     start, state = x.clone() if episode.learns_rate else x, episode.optimizer.init(x)
     g, slope = torch.empty_like(x), x.new_zeros(())

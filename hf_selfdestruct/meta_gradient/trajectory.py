@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..adversaries.optimizer import State
-from .flat_episode import Course
+from .flat_episode import FlatEpisode
 
 TRAJECTORIES = ("device", "cpu", "recompute")
 Place = tuple[int, Tensor, State, Tensor]
@@ -32,7 +32,7 @@ class Trajectory:
         ValueError: Another ``kind``.
     """
 
-    def __init__(self, course: Course, f: Tensor, kind: str) -> None:
+    def __init__(self, course: FlatEpisode, f: Tensor, kind: str) -> None:
         if kind not in TRAJECTORIES:
             raise ValueError(f"trajectory must be one of {', '.join(TRAJECTORIES)}; got {kind!r}.")
         self._course, self._f, self._kind = course, f, kind

@@ -6,7 +6,7 @@ import copy
 import inspect
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ from .termination import Termination
 from .training_args import SelfDestructTrainingArguments, guard_of
 
 if TYPE_CHECKING:
+    from ..attacks import AttackSuite
+    from ..publish.card_details import CardDetails
     from ..report.report import AttackReport
 
 logger = logging.getLogger(__name__)
@@ -179,23 +181,58 @@ class SelfDestructMixin(HardeningTrainer):
         else:
             self._load_from_checkpoint(str(checkpoint))
 
-    def attack(self, suite: str = "default", **options: Any) -> AttackReport:
+    def attack(
+        self,
+        suite: str | AttackSuite = "default",
+        *,
+        undefended: str | None = None,
+        base: str | None = None,
+        desired_dataset: Dataset | None = None,
+        kept_dataset: Dataset | None = None,
+        card: Mapping[str, Any] | CardDetails | None = None,
+        controls: Sequence[BlockedTask] = (),
+        metrics: Mapping[str, Any] | None = None,
+        storage: str | None = None,
+        workers: int = 1,
+    ) -> AttackReport:
         """Save the model, attack it beside its references, and write the evidence into the folder.
 
-        Trains the undefended sibling first unless one is given. See :func:`evidence.attack_trainer`.
+        Trains the undefended sibling first unless one is given.
 
         Args:
             suite: Name of a suite (``smoke``, ``default``, ``adaptive``, ``full``, ...), or one of your own.
-            **options: ``undefended`` and ``base`` (folders), ``desired_dataset`` (by default ``eval_dataset``),
-                ``kept_dataset``, ``card`` (the user's own words), ``controls``, ``metrics``, ``storage``, ``workers``.
+            undefended: Folder of the sibling; by default it is trained now.
+            base: Folder or Hub id of the model an attacker may start from; by default where training started.
+            desired_dataset: Where desired quality is measured; by default ``eval_dataset``.
+            kept_dataset: Held-out unlabelled rows on which the models' general use is measured.
+            card: The user's own words.
+            controls: Benign tasks, as a control of what hardening costs others.
+            metrics: ``evaluate`` metrics of your own, by name, for the report.
+            storage: Optuna storage URL; by default a file in the folder.
+            workers: Processes that share the attacks, where no launcher started several.
 
         Returns:
             The report, also in ``output_dir/selfdestruct/report.json``.
+
+        Raises:
+            ValueError: Something could not be attacked or measured; it is said before anything is trained.
         """
         from .attack import attack_trainer  # the judge is loaded only when it is called
 
         with working_in(self.folder):
-            return attack_trainer(self, suite, **options)
+            return attack_trainer(
+                self,
+                suite,
+                undefended=undefended,
+                base=base,
+                desired_dataset=desired_dataset,
+                kept_dataset=kept_dataset,
+                card=card,
+                controls=controls,
+                metrics=metrics,
+                storage=storage,
+                workers=workers,
+            )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As ``Trainer.save_model``, in the type that the model had; an attacked folder keeps its evidence's stamp."""
