@@ -11,7 +11,7 @@ from toy_models import TINY_SUITE, tiny_model, toy_rows, toy_task
 from transformers import BertForSequenceClassification, default_data_collator
 
 from hf_selfdestruct import AttackReport, SelfDestructTrainer, SelfDestructTrainingArguments
-from hf_selfdestruct.attacks import Target
+from hf_selfdestruct.attacks import DesiredData, Target
 from hf_selfdestruct.attacks.suites.ledger import storage_at
 
 
@@ -68,8 +68,16 @@ def test_a_ledger_has_every_run(before):
         Target("scratch", str(before / "_base"), random=True, padding=0),
     ]
     columns = list(inspect.signature(BertForSequenceClassification.forward).parameters)
+    desired = DesiredData.of(
+        toy_rows(48, seed=1, columns=("labels",)), toy_rows(24, seed=2, columns=("labels",)), columns
+    )
     report = TINY_SUITE.run(
-        targets, [toy_task()], columns=columns, collate=default_data_collator, storage=storage_at(ledger)
+        targets,
+        [toy_task()],
+        columns=columns,
+        collate=default_data_collator,
+        desired=desired,
+        storage=storage_at(ledger),
     )
     assert trials() == count > 0
     assert report.runs == old.runs
