@@ -6,6 +6,7 @@ PIP_ARGS ?=
 VENV := .venv
 VENV_LOWEST := .venv-lowest
 TORCH := torch==2.13.0
+comma := ,
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -15,13 +16,13 @@ TORCH := torch==2.13.0
 python_ok = $(shell $(PYTHON) -c 'import sys; print("ok" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
 need_python = $(if $(python_ok),,$(error Python 3.11 or newer is needed, and "$(PYTHON)" is older or missing; name another one with PYTHON=/path/to/python3))
 
-# $(call set_up,environment,constraints): torch goes first and alone, so that its exact pin decides the build.
+# $(call set_up,environment,constraints,extras): torch goes first and alone, so that its exact pin decides the build.
 define set_up
 $(need_python)
 @echo "setting up $(1) from $(2) (the first time takes a few minutes)"
 @test -x $(1)/bin/pip || $(PYTHON) -m venv --clear $(1)
 @$(1)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c $(2) $(TORCH)
-@$(1)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c $(2) -e '.[demo,sign,test]'
+@$(1)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c $(2) -e '.[$(3)]'
 @touch $@
 endef
 
@@ -57,7 +58,7 @@ clean:  ## remove the environments, caches and build files (results stay)
 	find hf_selfdestruct tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.stamp: pyproject.toml setup.cfg constraints.txt
-	$(call set_up,$(VENV),constraints.txt)
+	$(call set_up,$(VENV),constraints.txt,demo$(comma)sign$(comma)test$(comma)trl)
 
 $(VENV_LOWEST)/.stamp: pyproject.toml setup.cfg constraints-lowest.txt
-	$(call set_up,$(VENV_LOWEST),constraints-lowest.txt)
+	$(call set_up,$(VENV_LOWEST),constraints-lowest.txt,demo$(comma)sign$(comma)test)

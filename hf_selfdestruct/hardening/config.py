@@ -186,6 +186,9 @@ class HardeningConfig:
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without a model."""
+        others = getattr(super(), "__post_init__", None)  # of the training arguments, in a class that is both
+        if others is not None:
+            others()
         choices: dict[str, Iterable[str]] = {
             "method": PRESETS,
             "meta_gradient": META_GRADIENTS,

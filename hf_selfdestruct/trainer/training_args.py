@@ -44,8 +44,7 @@ class SelfDestructTrainingArguments(HardeningConfig, TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without a model."""
-        TrainingArguments.__post_init__(self)
-        HardeningConfig.__post_init__(self)
+        super().__post_init__()
         if self.max_desired_drop is not None and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
             raise ValueError("max_desired_drop needs readings of the desired task: set eval_strategy='steps'.")
         self._check_supported()
