@@ -9,7 +9,7 @@ import torch
 from toy_episodes import EPSILON, assert_same, relative, toy_episode, way
 
 from hf_selfdestruct.adversaries.optimizers import SGD, Adagrad, Adam, AdamW, NormalizedSGD, RMSprop
-from hf_selfdestruct.losses.blocking import BLOCKING_LOSSES, blocking_loss
+from hf_selfdestruct.losses.blocking import BLOCKING_LOSSES
 from hf_selfdestruct.models.functional import call
 
 unrolled, exact = way("unrolled"), way("exact")
@@ -150,7 +150,7 @@ def test_mistakes() -> None:
 
 @pytest.mark.parametrize("name", BLOCKING_LOSSES)
 def test_equals_unrolled_with_every_loss(name) -> None:
-    episode = toy_episode(view_loss=blocking_loss(name), steps=2, rate=0.02)
+    episode = toy_episode(view_loss=BLOCKING_LOSSES[name](), steps=2, rate=0.02)
     expected = unrolled(episode)
     assert_same(exact(episode), expected, rtol=1e-8, atol=1e-12)
     assert relative(FINITE(episode), expected) < 1e-5

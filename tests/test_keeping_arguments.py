@@ -11,21 +11,20 @@ import torch
 from keeping_cases import MASKS, STATES, batch_of, draw, inputs_of, made
 from transformers import AutoModel, AutoModelForSequenceClassification, T5Config, T5ForConditionalGeneration
 
+from hf_selfdestruct import HardeningConfig
 from hf_selfdestruct.losses.keeping import (
     KEEPING_LOSSES,
     EmbeddingDistillation,
     HiddenStateDistillation,
     KeepingLoss,
     LogitDistillation,
-    keeping_loss,
     total,
 )
 
 
 @pytest.mark.parametrize("name", KEEPING_LOSSES)
 def test_names(name) -> None:
-    loss = keeping_loss(name)
-    assert type(loss) is KEEPING_LOSSES[name]
+    loss = KEEPING_LOSSES[name]()
     assert type(loss).__name__.lower() == name.replace("_", "")
     assert loss.citation
     assert loss.config() == {"name": type(loss).__name__, **vars(loss)}
@@ -36,7 +35,7 @@ def test_names(name) -> None:
 
 def test_unknown_name_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"embedding_distillation.*got 'logits'"):
-        keeping_loss("logits")
+        HardeningConfig(keeping_loss="logits")
 
 
 def test_total_is_the_weighted_sum() -> None:

@@ -10,7 +10,7 @@ from toy_episodes import relative, toy_episode, way
 
 from hf_selfdestruct.adversaries.optimizers import INNER_OPTIMIZERS
 from hf_selfdestruct.hardening.presets import BOOSTER, CTRAP, PRESETS
-from hf_selfdestruct.losses.blocking import blocking_loss
+from hf_selfdestruct.losses.blocking import BLOCKING_LOSSES
 from hf_selfdestruct.meta_gradient.episode import MetaGradient
 from hf_selfdestruct.meta_gradient.outer_loss import step_shares
 from hf_selfdestruct.trainer.recipe import recipe_of
@@ -35,7 +35,7 @@ def one_step(preset, batch_size: int = 6):
     """A toy episode by a preset, with the blocking loss on the adversary's own batch as in the papers."""
     toy = toy_episode(
         steps=1,
-        view_loss=blocking_loss(preset["blocking_loss"]),
+        view_loss=BLOCKING_LOSSES[preset["blocking_loss"]](),
         optimizer=INNER_OPTIMIZERS[preset["adversary_optimizer"]],
         rate=preset["adversary_learning_rate"],
         learns_rate=False,

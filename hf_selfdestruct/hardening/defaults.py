@@ -10,8 +10,8 @@ from ..adversaries.adversary import Adversary, Range, Schedule
 from ..adversaries.optimizers import INNER_OPTIMIZERS
 from ..erasure.initial_weights import Forms, embeddings_of
 from ..losses.base import BlockingLoss
-from ..losses.blocking import blocking_loss
-from ..losses.keeping import KeepingLoss, keeping_loss
+from ..losses.blocking import BLOCKING_LOSSES
+from ..losses.keeping import KEEPING_LOSSES, KeepingLoss
 from ..losses.probe import RepresentationProbe
 from ..models import heads
 from ..tasks.blocked_task import label_column_of
@@ -63,12 +63,12 @@ def configured_adversary(config: HardeningConfig) -> Adversary:
 def configured_losses(config: HardeningConfig) -> list[BlockingLoss]:
     """The blocking losses that a filled configuration describes."""
     probe = [RepresentationProbe(weight=config.probe_weight)] if config.probe_weight else []
-    return [*map(blocking_loss, config.blocking_losses), *probe]
+    return [*(BLOCKING_LOSSES[name]() for name in config.blocking_losses), *probe]
 
 
 def configured_keeping(config: HardeningConfig) -> list[KeepingLoss]:
     """The keeping losses that a configuration names; may be none."""
-    return [keeping_loss(name) for name in config.keeping_losses]
+    return [KEEPING_LOSSES[name]() for name in config.keeping_losses]
 
 
 def configured_forms(config: HardeningConfig) -> Forms:

@@ -200,10 +200,3 @@ BLOCKING_LOSSES: dict[str, type[BlockingLoss]] = {
     "gradient_norm": GradientNorm,
     "representation_probe": RepresentationProbe,
 }
-
-
-def blocking_loss(name: str) -> BlockingLoss:
-    """The blocking loss behind a configuration string, one of :data:`BLOCKING_LOSSES`, with its default arguments."""
-    if name not in BLOCKING_LOSSES:
-        raise ValueError(f"no blocking loss is called {name!r}; there are {', '.join(BLOCKING_LOSSES)}")
-    return BLOCKING_LOSSES[name]()

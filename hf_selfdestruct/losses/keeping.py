@@ -236,13 +236,6 @@ KEEPING_LOSSES: dict[str, type[KeepingLoss]] = {
 }
 
 
-def keeping_loss(name: str) -> KeepingLoss:
-    """The keeping loss behind a configuration string, with its default arguments."""
-    if name not in KEEPING_LOSSES:
-        raise ValueError(f"keeping loss must be one of {', '.join(KEEPING_LOSSES)}; got {name!r}.")
-    return KEEPING_LOSSES[name]()
-
-
 def total(losses: Iterable[KeepingLoss], outputs: Any, original: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """Weighted sum of several keeping losses on one batch; 0 where there are none."""
     return sum((loss.weight * loss(outputs, original, batch) for loss in losses), start=torch.zeros(()))
