@@ -190,8 +190,8 @@ class HardeningObjective:
             # Each process draws for itself; an adversary that none has drawn keeps still, moments included.
             if not (anyone(accelerator, adversary.drawn) if accelerator else adversary.drawn):
                 continue
-            for gradient in adversary.gradients() if accelerator else ():
-                gradient.copy_(accelerator.reduce(gradient, reduction="mean"))
+            for gradient in adversary.gradients():
+                gradient.copy_(accelerator.reduce(gradient, reduction="mean") if accelerator else gradient)
             adversary.step()
         if self._tied is not None:
             self._tied.gather()
