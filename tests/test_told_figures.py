@@ -105,18 +105,20 @@ def test_what_is_kept():
 def test_searched_fine_tuning():
     tuned = reached(SWAPPED, "profession", "full fine-tuning, searched")
     assert (
-        f"gets {spread(tuned['hardened'])} (scratch {spread(tuned['scratch'])}, base {tuned['base'].mean:.3f})."
+        f"reaches {spread(tuned['hardened'])} (scratch {spread(tuned['scratch'])}, base {tuned['base'].mean:.3f})."
         in README
     )
     (words,) = (s.mean for s in GENERAL.summaries("gender") if s.role == "raw")
     strongest = GENERAL.strongest("gender", 939, "hardened")
     assert strongest.attack == "full fine-tuning, searched"
     assert strongest.mean < words
-    assert f"alone give without any model ({words:.3f});" in README
+    assert f"classifier does better ({words:.3f})." in README
     fewer = lab("wikibios-general-fewer")
     few = {n: best(fewer, "gender", n) for n in (100, 400)}
     told = {(n, role): spread(few[n][role]) for n in few for role in ("hardened", "scratch")}
-    assert f"with 400 examples it gets {told[400, 'hardened']} (scratch {told[400, 'scratch']})" in README
+    assert (
+        f"With 400 examples full fine-tuning reaches {told[400, 'hardened']} (scratch {told[400, 'scratch']})" in README
+    )
     again = f"{told[400, 'hardened']} from the model hardened again, {told[400, 'scratch']} from scratch"
     assert f"{again} ({difference(fewer, 'gender', 400)})" in INDEX
     assert f"two rates: {told[100, 'hardened']}, scratch {told[100, 'scratch']};" in INDEX
@@ -136,9 +138,7 @@ def test_longer_fine_tuning():
             told.format(spread(found["hardened"]), spread(found["scratch"]), difference(report, "gender", 939)) in INDEX
         )
     found = best(general, "gender")
-    told = (
-        f"Four times as long it gets {spread(found['hardened'])} with all examples, scratch {spread(found['scratch'])},"
-    )
+    told = f"it reaches {spread(found['hardened'])}, scratch {spread(found['scratch'])}, where one seed"
     assert told in README
     long = lab("wikibios-gender-1600-steps")
     reach = means(best(long, "gender"))
@@ -215,9 +215,7 @@ def test_closed_forms_and_the_loop():
     whole = means(reached(SWAPPED, "profession", "layer probe"))["hardened"]
     loop = scores("wikibios", "MLAC loop alone, K = 4", 0)[0]
     base = means(reached(GENDER, "gender", "layer probe"))["base"]
-    told = (
-        f"without its meta-gradient leaves the layer probe {alone}, with it {whole}; the MLAC loop alone, with gender"
-    )
+    told = f"recipe leaves the layer probe {alone}, with it {whole}; the MLAC loop alone, with gender"
     assert f"{told} blocked, leaves it at {loop} (K = 4; base {base})." in README
     table = (CARDS / "README.md").read_text()
     for steps in (0, 4, 16):
