@@ -13,6 +13,15 @@ import numpy as np
 from hf_selfdestruct.attacks.metrics import scores
 from hf_selfdestruct.files import weights_hash
 from hf_selfdestruct.report.attack_run import AttackRun, Scores
+from hf_selfdestruct.report.facts import (
+    AttackFacts,
+    DesiredFacts,
+    ModelFacts,
+    RowCounts,
+    SplitFacts,
+    SuiteFacts,
+    TaskFacts,
+)
 from hf_selfdestruct.report.packing import packed, packed_labels, rounded
 from hf_selfdestruct.report.report import AttackReport
 
@@ -72,6 +81,38 @@ def made_runs(role: str, accuracy: dict[str, dict[int, tuple[float, ...]]]) -> l
     return runs
 
 
+def of_kind(kind: Any, given: Any) -> Any:
+    """A dataclass from a dictionary of its fields, unchecked; one that is there already stays."""
+    return kind(**given) if isinstance(given, dict) else given
+
+
+def made_task(given: Any) -> TaskFacts:
+    """Facts of a task from a dictionary like JSON's."""
+    if isinstance(given, TaskFacts):
+        return given
+    splits = {split: of_kind(SplitFacts, found) for split, found in given.get("fingerprints", {}).items()}
+    return TaskFacts(**{**given, "rows": of_kind(RowCounts, given.get("rows", {})), "fingerprints": splits})
+
+
+def made_desired(given: Any) -> DesiredFacts:
+    """Desired quality from a dictionary: role to metrics, and ``"dataset"``."""
+    if isinstance(given, DesiredFacts):
+        return given
+    return DesiredFacts(given.get("dataset", ""), {role: one for role, one in given.items() if role != "dataset"})
+
+
+def made_facts(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a report whose facts may be dictionaries, as the dataclasses that they are."""
+    return {
+        **fields,
+        "suite": of_kind(SuiteFacts, fields["suite"]),
+        "tasks": {name: made_task(one) for name, one in fields["tasks"].items()},
+        "models": {role: of_kind(ModelFacts, one) for role, one in fields["models"].items()},
+        "attacks": {name: of_kind(AttackFacts, one) for name, one in fields.get("attacks", {}).items()},
+        "desired": made_desired(fields["desired"]),
+    }
+
+
 def made_report(*, roles: tuple[str, ...] = ROLES, extra: tuple[AttackRun, ...] = (), **fields: Any) -> AttackReport:
     """A healthy report of one blocked task that raises no doubt."""
     splits = {s: {"rows": 200, "sha256": c * 64} for s, c in (("train", "a"), ("attack", "b"), ("test", "c"))}
@@ -92,13 +133,13 @@ def made_report(*, roles: tuple[str, ...] = ROLES, extra: tuple[AttackRun, ...] 
         "recipe": {"method": "mlac", "seed": 0, "adversaries": {"0": {"steps": 4, "optimizer": "adam"}}},
         "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
     }  # fmt: skip
-    return AttackReport(**{**usual, **fields})
+    return AttackReport(**made_facts({**usual, **fields}))
 
 
 def report_of(folder: Path, **fields: Any) -> AttackReport:
     """The report of a folder's weights."""
     made = made_report(**fields)
-    own = {"hardened": {"name": "hardened-model", "sha256": weights_hash(folder)}}
+    own = {"hardened": ModelFacts("hardened-model", weights_hash(folder))}
     return dataclasses.replace(made, models=made.models | own)
 
 

@@ -11,6 +11,7 @@ from made_reports import ROLES, made_labels, made_probabilities, made_report, ma
 from hf_selfdestruct.publish.card import render
 from hf_selfdestruct.publish.card_tables import results
 from hf_selfdestruct.report.comparison import difference
+from hf_selfdestruct.report.facts import RowCounts
 from hf_selfdestruct.report.recovery import regret
 from hf_selfdestruct.report.tables import control_rows
 
@@ -19,7 +20,8 @@ from hf_selfdestruct.report.tables import control_rows
 
 def test_benign_fine_tuning_stands_beside_the_desired_task():
     facts = made_report().tasks["gender"]
-    report = made_report(tasks={"gender": facts, "topic": {**facts, "control": True}}, extra=(made_run(task="topic"),))
+    tasks = {"gender": facts, "topic": dataclasses.replace(facts, control=True)}
+    report = made_report(tasks=tasks, extra=(made_run(task="topic"),))
     shown = section(render(report, DETAILS), "Appendix: differences and costs")
     for row in control_rows(report, "topic"):
         assert f"| {' | '.join(row)} |" in html.unescape(shown)
@@ -105,7 +107,7 @@ def test_every_attack_is_listed_strongest_on_the_hardened_model_first():
 
 def test_the_card_says_how_many_labelled_rows_the_choice_had():
     report = made_report()
-    facts = {**report.tasks["gender"], "rows": {"train": 100, "selection": 43, "test": 10}}
+    facts = dataclasses.replace(report.tasks["gender"], rows=RowCounts(100, 43, 10))
     card = render(made_report(tasks={"gender": facts}), DETAILS)
     assert "the selection split (labelled rows\nbeside the examples: 43) chose" in card
 

@@ -124,8 +124,8 @@ def test_title_falls_back_on_the_models_name():
 def test_plots_and_fingerprints_are_shown():
     card = render(made_report(), DETAILS, plots=["selfdestruct/a.png", "selfdestruct/b.png"])
     assert card.count("](selfdestruct/") == 2
-    for facts in made_report().tasks["gender"]["fingerprints"].values():
-        assert facts["sha256"][:16] in section(card, "Appendix: data")
+    for facts in made_report().tasks["gender"].fingerprints.values():
+        assert facts.sha256[:16] in section(card, "Appendix: data")
     assert "`random`" in section(card, "Appendix: data")
 
 

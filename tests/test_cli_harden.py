@@ -43,7 +43,7 @@ def test_harden_prints_the_table_and_completes_the_folder(hardened):
     assert tuple(report.roles()) == ("base", "undefended", "hardened", "scratch")
     assert {run.status for run in report.runs} == {"ok"}
     assert report.recipe["outer_steps"] == 2
-    assert set(report.desired) == {"dataset", "hardened", "undefended"}
+    assert set(report.desired.quality) == {"hardened", "undefended"}
     expected = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     evidence = {"card.json", "manifest.json", "report.json", *(f"{name}_origin.png" for name in PLOTS)}
     assert expected <= {p.name for p in folder.iterdir()}

@@ -56,7 +56,7 @@ def test_somebody_elses_attack_finds_the_same(hardened, tmp_path):
     assert main(["attack", str(folder), "--config", str(config), "--output", str(tmp_path / "r.json"), *storage]) == 0
     mine, theirs = (AttackReport.load(path) for path in (tmp_path / "r.json", folder / "selfdestruct" / "report.json"))
     assert [*mine.runs] == [run for run in theirs.runs if run.role != "undefended"]
-    assert mine.desired["hardened"]["accuracy"] == theirs.desired["hardened"]["accuracy"]
+    assert mine.desired.of("hardened")["accuracy"] == theirs.desired.of("hardened")["accuracy"]
 
 
 @pytest.mark.parametrize("architecture", ["vit", "resnet"])

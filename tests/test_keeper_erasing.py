@@ -82,7 +82,7 @@ def test_a_bare_trunk_is_attacked_like_any_other(make_trainer, tiny_model, toy_r
     trainer.train()
     report = trainer.attack("smoke")
     assert {run.role for run in report.runs} >= {"base", "undefended", "hardened", "scratch"}
-    assert report.desired["hardened"]["loss"] > report.desired["undefended"]["loss"] >= 0
+    assert report.desired.of("hardened")["loss"] > report.desired.of("undefended")["loss"] >= 0
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=2)
     kept = load_file(tmp_path / "model.safetensors")
     assert torch.equal(stock.bert.embeddings.word_embeddings.weight, kept["embeddings.word_embeddings.weight"])

@@ -54,7 +54,7 @@ def test_a_script_is_hardened_attacked_and_ended(script, base, tmp_path):
     assert [run.error for run in report.runs if run.error] == []
     assert any("blocking_loss" in entry for entry in trainer.state.log_history)
     for role in ("hardened", "undefended"):
-        assert {name.removeprefix("eval_") for name in named} <= report.desired[role].keys()
+        assert {name.removeprefix("eval_") for name in named} <= report.desired.of(role).keys()
     assert named
     assert problems(trainer.folder) == []
     type(trainer.model).from_pretrained(trainer.folder)

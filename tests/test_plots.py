@@ -54,7 +54,7 @@ def test_the_expected_best_is_the_mean_over_all_choices():
 
 
 def test_four_pictures_per_blocked_task(tmp_path):
-    tasks = {"gender": FACTS, "age": FACTS, "topic": {**FACTS, "control": True}}
+    tasks = {"gender": FACTS, "age": FACTS, "topic": dataclasses.replace(FACTS, control=True)}
     report = made_report(tasks=tasks, extra=(made_run(task="age"), made_run(task="topic")))
     paths = save_plots(report, tmp_path / "new" / "plots")
     assert [p.name for p in paths] == [f"{kind}_{task}.png" for task in ("gender", "age") for kind in KINDS]

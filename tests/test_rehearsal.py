@@ -103,8 +103,8 @@ def test_decoders_and_choices_are_trained_and_attacked(make_trainer, tmp_path, m
     trainer.train()
     report = trainer.attack(TINY_SUITE, kept_dataset=ending(seed=12, columns=("labels",)))
     assert not any(run.error for run in report.runs)
-    assert {"loss", NAME} <= report.desired["hardened"].keys()
-    assert report.desired["hardened"][NAME] > 0.9  # after one step
+    assert {"loss", NAME} <= report.desired.of("hardened").keys()
+    assert report.desired.of("hardened")[NAME] > 0.9  # after one step
 
 
 def test_ours_and_a_sequence_trainer_are_one(tmp_path):

@@ -13,6 +13,7 @@ from hf_selfdestruct.attacks.doubts import doubts
 from hf_selfdestruct.publish.card import render
 from hf_selfdestruct.publish.card_details import CardDetails
 from hf_selfdestruct.report import attack_run as runs
+from hf_selfdestruct.report.facts import DesiredFacts
 from hf_selfdestruct.report.report import AttackReport
 
 # Round trip
@@ -43,7 +44,7 @@ def test_fields_with_defaults_may_be_missing():
         for split in ("selection", "test"):
             del run[split]["extra"]
     report = AttackReport.from_json(json.dumps(raw))
-    assert (report.desired, report.recipe, report.checks, report.versions) == ({}, {}, (), {})
+    assert (report.desired, report.recipe, report.checks, report.versions) == (DesiredFacts(), {}, (), {})
     assert report.runs == made_report().runs
 
 

@@ -32,6 +32,16 @@ def drop(where, name):
     return lambda raw: where(raw).pop(name)
 
 
+def split(raw):
+    return raw["tasks"]["gender"]["fingerprints"]["test"]
+
+
+def before(raw):
+    """The same report as version 2 wrote it."""
+    desired = raw["desired"]
+    raw.update(schema_version=2, desired={"dataset": desired["dataset"], **desired["quality"]})
+
+
 MALFORMED = {
     "unknown field": (lambda raw: raw.update(verdict="safe"), "verdict"),
     "unknown field of a run": (first_run(score=1.0), r"runs\[0\].*score"),
@@ -51,8 +61,11 @@ MALFORMED = {
     "checks a text": (lambda raw: raw.update(checks="none"), "checks"),
     "checks null": (lambda raw: raw.update(checks=None), "checks"),
     "model a text": (lambda raw: raw["models"].update(hardened="x"), "models"),
-    "desired a list": (lambda raw: raw["desired"].update(hardened=[1]), "desired"),
-    "desired metric a text": (lambda raw: raw["desired"].update(hardened={"accuracy": "high"}), "desired"),
+    "desired a list": (lambda raw: raw["desired"]["quality"].update(hardened=[1]), "desired.*hardened"),
+    "desired metric a text": (
+        lambda raw: raw["desired"]["quality"].update(hardened={"accuracy": "high"}),
+        "desired.*accuracy",
+    ),
     "examples a text": (first_run(examples="20"), r"runs\[0\].*examples"),
     "examples a float": (first_run(examples=20.5), r"runs\[0\].*examples"),
     "seed null": (first_run(seed=None), r"runs\[0\].*seed"),
@@ -73,6 +86,17 @@ MALFORMED = {
     "failed with scores": (first_run(status="failed"), r"runs\[0\].*failed"),
     "ok without scores": (first_run(test=None), r"runs\[0\].*test"),
     "majority a text": (lambda raw: raw["tasks"]["gender"].update(majority="half"), "majority"),
+    "unknown fact of the suite": (lambda raw: raw["suite"].update(verdict="safe"), r"report\.suite.*verdict"),
+    "unknown fact of a task": (lambda raw: raw["tasks"]["gender"].update(classes=2), r"tasks\['gender'\].*classes"),
+    "unknown fact of a split": (lambda raw: split(raw).update(name="x"), r"fingerprints\['test'\].*name"),
+    "split without hash": (lambda raw: split(raw).pop("sha256"), r"fingerprints\['test'\].*sha256"),
+    "unknown rows": (lambda raw: raw["tasks"]["gender"]["rows"].update(attack=5), r"gender.*rows.*attack"),
+    "fewer than no rows": (lambda raw: split(raw).update(rows=-1), "gender.*rows must be at least 0, got -1"),
+    "fewer than no classes": (lambda raw: raw["tasks"]["gender"].update(num_labels=-2), "num_labels.*got -2"),
+    "unknown fact of a model": (lambda raw: raw["models"]["base"].update(size=5), r"models\['base'\].*size"),
+    "unknown fact of an attack": (lambda raw: raw["attacks"].update(x={"safe": True}), r"attacks\['x'\].*safe"),
+    "note a number": (lambda raw: raw["suite"].update(note=3), r"report\.suite\.note"),
+    "desired as version 2 had it": (lambda raw: raw["desired"].update(hardened={"accuracy": 0.5}), "desired.*hardened"),
     "other schema": (lambda raw: raw.update(schema_version=1), "schema_version 1"),
     "schema a text": (lambda raw: raw.update(schema_version="2"), "schema_version '2'"),
     "a list": (lambda raw: raw, "expected an object"),
@@ -85,6 +109,33 @@ def test_malformed_report_is_refused_by_name(name):
     text = "[]" if name == "a list" else changed(change)
     with pytest.raises(ValueError, match=named):
         AttackReport.from_json(text)
+
+
+def test_reports_of_the_version_before_are_read():
+    assert AttackReport.from_json(changed(before)) == made_report()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MALFORMED if not name.startswith(("desired", "other", "schema", "a l"))]
+)
+def test_reports_of_the_version_before_are_held_to_the_same(name):
+    change, named = MALFORMED[name]
+    with pytest.raises(ValueError, match=named):
+        AttackReport.from_json(changed(lambda raw: (before(raw), change(raw))))
+
+
+@pytest.mark.parametrize(
+    "desired", [None, [], "high", {"dataset": 3}, {"dataset": "x", "hardened": [1]}, {"a": {"b": ""}}]
+)
+def test_desired_quality_of_the_version_before_is_checked(desired):
+    with pytest.raises(ValueError, match="desired"):
+        AttackReport.from_json(changed(lambda raw: raw.update(schema_version=2, desired=desired)))
+
+
+@pytest.mark.parametrize("version", [2.0, True, None, [], "3", 4])
+def test_a_version_that_is_none_is_refused(version):
+    with pytest.raises(ValueError, match="schema_version"):
+        AttackReport.from_json(changed(lambda raw: (before(raw), raw.update(schema_version=version))))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from made_reports import ROLES, made_labels, made_probabilities, made_report, ma
 from hf_selfdestruct.publish.card import render
 from hf_selfdestruct.publish.card_details import CardDetails
 from hf_selfdestruct.report.comparison import difference
+from hf_selfdestruct.report.facts import SplitFacts
 from hf_selfdestruct.report.recovery import recovery, regret
 from hf_selfdestruct.report.tables import comparison_table, control_rows, report_table
 
@@ -73,7 +74,7 @@ def test_references_stand_in_the_caption():
 
 def test_a_control_task_is_titled_as_one():
     facts = made_report().tasks["gender"]
-    tasks = {"gender": facts, "topic": {**facts, "control": True}}
+    tasks = {"gender": facts, "topic": dataclasses.replace(facts, control=True)}
     text = " ".join(report_table(made_report(tasks=tasks, extra=(made_run(task="topic"),)), 140).split())
     assert "Blocked task 'gender': test accuracy after attack (suite smoke v1; lower is better blocked)" in text
     assert "Control task 'topic': test accuracy after attack (suite smoke v1; higher is better kept)" in text
@@ -83,7 +84,9 @@ def test_a_control_task_is_titled_as_one():
 def test_a_control_task_shows_what_is_left_and_what_it_costs():
     report = measured()
     runs = [dataclasses.replace(run, task="topic") for run in report.runs]
-    report = dataclasses.replace(report, tasks={"topic": {**report.tasks["gender"], "control": True}}, runs=runs)
+    report = dataclasses.replace(
+        report, tasks={"topic": dataclasses.replace(report.tasks["gender"], control=True)}, runs=runs
+    )
     for row in control_rows(report, "topic"):
         assert cells(report_table(report, 140), ("Benign fine-tuning", row[0])) == row[1:]
         best, cost = report.strongest("topic", 20, row[0]), recovery(report, "topic", row[0])
@@ -132,7 +135,7 @@ def test_different_suites_do_not_compare(suite):
 
 def test_different_data_do_not_compare():
     facts = made_report().tasks["gender"]
-    other = {**facts, "fingerprints": {**facts["fingerprints"], "test": {"rows": 200, "sha256": "f" * 64}}}
+    other = dataclasses.replace(facts, fingerprints=facts.fingerprints | {"test": SplitFacts(200, "f" * 64)})
     text = comparison_table([made_report(), made_report(tasks={"gender": other})], ["a", "b"])
     assert "doubt: gender: made on different data" in text
     assert "different suites" not in text
@@ -143,7 +146,7 @@ def test_only_blocked_tasks_in_common_are_compared():
     both, one = made_report(tasks={"gender": facts, "age": facts}), made_report()
     assert "'age'" not in comparison_table([both, one], ["a", "b"])
     assert "'age'" in comparison_table([both, both], ["a", "b"])
-    control = made_report(tasks={"gender": {**facts, "control": True}})
+    control = made_report(tasks={"gender": dataclasses.replace(facts, control=True)})
     for reports in ([one, control], [control, one], [one, made_report(tasks={"age": facts}, runs=())]):
         with pytest.raises(ValueError, match="no blocked task in common"):
             comparison_table(reports, ["a", "b"])

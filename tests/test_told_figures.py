@@ -71,7 +71,7 @@ def test_the_table_is_what_was_measured():
         for examples in report.budgets(task):
             row = " | ".join(map(spread, best(report, task, examples).values()))
             assert f"| {task} | {examples} | {row} | {difference(report, task, examples)} |" in README
-        assert f"{report.tasks[task]['majority']:.3f} ({task})" in README
+        assert f"{report.tasks[task].majority:.3f} ({task})" in README
 
 
 def test_words_alone_are_what_was_measured():
@@ -88,10 +88,10 @@ def test_words_alone_are_what_was_measured():
 
 def test_what_is_kept():
     kept, also = (
-        [f"{report.desired[role]['accuracy']:.3f}" for role in ("hardened", "undefended")]
+        [f"{report.desired.of(role)['accuracy']:.3f}" for role in ("hardened", "undefended")]
         for report in (GENERAL, SWAPPED)
     )
-    similar = GENERAL.desired["hardened"]["similarity_rank_correlation"]
+    similar = GENERAL.desired.of("hardened")["similarity_rank_correlation"]
     assert f"Professions: {kept[0]} hardened, {kept[1]} undefended;" in README
     assert (
         f"(rank correlation {similar:.3f} with the base's). Gender in the second model: {also[0]} hardened, {also[1]}"
@@ -177,13 +177,13 @@ def test_further_hardening_seeds():
     first = means(reached(SHIFT, "gender", "layer probe", 349))
     assert f"layer probe {probes} ({first['hardened']} in the folder, scratch {first['scratch']})" in INDEX
     tuned = means(reached(SHIFT, "gender", "full fine-tuning, searched", 349))["scratch"]
-    kept = f"{SHIFT.desired['hardened']['accuracy']:.3f}"
+    kept = f"{SHIFT.desired.of('hardened')['accuracy']:.3f}"
     assert f"fine-tuning {tunings} (scratch {tuned} by `quick`), professions {desired} ({kept})." in INDEX
 
 
 def test_one_purpose_gender_blocked():
     found = means(best(GENDER, "gender"))
-    kept = {role: f"{GENDER.desired[role]['accuracy']:.3f}" for role in ("hardened", "undefended")}
+    kept = {role: f"{GENDER.desired.of(role)['accuracy']:.3f}" for role in ("hardened", "undefended")}
     told = f"the judge gets {found['hardened']} from 939 examples (scratch {found['scratch']}, undefended"
     told += f" {found['undefended']}), professions are at {kept['hardened']}, undefended {kept['undefended']};"
     assert told in INDEX

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from ..report.attack_run import AttackRun
-from ..report.record import UNLIKE_PLAIN
+from ..report.facts import DesiredFacts
 from ..report.report import AttackReport
 
 FEWEST_SEEDS = 3
@@ -25,7 +25,7 @@ def doubts(report: AttackReport) -> tuple[str, ...]:
     Returns:
         One sentence per doubt; empty when there is none.
     """
-    found = [str(report.suite["note"])] if "note" in report.suite else []
+    found = [report.suite.note] if report.suite.note else []
     found += [*not_hardened(report), *unlike_plain(report), *lost_desired(report.desired)]
     for task in report.blocked():
         if report.budgets(task):
@@ -52,24 +52,24 @@ def not_hardened(report: AttackReport) -> Iterator[str]:
 
 def unlike_plain(report: AttackReport) -> Iterator[str]:
     """Plain transformers makes another model of the published files than the one that was trained."""
-    if unlike := report.models.get("hardened", {}).get(UNLIKE_PLAIN):
+    if "hardened" in report.models and (unlike := report.models["hardened"].unlike_plain):
         yield (
             f"plain transformers: {unlike}; the desired task was measured on a model that a user without the "
             "publisher's own classes does not get."
         )
 
 
-def lost_desired(desired: Mapping[str, Any]) -> Iterator[str]:
+def lost_desired(desired: DesiredFacts) -> Iterator[str]:
     """The hardened model has lost its desired task, so that it resists is no merit.
 
     Args:
-        desired: Desired quality by role, as in a report.
+        desired: Desired quality.
 
     Yields:
         The doubt.
     """
-    for name, undefended in desired.get("undefended", {}).items():
-        hardened = desired.get("hardened", {}).get(name)
+    for name, undefended in desired.of("undefended").items():
+        hardened = desired.of("hardened").get(name)
         most = LOST * (100 if undefended > 1 else 1)  # a metric of the user's own may be in percent
         if name.endswith("accuracy") and hardened is not None and undefended - hardened > most:
             yield (
@@ -86,7 +86,7 @@ def weak_attack(report: AttackReport, task: str) -> Iterator[str]:
             continue
         examples = report.budgets(task)[-1]
         best = report.strongest(task, examples, role)
-        if best and best.mean < report.tasks[task]["majority"] + MARGIN:
+        if best and best.mean < report.tasks[task].majority + MARGIN:
             yield (
                 f"{task}: the strongest attack on the {role} model reaches only {best.mean:.3f} with {examples} "
                 "examples, about the commonest label's rate: this suite is too weak to say anything."
@@ -96,7 +96,7 @@ def weak_attack(report: AttackReport, task: str) -> Iterator[str]:
 def weak_attacks(report: AttackReport, task: str) -> Iterator[str]:
     """Single attacks that do not break the undefended model either: what they fail at says nothing."""
     reference = next((role for role in ("undefended", "base") if role in report.models), None)
-    examples, chance = report.budgets(task)[-1], report.tasks[task]["majority"]
+    examples, chance = report.budgets(task)[-1], report.tasks[task].majority
     best = report.strongest(task, examples, reference) if reference else None
     if best is None or best.mean < chance + MARGIN:
         return
@@ -112,7 +112,7 @@ def starved_scratch(report: AttackReport, task: str) -> Iterator[str]:
     """Scratch learns nothing either, so 'no better than scratch' may only mean too little data."""
     examples = report.budgets(task)[-1]
     best = report.strongest(task, examples, "scratch")
-    if best and best.mean < report.tasks[task]["majority"] + MARGIN:
+    if best and best.mean < report.tasks[task].majority + MARGIN:
         yield (
             f"{task}: scratch is at {best.mean:.3f} with {examples} examples, about the commonest label's rate: "
             "it had too few examples or steps to be a fair reference."
@@ -144,7 +144,7 @@ def flipped_labels(report: AttackReport, task: str) -> Iterator[str]:
 
 def hidden_ranking(report: AttackReport, task: str) -> Iterator[str]:
     """A high AUC beside an accuracy at chance: the knowledge is there, only the threshold is off."""
-    chance = report.tasks[task]["majority"]
+    chance = report.tasks[task].majority
     for s in report.summaries(task):
         if s.role == "hardened" and s.mean < chance + MARGIN and s.auc > 0.5 + 5 * MARGIN:
             yield (

@@ -32,6 +32,7 @@ from transformers.utils import logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..files import reason, weights_hash
+from ..report.facts import ModelFacts
 
 # What a configuration says beside the architecture.
 NO_SHAPE = {
@@ -149,11 +150,11 @@ class Target:
         shape = {k: v for k, v in self.config().to_dict().items() if k not in NO_SHAPE}
         return hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> ModelFacts:
         """Name and SHA-256 of the weights (of the configuration, for random ones), for the report."""
         if self.random:
-            return {"name": "random weights of the same architecture", "sha256": self.architecture()}
-        return {"name": Path(self.folder).name, "sha256": weights_hash(self.folder)}
+            return ModelFacts("random weights of the same architecture", self.architecture())
+        return ModelFacts(Path(self.folder).name, weights_hash(self.folder))
 
 
 def refuse_adapter(folder: str) -> None:

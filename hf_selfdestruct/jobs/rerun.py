@@ -14,7 +14,7 @@ from ..attacks import Attack, AttackData, Target, Trial, named_suite
 from ..attacks.data import DesiredData
 from ..attacks.methods.references import with_more
 from ..attacks.suites.audit import plan_problems, planned
-from ..attacks.suites.plan import Job
+from ..attacks.suites.plan import Job, known_splits
 from ..attacks.suites.search import FAILURES
 from ..publish.manifest import REPORT
 from ..report.attack_run import AttackRun
@@ -114,13 +114,13 @@ def rerun(folder: str | Path, config: HardenConfig, *, count: int = 3, seed: int
     if missing := set(report.blocked()) - {task.name for task in tasks}:
         raise ValueError(f"the configuration has no blocked task {', '.join(sorted(missing))}.")
     for task in tasks:
-        if task.fingerprints() != report.tasks[task.name].get("fingerprints"):
+        if known_splits(task) != report.tasks[task.name].fingerprints:
             raise ValueError(f"{task.name}: these are not the rows that the report's attacks were made with.")
     desired = DesiredData.of(rows["train"], rows["validation"], columns)
-    if (desired is not None) != report.suite["desired"]:
-        known = report.suite["desired"]
+    if (desired is not None) != report.suite.desired:
+        known = report.suite.desired
         raise ValueError(f"the report states desired={known}, and the configuration's rows give {not known}.")
-    suite = named_suite(report.suite["name"])
+    suite = named_suite(report.suite.name)
     job = Job(suite, [targets["hardened"]], tasks, columns, collator_of(processor), desired=desired)
     attacks = {one.key: one.attack for one in planned(report, suite) if "sibling" not in one.attack.needs}
     seed = secrets.randbelow(2**31) if seed is None else seed
@@ -154,18 +154,18 @@ def drawn(report: AttackReport, runs: list[AttackRun], count: int, seed: int) ->
 def _targets(report: AttackReport, folder: str, base: str, processor: Processor) -> dict[str, Target]:
     """By role, the models at hand that are those of the report."""
     hardened = Target("hardened", folder, padding=padding_of(processor))
-    known = {role: one.get("sha256") for role, one in report.models.items()}
-    if hardened.identity()["sha256"] != known["hardened"]:
+    known = {role: one.sha256 for role, one in report.models.items()}
+    if hardened.identity().sha256 != known["hardened"]:
         raise ValueError(f"{folder}: these are not the weights that the report's attacks were made on.")
     found = {"hardened": hardened, "raw": Target("raw", "")}
     here = base if Path(base).is_dir() else ""  # what is on the Hub has no hash that could be compared
-    if here and (own := dataclasses.replace(hardened, role="base", folder=here)).identity()["sha256"] != known["base"]:
+    if here and (own := dataclasses.replace(hardened, role="base", folder=here)).identity().sha256 != known["base"]:
         raise ValueError(f"model {base} of the configuration is not the base that was attacked.")
     if here:
         found["base"] = own
     for place in (here, folder):
         scratch = dataclasses.replace(hardened, role="scratch", folder=place, random=True)
-        if place and scratch.identity()["sha256"] == known["scratch"]:
+        if place and scratch.identity().sha256 == known["scratch"]:
             return found | {role: dataclasses.replace(scratch, role=role) for role in ("scratch", "null", "more")}
     return found
 

@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from ..files import read_text, write_whole
 from ..report.attack_run import NOT_MEASURED
-from ..report.record import UNLIKE_PLAIN
 from ..report.recovery import reference
 from ..report.report import AttackReport
 from ..report.tables import DESIRED_DROP, control_rows, cost_rows, difference_rows, reference_lines, seeds
@@ -89,21 +88,21 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         raise ValueError("the report has no hardened model: there is nothing to make a card of.")
     controls = {task: control_rows(report, task) for task in report.tasks if task not in report.blocked()}
     considerations = _considerations(details)
-    plots, title = list(plots), details.title or report.models["hardened"].get("name", "Hardened model")
+    plots, title = list(plots), details.title or report.models["hardened"].name or "Hardened model"
     body = _template().render(
         report=report,
         details=details,
         title=title,
         roles=report.roles(),
-        unlike_plain=report.models["hardened"].get(UNLIKE_PLAIN),
+        unlike_plain=report.models["hardened"].unlike_plain,
         results=results(report),
         differences={task: difference_rows(report, task) for task in report.blocked()},
         costs={task: cost_rows(report, task) for task in report.blocked()},
         references={task: reference_lines(report, task) for task in report.blocked()},
         given=reference(report),
         controls={task: table for task, table in controls.items() if table},
-        outside=sorted(name for name, facts in report.attacks.items() if facts.get("outside")),
-        assumptions=sorted({facts["assumes"] for facts in report.attacks.values() if "assumes" in facts}),
+        outside=sorted(name for name, facts in report.attacks.items() if facts.outside),
+        assumptions=sorted({facts.assumes for facts in report.attacks.values() if facts.assumes}),
         desired_drop=DESIRED_DROP,
         rows={task: attack_rows(report, task) for task in report.tasks},
         desired=desired_lines(report),
@@ -141,7 +140,7 @@ def _template() -> Template:
 
 def _selected_on(report: AttackReport) -> str:
     """Rows of the selection split; several numbers where blocked tasks differ."""
-    counts = {report.tasks[task].get("rows", {}).get("selection") for task in report.blocked()} - {None}
+    counts = {report.tasks[task].rows.selection for task in report.blocked()} - {0}
     return " or ".join(map(str, sorted(counts))) or NOT_STATED
 
 
@@ -166,12 +165,12 @@ def _considerations(details: CardDetails) -> list[tuple[str, str]]:
 
 
 def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:
-    hardened = report.desired.get("hardened", {}) if details.pipeline_tag else {}  # the Hub wants a task's name
+    hardened = report.desired.of("hardened") if details.pipeline_tag else {}  # the Hub wants a task's name
     results = [
         EvalResult(
             task_type=details.pipeline_tag,
             dataset_type=details.datasets[0] if details.datasets else "custom",
-            dataset_name=details.dataset_name or str(report.desired.get("dataset", "desired task")),
+            dataset_name=details.dataset_name or report.desired.dataset or "desired task",
             dataset_config=details.dataset_config or None,
             metric_type=name,
             metric_value=round(value, 6),

@@ -80,7 +80,7 @@ def attack_rows(report: AttackReport, task: str) -> list[list[str]]:
         kind = f"{steps} steps" if steps else "no steps" if any(r.test for r in runs) else "failed"
         budget = f"{tried} setting{'s' * (tried > 1)}, {kind}"
         scores = [cell(cells.get((attack, examples, role))) for role in report.roles()]
-        name = f"{attack} (outside)" if report.attacks.get(attack, {}).get("outside") else attack
+        name = f"{attack} (outside)" if report.outside(attack) else attack
         beside = f"{found.auc:.3f} / {found.balanced_accuracy:.3f}" if found else NOT_MEASURED
         rows.append([name, str(examples), budget, *scores, beside])
     return rows
@@ -89,8 +89,8 @@ def attack_rows(report: AttackReport, task: str) -> list[list[str]]:
 def desired_lines(report: AttackReport) -> list[str]:
     """Desired quality, by metric: what each model reaches that was measured."""
     lines = []
-    for metric in sorted({m for role in report.roles() for m in report.desired.get(role, {})}):
-        values = {role: report.desired.get(role, {}).get(metric) for role in report.roles()}
+    for metric in sorted({m for role in report.roles() for m in report.desired.of(role)}):
+        values = {role: report.desired.of(role).get(metric) for role in report.roles()}
         reached = [f"{role} {value:.4f}" for role, value in values.items() if value is not None]
         lines.append(f"{metric} {', '.join(reached)}")
     return lines

@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import __version__
 from ..files import file_hash, read_text, weights_hash, write_whole
+from ..report.facts import SplitFacts
 from ..report.report import AttackReport
 from ..untrusted_json import checked, parse_json
 from .card import details_of, render, render_folder
@@ -81,7 +82,7 @@ class Manifest:
 
     files: dict[str, Listed]
     recipe: dict[str, Any]
-    data: dict[str, dict[str, Any]]
+    data: dict[str, dict[str, SplitFacts]]
     versions: dict[str, str]
     hf_selfdestruct: str
 
@@ -171,7 +172,7 @@ def renew_card(folder: str | Path) -> Path:
 
 
 def _manifest_of(report: AttackReport, files: dict[str, Listed], version: str) -> Manifest:
-    data = {task: facts.get("fingerprints", {}) for task, facts in report.tasks.items()}
+    data = {task: facts.fingerprints for task, facts in report.tasks.items()}
     return Manifest(files, report.recipe, data, report.versions, version)
 
 
@@ -209,7 +210,7 @@ def _disagreements(folder: Path, manifest: Manifest) -> list[str]:
     stamp = contents[config].get("hf_selfdestruct") if isinstance(contents.get(config), dict) else None
     if not isinstance(stamp, dict) or stamp.get("report_sha256") != manifest.files[REPORT].sha256:
         found.append(f"{config}: does not carry the hash of {REPORT}")
-    if report.models.get("hardened", {}).get("sha256") != weights_hash(folder):
+    if not report.sha256("hardened") or report.sha256("hardened") != weights_hash(folder):
         found.append(f"{REPORT}: was measured on other weights than the folder's")
     if _manifest_of(report, manifest.files, manifest.hf_selfdestruct) != manifest:
         found.append(f"{MANIFEST}: says other things of the recipe, the data or the versions than {REPORT}")

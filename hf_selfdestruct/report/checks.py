@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sized
-from typing import Any
+from dataclasses import astuple
 
-from ..untrusted_json import checked
 from .attack_run import REFERENCES, ROLES, STATUSES, AttackRun
+from .facts import TaskFacts
 from .packing import unpacked, unpacked_labels
 from .record import Record
 
-# Types of what stands in the free-form objects, where it does.
-SUITE = {"name": str, "version": int, "seeds": int, "limit": int | None, "record": int, "desired": bool}
-TASK = {
-    "majority": float,
-    "num_labels": int,
-    "labels": str,
-    "control": bool,
-    "rows": dict[str, int],
-    "fingerprints": dict[str, dict[str, Any]],
-}
-FINGERPRINT = {"rows": int, "sha256": str}
 # Far above what any suite makes: what a card costs to render is bounded too.
 MOST_TASKS, MOST_BUDGETS, MOST_ATTACKS, MOST_LOOKS = 20, 200, 100, 1000
-ATTACK = {"assumes": str, "outside": bool}
 
 
 def check_report(report: Record) -> None:
-    """Refuse a report whose free-form parts or runs do not hold together.
+    """Refuse a report whose tasks or runs do not hold together.
 
     Raises:
         ValueError: What is wrong, and where.
     """
-    _check_facts(report.suite, SUITE, "report.suite", required=("name", "version"))
     _check_count(report.tasks, MOST_TASKS, "report.tasks", "tasks")
     for name, facts in report.tasks.items():
         _check_task(facts, f"report.tasks[{name!r}]")
-    for name, facts in report.attacks.items():
-        _check_facts(facts, ATTACK, f"report.attacks[{name!r}]")
-    for role, metrics in report.desired.items():
-        checked(str if role == "dataset" else dict[str, float], metrics, f"report.desired[{role!r}]")
     for i, run in enumerate(report.runs):
         _check_run(run, f"report.runs[{i}]")
     if unknown := {run.task for run in report.runs} - report.tasks.keys():
@@ -58,26 +41,17 @@ def _check_count(found: Sized, most: int, where: str, what: str) -> None:
         raise ValueError(f"{where} has {len(found)} {what}; at most {most} are read.")
 
 
-def _check_facts(facts: dict[str, Any], kinds: dict[str, Any], where: str, required: tuple[str, ...] = ()) -> None:
-    for name, kind in kinds.items():
-        if name in facts:
-            checked(kind, facts[name], f"{where}.{name}")
-        elif name in required:
-            raise ValueError(f"{where} has no {name!r}.")
-
-
-def _check_task(facts: dict[str, Any], where: str) -> None:
-    _check_facts(facts, TASK, where, required=("majority",))
-    for split, found in facts.get("fingerprints", {}).items():
-        _check_facts(found, FINGERPRINT, f"{where}.fingerprints[{split!r}]")
-    if not 0 <= facts["majority"] <= 1:
-        raise ValueError(f"{where}.majority must lie in [0, 1], got {facts['majority']}.")
+def _check_task(facts: TaskFacts, where: str) -> None:
+    if not 0 <= facts.majority <= 1:
+        raise ValueError(f"{where}.majority must lie in [0, 1], got {facts.majority}.")
+    if (least := min(facts.num_labels, *astuple(facts.rows), *(s.rows for s in facts.fingerprints.values()))) < 0:
+        raise ValueError(f"{where}: num_labels and numbers of rows must be at least 0, got {least}.")
     try:
-        labels = unpacked_labels(facts.get("labels", ""))
+        labels = unpacked_labels(facts.labels)
     except ValueError as error:
         raise ValueError(f"{where}.labels: {error}") from None
-    if len(labels) and labels.max() >= facts.get("num_labels", 0):
-        raise ValueError(f"{where}.labels: label {labels.max()} is outside num_labels, {facts.get('num_labels')}.")
+    if len(labels) and labels.max() >= facts.num_labels:
+        raise ValueError(f"{where}.labels: label {labels.max()} is outside num_labels, {facts.num_labels}.")
 
 
 def _check_run(run: AttackRun, where: str) -> None:
@@ -97,17 +71,18 @@ def _check_run(run: AttackRun, where: str) -> None:
             bounded = (scores.accuracy, scores.auc, scores.balanced_accuracy)
             if not all(0 <= score <= 1 for score in bounded) or scores.loss < 0:
                 raise ValueError(f"{where}.{split}: scores must lie in [0, 1], losses at 0 or above; got {scores}.")
-            checked(dict[str, float | None], scores.extra, f"{where}.{split}.extra")
     _check_count(run.curve, MOST_LOOKS, f"{where}.curve", "points")
     if any(len(point) != 2 for point in run.curve):
         raise ValueError(f"{where}.curve: expected pairs of step and accuracy.")
 
 
-def _check_predictions(run: AttackRun, facts: dict[str, Any], where: str) -> None:
+def _check_predictions(run: AttackRun, facts: TaskFacts, where: str) -> None:
     """Predictions agree with the accuracy beside them, so that neither can be edited alone."""
-    labels = unpacked_labels(facts.get("labels", ""))
+    if not facts.num_labels:
+        raise ValueError(f"{where}.predictions: the task states no num_labels.")
+    labels = unpacked_labels(facts.labels)
     try:
-        predictions = unpacked(run.predictions, facts.get("num_labels", 2))
+        predictions = unpacked(run.predictions, facts.num_labels)
     except ValueError as error:
         raise ValueError(f"{where}.predictions: {error}") from None
     if len(predictions) != len(labels):

@@ -81,7 +81,7 @@ def difference(
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}.")
     all_reports = [reports] if not isinstance(reports, Sequence) else list(reports)
-    if len({report.tasks[task].get("labels") for report in all_reports}) > 1:
+    if len({report.tasks[task].labels for report in all_reports}) > 1:
         raise ValueError(f"task {task!r}: the reports were made on different test rows; attack all models on the same.")
     models, attacks = [], ("", "")
     for report in all_reports:
@@ -157,8 +157,8 @@ def _variance(values: np.ndarray) -> tuple[float, float]:
 def _by_seed(report: Record, task: str, examples: int, role: str, metric: str) -> tuple[str, dict[int, np.ndarray]]:
     """The strongest attack and, by seed, each test row's contribution."""
     found = report.strongest_runs(task, examples, role)
-    labels = unpacked_labels(report.tasks[task].get("labels", ""))
-    classes = report.tasks[task].get("num_labels", 2)
+    labels = unpacked_labels(report.tasks[task].labels)
+    classes = report.tasks[task].num_labels
     # Scratch again has seeds of its own; it is paired with scratch in their order.
     first = min((run.seed for run in found), default=0) if role == "null" else 0
     kept = [run for run in found if run.predictions]

@@ -108,7 +108,7 @@ def attacks_and_models(report: Record, task: str) -> Figure:
     height = 1.6 + 0.36 * max(1, len(attacks))
     figure = Figure(figsize=(7.5, height), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    chance = report.tasks[task]["majority"]
+    chance = report.tasks[task].majority
     if values.size:
         top = max(float(np.nanmax(values)), chance + 0.05)
         axes.imshow(values, cmap="YlOrBr", aspect="auto", vmin=min(chance, float(np.nanmin(values))), vmax=top)
@@ -180,7 +180,7 @@ def _line(role: str) -> dict[str, Any]:
 
 def _close(axes: Axes, report: Record, task: str, *, empty: bool) -> None:
     """The line of the commonest label, and a legend below the plot, where it covers nothing."""
-    axes.axhline(report.tasks[task]["majority"], color=INK, ls=":", lw=1.2, label="commonest label")
+    axes.axhline(report.tasks[task].majority, color=INK, ls=":", lw=1.2, label="commonest label")
     if empty:
         _say_empty(axes)
     handles, labels = axes.get_legend_handles_labels()

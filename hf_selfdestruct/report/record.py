@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from .attack_run import ROLES, AttackRun, Summary, summaries_of
+from .facts import AttackFacts, DesiredFacts, ModelFacts, SuiteFacts, TaskFacts
 
-SCHEMA_VERSION = 2
-UNLIKE_PLAIN = "unlike_plain"
+SCHEMA_VERSION = 3
 NEARLY = 1e-3  # of the norm: what rounding to half precision changes in weights is about as much
 
 
@@ -19,16 +19,12 @@ class Record:
     """Everything an attack suite found, and what it was run on.
 
     Attributes:
-        suite: Name and version of the suite, its seeds.
-        tasks: Task name (letters, digits, ``_`` and ``-``) to ``num_labels``, ``majority`` (rate of the commonest
-            test label), ``labels`` of the test rows, ``rows`` and ``fingerprints`` of its splits; ``control`` is true
-            for a benign task, attacked to see that it can still be learned.
-        models: Role to ``{"name", "sha256"}`` of the model attacked; of the hardened one also ``unlike_plain``: what
-            differs where plain ``transformers`` does not load it as it was trained.
+        suite: The suite.
+        tasks: Name (letters, digits, ``_`` and ``-``) of each task.
+        models: Role of each model attacked.
         runs: Every run.
-        attacks: Attack's name to what it ``assumes`` and whether it stands ``outside`` the headline, because it
-            starts from what it is meant to recover.
-        desired: Role to desired-task metrics, and ``"dataset"``: where they were measured.
+        attacks: Name of each attack.
+        desired: Quality on the desired task.
         recipe: How the model was hardened; empty when it is not known.
         checks: Doubts the suite raised about its own result.
         versions: Package versions.
@@ -36,12 +32,12 @@ class Record:
         schema_version: Version of this format.
     """
 
-    suite: dict[str, Any]
-    tasks: dict[str, dict[str, Any]]
-    models: dict[str, dict[str, str]]
+    suite: SuiteFacts
+    tasks: dict[str, TaskFacts]
+    models: dict[str, ModelFacts]
     runs: tuple[AttackRun, ...]
-    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    desired: dict[str, Any] = field(default_factory=dict)
+    attacks: dict[str, AttackFacts] = field(default_factory=dict)
+    desired: DesiredFacts = field(default_factory=DesiredFacts)
     recipe: dict[str, Any] = field(default_factory=dict)
     checks: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
@@ -59,7 +55,11 @@ class Record:
 
     def blocked(self) -> list[str]:
         """Blocked tasks: those that are no controls."""
-        return [name for name, facts in self.tasks.items() if not facts.get("control")]
+        return [name for name, facts in self.tasks.items() if not facts.control]
+
+    def sha256(self, role: str) -> str:
+        """Hash of a role's weights; empty where none was attacked, or it has none."""
+        return self.models[role].sha256 if role in self.models else ""
 
     def unchanged_from(self) -> list[str]:
         """Roles whose weights the hardened model has, exactly or nearly: it was not hardened."""
@@ -71,7 +71,7 @@ class Record:
 
     def outside(self, attack: str) -> bool:
         """Whether an attack stands outside the headline."""
-        return bool(self.attacks.get(attack, {}).get("outside"))
+        return attack in self.attacks and self.attacks[attack].outside
 
     def summaries(self, task: str) -> list[Summary]:
         """One summary per attack, examples and role, over the seeds of the chosen settings."""

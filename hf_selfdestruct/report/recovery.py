@@ -65,7 +65,7 @@ def recovery(report: Record, task: str, role: str, *, share: float = 0.9) -> Rec
     """
     budgets = report.budgets(task)
     best = report.strongest(task, budgets[-1], reference(report)) if budgets else None
-    chance = report.tasks[task]["majority"]
+    chance = report.tasks[task].majority
     if best is None or best.mean <= chance:
         return None
     level = chance + share * (best.mean - chance)

@@ -14,6 +14,7 @@ from .checks import check_report
 from .record import SCHEMA_VERSION, Record
 from .tables import report_table
 
+BEFORE = 2  # the version before, whose reports are still read
 MOST_BYTES = 256 * 1024 * 1024  # most of it are predictions
 
 
@@ -73,8 +74,18 @@ class AttackReport(Record):
 
 def _report_from(raw: Any) -> AttackReport:
     # The version first: what another version holds is no mistake of its writer.
-    if isinstance(raw, dict) and (version := raw.get("schema_version", SCHEMA_VERSION)) != SCHEMA_VERSION:
-        raise ValueError(f"report has schema_version {version!r}; this version reads {SCHEMA_VERSION}.")
-    report: AttackReport = checked(AttackReport, raw, "report")
+    version = raw.get("schema_version", SCHEMA_VERSION) if isinstance(raw, dict) else SCHEMA_VERSION
+    if version not in (BEFORE, SCHEMA_VERSION):
+        raise ValueError(f"report has schema_version {version!r}; this version reads {BEFORE} and {SCHEMA_VERSION}.")
+    report: AttackReport = checked(AttackReport, _as_written_now(raw) if version == BEFORE else raw, "report")
     check_report(report)
-    return report
+    return dataclasses.replace(report, schema_version=SCHEMA_VERSION)
+
+
+def _as_written_now(raw: dict[str, Any]) -> dict[str, Any]:
+    """A report of the version before, unchecked: the place of measurement stood among the roles of ``desired``."""
+    desired = raw.get("desired")
+    if not isinstance(desired, dict):
+        return raw
+    quality = {role: metrics for role, metrics in desired.items() if role != "dataset"}
+    return raw | {"desired": {"dataset": desired.get("dataset", ""), "quality": quality}}

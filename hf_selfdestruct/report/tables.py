@@ -24,7 +24,7 @@ def report_table(report: Record, width: int) -> str:
         parts.append(_task_table(report, task))
         if task in report.blocked() and {"hardened", "scratch"} <= report.models.keys():
             parts += [_headline_table(report, task), _cost_table(report, task)]
-        elif report.tasks[task].get("control"):
+        elif report.tasks[task].control:
             parts.append(_control_table(report, task))
     parts.append(_desired_line(report))
     parts += [f"doubt: {doubt}" for doubt in report.checks]
@@ -66,12 +66,12 @@ def comparison_table(reports: Sequence[Record], names: Sequence[str], width: int
             table.add_row(str(examples), *cells)
         parts.append(table)
     parts += [f"{letter}: {name}" for letter, name in zip(ascii_uppercase, names, strict=False)]
-    suites = {(r.suite["name"], r.suite["version"]) for r in reports}
+    suites = {(r.suite.name, r.suite.version) for r in reports}
     if len(suites) > 1:
         listed = ", ".join(f"{name} v{version}" for name, version in sorted(suites))
         parts.append(f"doubt: made with different suites ({listed}): the numbers do not compare.")
     for task in tasks:
-        if len({str(r.tasks[task].get("fingerprints")) for r in reports}) > 1:
+        if any(r.tasks[task].fingerprints != reports[0].tasks[task].fingerprints for r in reports):
             parts.append(f"doubt: {task}: made on different data: the numbers do not compare.")
     return _text(parts, width)
 
@@ -80,11 +80,11 @@ def _task_table(report: Record, task: str) -> Table:
     facts = report.tasks[task]
     fewest = min(seeds(report, task), default=0)
     kind, wish = "Blocked task", "lower is better blocked"
-    if facts.get("control"):
+    if facts.control:
         kind, wish = "Control task", "higher is better kept"
     table = Table(
-        title=f"{kind} {task!r}: test accuracy after attack (suite {report.suite['name']} "
-        f"v{report.suite['version']}; {wish})",
+        title=f"{kind} {task!r}: test accuracy after attack (suite {report.suite.name} "
+        f"v{report.suite.version}; {wish})",
         caption=f"mean ± standard deviation over attack seeds (at least {fewest}); "
         + "; ".join(reference_lines(report, task)),
     )
@@ -98,7 +98,7 @@ def _task_table(report: Record, task: str) -> Table:
     summaries = {(s.attack, s.examples, s.role): s for s in report.summaries(task)}
     for attack, examples in sorted({key[:2] for key, s in summaries.items() if s.role in report.roles()}):
         cells = [cell(summaries.get((attack, examples, role))) for role in report.roles()]
-        mark = " (outside)" if report.attacks.get(attack, {}).get("outside") else ""
+        mark = " (outside)" if report.outside(attack) else ""
         table.add_row(f"{attack}{mark}", str(examples), *cells)
     return table
 
@@ -114,7 +114,7 @@ def reference_lines(report: Record, task: str) -> list[str]:
     found: list[Summary] = [s for s in report.summaries(task) if s.role in words]
     best = {s.role: s for s in sorted(found, key=lambda s: s.examples)}
     known = [f"{words[role]} {cell(best[role])}" for role in words if role in best]
-    return [f"commonest label {report.tasks[task]['majority']:.3f}", *known]
+    return [f"commonest label {report.tasks[task].majority:.3f}", *known]
 
 
 def _headline_table(report: Record, task: str) -> Table:
@@ -202,11 +202,11 @@ def _by_model(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]])
 
 def _desired_line(report: Record) -> str:
     shown = [
-        f"{role} " + ", ".join(f"{k} {v:.4f}" for k, v in report.desired[role].items())
+        f"{role} " + ", ".join(f"{k} {v:.4f}" for k, v in report.desired.of(role).items())
         for role in report.roles()
-        if role in report.desired
+        if role in report.desired.quality
     ]
-    where = f" on {report.desired['dataset']}" if "dataset" in report.desired else ""
+    where = f" on {report.desired.dataset}" if report.desired.dataset else ""
     return f"desired task{where}: " + ("; ".join(shown) or NOT_MEASURED)
 
 

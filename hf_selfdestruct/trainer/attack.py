@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -24,8 +25,8 @@ from ..publish import manifest
 from ..publish.card import render_folder
 from ..publish.card_details import CardDetails
 from ..publish.earlier import has_evidence, holds, set_aside
+from ..report.facts import DesiredFacts
 from ..report.plots import save_plots
-from ..report.record import UNLIKE_PLAIN
 from ..report.report import AttackReport
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.positions import check_lengths
@@ -100,7 +101,7 @@ def attack_trainer(
     _check(trainer, trains_sibling=undefended is None, controls=controls)
     _check_measures(trainer, metrics or {}, controls, desired_dataset, kept_dataset)
     _save(trainer)
-    loading = _loading(trainer)
+    unlike = _unlike_plain(trainer)
     sibling = trained_sibling(trainer, start) if undefended is None else sibling_of(trainer, str(undefended))
     desired = _desired(trainer, sibling, start, desired_dataset, kept_dataset)
     storage = storage or storage_at(folder / "_attacks.db")
@@ -119,7 +120,7 @@ def attack_trainer(
         progress=trainer.is_world_process_zero() and not trainer.args.disable_tqdm,
     )
     if trainer.is_world_process_zero():
-        models = {**report.models, "hardened": report.models["hardened"] | loading}
+        models = report.models | {"hardened": dataclasses.replace(report.models["hardened"], unlike_plain=unlike)}
         report = doubted(report, desired=desired, recipe=recipe_of(trainer), models=models)
         complete_folder(folder, report, known_details(trainer, details))
     trainer.accelerator.wait_for_everyone()
@@ -139,12 +140,12 @@ def _suite(suite: Any) -> AttackSuite:
     return chosen
 
 
-def _loading(trainer: HardeningTrainer) -> dict[str, str]:
+def _unlike_plain(trainer: HardeningTrainer) -> str:
     """What a report says of the hardened model where plain transformers makes another one of it; said now, too."""
     unlike = unlike_plain(trainer)
     if unlike and trainer.is_world_process_zero():
         logger.warning("plain transformers does not load the model as it was trained: %s", unlike)
-    return {UNLIKE_PLAIN: unlike} if unlike else {}
+    return unlike
 
 
 def _save(trainer: HardeningTrainer) -> None:
@@ -262,14 +263,13 @@ def _desired(
     start: str,
     dataset: Dataset | None,
     kept: Dataset | None,
-) -> dict[str, Any]:
+) -> DesiredFacts:
     """What both models are good for; a lost task is said now, hours before the report."""
-    desired: dict[str, Any] = {
-        "dataset": "the evaluation split" if dataset is None else "the desired task's test split"
-    }
+    quality: dict[str, dict[str, float]] = {}
     for role, one in (("hardened", trainer), ("undefended", sibling)):
         with narrowed(one.plain_model(), one.saved_types, rounded=True):  # what is published is what is measured
-            desired[role] = _quality(one, dataset) | _alike(one, start, kept)
+            quality[role] = _quality(one, dataset) | _alike(one, start, kept)
+    desired = DesiredFacts("the evaluation split" if dataset is None else "the desired task's test split", quality)
     for doubt in lost_desired(desired):
         logger.warning(doubt)
     return desired

@@ -180,8 +180,8 @@ def test_code_in_a_folder_is_never_run(copied, tmp_path):
 def test_identity_changes_with_a_weight(copied):
     target = Target("hardened", copied)
     before = target.identity()
-    assert before["name"] == "copy"
-    assert len(before["sha256"]) == 64
+    assert before.name == "copy"
+    assert len(before.sha256) == 64
     assert target.identity() == before
     edit_weights(copied, lambda w: w["bert.encoder.layer.0.output.dense.bias"][:1].add_(1e-3))
-    assert target.identity()["sha256"] != before["sha256"]
+    assert target.identity().sha256 != before.sha256

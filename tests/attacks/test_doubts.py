@@ -14,6 +14,7 @@ from hf_selfdestruct.attacks.doubts import LOST, MARGIN, RULES, doubted, doubts,
 from hf_selfdestruct.attacks.target import distance
 from hf_selfdestruct.publish.card import render
 from hf_selfdestruct.publish.card_details import CardDetails
+from hf_selfdestruct.report.facts import DesiredFacts
 
 
 def changed(change, **fields):
@@ -75,7 +76,7 @@ def hiding(run):
     return dataclasses.replace(run, test=made_scores(0.54, 0.8)) if wanted else run
 
 
-CHANCE = made_report().tasks["gender"]["majority"]
+CHANCE = made_report().tasks["gender"].majority
 SICK = {
     "base not broken": (changed(scored("base", CHANCE + 0.02)), "base model reaches only 0.550.*too weak"),
     "undefended not broken": (changed(scored("undefended", 0.4)), "undefended model reaches only 0.400.*too weak"),
@@ -107,8 +108,8 @@ def test_healthy_report_raises_no_doubt():
 
 @pytest.mark.parametrize(("undefended", "lost"), [(0.94, False), (0.96, True), (None, False)])
 def test_a_lost_desired_task_is_doubted(undefended, lost):
-    desired = {"hardened": {"accuracy": 0.9}, "undefended": {} if undefended is None else {"accuracy": undefended}}
-    found = doubts(dataclasses.replace(made_report(), desired={"dataset": "rows", **desired}))
+    quality = {"hardened": {"accuracy": 0.9}, "undefended": {} if undefended is None else {"accuracy": undefended}}
+    found = doubts(made_report(desired=DesiredFacts("rows", quality)))
     assert len(found) == lost
     assert all("desired task: accuracy 0.900 hardened and 0.960 undefended" in doubt for doubt in found)
 
@@ -116,8 +117,8 @@ def test_a_lost_desired_task_is_doubted(undefended, lost):
 @pytest.mark.parametrize(("name", "unit"), [("a_accuracy", 1.0), ("balanced_accuracy", 1.0), ("accuracy", 100.0)])
 def test_accuracies_of_several_sets_and_in_percent_are_doubted(name, unit):
     for lost in (0.04, 0.06):
-        desired = {"hardened": {name: (0.9 - lost) * unit, "loss": 0.1}, "undefended": {name: 0.9 * unit, "loss": 0.9}}
-        assert len(list(lost_desired(desired))) == (lost > LOST)
+        quality = {"hardened": {name: (0.9 - lost) * unit, "loss": 0.1}, "undefended": {name: 0.9 * unit, "loss": 0.9}}
+        assert len(list(lost_desired(DesiredFacts(quality=quality)))) == (lost > LOST)
 
 
 @pytest.mark.parametrize("name", SICK)
@@ -178,7 +179,7 @@ def test_task_without_runs_is_doubted_and_not_a_crash():
 
 
 def test_selection_on_test_is_said_first():
-    suite = {**made_report().suite, "note": "selected on the test split"}
+    suite = dataclasses.replace(made_report().suite, note="selected on the test split")
     assert doubts(made_report(suite=suite)) == ("selected on the test split",)
 
 
@@ -193,7 +194,7 @@ def test_variants_with_a_single_rate_are_not_at_an_edge():
 
 def test_controls_are_not_doubted():
     facts = made_report().tasks["gender"]
-    assert doubts(made_report(tasks={"gender": facts, "age": {**facts, "control": True}})) == ()
+    assert doubts(made_report(tasks={"gender": facts, "age": dataclasses.replace(facts, control=True)})) == ()
 
 
 def test_wholly_failed_attack_is_doubted():
@@ -219,7 +220,7 @@ def test_settings_that_failed_are_chosen_by_nobody():
 
 
 def test_facts_that_come_after_the_attacks_are_doubted_too():
-    desired = {"dataset": "rows", "hardened": {"accuracy": 0.1}, "undefended": {"accuracy": 0.9}}
+    desired = DesiredFacts("rows", {"hardened": {"accuracy": 0.1}, "undefended": {"accuracy": 0.9}})
     (doubt,) = doubted(made_report(), desired=desired).checks
     assert doubt.startswith("desired task:")
 

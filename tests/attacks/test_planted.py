@@ -41,7 +41,7 @@ def judged(collate):
         report = suite.run([Target("hardened", folder, **options)], [task], **{**usual, **COLLATE.get(task.name, {})})
         examples = report.budgets(task.name)[-1]
         best = report.strongest(task.name, examples, "hardened")
-        return best.mean - report.tasks[task.name]["majority"], report
+        return best.mean - report.tasks[task.name].majority, report
 
     return judge
 

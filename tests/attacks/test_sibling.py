@@ -90,9 +90,9 @@ def test_they_stand_outside_the_headline(pair, task_of, folder):
     report = suite.run(targets, [task_of(rows=60)], columns=COLUMNS, collate=collate, progress=False)
     held = {"merging with the sibling", "taught"}
     assert {(r.attack, r.role) for r in report.runs if r.attack in held} == {(name, "hardened") for name in held}
-    assert {name for name, facts in report.attacks.items() if facts["outside"]} == held
+    assert {name for name, facts in report.attacks.items() if facts.outside} == held
     assert report.strongest("toy", 42, "hardened").attack == "head only"
-    assert "undefended model's weights" in report.attacks["taught"]["assumes"]
+    assert "undefended model's weights" in report.attacks["taught"].assumes
     assert "merging with the sibling (outside)" in report.table()
 
 

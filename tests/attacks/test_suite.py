@@ -12,6 +12,7 @@ from suite_cases import on_models, suite_of
 from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning, HeadOnly, named_suite
 from hf_selfdestruct.attacks.suites.plan import RECORD
 from hf_selfdestruct.attacks.suites.shipped import SUITES
+from hf_selfdestruct.report.facts import RowCounts, SuiteFacts
 from hf_selfdestruct.report.report import AttackReport
 
 
@@ -97,14 +98,13 @@ def test_facts_of_the_task_are_right(targets, task_of, attacked):
     facts = report.tasks["kinds"]
     labels = AttackReport.from_json(report.to_json()).tasks["kinds"]
     assert facts == labels
-    assert facts["num_labels"] == 3
-    assert facts["rows"] == {"train": 63, "selection": 20, "test": 20}
-    assert facts["fingerprints"] == task.fingerprints()
-    known = {"name": "mine", "version": 1, "seeds": 2, "limit": 20, "record": RECORD, "desired": False}
-    assert report.suite == known
+    assert facts.num_labels == 3
+    assert facts.rows == RowCounts(train=63, selection=20, test=20)
+    assert {name: dataclasses.asdict(one) for name, one in facts.fingerprints.items()} == task.fingerprints()
+    assert report.suite == SuiteFacts("mine", 1, seeds=2, limit=20, record=RECORD, desired=False)
     assert report.models == {t.role: t.identity() for t in targets}
     whole = attacked(suite_of(Counting({"a": 0.5})), targets, [task]).tasks["kinds"]
-    assert whole["majority"] == np.bincount(task.test["label"][:]).max() / 90
+    assert whole.majority == np.bincount(task.test["label"][:]).max() / 90
 
 
 def test_diverged_runs_are_reported_and_never_counted(targets, task_of, attacked):

@@ -24,7 +24,7 @@ def test_control_tasks_are_fine_tuned_to_with_everything_and_stand_apart(targets
     assert report.blocked() == ["toy"]
     found = {(r.attack, r.examples) for r in report.runs if r.task == "control"}
     assert found == {("full fine-tuning", 42)}
-    assert report.tasks["control"]["control"] is True
+    assert report.tasks["control"].control is True
     assert "Control task 'control'" in report.table()
     assert not any(check.startswith("control") for check in report.checks)
     assert AttackReport.from_json(report.to_json()) == report

@@ -42,7 +42,7 @@ def desired_drop(target: Target, model: PreTrainedModel, data: AttackData) -> fl
     """Desired accuracy with the published head, before minus after: the trunk of ``model`` is put under that head."""
     if data.desired is None:
         return None
-    key = ("desired", target.folder, target.random, target.identity()["sha256"])
+    key = ("desired", target.folder, target.random, target.identity().sha256)
     published = _published(target, data.desired)
     if published is None:
         return None

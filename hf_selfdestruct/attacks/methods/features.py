@@ -53,7 +53,7 @@ def features_of(target: Target, data: AttackData, seed: int, tamper: Tamper | No
         seed: Of a random model's weights, and of what is random in the tamper.
         tamper: What is done to the weights first.
     """
-    weights = (target.folder, target.random, target.identity()["sha256"])
+    weights = (target.folder, target.random, target.identity().sha256)
     key = ("features", *weights, seed if target.random or tamper else 0, str(tamper.config()) if tamper else "")
     found = data.memory.pop(key, None) or _encode(target, data, seed, tamper)
     data.memory[key] = found  # the last used stands last

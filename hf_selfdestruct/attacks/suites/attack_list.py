@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from ...report.facts import SuiteFacts
 from ..attack import Attack
 from ..methods.fine_tuning import Tuning
 from ..methods.references import MORE
@@ -74,7 +74,7 @@ class AttackList:
         """Attack seeds at a number of examples."""
         return tuple(range(max(self.seeds, self.few_seeds) if examples <= FEW else self.seeds))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> SuiteFacts:
         """The suite's own rules, for the report."""
-        note = {"note": ON_TEST} if self.select_on_test else {}
-        return {"name": self.name, "version": self.version, "seeds": self.seeds, "limit": self.limit, **note}
+        note = ON_TEST if self.select_on_test else ""
+        return SuiteFacts(self.name, self.version, seeds=self.seeds, limit=self.limit, note=note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -80,8 +81,8 @@ def plan_problems(report: AttackReport) -> list[str]:
         One line per problem, at most about :data:`MOST_LINES`; empty for a report as the suite makes it. Numbers
         invented together with their predictions are not found: only a rerun finds those.
     """
-    name, version, record = (report.suite.get(fact) for fact in ("name", "version", "record"))
-    suite = SUITES.get(str(name))
+    name, version, record = report.suite.name, report.suite.version, report.suite.record
+    suite = SUITES.get(name)
     if suite is None or suite.version != version:
         return [f"suite {name!r} version {version} is not shipped with this version: its plan is unknown, and nothing "
                 "can be concluded from the runs that the report shows"]  # fmt: skip
@@ -105,20 +106,20 @@ def planned(report: AttackReport, suite: AttackList) -> Iterator[Planned]:
         suite: The suite.
     """
     for task, facts in report.tasks.items():
-        rows = facts["rows"]["train"]
+        rows = facts.rows.train
         union = suite.plan(rows, _has(report, *report.roles()))
         for role in report.roles():
             plan = suite.plan(rows, _has(report, role))
-            if facts.get("control"):
+            if facts.control:
                 tunings = [(attack, n) for attack, n in plan if isinstance(attack, Tuning)]
                 plan = [(attack, n) for attack, n in tunings if n == max(most for _, most in tunings)]
             yield from (Planned(task, attack, role, n, suite.repeats(n)) for attack, n in plan)
-        if facts.get("control"):
+        if facts.control:
             continue
         most = max((n for _, n in union), default=rows)
         yield Planned(task, RawInput(), "raw", most, suite.repeats(most))
         if suite.more:
-            yield Planned(task, suite.more, "more", rows + facts["fingerprints"]["train"]["rows"], (0,))
+            yield Planned(task, suite.more, "more", rows + facts.rows_in("train"), (0,))
         attacks = {attack.name: attack for attack, _ in union}
         for examples in sorted({n for _, n in union}) if suite.null else ():
             runs = report.strongest_runs(task, examples, "scratch")
@@ -130,37 +131,37 @@ def planned(report: AttackReport, suite: AttackList) -> Iterator[Planned]:
 def _has(report: AttackReport, *roles: str) -> frozenset[str]:
     """Who attacks the hardened model is assumed to hold its undefended sibling, wherever there is one."""
     sibling = "hardened" in roles and "undefended" in report.models
-    return frozenset([*(["desired"] if report.suite["desired"] else []), *(["sibling"] if sibling else [])])
+    return frozenset([*(["desired"] if report.suite.desired else []), *(["sibling"] if sibling else [])])
 
 
 def _facts(report: AttackReport, suite: AttackList) -> Iterator[str]:
-    stated = {name: fact for name, fact in report.suite.items() if name not in ("record", "desired")}
-    if stated != suite.facts() or not isinstance(report.suite.get("desired"), bool):
+    stated = dataclasses.replace(report.suite, record=None, desired=None)
+    if stated != suite.facts() or report.suite.desired is None:
         yield "suite: not the facts that this suite states of itself"
         return
     if report.attacks != known_attacks(suite, _has(report, *report.roles())):
         yield "attacks: not the names and assumptions of this suite's attacks, or not those that stand outside"
-    if not report.suite["desired"] and any(run.desired_drop for run in report.runs):
+    if not report.suite.desired and any(run.desired_drop for run in report.runs):
         yield "suite: states that no desired task was at hand, though runs measured what they cost it"
     if not report.blocked():
         yield "tasks: none is blocked"
     for name, facts in report.tasks.items():
-        rows, splits = facts.get("rows", {}), facts.get("fingerprints", {})
-        counts = {split: splits.get(split, {}).get("rows", 0) for split in ("train", "attack", "test")}
+        counts = {split: facts.rows_in(split) for split in ("train", "attack", "test")}
         most = suite.limit or math.inf
-        if not (counts["train"] and counts["attack"] and counts["test"] and "num_labels" in facts):
+        if not (counts["train"] and counts["attack"] and counts["test"] and facts.num_labels):
             yield f"{name}: num_labels and the numbers of rows in its splits must be stated"
             continue
-        train = rows.get("train", 0)
-        expected = {"train": train, "selection": min(counts["attack"] - train, most), "test": min(counts["test"], most)}
-        if rows != expected or min(rows.values()) < 1 or abs(train - 0.7 * counts["attack"]) > 1:
-            yield f"{name}: {rows} rows are not what its splits of {counts} rows give the attacker"
+        train, selection, test = dataclasses.astuple(facts.rows)
+        expected = (min(counts["attack"] - train, most), min(counts["test"], most))
+        if (selection, test) != expected or min(train, *expected) < 1 or abs(train - 0.7 * counts["attack"]) > 1:
+            known = dataclasses.asdict(facts.rows)
+            yield f"{name}: {known} rows are not what its splits of {counts} rows give the attacker"
 
 
 def _models(report: AttackReport) -> Iterator[str]:
     if missing := [role for role in ROLES if role not in report.models]:
         yield f"models: {' and '.join(missing)} not attacked"
-    hashes = {role: report.models.get(role, {}).get("sha256", "") for role in ("base", "undefended", "hardened")}
+    hashes = {role: report.sha256(role) for role in ("base", "undefended", "hardened")}
     if not hashes["hardened"]:
         yield "models: no hash of the hardened weights"
     for one, other in (("hardened", "undefended"), ("hardened", "base"), ("undefended", "base")):
@@ -175,7 +176,7 @@ def _runs(report: AttackReport, suite: AttackList) -> Iterator[str]:
     searches = [(one, groups.pop(one.key, [])) for one in planned(report, suite)]
     fits = {(one.task, one.attack.name, one.examples) for one, runs in searches if not _never_fits(runs)}
     for one, runs in searches:
-        luck = MOST_LUCK / math.sqrt(report.tasks[one.task]["rows"]["selection"])
+        luck = MOST_LUCK / math.sqrt(report.tasks[one.task].rows.selection)
         if problem := _search(one, runs, luck):
             yield f"{one}: {problem}"
         elif (one.task, one.attack.name, one.examples) in fits and any(r.chosen and not r.selection for r in runs):
@@ -229,11 +230,11 @@ def _key(settings: dict[str, Any]) -> str:
 def _scores(report: AttackReport, task: str) -> Iterator[str]:
     """Scores on test follow from predictions, without which no run that counts is believed."""
     facts = report.tasks[task]
-    labels = unpacked_labels(facts.get("labels", ""))
-    if len(labels) != facts["rows"]["test"]:
-        yield f"{task}: {len(labels)} test labels on record, for {facts['rows']['test']} test rows"
+    labels = unpacked_labels(facts.labels)
+    if len(labels) != facts.rows.test:
+        yield f"{task}: {len(labels)} test labels on record, for {facts.rows.test} test rows"
         return
-    if abs(max((labels == c).mean() for c in set(labels.tolist())) - facts["majority"]) > EXACT:
+    if abs(max((labels == c).mean() for c in set(labels.tolist())) - facts.majority) > EXACT:
         yield f"{task}: the commonest label's rate does not follow from the labels"
     for run in report.runs:
         if run.task != task or not run.chosen or run.test is None:
@@ -242,7 +243,7 @@ def _scores(report: AttackReport, task: str) -> Iterator[str]:
         if not run.predictions:
             yield f"{where}: chosen, and without predictions"
             continue
-        probabilities = unpacked(run.predictions, facts["num_labels"])
+        probabilities = unpacked(run.predictions, facts.num_labels)
         for name in METRICS:
             if abs(contributions(labels, probabilities, name).mean() - getattr(run.test, name)) > EXACT:
                 yield f"{where}: {name.replace('_', ' ')} on test does not follow from its predictions"

@@ -10,12 +10,12 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import evaluate
 import numpy as np
 
 from ...report.attack_run import ROLES, AttackRun
+from ...report.facts import AttackFacts, RowCounts, SplitFacts, TaskFacts
 from ...report.packing import packed_labels, packed_size
 from ...report.report import MOST_BYTES, AttackReport
 from ...tasks.blocked_task import BlockedTask
@@ -119,10 +119,10 @@ class Job:
     def report(self, runs: Sequence[AttackRun], data: Mapping[str, AttackData]) -> AttackReport:
         """The report of finished runs, without doubts; only the predictions of runs that count are on record."""
         return AttackReport(
-            suite={**self.suite.facts(), "record": RECORD, "desired": self.desired is not None},
+            suite=dataclasses.replace(self.suite.facts(), record=RECORD, desired=self.desired is not None),
             tasks={
                 **{t.name: _facts(t, data[t.name]) for t in self.tasks},
-                **{t.name: {**_facts(t, data[t.name]), "control": True} for t in self.controls},
+                **{t.name: _facts(t, data[t.name], control=True) for t in self.controls},
             },
             models={t.role: t.identity() for t in self.targets},
             runs=tuple(run if run.chosen else dataclasses.replace(run, predictions="") for run in runs),
@@ -195,7 +195,7 @@ class Job:
         return f"v{JUDGE}/{task.name}/{attack.name}/{examples}/{target.role}/{digest}"
 
 
-def known_attacks(suite: AttackList, has: frozenset[str]) -> dict[str, dict[str, Any]]:
+def known_attacks(suite: AttackList, has: frozenset[str]) -> dict[str, AttackFacts]:
     """What a report says of a suite's attacks: what each assumes, and whether it stands outside the headline.
 
     Args:
@@ -203,12 +203,12 @@ def known_attacks(suite: AttackList, has: frozenset[str]) -> dict[str, dict[str,
         has: What attacks may need, see :attr:`Attack.needs`.
     """
     fitting = [entry.attack.fitting(has) for entry in suite.entries]
-    return {a.name: {"assumes": a.assumes, "outside": a.outside} for a in fitting if a}
+    return {a.name: AttackFacts(a.assumes, a.outside) for a in fitting if a}
 
 
 def _weights(target: Target) -> str:
     """A model on the Hub has no files here to be hashed; its name must do."""
-    return str(target.identity()["sha256"] or target.folder)
+    return str(target.identity().sha256 or target.folder)
 
 
 @functools.lru_cache(maxsize=4)  # asked for at every search
@@ -221,12 +221,18 @@ def _digest(desired: DesiredData) -> str:
     return digest.hexdigest()[:16]
 
 
-def _facts(task: BlockedTask, data: AttackData) -> dict[str, Any]:
+def known_splits(task: BlockedTask) -> dict[str, SplitFacts]:
+    """What a report says of a task's splits."""
+    return {split: SplitFacts(**found) for split, found in task.fingerprints().items()}
+
+
+def _facts(task: BlockedTask, data: AttackData, *, control: bool = False) -> TaskFacts:
     labels = data.test.labels
-    return {
-        "num_labels": task.classes,
-        "majority": float(np.bincount(labels).max() / len(labels)),
-        "labels": packed_labels(labels),
-        "rows": {name: len(getattr(data, name).labels) for name in ("train", "selection", "test")},
-        "fingerprints": task.fingerprints(),
-    }
+    return TaskFacts(
+        majority=float(np.bincount(labels).max() / len(labels)),
+        num_labels=task.classes,
+        labels=packed_labels(labels),
+        rows=RowCounts(*(len(split.labels) for split in (data.train, data.selection, data.test))),
+        fingerprints=known_splits(task),
+        control=control,
+    )
