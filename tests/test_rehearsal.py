@@ -24,8 +24,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_selfdestruct.models.similarity import NAME
 from hf_selfdestruct.trainer.rehearsal import rehearse
+from hf_selfdestruct.trainer.similarity import NAME
 from hf_selfdestruct.trainer.trainer import SelfDestructTrainer
 from hf_selfdestruct.trainer.training_args import SelfDestructTrainingArguments
 
