@@ -62,25 +62,28 @@ class HardeningConfig:
         HVPS,
     )
     trajectory: str = _option(
-        "device", "Where the exact meta-gradient keeps the adversary's way; recompute is slower and flat.", TRAJECTORIES
+        "device",
+        "Where to store the inner-loop trajectory; recompute saves memory and is slower.",
+        TRAJECTORIES,
     )
     inner_steps: int | None = _option(None, "K, the optimizer steps of the adversary in each outer step.")
-    inner_steps_start: int | None = _option(None, "If given, K grows by one at a time from this to inner_steps.")
+    inner_steps_start: int | None = _option(None, "If given, K grows by one at a time from this number to inner_steps.")
     inner_steps_every: int = _option(100, "Outer steps after which a growing K grows by one.")
     blocking_loss: str | None = _option(
         None, "What hardening minimises at the fast weights; several with +.", BLOCKING_LOSSES
     )
-    blocking_weight: float = _option(1.0, "Weight of the blocking loss beside the desired loss; 0 turns it off.")
+    blocking_weight: float = _option(1.0, "Weight of the blocking loss; 0: nothing is blocked.")
     max_blocking_grad_norm: float | None = _option(
-        None, "Norm to which each micro-batch's blocking gradient is clipped before its weight; 0 leaves it as it is."
+        None, "Norm to which each micro-batch's blocking gradient is clipped, before it is weighted; 0: no clipping."
     )
     probe_weight: float | None = _option(
-        None, "Weight of linear probes of every hidden state beside the blocking loss; 0 leaves them out."
+        None, "Weight of linear probes of every hidden state, added to the blocking loss; 0: no probes."
     )
     blocking_batch_size: int | None = _option(None, "Held-out blocked examples on which the blocking loss is measured.")
     blocking_every: int | None = _option(None, "Measure the blocking loss at every so many inner steps.")
     blocking_interval: int | None = _option(
-        None, "Outer steps from one blocking loss to the next; those between train for the desired task alone."
+        None,
+        "Number of outer steps from one blocking loss to the next; those between train the desired task alone.",
     )
     step_weights: str | None = _option(None, "Weights of the K+1 blocking losses.", STEP_WEIGHTS)
     adversary_optimizer: str | None = _option(None, "Optimizer of the adversary.", INNER_OPTIMIZERS)
@@ -100,7 +103,7 @@ class HardeningConfig:
     adversary_prelude: int = _option(0, "Benign steps of the adversary on the desired task, before the blocked ones.")
     adversary_dropout: bool = _option(False, "Whether the adversary's steps run with dropout.")
     adversary_carries: int = _option(
-        1, "Outer steps in a row in which the adversary goes on from where it was, before it starts anew."
+        1, "Number of consecutive outer steps before the adversary is reset to the current weights."
     )
     adversary_scope: str = _option("local", "An adversary of its own for each process, or one for all.", SCOPES)
     adversary_head_learning_rate: float | None = _option(
@@ -111,27 +114,25 @@ class HardeningConfig:
         "Distillation to the original (or its own language modelling), '' for none; several with +.",
         KEEPING_LOSSES,
     )
-    keeping_weight: float | None = _option(None, "Weight of the keeping losses beside the desired loss.")
+    keeping_weight: float | None = _option(None, "Weight of the keeping losses.")
     keeping_erases: bool | None = _option(
-        None, "Whether blocked tasks are erased (LEACE) from the original's hidden states before they are kept."
+        None, "Distil from a copy of the original with the blocked tasks erased from its hidden states (LEACE)."
     )
     erase_directions: int | None = _option(
-        None, "Directions of each blocked task taken out of the input embeddings before the first step."
+        None, "Directions of each blocked task that are erased from the input embeddings before the first step."
     )
     merge_words: float | None = _option(
         None,
-        "Merge words until none tells blocked classes apart by more standard errors than this; 0 leaves them.",
+        "Merge words that reveal blocked labels, until none does beyond so many standard errors; 0: no merging.",
     )
-    merge_groups: int = _option(
-        0, "Most groups that merged words end in: the fewer, the less a context tells which one stood there; 0 is any."
-    )
+    merge_groups: int = _option(0, "Maximum number of merged groups; fewer groups hide more. 0: no limit.")
     keep_directions: int | None = _option(
-        None, "Directions of the desired task that the input embeddings are reduced to before the first step; 0 is all."
+        None, "Reduce the input embeddings to this many directions that predict the desired task; 0: no reduction."
     )
     max_desired_drop: float | None = _option(
         None,
-        "Guard: when validation is worse than its best by more than this, the blocking weight backs off; "
-        "measured in metric_for_best_model (the loss by default).",
+        "Guard: lower the blocking weight when validation is worse than its best by more than this, "
+        "measured in metric_for_best_model (by default the loss).",
     )
     seed: int = _option(42, "Seed of every draw, and of new heads.")
 

@@ -23,13 +23,14 @@ MAIN_PLOT = "score_against_examples"
 CARD_TAGS = ("hf_selfdestruct", "tamper-resistance")
 MOST_BYTES = 1024 * 1024  # of the user's own words
 CLOSED_FORMS = {  # what was done to a model before it was trained, and what that takes from its users
-    "merge_words": "Words that tell a blocked task were made one with others until no group told more than {} standard "
-    "errors: the model cannot tell them apart.",
-    "merge_groups": "Merged words ended in {} groups at most.",
+    "merge_words": "Words that reveal a blocked label share one embedding with others, merged until no group is "
+    "predictive beyond {} standard errors: the model cannot distinguish these words.",
+    "merge_groups": "Merged words form at most {} groups.",
     "erase_directions": "At most {} directions of each blocked task were erased from the input embeddings.",
-    "keep_directions": "The input embeddings were reduced to at most {} directions that tell the desired task: what "
+    "keep_directions": "The input embeddings were reduced to at most {} directions that predict the desired task: what "
     "other tasks need of the words is gone too.",
-    "keeping_erases": "The original that the model was kept by had the blocked tasks erased from its hidden states.",
+    "keeping_erases": "The model was distilled from a copy of the original with the blocked tasks erased from its "
+    "hidden states (LEACE).",
 }
 CONSIDERATIONS = {  # after the framework that details.py names
     "product_hazards": "Product hazards (harm done with the model as it is)",
