@@ -35,9 +35,9 @@ def doubts(report: AttackReport) -> tuple[str, ...]:
     return tuple(found)
 
 
-def doubted(report: AttackReport, **facts: Any) -> AttackReport:
+def doubted(report: AttackReport, *, desired: DesiredFacts | None = None, **facts: Any) -> AttackReport:
     """The report with these facts, and with every doubt there is about it then."""
-    report = dataclasses.replace(report, **facts)
+    report = dataclasses.replace(report, desired=desired or report.desired, **facts)
     return dataclasses.replace(report, checks=doubts(report))
 
 

@@ -22,6 +22,7 @@ from ..attacks.doubts import doubted
 from ..files import write_whole
 from ..hardening.config import HardeningConfig
 from ..models.distributed import working_in
+from ..report.facts import DesiredFacts
 from ..report.report import AttackReport
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.rows import rows_of
@@ -194,7 +195,7 @@ def attack(
     collate = collator_of(processor)
     kept = load_kept(config.data, processor)
     general = {t.role: _alike(t, targets[0], kept["test"], collate) for t in targets[1:]} if kept else {}
-    desired = {t.role: _accuracy(t, data["test"], collate) | general.get(t.role, {}) for t in targets[1:]}
+    quality = {t.role: _accuracy(t, data["test"], collate) | general.get(t.role, {}) for t in targets[1:]}
     report = named_suite(config.suite).run(
         [*targets, replace(targets[-1], role="scratch", random=True, sibling="")],
         blocked_tasks(config, data, processor),
@@ -206,7 +207,7 @@ def attack(
         workers=workers,
         progress=progress,
     )
-    return doubted(report, desired={"dataset": "the desired task's test split", **desired})
+    return doubted(report, desired=DesiredFacts("the desired task's test split", quality))
 
 
 def _accuracy(target: Target, rows: Dataset, collate: Collate) -> dict[str, float]:
