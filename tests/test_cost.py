@@ -31,7 +31,7 @@ def test_passes_are_counted_as_the_design_counts_them(make_trainer, tmp_path, ar
 
 def test_first_order_makes_as_many_passes_as_are_said(make_trainer, tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, method="mlac_fast", inner_steps=4, blocking_every=4, max_steps=1)
-    monkeypatch.setattr("hf_selfdestruct.trainer.trainer.announcement", lambda trainer: "")
+    monkeypatch.setattr("hf_selfdestruct.trainer.mixin.announcement", lambda trainer: "")
     forward, made = BertModel.forward, []
     monkeypatch.setattr(BertModel, "forward", lambda *a, **k: made.append(1) or forward(*a, **k))
     trainer.train()

@@ -86,7 +86,7 @@ def test_what_is_published_is_what_is_measured(make_trainer, tiny_model, tmp_pat
     trainer.save_model()
     published = sibling_of(trainer, str(tmp_path))
     desired = _desired(trainer, published, str(tmp_path / "_base"), None, None)
-    assert desired["hardened"] == desired["undefended"] != _quality(trainer, None)
+    assert desired.of("hardened") == desired.of("undefended") != _quality(trainer, None)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ class HardeningConfig:
         return self.keeping_loss.split("+") if self.keeping_loss else []
 
     def filled(self, method: str | None = None) -> Self:
-        """A copy in which every setting left at ``None`` has its method's value; without a method, as it is.
+        """A copy in which every setting left at ``None`` has its method's value; itself where nothing is left to fill.
 
         A fixed rate (``adversary_learning_rate`` alone) turns a preset's range off, a drawn one
         (``adversary_learning_rate_max``) its learned rate, and a learned one its range.
@@ -163,16 +163,14 @@ class HardeningConfig:
         Raises:
             ValueError: A range is upside down, with what the preset fills.
         """
-        found = copy.copy(self)
-        found.method = self.method or method
-        ranged, learns = self.adversary_learning_rate_max is not None, bool(self.adversary_learns_rate)
-        for name, value in PRESETS.get(found.method or "", {}).items():
-            if getattr(self, name) is not None:
-                continue
-            if name == "adversary_learns_rate" and ranged:
-                value = False
-            if name == "adversary_learning_rate_max" and (self.adversary_learning_rate is not None or learns):
-                value = None
+        values: dict[str, Any] = {"method": method, **PRESETS.get(self.method or method or "", {})}
+        if self.adversary_learning_rate_max is not None:
+            values["adversary_learns_rate"] = False
+        if self.adversary_learning_rate is not None or self.adversary_learns_rate:
+            values["adversary_learning_rate_max"] = None
+        values = {name: value for name, value in values.items() if value is not None and getattr(self, name) is None}
+        found = copy.copy(self) if values else self
+        for name, value in values.items():
             setattr(found, name, value)
         for low, high in (
             ("adversary_learning_rate", "adversary_learning_rate_max"),

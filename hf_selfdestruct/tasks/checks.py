@@ -38,15 +38,20 @@ def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:
                     f"blocked task {task.name!r}, split {split!r}: none of its columns ({', '.join(found)}) is an "
                     "input of the model; tokenise (or transform) it the way train_dataset is."
                 )
+    names = [task.name for task in tasks]
+    if len({*names}) < len(names):
+        raise ValueError(f"blocked tasks must have different names; got {', '.join(names)}.")
+
+
+def warn_of_missing_splits(tasks: Sequence[BlockedTask]) -> None:
+    """Warn of tasks that could be blocked, but not attacked afterwards."""
+    for task in tasks:
         if missing := [split for split in ("attack", "test") if split not in task.splits()]:
             logger.warning(
                 "blocked task %r has no %r split: attack() will refuse it, after all training; give "
                 "BlockedTask(..., %s=...) if it is to be attacked.",
                 *(task.name, missing[0], missing[0]),
             )
-    names = [task.name for task in tasks]
-    if len({*names}) < len(names):
-        raise ValueError(f"blocked tasks must have different names; got {', '.join(names)}.")
 
 
 def warn_of_association(tasks: Sequence[BlockedTask], desired: Any) -> None:

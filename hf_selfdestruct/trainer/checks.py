@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 from transformers import PreTrainedModel
 
 from ..hardening.checks import check_desired
-from ..tasks.checks import check_tasks
+from ..tasks.checks import check_tasks, warn_of_missing_splits
 from ..tasks.positions import check_lengths
 from .training_args import SelfDestructTrainingArguments
 
@@ -92,6 +92,7 @@ def check_trainer(trainer: HardeningTrainer, model: PreTrainedModel) -> None:
     desired = {"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}
     check_desired(desired, model)
     check_tasks(trainer.blocked_tasks, trainer.input_columns)
+    warn_of_missing_splits(trainer.blocked_tasks)
     check_lengths(model, {**desired, "keep_dataset": trainer.keep_dataset}, trainer.blocked_tasks)
 
 
