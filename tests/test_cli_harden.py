@@ -146,11 +146,11 @@ def test_attack_finds_what_harden_reported(hardened, project, tmp_path):
     config.write_text(project.read_text().replace("data:\n", general))
     assert main(["attack", str(folder), "--config", str(config), "--output", str(output)]) == 0
     mine, theirs = report_of(output), report_of(folder / "selfdestruct" / "report.json")
-    assert 0.5 < mine["desired"]["hardened"]["similarity_rank_correlation"] < 1  # two steps from the base
+    assert 0.5 < mine["desired"]["quality"]["hardened"]["similarity_rank_correlation"] < 1  # two steps from the base
     assert set(mine["models"]) == {"base", "hardened", "scratch"}
     for role in ("hardened", "base", "scratch"):
         found = [r for r in mine["runs"] if r["role"] == role]
         assert len(found) == 28  # three probes and one of every layer by 4 + 2 runs, fine-tuning by 2 + 2
         assert found == [r for r in theirs["runs"] if r["role"] == role], role
-    assert mine["desired"]["hardened"]["accuracy"] == theirs["desired"]["hardened"]["accuracy"]
+    assert mine["desired"]["quality"]["hardened"]["accuracy"] == theirs["desired"]["quality"]["hardened"]["accuracy"]
     assert mine["tasks"] == theirs["tasks"]
