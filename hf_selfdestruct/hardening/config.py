@@ -29,7 +29,7 @@ UNDEFENDED: dict[str, Any] = {  # what an undefended sibling is trained with
 }
 
 
-def _option(default: Any, text: str, choices: Iterable[str] = ()) -> Any:
+def option(default: Any, text: str, choices: Iterable[str] = ()) -> Any:
     """A field with the help text of the command line."""
     return field(default=default, metadata={"help": f"{text[:-1]}: {', '.join(choices)}." if choices else text})
 
@@ -50,91 +50,91 @@ class HardeningConfig:
         ```
     """
 
-    method: str | None = _option(
+    method: str | None = option(
         None,
         "Preset that fills what is not given; by default what was measured to work for the kind of model.",
         PRESETS,
     )
-    meta_gradient: str | None = _option(None, "How to differentiate through the adversary.", META_GRADIENTS)
-    hvp: str = _option(
+    meta_gradient: str | None = option(None, "How to differentiate through the adversary.", META_GRADIENTS)
+    hvp: str = option(
         "double_backward",
         "Hessian-vector products of the exact meta-gradient; finite differences run with any attention kernel.",
         HVPS,
     )
-    trajectory: str = _option(
+    trajectory: str = option(
         "device",
         "Where to store the inner-loop trajectory; recompute saves memory and is slower.",
         TRAJECTORIES,
     )
-    inner_steps: int | None = _option(None, "K, the optimizer steps of the adversary in each outer step.")
-    inner_steps_start: int | None = _option(None, "If given, K grows by one at a time from this number to inner_steps.")
-    inner_steps_every: int = _option(100, "Outer steps after which a growing K grows by one.")
-    blocking_loss: str | None = _option(
+    inner_steps: int | None = option(None, "K, the optimizer steps of the adversary in each outer step.")
+    inner_steps_start: int | None = option(None, "If given, K grows by one at a time from this number to inner_steps.")
+    inner_steps_every: int = option(100, "Outer steps after which a growing K grows by one.")
+    blocking_loss: str | None = option(
         None, "What hardening minimises at the fast weights; several with +.", BLOCKING_LOSSES
     )
-    blocking_weight: float = _option(1.0, "Weight of the blocking loss; 0: nothing is blocked.")
-    max_blocking_grad_norm: float | None = _option(
+    blocking_weight: float = option(1.0, "Weight of the blocking loss; 0: nothing is blocked.")
+    max_blocking_grad_norm: float | None = option(
         None, "Norm to which each micro-batch's blocking gradient is clipped, before it is weighted; 0: no clipping."
     )
-    probe_weight: float | None = _option(
+    probe_weight: float | None = option(
         None, "Weight of linear probes of every hidden state, added to the blocking loss; 0: no probes."
     )
-    blocking_batch_size: int | None = _option(None, "Held-out blocked examples on which the blocking loss is measured.")
-    blocking_every: int | None = _option(None, "Measure the blocking loss at every so many inner steps.")
-    blocking_interval: int | None = _option(
+    blocking_batch_size: int | None = option(None, "Held-out blocked examples on which the blocking loss is measured.")
+    blocking_every: int | None = option(None, "Measure the blocking loss at every so many inner steps.")
+    blocking_interval: int | None = option(
         None,
         "Number of outer steps from one blocking loss to the next; those between train the desired task alone.",
     )
-    step_weights: str | None = _option(None, "Weights of the K+1 blocking losses.", STEP_WEIGHTS)
-    adversary_optimizer: str | None = _option(None, "Optimizer of the adversary.", INNER_OPTIMIZERS)
-    adversary_learning_rate: float | None = _option(
+    step_weights: str | None = option(None, "Weights of the K+1 blocking losses.", STEP_WEIGHTS)
+    adversary_optimizer: str | None = option(None, "Optimizer of the adversary.", INNER_OPTIMIZERS)
+    adversary_learning_rate: float | None = option(
         None, "Learning rate of the adversary; where it starts if it is learned."
     )
-    adversary_learning_rate_max: float | None = _option(
+    adversary_learning_rate_max: float | None = option(
         None, "If given, the rate is drawn log-uniformly from adversary_learning_rate up to this."
     )
-    adversary_learns_rate: bool | None = _option(None, "Whether the adversary learns its learning rate.")
-    adversary_head: str | None = _option(None, "Head the adversary starts from.", HEADS)
-    adversary_trainable: str | None = _option(
+    adversary_learns_rate: bool | None = option(None, "Whether the adversary learns its learning rate.")
+    adversary_head: str | None = option(None, "Head the adversary starts from.", HEADS)
+    adversary_trainable: str | None = option(
         None, "What the adversary trains: all, head, last_n (such as last_2) or lora."
     )
-    adversary_batch_size: int | None = _option(None, "Blocked examples in one inner step.")
-    adversary_examples: int | None = _option(None, "Most blocked examples the adversary has in an outer step.")
-    adversary_prelude: int = _option(0, "Benign steps of the adversary on the desired task, before the blocked ones.")
-    adversary_dropout: bool = _option(False, "Whether the adversary's steps run with dropout.")
-    adversary_carries: int = _option(
+    adversary_batch_size: int | None = option(None, "Blocked examples in one inner step.")
+    adversary_examples: int | None = option(None, "Most blocked examples the adversary has in an outer step.")
+    adversary_prelude: int = option(0, "Benign steps of the adversary on the desired task, before the blocked ones.")
+    adversary_dropout: bool = option(False, "Whether the adversary's steps run with dropout.")
+    adversary_carries: int = option(
         1, "Number of consecutive outer steps before the adversary is reset to the current weights."
     )
-    adversary_scope: str = _option("local", "An adversary of its own for each process, or one for all.", SCOPES)
-    adversary_head_learning_rate: float | None = _option(
+    adversary_scope: str = option("local", "An adversary of its own for each process, or one for all.", SCOPES)
+    adversary_head_learning_rate: float | None = option(
         None, "Adam rate at which the learned head (and 10x, the log rate) improve."
     )
-    keeping_loss: str | None = _option(
+    keeping_loss: str | None = option(
         None,
         "Distillation to the original (or its own language modelling), '' for none; several with +.",
         KEEPING_LOSSES,
     )
-    keeping_weight: float | None = _option(None, "Weight of the keeping losses.")
-    keeping_erases: bool | None = _option(
+    keeping_weight: float | None = option(None, "Weight of the keeping losses.")
+    keeping_erases: bool | None = option(
         None, "Distil from a copy of the original with the blocked tasks erased from its hidden states (LEACE)."
     )
-    erase_directions: int | None = _option(
+    erase_directions: int | None = option(
         None, "Directions of each blocked task that are erased from the input embeddings before the first step."
     )
-    merge_words: float | None = _option(
+    merge_words: float | None = option(
         None,
         "Merge words that reveal blocked labels, until none does beyond so many standard errors; 0: no merging.",
     )
-    merge_groups: int = _option(0, "Maximum number of merged groups; fewer groups hide more. 0: no limit.")
-    keep_directions: int | None = _option(
+    merge_groups: int = option(0, "Maximum number of merged groups; fewer groups hide more. 0: no limit.")
+    keep_directions: int | None = option(
         None, "Reduce the input embeddings to this many directions that predict the desired task; 0: no reduction."
     )
-    max_desired_drop: float | None = _option(
+    max_desired_drop: float | None = option(
         None,
         "Guard: lower the blocking weight when validation is worse than its best by more than this, "
         "measured in metric_for_best_model (by default the loss).",
     )
-    seed: int = _option(42, "Seed of every draw, and of new heads.")
+    seed: int = option(42, "Seed of every draw, and of new heads.")
 
     @property
     def hardens(self) -> bool:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from transformers import TrainingArguments
 
-from ..hardening.config import HardeningConfig
+from ..hardening.config import HardeningConfig, option
 from ..hardening.guard import Guard
-
-
-def _option(default: Any, text: str) -> Any:
-    """A field with the help text of the command line."""
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -35,12 +29,10 @@ class SelfDestructTrainingArguments(HardeningConfig, TrainingArguments):
         ```
     """
 
-    dry_run: bool = _option(False, "Check everything, say what hardening will cost, and end before the first step.")
-    ddp_find_unused_parameters: bool | None = _option(False, "Must stay False: the weights take part in two forwards.")
-    ddp_broadcast_buffers: bool | None = _option(
-        False, "Must stay False: buffers must not change between the forwards."
-    )
-    hub_strategy: str = _option("end", "Must stay 'end': only a finished, attacked model is published.")
+    dry_run: bool = option(False, "Check everything, say what hardening will cost, and end before the first step.")
+    ddp_find_unused_parameters: bool | None = option(False, "Must stay False: the weights take part in two forwards.")
+    ddp_broadcast_buffers: bool | None = option(False, "Must stay False: buffers must not change between the forwards.")
+    hub_strategy: str = option("end", "Must stay 'end': only a finished, attacked model is published.")
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without a model."""
