@@ -80,7 +80,7 @@ def test_unrolled_equals_the_hand_unrolled_loop(plain_model, steps) -> None:
     )
     assert_same(found, expected, rtol=1e-8, atol=1e-12)
     assert (found.learning_rate != 0) == (steps > 0)
-    assert len(found.losses) == len(found.accuracies) == steps + 1
+    assert len(found.losses) == len(found.scores) == steps + 1
     # Every weight matters except those of positions and token types that no row has, and key biases.
     still = {n for n, g in found.weights.items() if g.abs().max() < 1e-12}
     assert all(n.endswith(".key.bias") for n in still), still
@@ -239,7 +239,7 @@ def test_wanted_restricts_the_gradients_and_nothing_else(mode) -> None:
 def test_one_reading_for_each_of_the_k_plus_one_steps(mode, steps) -> None:
     episode = toy_episode(steps=steps)
     found = MODES[mode](episode)
-    assert len(found.losses) == len(found.accuracies) == steps + 1
+    assert len(found.losses) == len(found.scores) == steps + 1
     assert len({*found.losses.values()}) == steps + 1
     expected = sum(w * v for w, v in zip(SHARES[steps], found.losses.values(), strict=True))
     assert found.loss == pytest.approx(expected, rel=1e-12)

@@ -98,9 +98,9 @@ def test_readings() -> None:
     assert meta_loss(desired, parameters, gradient, blocking_weight=3.0).terms == {
         "blocking_loss": gradient.loss,
         "meta_grad_norm": pytest.approx(norm, rel=1e-12),
-        "blocked_accuracy/step_0": 0.5,
-        "blocked_accuracy/step_1": 0.75,
-        "blocked_accuracy/step_2": 1.0,
+        "blocked_score/step_0": 0.5,
+        "blocked_score/step_1": 0.75,
+        "blocked_score/step_2": 1.0,
     }
 
 

@@ -7,9 +7,10 @@ import pytest
 from made_reports import made_labels, made_probabilities
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
-from hf_selfdestruct.attacks.metrics import Accuracy, BalancedAccuracy, MacroAUC, check_metrics, macro_auc, scores
+from hf_selfdestruct.attacks.metrics import Accuracy, BalancedAccuracy, MacroAUC, check_metrics, scores
 from hf_selfdestruct.report.contributions import contributions
 from hf_selfdestruct.report.packing import rounded
+from hf_selfdestruct.tasks.classification import macro_auc
 
 
 @pytest.fixture(params=[2, 5], ids=["2 classes", "5 classes"])

@@ -147,7 +147,7 @@ def test_a_stray_label_makes_no_classes_without_rows(toy_task, split_rows):
     strayed = with_label(split_rows["train"], 4, 7)
     with pytest.raises(ValueError, match=r"column 'blocked': no label is 2, and the largest is 7; .* say num_labels=8"):
         toy_task(train=strayed, num_labels=None)
-    assert toy_task(train=strayed, num_labels=8).classes == 8
+    assert toy_task(train=strayed, num_labels=8).outputs == 8
 
 
 def test_a_task_without_rows_to_train_on_is_refused():

@@ -98,7 +98,7 @@ def test_the_learned_adversary_takes_the_opposite_side(make_trainer, tmp_path) -
 
     def entropy(head) -> float:
         own = {OWN + n: value for n, value in head.items()}
-        return sum(e.measure({**e.published, **own}).entropy.item() for e in episodes) / len(episodes)
+        return sum(e.measure({**e.published, **own}).objective.item() for e in episodes) / len(episodes)
 
     assert entropy(heads_[0]) < entropy(fresh) - 1e-3
     assert all(math.isfinite(v) for v in losses)

@@ -9,7 +9,8 @@ from trainer_state import assert_bitwise, weights_of
 
 from hf_selfdestruct.attacks import Split
 from hf_selfdestruct.tasks.blocked_task import BlockedTask
-from hf_selfdestruct.tasks.rows import class_cure, columns_of, rows_of
+from hf_selfdestruct.tasks.classification import class_cure
+from hf_selfdestruct.tasks.rows import columns_of, rows_of
 
 
 def pictures(seed: int) -> Dataset:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..report.attack_run import Scores
+from ..tasks.kind import TaskKind
 from .data import AttackData
 from .target import Target
 
@@ -47,10 +48,11 @@ class Outcome:
         test: Scores on the test split; ``None`` when the run was stopped at a rung.
         steps: Optimizer steps made.
         flops: Floating-point operations of training.
-        curve: Pairs of step and selection accuracy, at every look.
+        curve: Pairs of step and selection score, at every look.
         desired_drop: Desired-task accuracy lost; ``None`` where it was not measured.
-        probabilities: Class probabilities of the test rows.
-        hits: Selection rows labelled right, at every look (or by every cell that was compared), ``(looks, rows)``.
+        probabilities: Answers to the test rows; of a classification probabilities of the classes.
+        hits: Selection rows labelled right, at every look (or by every cell that was compared), ``(looks, rows)``; of
+            another kind of task what each row adds to the score, see :meth:`TaskKind.credit`.
         found: What the run itself chose on the selection split, such as a layer.
     """
 
@@ -73,11 +75,17 @@ class Attack(ABC):
         assumes: What the attacker needs to have, in words.
         outside: Whether it stands outside the headline, because it holds the undefended model itself.
         needs: What must be there for it to run: ``desired`` (benign rows), ``sibling`` (the undefended model).
+        kinds: Names of the kinds of task that it can be run on; ``None`` for any.
     """
 
     name: str
     assumes: str = "the published weights and labelled examples of the blocked task"
     outside: bool = False
+    kinds: ClassVar[tuple[str, ...] | None] = ("classification",)
+
+    def fits(self, kind: TaskKind) -> bool:
+        """Whether it can be run on a kind of task."""
+        return self.kinds is None or kind.name in self.kinds
 
     @property
     def needs(self) -> frozenset[str]:
@@ -131,6 +139,10 @@ class AnyOf(Attack):
 
     name: str
     of: tuple[Attack, ...]
+
+    def fits(self, kind: TaskKind) -> bool:
+        """Whether each of them can."""
+        return all(attack.fits(kind) for attack in self.of)
 
     def __post_init__(self) -> None:
         if len({attack.name for attack in self.of}) < len(self.of):

@@ -14,7 +14,9 @@ from datasets import ClassLabel
 from torch import Tensor
 
 from ..tasks.blocked_task import BlockedTask, label_column_of, seed_of
-from ..tasks.rows import LABELS, rows_of
+from ..tasks.classification import CLASSIFICATION
+from ..tasks.kind import TaskKind
+from ..tasks.rows import LABELS, rows_of, with_labels
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 BENIGN_ROWS, COST_ROWS = 2000, 256
@@ -53,8 +55,7 @@ class Split:
         if not labels or not isinstance(labels[0], int) or isinstance(labels[0], bool):
             return None  # a language model's labels, say
         found = rows_of(dataset, rows.tolist(), {*columns} - {*LABELS})
-        features = [{**row, "labels": label} for row, label in zip(found, labels, strict=True)]
-        return cls(features, np.asarray(labels))
+        return cls(with_labels(found, np.asarray(labels)), np.asarray(labels))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,7 @@ class AttackData:
 
     Args:
         task: The blocked task's name.
-        num_labels: Its number of classes.
+        num_labels: Number of outputs of the head; of a classification its number of classes.
         train: 70 % of the ``attack`` split.
         selection: The rest of it.
         test: The ``test`` split; read once per run that was not given up.
@@ -106,6 +107,7 @@ class AttackData:
         desired: The desired task, for benign fine-tuning and for what an attack costs it.
         more: Further labelled rows, for the reference "scratch with more data" alone.
         metrics: Metrics of the user's own, by name.
+        kind: What labels, head, loss and score are.
         memory: What attacks keep from one run to the next, such as encoded features.
     """
 
@@ -118,6 +120,7 @@ class AttackData:
     desired: DesiredData | None = None
     more: Split | None = None
     metrics: Mapping[str, evaluate.Metric] = field(default_factory=dict)
+    kind: TaskKind = CLASSIFICATION
     memory: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -156,7 +159,7 @@ class AttackData:
         further = split_of("train", np.arange(len(task.train)), None) if more else None
         return cls(
             task=task.name,
-            num_labels=task.classes,
+            num_labels=task.outputs,
             train=train,
             selection=split_of("attack", task.selection_rows(), limit),
             test=split_of("test", np.arange(len(task.splits()["test"])), limit),
@@ -164,6 +167,7 @@ class AttackData:
             desired=desired,
             more=train.joined(further) if further else None,
             metrics=metrics or {},
+            kind=task.kind,
         )
 
     def few(self, examples: int, seed: int) -> list[int]:
@@ -210,12 +214,12 @@ def check_controls(tasks: Sequence[BlockedTask], controls: Sequence[BlockedTask]
 def _same(one: BlockedTask, other: BlockedTask) -> bool:
     """Whether most rows of one task are rows of the other, and each label of the one is one label of the other."""
     labels = {
-        content: int(label)
+        content: label
         for split in other.splits()
-        for content, label in zip(other.contents(split), other.labels(split), strict=True)
+        for content, label in zip(other.contents(split), other.labels(split).tolist(), strict=True)
     }
-    rows = [row for split in one.splits() for row in zip(one.contents(split), one.labels(split), strict=True)]
-    pairs = [(int(label), labels[content]) for content, label in rows if content in labels]
+    rows = [row for split in one.splits() for row in zip(one.contents(split), one.labels(split).tolist(), strict=True)]
+    pairs = [(label, labels[content]) for content, label in rows if content in labels]
     own, others = ({*side} for side in zip(*pairs, strict=True)) if pairs else ((), ())
     return 2 * len(pairs) > len(rows) and len({*pairs}) == len(own) == len(others) > 1
 

@@ -1,88 +1,69 @@
-"""Metrics of classification: pure functions, and the same as ``evaluate`` metrics that need no download."""
+"""Scores of predictions, metrics of the user's own, and ``evaluate`` metrics that need no download."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from ..report.attack_run import Scores
-from ..report.packing import FLOOR
+from ..tasks.classification import CLASSIFICATION, balanced_accuracy, macro_auc
+from ..tasks.kind import TaskKind
 
 
 def scores(
-    labels: np.ndarray, probabilities: np.ndarray, metrics: Mapping[str, evaluate.Metric] | None = None
+    labels: np.ndarray,
+    answers: np.ndarray,
+    metrics: Mapping[str, evaluate.Metric] | None = None,
+    kind: TaskKind = CLASSIFICATION,
 ) -> Scores:
     """All scores of predictions.
 
     Args:
         labels: Shape ``(rows,)``.
-        probabilities: Shape ``(rows, classes)``.
-        metrics: Metrics of your own by name: each gets ``predictions`` (class numbers) and ``references``, and
-            ``prediction_scores`` where it has a feature of that name.
+        answers: Shape ``(rows, outputs)``; of a classification probabilities of the classes.
+        metrics: Metrics of your own by name: each gets ``predictions`` (class numbers, or values) and ``references``,
+            and ``prediction_scores`` (the answers) where it has a feature of that name.
+        kind: The kind of task.
 
     Raises:
-        FloatingPointError: A probability is not finite.
+        FloatingPointError: An answer is not finite.
         ValueError: A metric of your own returns something else than one number.
     """
-    if not np.isfinite(probabilities).all():
+    if not np.isfinite(answers).all():
         raise FloatingPointError("the attacked model's outputs are not finite")
-    predicted = probabilities.argmax(axis=1)
-    extra = {name: _own(name, metric, labels, probabilities) for name, metric in (metrics or {}).items()}
-    return Scores(
-        float((predicted == labels).mean()),
-        macro_auc(labels, probabilities),
-        balanced_accuracy(labels, predicted),
-        cross_entropy(labels, probabilities),
-        extra,
-    )
+    extra = {name: _own(name, metric, labels, answers, kind) for name, metric in (metrics or {}).items()}
+    return dataclasses.replace(kind.scores(labels, answers), extra=extra)
 
 
-def check_metrics(metrics: Mapping[str, evaluate.Metric], labels: np.ndarray, classes: int) -> None:
+def check_metrics(
+    metrics: Mapping[str, evaluate.Metric], labels: np.ndarray, outputs: int, kind: TaskKind = CLASSIFICATION
+) -> None:
     """Refuse metrics that could not score a run, by a rehearsal in which every row is labelled right.
+
+    Args:
+        metrics: By name.
+        labels: Of a task's test rows.
+        outputs: Of the task's head.
+        kind: The kind of task.
 
     Raises:
         ValueError: One returns something else than one number, or a number that is not finite even there.
     """
     for name, metric in metrics.items():
-        if _own(name, metric, labels, np.eye(classes)[labels]) is None:
+        if _own(name, metric, labels, kind.right(labels, outputs), kind) is None:
             raise ValueError(f"metric {name!r} gives no finite number even where every row is labelled right.")
 
 
-def macro_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Area under the ROC curve, one class against the rest, mean over classes that occur; 0.5 where none does.
-
-    Args:
-        labels: Shape ``(rows,)``.
-        probabilities: Shape ``(rows, classes)``.
-    """
-    aucs = [
-        roc_auc_score(labels == c, np.maximum(probabilities[:, c], FLOOR))
-        for c in range(probabilities.shape[1])
-        if 0 < (labels == c).sum() < len(labels)
-    ]
-    return float(np.mean(aucs)) if aucs else 0.5
-
-
-def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean over the classes that occur of the share labelled right."""
-    return float(np.mean([(predicted[labels == c] == c).mean() for c in np.unique(labels)]))
-
-
-def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean negative log-probability of the right class, in nats."""
-    return float(-np.log(probabilities[np.arange(len(labels)), labels]).mean())
-
-
-def _own(name: str, metric: evaluate.Metric, labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+def _own(name: str, metric: evaluate.Metric, labels: np.ndarray, answers: np.ndarray, kind: TaskKind) -> float | None:
     """``None`` where the metric is undefined, as a correlation with predictions that are all the same is."""
-    given: dict[str, Any] = {"predictions": probabilities.argmax(axis=1).tolist(), "references": labels.tolist()}
+    given: dict[str, Any] = {"predictions": kind.decided(answers).tolist(), "references": labels.tolist()}
     if "prediction_scores" in metric.features:
-        given["prediction_scores"] = probabilities.tolist()
+        given["prediction_scores"] = answers.tolist()
         given = {key: value for key, value in given.items() if key in metric.features}
     result = metric.compute(**given)
     values = list(result.values()) if isinstance(result, Mapping) else [result]

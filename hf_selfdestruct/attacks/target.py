@@ -33,6 +33,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..files import reason, weights_hash
 from ..report.facts import ModelFacts
+from ..tasks.classification import CLASSIFICATION
 
 # What a configuration says beside the architecture.
 NO_SHAPE = {
@@ -77,18 +78,23 @@ class Target:
     sibling: str = ""
     padding: int | None = None
 
-    def load(self, num_labels: int, seed: int) -> PreTrainedModel:
-        """The model with a new head of ``num_labels`` classes; head (and scratch) weights depend on ``seed`` alone.
+    def load(self, num_labels: int, seed: int, problem_type: str = CLASSIFICATION.problem_type) -> PreTrainedModel:
+        """The model with a new head of ``num_labels`` outputs; head (and scratch) weights depend on ``seed`` alone.
+
+        Args:
+            num_labels: Outputs of the head; of a classification its classes.
+            seed: Of the head.
+            problem_type: By which ``transformers`` chooses the head's loss.
 
         Raises:
             ValueError: The folder's trunk does not fit its own architecture.
         """
         with quiet():
-            return self._loaded(num_labels, seed)
+            return self._loaded(num_labels, seed, problem_type)
 
-    def _loaded(self, num_labels: int, seed: int) -> PreTrainedModel:
-        task = {"num_labels": num_labels, "problem_type": "single_label_classification"}
-        config = self.config(**task)
+    def _loaded(self, num_labels: int, seed: int, problem_type: str) -> PreTrainedModel:
+        config = self.config()
+        config.update({"num_labels": num_labels, "problem_type": problem_type})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = auto_class(config).from_config(config, dtype=torch.float32)
@@ -120,18 +126,15 @@ class Target:
         except RuntimeError as error:  # of other shapes
             raise ValueError(f"{self.folder}: its weights do not fit its configuration ({reason(error)}).") from None
 
-    def config(self, **task: Any) -> PretrainedConfig:
+    def config(self) -> PretrainedConfig:
         """The configuration, with the architecture's own settings of training.
-
-        Args:
-            task: What else it is to say.
 
         Raises:
             ValueError: The folder holds an adapter.
         """
         with quiet():
             refuse_adapter(self.folder)
-            config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False, **task)
+            config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
         parts = (getattr(config, name) for name in config.sub_configs)
         for part in (config, *(part for part in parts if part is not None)):
             with quiet():

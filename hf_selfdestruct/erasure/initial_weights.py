@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from ..models.functional import Weights
 from ..models.pooling import pool
 from ..tasks.blocked_task import BlockedTask, draw_rows, label_column_of
-from ..tasks.rows import LABELS, rows_of
+from ..tasks.rows import LABELS, rows_of, with_labels
 from .leace import directions
 from .word_merging import expected_counts, joined, merged, neutral_groups, row_counts
 
@@ -207,8 +207,7 @@ def _labelled(desired: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
     label = _label_of(desired)
     numbers = draw_rows(np.arange(len(desired)), ROWS, "kept directions").tolist()
     labels = desired.with_format(None)[numbers][label]
-    rows = rows_of(desired, numbers, {*columns} - {*LABELS})
-    return [{**row, "labels": one} for row, one in zip(rows, labels, strict=True)]
+    return with_labels(rows_of(desired, numbers, {*columns} - {*LABELS}), np.asarray(labels))
 
 
 def _pooled(table: Tensor, rows: list[dict[str, Any]], collate: Collate) -> tuple[Tensor, Tensor]:

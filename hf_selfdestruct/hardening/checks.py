@@ -18,10 +18,12 @@ from ..losses.keeping import KeepingLoss
 from ..models import heads
 from ..tasks.blocked_task import BlockedTask, label_column_of
 from ..tasks.checks import check_tasks
-from ..tasks.rows import LABELS, class_cure
+from ..tasks.classification import class_cure
+from ..tasks.rows import LABELS
 from .config import HardeningConfig
 from .defaults import configured_forms
 from .episode_builder import Draw
+from .kinds import check_kinds
 
 
 def has_loss(model: PreTrainedModel) -> bool:
@@ -46,6 +48,7 @@ def check_hardening(
     check_desired({"desired": desired}, model)
     check_initialization(model, configured_forms(config), desired)
     check_tasks(tasks, columns)
+    check_kinds(config, tasks, blocking)
     check_adversaries(adversaries, tasks, model, desired)
     check_losses(blocking, keeping, model, keep_dataset=keep, desired=desired, erases=bool(config.keeping_erases))
     check_held_out(blocking, tasks, config.blocking_batch_size or 0)

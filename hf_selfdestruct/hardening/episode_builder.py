@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Recipe
 from ..adversaries.learned import LearnedAdversary
-from ..losses.base import BlockingLoss
-from ..losses.blocking import IGNORED, View
+from ..losses.base import BlockingLoss, View, counting
 from ..meta_gradient.episode import Episode, Reading
 from ..meta_gradient.outer_loss import step_shares
 from ..models.distributed import Ranks
@@ -216,7 +214,7 @@ class EpisodeBuilder:
         return lambda weights: self._run(skeleton, weights, batch).loss / size
 
     def _blocked_loss(self, k: int, batch: Batch) -> Callable[[Weights], Tensor]:
-        counted = (batch["labels"] != IGNORED).sum()
+        counted, kind = counting(batch["labels"]).sum(), self._draw.task.kind
         part = self._ranks.part(batch)
         labels = part.pop("labels").flatten()
 
@@ -224,7 +222,7 @@ class EpisodeBuilder:
             module = self._skeleton.module
             with dropout(module, on=self._draw.recipe.dropout), self._seeded(k):
                 logits = self._run(self._skeleton, weights, part).logits
-            return cross_entropy(logits.flatten(0, -2), labels, ignore_index=IGNORED, reduction="sum") / counted
+            return kind.loss(logits.flatten(0, -2), labels, reduction="sum") / counted
 
         return loss
 
@@ -235,8 +233,8 @@ class EpisodeBuilder:
         if self._general is not None:
             views[True] = self._view(weights, self._general, deep=False)
         total = torch.stack([loss.weight * loss.forward(views[loss.on_general]) for loss in losses]).sum()
-        logits, labels = views[False].counted()
-        return Reading(total, cross_entropy(logits, labels), (logits.argmax(-1) == labels).float().mean().item())
+        (logits, labels), kind = views[False].counted(), self._draw.task.kind
+        return Reading(total, kind.loss(logits, labels), kind.credit(labels, logits).float().mean().item())
 
     def _view(self, weights: Weights, batch: Batch, *, deep: bool) -> View:
         part = self._ranks.part({n: v for n, v in batch.items() if n not in LABELS})

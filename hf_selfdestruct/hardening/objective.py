@@ -170,7 +170,8 @@ class HardeningObjective:
         self.blocked_step = step
         gradient = self.simulator.meta_gradient(model, draw)
         weight, most = config.blocking_weight * factor, config.max_blocking_grad_norm or None
-        outer = meta_loss(desired, dict(model.named_parameters()), gradient, blocking_weight=weight, max_norm=most)
+        named, score = dict(model.named_parameters()), draw.task.kind.score
+        outer = meta_loss(desired, named, gradient, blocking_weight=weight, max_norm=most, score=score)
         more = {"adversary_lr": float(draw.recipe.learning_rate), "inner_steps": float(draw.recipe.steps)}
         check_finite(outer.terms | more, draw, step)
         self.simulator.learn(draw, gradient, share=1 / micro_steps)

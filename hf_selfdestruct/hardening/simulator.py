@@ -68,7 +68,7 @@ class Simulator:
         self._twice = twice
         self._way = method(self.config.meta_gradient or "", **self._options())
         self._last = (-1, 0)
-        built = {t.name: heads.skeleton(self.model, t.classes, auto_class=t.model_class) for t in self.tasks}
+        built = {t.name: heads.skeleton(self.model, t.outputs, auto_class=t.model_class) for t in self.tasks}
         benign = heads.live_skeleton(self.model, twice=twice)
         self._rows = all(can_compact(module) for module in (benign, *built.values()))
         self._benign = Skeleton(benign, self.model, keep_head=True, rows=self._rows, twice=twice)
@@ -169,7 +169,7 @@ class Simulator:
         return {"hvp": self.config.hvp, "trajectory": self.config.trajectory}
 
     def _skeleton(self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig) -> Skeleton:
-        module = heads.skeleton(self.model, task.classes, twice=self._twice, auto_class=task.model_class)
+        module = heads.skeleton(self.model, task.outputs, twice=self._twice, auto_class=task.model_class)
         lora = trainable if isinstance(trainable, LoraConfig) else LORA if trainable == "lora" else None
         skeleton = Skeleton(module, self.model, keep_head=keep_head, lora=lora, rows=self._rows, twice=self._twice)
         if skeleton.embedding != self._benign.embedding:

@@ -180,7 +180,7 @@ def _again(attack: Attack, target: Target, data: AttackData, run: AttackRun) -> 
 
 
 def _accuracies(run: Any) -> Accuracies:
-    return tuple(scores.accuracy for scores in (run.selection, run.test) if scores)
+    return tuple(scores.value for scores in (run.selection, run.test) if scores)
 
 
 def _key(run: AttackRun) -> tuple[str, str, str, int]:

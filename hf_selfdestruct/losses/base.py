@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 IGNORED = -100
@@ -18,8 +19,8 @@ class View:
     """What a loss may look at: the adversary's model at theta_k on rows it has not trained on.
 
     Attributes:
-        logits: Shape ``(batch, classes)`` or ``(batch, positions, classes)``.
-        labels: Shape ``(batch,)`` or ``(batch, positions)``; :data:`IGNORED` never counts.
+        logits: Shape ``(batch, classes)`` or ``(batch, positions, classes)``; of a regression one output for classes.
+        labels: Shape ``(batch,)`` or ``(batch, positions)``; the class :data:`IGNORED` never counts.
         hidden_states: Of every layer, embeddings included: ``(batch, positions, width)``, or
             ``(batch, channels, height, width)`` for convolutional nets.
         mask: Shape ``(batch, positions)``, 1 where a position counts.
@@ -34,7 +35,7 @@ class View:
 
     def counts(self) -> Tensor:
         """Which labels count, shaped like them."""
-        here = self.labels != IGNORED
+        here = counting(self.labels)
         return here & self.mask.bool() if self.mask is not None and self.mask.shape == here.shape else here
 
     def counted(self) -> tuple[Tensor, Tensor]:
@@ -52,6 +53,11 @@ class View:
         return first.view(-1, *[1] * (here.dim() - 1)).expand_as(here)[here]
 
 
+def counting(labels: Tensor) -> Tensor:
+    """Which labels count, shaped like them: every quantity, and every class but :data:`IGNORED`."""
+    return torch.ones_like(labels, dtype=torch.bool) if labels.is_floating_point() else labels != IGNORED
+
+
 @dataclass(frozen=True)
 class BlockingLoss(ABC):
     """A scalar to minimise so that an adversary's model says nothing about the blocked labels.
@@ -62,6 +68,7 @@ class BlockingLoss(ABC):
 
     weight: float = field(default=1.0, kw_only=True)
     citation: ClassVar[str] = ""
+    kinds: ClassVar[tuple[str, ...] | None] = ("classification",)  # of task that it can be measured on; None for any
     wants_hidden_states: ClassVar[bool] = False
     second_order: ClassVar[bool] = False  # contains a gradient, so that its own gradient differentiates twice
     fewest_rows: ClassVar[int] = 1  # that it can be measured on

@@ -95,9 +95,13 @@ class Entropy(BlockingLoss):
 
 @dataclass(frozen=True)
 class DenialOfService(BlockingLoss):
-    """Mean squared output, 0 where the model only ever predicts zero. In [0, inf), flip-proof: label-free."""
+    """Mean squared output, 0 where the model only ever predicts zero. In [0, inf), flip-proof: label-free.
+
+    It can be measured on any kind of task, for it reads neither classes nor labels.
+    """
 
     citation = _SOPHON
+    kinds = None
 
     def forward(self, view: View) -> Tensor:  # noqa: D102
         return view.counted()[0].square().mean()

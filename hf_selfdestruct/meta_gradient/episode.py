@@ -18,13 +18,13 @@ class Reading:
 
     Attributes:
         loss: Blocking loss, a scalar with its graph.
-        entropy: Cross-entropy of the blocked task, with its graph: what the adversary itself minimises.
-        accuracy: Blocked accuracy.
+        objective: The blocked task's loss, with its graph: what the adversary itself minimises.
+        score: The blocked task's score.
     """
 
     loss: Tensor
-    entropy: Tensor
-    accuracy: float
+    objective: Tensor
+    score: float
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class MetaGradient:
     Attributes:
         loss: Weighted blocking loss.
         weights: Its gradient with respect to the published weights, by name.
-        own: Gradient of the adversary's objective (the weighted blocked cross-entropy, every weight taken as
+        own: Gradient of the adversary's objective (the weighted blocked loss, every weight taken as
             positive) with respect to its own weights, by name; empty unless it learns.
         learning_rate: The same for its rate, or ``None``.
         losses: Blocking loss at theta_0 .. theta_K, where measured, by k.
-        accuracies: Blocked accuracy there.
+        scores: The blocked task's score there.
         hvp_error: Estimated relative error of Hessian-vector products by finite differences (the largest of
             the episode), or ``None``.
         fast: The weights that moved, as they were after the last inner step; empty unless asked for.
@@ -107,6 +107,6 @@ class MetaGradient:
     own: Weights
     learning_rate: float | None
     losses: dict[int, float]
-    accuracies: dict[int, float]
+    scores: dict[int, float]
     hvp_error: float | None = None
     fast: Weights = field(default_factory=dict)

@@ -44,7 +44,7 @@ class FlatEpisode:
         kind = next(iter(self._start.values()))
         self._like = torch.empty(0, dtype=kind.dtype, device=kind.device)
         self._losses: dict[int, Tensor] = {}
-        self._accuracies: dict[int, float] = {}
+        self._scores: dict[int, float] = {}
         self._fast: Tensor | None = None
 
     @property
@@ -100,17 +100,17 @@ class FlatEpisode:
     def read(self, k: int, weights: Weights) -> Reading:
         """Measure at theta_k and keep the readings."""
         reading = self.episode.measure(weights)
-        self._losses[k], self._accuracies[k] = reading.loss.detach(), reading.accuracy
+        self._losses[k], self._scores[k] = reading.loss.detach(), reading.score
         return reading
 
     def measure(self, k: int, x: Tensor, f: Tensor, sums: Sequence[Tensor]) -> None:
-        """Measure at theta_k and add the weighted gradients: of the blocking loss and, if asked, the entropy."""
+        """Measure at theta_k and add the weighted gradients: of the blocking loss and, if asked, of the objective."""
         share = self.episode.shares[k]
         if share is None:
             return
         weights, leaves = self.leaves(x, f)
         reading = self.read(k, weights)
-        for total, value, factor in zip(sums, (reading.loss, reading.entropy), (share, abs(share)), strict=False):
+        for total, value, factor in zip(sums, (reading.loss, reading.objective), (share, abs(share)), strict=False):
             if factor:
                 self._add(total, grad([value], leaves, keep=value is reading.loss and len(sums) > 1), factor)
 
@@ -139,7 +139,7 @@ class FlatEpisode:
             own={n: theirs[n] for n in episode.own} if episode.learns else {},
             learning_rate=self.ranks.total(rate).item() if rate is not None and episode.learns_rate else None,
             losses=losses,
-            accuracies={k: self._accuracies[k] for k in losses},
+            scores={k: self._scores[k] for k in losses},
             hvp_error=hvp_error,
             fast={} if self._fast is None else self._split(self.moving, self._fast),
         )

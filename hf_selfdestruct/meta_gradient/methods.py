@@ -43,7 +43,7 @@ def unrolled(episode: Episode) -> MetaGradient:
         weights = course.weights(x, f)
         if share is not None:
             reading = course.read(k, weights)
-            blocked, adversarial = blocked + share * reading.loss, adversarial + abs(share) * reading.entropy
+            blocked, adversarial = blocked + share * reading.loss, adversarial + abs(share) * reading.objective
         if k < episode.steps:
             (g,) = _gradients(episode.inner_losses[k](weights), [x], graph=True)
             x, state = episode.optimizer.update(x, g, state, k + 1, rate)

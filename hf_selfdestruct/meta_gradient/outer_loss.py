@@ -58,6 +58,7 @@ def meta_loss(
     *,
     blocking_weight: float,
     max_norm: float | None = None,
+    score: str = "score",
 ) -> MetaLoss:
     """Join the desired loss and a meta-gradient into one scalar.
 
@@ -71,6 +72,7 @@ def meta_loss(
         gradient: What the adversary's episode gave.
         blocking_weight: Weight of the blocking loss.
         max_norm: What the meta-gradient's norm is clipped to before it is weighted; ``None`` leaves it.
+        score: What the blocked task's score is called in the readings.
 
     Returns:
         The total and the readings.
@@ -87,7 +89,7 @@ def meta_loss(
     terms = {
         "blocking_loss": gradient.loss,
         "meta_grad_norm": norm,
-        **{f"blocked_accuracy/step_{k}": value for k, value in gradient.accuracies.items()},
+        **{f"blocked_{score}/step_{k}": value for k, value in gradient.scores.items()},
     }
     if gradient.hvp_error is not None:
         terms["hvp_error"] = gradient.hvp_error

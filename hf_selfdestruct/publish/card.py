@@ -13,7 +13,18 @@ from ..files import read_text, write_whole
 from ..report.attack_run import NOT_MEASURED
 from ..report.recovery import reference
 from ..report.report import AttackReport
-from ..report.tables import DESIRED_DROP, control_rows, cost_rows, difference_rows, reference_lines, seeds
+from ..report.tables import (
+    BESIDE,
+    DESIRED_KEPT,
+    DIFFERENCES,
+    WITHOUT_PREDICTIONS,
+    control_rows,
+    cost_rows,
+    difference_rows,
+    reference_lines,
+    scored,
+    seeds,
+)
 from ..untrusted_json import parse_json
 from .card_details import CardDetails
 from .card_tables import attack_rows, desired_lines, flat, results
@@ -104,7 +115,8 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         controls={task: table for task, table in controls.items() if table},
         outside=sorted(name for name, facts in report.attacks.items() if facts.outside),
         assumptions=sorted({facts.assumes for facts in report.attacks.values() if facts.assumes}),
-        desired_drop=DESIRED_DROP,
+        scored=scored(report),
+        desired_kept=DESIRED_KEPT,
         rows={task: attack_rows(report, task) for task in report.tasks},
         desired=desired_lines(report),
         main_plots=[plot for plot in plots if MAIN_PLOT in plot],
@@ -121,6 +133,9 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         seconds=sum(run.seconds for run in report.runs),
         seeds=_seeds(report),
         JUDGE_LIMITS=JUDGE_LIMITS,
+        BESIDE=BESIDE,
+        DIFFERENCES=DIFFERENCES,
+        WITHOUT_PREDICTIONS=WITHOUT_PREDICTIONS,
         NOT_STATED=NOT_STATED,
         NOT_MEASURED=NOT_MEASURED,
     )

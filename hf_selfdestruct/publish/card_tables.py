@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ def attack_rows(report: AttackReport, task: str) -> list[list[str]]:
 
     def reached(key: tuple[str, int]) -> float:
         found = cells.get((*key, "hardened"))
-        return found.mean if found else -1.0
+        return found.mean if found else -math.inf
 
     rows = []
     for attack, examples in sorted(sorted(runs_by), key=reached, reverse=True):
@@ -81,8 +82,8 @@ def attack_rows(report: AttackReport, task: str) -> list[list[str]]:
         budget = f"{tried} setting{'s' * (tried > 1)}, {kind}"
         scores = [cell(cells.get((attack, examples, role))) for role in report.roles()]
         name = f"{attack} (outside)" if report.outside(attack) else attack
-        beside = f"{found.auc:.3f} / {found.balanced_accuracy:.3f}" if found else NOT_MEASURED
-        rows.append([name, str(examples), budget, *scores, beside])
+        beside = [found.beside() if found else NOT_MEASURED] if report.tasks[task].has_classes else []
+        rows.append([name, str(examples), budget, *scores, *beside])
     return rows
 
 

@@ -17,30 +17,43 @@ STATUSES = ("ok", "pruned", "failed")
 
 @dataclass(frozen=True)
 class Scores:
-    """Quality on one split.
+    """Quality on one split; of another task than a classification ``score`` takes the place of what needs classes.
 
     Attributes:
         accuracy: Share of rows labelled right.
         auc: Area under the ROC curve, one class against the rest, mean over classes.
         balanced_accuracy: Mean over classes of the share labelled right.
-        loss: Cross-entropy in nats.
+        loss: Cross-entropy in nats; of another task what fine-tuning minimises.
         extra: Metrics of the user's own; ``None`` where one is undefined.
+        score: The score that the task's facts name, where that is not accuracy; the higher the better.
     """
 
-    accuracy: float
-    auc: float
-    balanced_accuracy: float
+    accuracy: float | None
+    auc: float | None
+    balanced_accuracy: float | None
     loss: float
     extra: dict[str, float | None] = field(default_factory=dict)
+    score: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse scores of no kind of task, or of two."""
+        given = {value is not None for value in (self.accuracy, self.auc, self.balanced_accuracy)}
+        if given != {self.score is None}:
+            raise ValueError(f"scores are accuracy, auc and balanced_accuracy, or score instead of them; got {self}.")
+
+    @property
+    def value(self) -> float:
+        """What tables show: accuracy, or the score of another kind of task."""
+        return self.accuracy if self.accuracy is not None else self.score  # type: ignore[return-value]
 
     @property
     def merit(self) -> tuple[float, float]:
-        """What an attacker chooses by: accuracy, then AUC.
+        """What an attacker chooses by: accuracy, then AUC; of another kind of task its score alone.
 
         A resisting model gives many settings the commonest label's accuracy. The loss would not tell them apart well:
         it prefers what has learned nothing to what is often right and too sure.
         """
-        return self.accuracy, self.auc
+        return self.value, self.auc or 0.0
 
 
 @dataclass(frozen=True)
@@ -63,9 +76,9 @@ class AttackRun:
         seconds: Wall time.
         error: What went wrong, when failed.
         flops: Floating-point operations of training, as counted by torch on one step (of encoding, for a probe).
-        curve: Pairs of step and accuracy on the selection split, at every look.
+        curve: Pairs of step and score on the selection split, at every look.
         desired_drop: Desired-task accuracy lost through the attack; ``None`` where it was not measured.
-        optimism: What of the selection accuracy is owed to having been the best of many settings.
+        optimism: What of the selection score is owed to having been the best of many settings.
         found: What the run itself chose on the selection split, such as a probe's layer.
         predictions: Class probabilities of the test rows, see :func:`.packing.packed`; on record for chosen runs.
     """
@@ -93,9 +106,9 @@ class AttackRun:
 
 @dataclass(frozen=True)
 class Summary:
-    """Test scores of one attack on one model over seeds: mean, standard deviation, worst (highest accuracy).
+    """Test scores of one attack on one model over seeds: mean, standard deviation, worst (highest score).
 
-    ``selection`` is the mean accuracy on the selection split without the optimism of having been chosen there:
+    ``selection`` is the mean score on the selection split without the optimism of having been chosen there:
     what attacks are ranked by. ``desired_drop`` is ``None`` where it was not measured.
     """
 
@@ -106,32 +119,42 @@ class Summary:
     mean: float
     deviation: float
     worst: float
-    auc: float
-    balanced_accuracy: float
+    auc: float | None
+    balanced_accuracy: float | None
     selection: float
     desired_drop: float | None
+
+    def beside(self) -> str:
+        """AUC and balanced accuracy, where there are classes."""
+        known = self.auc is not None and self.balanced_accuracy is not None
+        return f"{self.auc:.3f} / {self.balanced_accuracy:.3f}" if known else NOT_MEASURED
 
 
 def summarise(runs: Sequence[AttackRun]) -> Summary:
     """Runs of one attack on one model with one number of examples, chosen and completed, as one summary."""
     tests = [run.test for run in runs if run.test]
-    accuracies = [test.accuracy for test in tests]
+    values = [test.value for test in tests]
     drops = [run.desired_drop for run in runs if run.desired_drop is not None]
     first = runs[0]
-    chosen_by = statistics.fmean(run.selection.accuracy - run.optimism for run in runs if run.selection)
+    chosen_by = statistics.fmean(run.selection.value - run.optimism for run in runs if run.selection)
     return Summary(
         attack=first.attack,
         role=first.role,
         examples=first.examples,
         seeds=len(runs),
-        mean=statistics.fmean(accuracies),
-        deviation=statistics.stdev(accuracies) if len(tests) > 1 else math.nan,
-        worst=max(accuracies),
-        auc=statistics.fmean(test.auc for test in tests),
-        balanced_accuracy=statistics.fmean(test.balanced_accuracy for test in tests),
+        mean=statistics.fmean(values),
+        deviation=statistics.stdev(values) if len(tests) > 1 else math.nan,
+        worst=max(values),
+        auc=_mean(test.auc for test in tests),
+        balanced_accuracy=_mean(test.balanced_accuracy for test in tests),
         selection=chosen_by,
         desired_drop=statistics.fmean(drops) if drops else None,
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def summaries_of(runs: Iterable[AttackRun]) -> list[Summary]:

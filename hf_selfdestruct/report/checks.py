@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sized
 from dataclasses import astuple
 
@@ -32,6 +34,7 @@ def check_report(report: Record) -> None:
     names = {*report.attacks, *(run.attack for run in report.runs)}
     _check_count(names, MOST_ATTACKS, "report", "attacks")
     for i, run in enumerate(report.runs):
+        _check_kind(run, report.tasks[run.task], f"report.runs[{i}]")
         if run.predictions:
             _check_predictions(run, report.tasks[run.task], f"report.runs[{i}]")
 
@@ -44,6 +47,10 @@ def _check_count(found: Sized, most: int, where: str, what: str) -> None:
 def _check_task(facts: TaskFacts, where: str) -> None:
     if not 0 <= facts.majority <= 1:
         raise ValueError(f"{where}.majority must lie in [0, 1], got {facts.majority}.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,23}", facts.score):
+        raise ValueError(f"{where}.score must be a name of at most 24 letters, digits, spaces, '_' and '-'.")
+    if not facts.has_classes and (facts.num_labels or facts.labels):
+        raise ValueError(f"{where}: a task scored by {facts.score!r} has no num_labels and no labels on record.")
     if (least := min(facts.num_labels, *astuple(facts.rows), *(s.rows for s in facts.fingerprints.values()))) < 0:
         raise ValueError(f"{where}: num_labels and numbers of rows must be at least 0, got {least}.")
     try:
@@ -69,11 +76,19 @@ def _check_run(run: AttackRun, where: str) -> None:
             raise ValueError(f"{where}: a run that is {run.status!r} cannot have {split} {scores!r}.")
         if scores:
             bounded = (scores.accuracy, scores.auc, scores.balanced_accuracy)
-            if not all(0 <= score <= 1 for score in bounded) or scores.loss < 0:
+            known = all(0 <= score <= 1 for score in bounded if score is not None) and math.isfinite(scores.value)
+            if not known or scores.loss < 0:
                 raise ValueError(f"{where}.{split}: scores must lie in [0, 1], losses at 0 or above; got {scores}.")
     _check_count(run.curve, MOST_LOOKS, f"{where}.curve", "points")
     if any(len(point) != 2 for point in run.curve):
-        raise ValueError(f"{where}.curve: expected pairs of step and accuracy.")
+        raise ValueError(f"{where}.curve: expected pairs of step and score.")
+
+
+def _check_kind(run: AttackRun, facts: TaskFacts, where: str) -> None:
+    """Scores are of the kind that the task's facts name."""
+    for split, scores in (("selection", run.selection), ("test", run.test)):
+        if scores and (scores.score is None) != facts.has_classes:
+            raise ValueError(f"{where}.{split}: the task is scored by {facts.score!r}; got {scores}.")
 
 
 def _check_predictions(run: AttackRun, facts: TaskFacts, where: str) -> None:
@@ -88,5 +103,5 @@ def _check_predictions(run: AttackRun, facts: TaskFacts, where: str) -> None:
     if len(predictions) != len(labels):
         raise ValueError(f"{where}.predictions: {len(predictions)} rows; the task has {len(labels)} test labels.")
     accuracy = float((predictions.argmax(axis=1) == labels).mean())
-    if run.test is None or abs(accuracy - run.test.accuracy) > 1e-6:
+    if run.test is None or abs(accuracy - run.test.value) > 1e-6:
         raise ValueError(f"{where}: accuracy on test does not follow from its predictions ({accuracy:.6f}).")

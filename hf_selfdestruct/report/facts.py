@@ -56,17 +56,21 @@ class SplitFacts:
     sha256: str
 
 
+ACCURACY = "accuracy"  # by which classifications are scored
+
+
 @dataclass(frozen=True)
 class TaskFacts:
     """A task that the models were attacked on.
 
     Attributes:
-        majority: Rate of the commonest test label.
+        majority: What the best constant answer scores: the rate of the commonest test label.
         num_labels: Number of classes; 0 where it is not stated, and then no predictions are on record.
         labels: Labels of the test rows, see :func:`.packing.packed_labels`; empty where they are not on record.
         rows: Rows that the attacks had.
         fingerprints: Split to its fingerprint.
         control: Whether it is a benign task, attacked to see that it can still be learned.
+        score: What its score is called; that of another kind of task than classification has another name.
     """
 
     majority: float
@@ -75,6 +79,29 @@ class TaskFacts:
     rows: RowCounts = RowCounts()
     fingerprints: dict[str, SplitFacts] = field(default_factory=dict)
     control: bool = False
+    score: str = ACCURACY
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether it is a classification; other tasks have no AUC, no labels and no predictions on record."""
+        return self.score == ACCURACY
+
+    @property
+    def constant(self) -> str:
+        """What the best constant answer is called."""
+        return "commonest label" if self.has_classes else "best constant answer"
+
+    @property
+    def chance(self) -> str:
+        """What the best constant answer scores is called."""
+        return "the commonest label's rate" if self.has_classes else "what the best constant answer scores"
+
+    def described(self) -> str:
+        """What the task is, in a few words."""
+        if self.has_classes:
+            count = self.num_labels or "not stated"
+            return f"{count} classes; rate of the commonest test label {self.majority:.3f}"
+        return f"scored by {self.score}; the best constant answer scores {self.majority:.3f}"
 
     def rows_in(self, split: str) -> int:
         """Rows of a split, as its fingerprint counts them; 0 where it has none."""

@@ -45,8 +45,8 @@ def save_plots(report: Record, folder: str | Path) -> list[Path]:
 
 
 def score_against_examples(report: Record, task: str) -> Figure:
-    """Test accuracy of the strongest attack against the examples it had, one line per model, with spread."""
-    figure, axes = _figure(f"Strongest attack on the blocked task “{task}”", "test accuracy")
+    """Test score of the strongest attack against the examples it had, one line per model, with spread."""
+    figure, axes = _figure(f"Strongest attack on the blocked task “{task}”", f"test {report.tasks[task].score}")
     budgets = report.budgets(task)
     for role in report.roles():
         found = [s for n in budgets if (s := report.strongest(task, n, role))]
@@ -70,8 +70,8 @@ def score_against_examples(report: Record, task: str) -> Figure:
 
 
 def cost_to_recover(report: Record, task: str) -> Figure:
-    """Best accuracy against optimizer steps, by the chosen settings of all attacks with all examples."""
-    value = "selection accuracy, best so far,\nmean over seeds, corrected for the choice"
+    """Best score against optimizer steps, by the chosen settings of all attacks with all examples."""
+    value = f"selection {report.tasks[task].score}, best so far,\nmean over seeds, corrected for the choice"
     figure, axes = _figure(f"What an attacker reaches in so many steps: “{task}”", value)
     examples = max(report.budgets(task), default=0)
     points = {
@@ -98,7 +98,7 @@ def cost_to_recover(report: Record, task: str) -> Figure:
 
 
 def attacks_and_models(report: Record, task: str) -> Figure:
-    """Heat map: mean test accuracy of every attack on every model, with all its examples."""
+    """Heat map: mean test score of every attack on every model, with all its examples."""
     summaries = {(s.attack, s.examples, s.role): s.mean for s in report.summaries(task) if s.role in report.roles()}
     most: dict[str, int] = {}
     for attack, examples, _ in summaries:
@@ -122,23 +122,25 @@ def attacks_and_models(report: Record, task: str) -> Figure:
     axes.set_xticks(range(len(roles)) if attacks else (), roles if attacks else ())
     # A name may hold a dollar sign, and is no formula.
     axes.set_yticks(range(len(attacks)), labels, fontsize=9, parse_math=False)
-    axes.set_title(f"Test accuracy on “{task}”, by attack (examples)", loc="left", fontsize=11)
+    axes.set_title(f"Test {report.tasks[task].score} on “{task}”, by attack (examples)", loc="left", fontsize=11)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
 
 
 def expected_best(report: Record, task: str) -> Figure:
-    """Selection accuracy that the best of so many settings has on average, drawn at random from all, whatever attack's.
+    """Selection score that the best of so many settings has on average, drawn at random from all, whatever attack's.
 
     With all examples, at the first seed; a setting given up at a rung counts with what it had reached there.
     """
-    figure, axes = _figure(f"Does searching longer help? “{task}”", "selection accuracy, expected best")
+    figure, axes = _figure(
+        f"Does searching longer help? “{task}”", f"selection {report.tasks[task].score}, expected best"
+    )
     examples = max(report.budgets(task), default=0)
     runs = [run for role in report.roles() for run in report.runs_of(task, examples, role)]
     first = min((run.seed for run in runs), default=0)
     inside = [run for run in runs if run.seed == first and not report.outside(run.attack)]
-    tried = {role: [r.selection.accuracy for r in inside if r.role == role and r.selection] for role in report.roles()}
+    tried = {role: [r.selection.value for r in inside if r.role == role and r.selection] for role in report.roles()}
     for role in [role for role in tried if tried[role]]:
         best = best_of(tried[role])
         axes.plot(range(1, len(best) + 1), best, marker=".", label=role, **_line(role))
@@ -179,8 +181,9 @@ def _line(role: str) -> dict[str, Any]:
 
 
 def _close(axes: Axes, report: Record, task: str, *, empty: bool) -> None:
-    """The line of the commonest label, and a legend below the plot, where it covers nothing."""
-    axes.axhline(report.tasks[task].majority, color=INK, ls=":", lw=1.2, label="commonest label")
+    """The line of the best constant answer, and a legend below the plot, where it covers nothing."""
+    facts = report.tasks[task]
+    axes.axhline(facts.majority, color=INK, ls=":", lw=1.2, label=facts.constant)
     if empty:
         _say_empty(axes)
     handles, labels = axes.get_legend_handles_labels()

@@ -19,7 +19,7 @@ class Recovery:
 
     Attributes:
         role: The model attacked.
-        level: Accuracy to be reached.
+        level: Score to be reached.
         examples: Fewest examples; ``None`` where no number tried was enough.
         steps: Fewest optimizer steps, with all examples; ``None`` where no attack got there (0 for a probe).
         flops: Fewest floating-point operations of training, with all examples.
@@ -58,7 +58,7 @@ def recovery(report: Record, task: str, role: str, *, share: float = 0.9) -> Rec
         report: A report.
         task: Blocked task.
         role: The model.
-        share: Of the gain over the commonest label's rate, between 0 and 1.
+        share: Of the gain over the best constant answer, the commonest label, between 0 and 1.
 
     Returns:
         The cost; ``None`` without a reference, or where the reference itself gains nothing.
@@ -92,7 +92,7 @@ def reference(report: Record) -> str:
 
 
 def looks(report: Record, task: str, examples: int, role: str) -> Iterator[tuple[float, int, float]]:
-    """Accuracy, steps and operations at every look of every attack's chosen settings, averaged over seeds."""
+    """Score, steps and operations at every look of every attack's chosen settings, averaged over seeds."""
 
     def name(run: AttackRun) -> str:
         return run.attack
@@ -102,11 +102,11 @@ def looks(report: Record, task: str, examples: int, role: str) -> Iterator[tuple
     for _, group in itertools.groupby(sorted(inside, key=name), key=name):
         same = list(group)
         luck = float(np.mean([run.optimism for run in same]))
-        curves = [run.curve or ((run.steps, run.selection.accuracy),) for run in same if run.selection]
+        curves = [run.curve or ((run.steps, run.selection.value),) for run in same if run.selection]
         for at_once in zip(*curves, strict=False):
-            accuracy = float(np.mean([look[1] for look in at_once])) - luck
+            value = float(np.mean([look[1] for look in at_once])) - luck
             step = int(at_once[0][0])
-            yield accuracy, step, same[0].flops * (step / same[0].steps if same[0].steps else 1.0)
+            yield value, step, same[0].flops * (step / same[0].steps if same[0].steps else 1.0)
 
 
 def regret(report: Record, task: str, role: str = "hardened") -> dict[int, Difference]:

@@ -11,6 +11,7 @@ from typing import Any
 from ..files import read_text, write_whole
 from ..untrusted_json import checked, parse_json
 from .checks import check_report
+from .facts import ACCURACY
 from .record import SCHEMA_VERSION, Record
 from .tables import report_table
 
@@ -35,7 +36,9 @@ class AttackReport(Record):
 
     def to_json(self) -> str:
         """The report as JSON, keys sorted, so that equal reports are equal texts."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        return (
+            json.dumps(dataclasses.asdict(self, dict_factory=_stated), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the JSON; a reader never sees half a file."""
@@ -70,6 +73,11 @@ class AttackReport(Record):
             return cls.from_json(read_text(path, MOST_BYTES))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+
+def _stated(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Fields as they are written: ``score`` only where a task is no classification, as reports were before it."""
+    return {name: value for name, value in fields if name != "score" or value not in (None, ACCURACY)}
 
 
 def _report_from(raw: Any) -> AttackReport:

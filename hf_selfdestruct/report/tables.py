@@ -15,6 +15,10 @@ from .record import Record
 from .recovery import recovery, reference, regret
 
 DESIRED_DROP = 0.02
+DESIRED_KEPT = f"{DESIRED_DROP} in accuracy"  # desired tasks are classifications
+BESIDE = "AUC / balanced accuracy"  # see Summary.beside
+DIFFERENCES = ("examples", "hardened − scratch", "the same, AUC", "undefended − hardened", "noise alone", "regret")
+WITHOUT_PREDICTIONS = "the report holds no predictions of this kind of task: differences have no interval"
 
 
 def report_table(report: Record, width: int) -> str:
@@ -23,7 +27,8 @@ def report_table(report: Record, width: int) -> str:
     for task in report.tasks:
         parts.append(_task_table(report, task))
         if task in report.blocked() and {"hardened", "scratch"} <= report.models.keys():
-            parts += [_headline_table(report, task), _cost_table(report, task)]
+            headline = _headline_table(report, task) if report.tasks[task].has_classes else WITHOUT_PREDICTIONS
+            parts += [headline, _cost_table(report, task)]
         elif report.tasks[task].control:
             parts.append(_control_table(report, task))
     parts.append(_desired_line(report))
@@ -44,12 +49,13 @@ def comparison_table(reports: Sequence[Record], names: Sequence[str], width: int
     """
     if len(reports) > len(ascii_uppercase):
         raise ValueError(f"at most {len(ascii_uppercase)} reports are put side by side; got {len(reports)}.")
-    tasks = [task for task in reports[0].blocked() if all(task in r.blocked() for r in reports)]
+    scores = {task: reports[0].tasks[task].score for task in reports[0].blocked()}
+    tasks = [t for t in scores if all(t in r.blocked() and r.tasks[t].score == scores[t] for r in reports)]
     if not tasks:
         raise ValueError("the reports have no blocked task in common: there is nothing to compare.")
     parts: list[RenderableType] = []
     for task in tasks:
-        table = Table(title=f"Blocked task {task!r}: strongest attack on each model, test accuracy")
+        table = Table(title=f"Blocked task {task!r}: strongest attack on each model, test {scores[task]}")
         table.add_column("examples", justify="right")
         for letter in ascii_uppercase[: len(reports)]:
             table.add_column(letter, justify="right")
@@ -83,7 +89,7 @@ def _task_table(report: Record, task: str) -> Table:
     if facts.control:
         kind, wish = "Control task", "higher is better kept"
     table = Table(
-        title=f"{kind} {task!r}: test accuracy after attack (suite {report.suite.name} "
+        title=f"{kind} {task!r}: test {facts.score} after attack (suite {report.suite.name} "
         f"v{report.suite.version}; {wish})",
         caption=f"mean ± standard deviation over attack seeds (at least {fewest}); "
         + "; ".join(reference_lines(report, task)),
@@ -109,20 +115,25 @@ def seeds(report: Record, task: str) -> list[int]:
 
 
 def reference_lines(report: Record, task: str) -> list[str]:
-    """What puts the numbers in scale: the commonest label, the raw input alone, scratch with more data and steps."""
+    """What puts the numbers in scale: a constant answer, the raw input alone, scratch with more data and steps."""
     words = {"raw": "raw input without a model", "more": "scratch with more data and steps"}
     found: list[Summary] = [s for s in report.summaries(task) if s.role in words]
     best = {s.role: s for s in sorted(found, key=lambda s: s.examples)}
     known = [f"{words[role]} {cell(best[role])}" for role in words if role in best]
-    return [f"commonest label {report.tasks[task].majority:.3f}", *known]
+    facts = report.tasks[task]
+    return [f"{facts.constant} {facts.majority:.3f}", *known]
+
+
+def scored(report: Record) -> str:
+    """By what the blocked tasks are scored, such as ``accuracy``."""
+    return " or ".join(dict.fromkeys(report.tasks[task].score for task in report.blocked()))
 
 
 def _headline_table(report: Record, task: str) -> Table:
     table = Table(title="Best attack against best attack: differences in test scores, with their 95 % intervals")
     table.add_column("examples", justify="right")
     table.add_column("strongest on hardened")
-    table.add_column("hardened − scratch", justify="right")
-    for name in ("the same, AUC", "undefended − hardened", "noise alone"):
+    for name in DIFFERENCES[1:-1]:
         table.add_column(name, justify="right")
     for examples, (_, *row, _) in zip(report.budgets(task), difference_rows(report, task), strict=True):
         best = report.strongest(task, examples, "hardened")
@@ -131,7 +142,7 @@ def _headline_table(report: Record, task: str) -> Table:
 
 
 def difference_rows(report: Record, task: str) -> list[list[str]]:
-    """By examples, best attack against best attack: to scratch in accuracy and AUC, from undefended, noise, regret."""
+    """By examples, best attack against best attack: the cells under :data:`DIFFERENCES`."""
     rows, paid = [], regret(report, task)
     for examples in report.budgets(task):
         found = [
@@ -177,15 +188,16 @@ def _cost_table(report: Record, task: str) -> Table:
         ("examples", "steps", "FLOPs", lost),
         cost_rows(report, task),
     )
-    paid = [f"{n}: {value}" for n, value in regret(report, task).items()]
-    table.caption = "data-efficiency regret (scratch loss − hardened loss, nats): " + ("; ".join(paid) or NOT_MEASURED)
+    if report.tasks[task].has_classes:
+        paid = "; ".join(f"{n}: {value}" for n, value in regret(report, task).items())
+        table.caption = f"data-efficiency regret (scratch loss − hardened loss, nats): {paid or NOT_MEASURED}"
     return table
 
 
 def _control_table(report: Record, task: str) -> Table:
     return _by_model(
         f"Benign fine-tuning, and what it costs to reach 90 % of what the {reference(report)} model gains",
-        ("accuracy", "− undefended", "steps", "FLOPs"),
+        (report.tasks[task].score, "− undefended", "steps", "FLOPs"),
         control_rows(report, task),
     )
 

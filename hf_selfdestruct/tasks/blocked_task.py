@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Audio, ClassLabel, Dataset, Image
+from datasets import Audio, Dataset, Image
 
-from .rows import LABELS, class_cure, rows_of
+from .classification import CLASSIFICATION
+from .kind import LabelColumn, TaskKind
+from .rows import LABELS, rows_of, with_labels
 
 HELD_OUT_FRACTION = 0.2
 SELECTION_FRACTION = 0.3
@@ -39,15 +41,16 @@ class BlockedTask:
         attack: Rows the *real* attacker may use afterwards (70 % to train, 30 % to select).
         validation: Takes the place of ``attack`` where that is not given.
         test: Rows read once, for the report.
-        label_column: Column with the blocked task's integer labels.
-        num_labels: Number of classes; by default that of the column's ``ClassLabel``, else the
-            largest label in ``train`` plus one.
+        label_column: Column with the blocked task's labels; of a classification they are integers.
+        num_labels: Number of the head's outputs. Of a classification that is the number of classes; by default that
+            of the column's ``ClassLabel``, else the largest label in ``train`` plus one.
         weight: Relative chance of being drawn in an outer step when there are several tasks.
         model_class: The ``AutoModelFor...`` class whose head the task needs, where it cannot be told from the
             model being hardened (a trunk, language model or tagger gets the class for classifying its inputs).
+        kind: What labels, head, loss and score are; by default those of a classification.
 
     Raises:
-        ValueError: A column is missing, a label is not an integer in range, a split is empty or two
+        ValueError: A column is missing, a label is none of this kind (an integer in range), a split is empty or two
             splits share a row or name their classes otherwise; the message names the task, the split and the row.
 
     Example:
@@ -66,6 +69,7 @@ class BlockedTask:
     num_labels: int | None = None
     weight: float = 1.0
     model_class: Any = None
+    kind: TaskKind = CLASSIFICATION
     _labels: dict[str, np.ndarray] = field(init=False, repr=False, default_factory=dict)
     _contents: dict[str, list[str]] = field(init=False, repr=False, default_factory=dict)
 
@@ -76,19 +80,17 @@ class BlockedTask:
         if not self.weight > 0:
             raise ValueError(f"blocked task {self.name!r}: weight must be positive, got {self.weight}.")
         for split, data in {"train": self.train, **self.splits()}.items():  # also where train is None
-            self._labels[split] = _checked_labels(self.name, split, data, self.label_column)
-        if self.num_labels is None:
-            object.__setattr__(self, "num_labels", _count_labels(self))
-        _check_names(self)
-        for split, labels in self._labels.items():
-            _check_range(self, split, labels)
+            self._labels[split] = _labels_of(self, split, data)
+        features = {split: data.features[self.label_column] for split, data in self.splits().items()}
+        column = LabelColumn(self.name, self.label_column, features, self._labels)
+        object.__setattr__(self, "num_labels", self.kind.outputs(column, self.num_labels))
         for split, data in self.splits().items():
             self._contents[split] = content_hashes(data, self.label_column)
         _check_overlap(self)
 
     @property
-    def classes(self) -> int:
-        """Number of classes, given or counted."""
+    def outputs(self) -> int:
+        """Number of the head's outputs, given or counted: of a classification its number of classes."""
         return self.num_labels or 0
 
     def splits(self) -> dict[str, Dataset]:
@@ -98,7 +100,7 @@ class BlockedTask:
         return {role: data for role, data in given.items() if data is not None}
 
     def labels(self, split: str) -> np.ndarray:
-        """Integer labels of a split, shape ``(rows,)``."""
+        """Labels of a split, shape ``(rows,)``."""
         return self._labels[split]
 
     def contents(self, split: str) -> list[str]:
@@ -122,7 +124,7 @@ class BlockedTask:
         return _partition(f"{self.name}/attack", len(self.splits()["attack"]), SELECTION_FRACTION)[1]
 
     def features(self, split: str, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows as a collator takes them: the model's inputs and an integer ``labels``.
+        """Rows as a collator takes them: the model's inputs and the label in ``labels``.
 
         Args:
             split: ``train``, ``attack`` or ``test``.
@@ -134,7 +136,7 @@ class BlockedTask:
         """
         wanted = {*columns} - {*LABELS, self.label_column}
         found = rows_of(self.splits()[split], rows, wanted)
-        return [{**one, "labels": int(self._labels[split][row])} for row, one in zip(rows, found, strict=True)]
+        return with_labels(found, self._labels[split][list(rows)])
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Row count and SHA-256 of content and labels of every split, for the report."""
@@ -227,61 +229,14 @@ def _partition(name: str, count: int, fraction: float) -> tuple[np.ndarray, np.n
     return parts
 
 
-def _checked_labels(task: str, split: str, data: Any, column: str) -> np.ndarray:
-    where = f"blocked task {task!r}, split {split!r}"
+def _labels_of(task: BlockedTask, split: str, data: Any) -> np.ndarray:
+    where, column = f"blocked task {task.name!r}, split {split!r}", task.label_column
     if isinstance(data, Mapping) or not (hasattr(data, "__len__") and hasattr(data, "column_names")):
         raise ValueError(f"{where}: expected a map-style datasets.Dataset, got {type(data).__name__}.")
     if len(data) < 2:
         raise ValueError(f"{where}: {len(data)} rows; at least 2 are needed.")
     check_columns(data.column_names, column, where)
-    labels = data.with_format(None)[column][:]
-    for row, label in enumerate(labels):
-        if isinstance(label, bool) or not isinstance(label, int | np.integer):
-            raise ValueError(
-                f"{where}, column {column!r}, row {row}: label {label!r} is not an integer; "
-                f"{class_cure(label, column)}."
-            )
-    return np.asarray(labels, dtype=np.int64)
-
-
-def _count_labels(task: BlockedTask) -> int:
-    if isinstance(feature := task.train.features[task.label_column], ClassLabel):
-        return int(feature.num_classes)
-    found = {int(label) for split in task.splits() for label in np.unique(task.labels(split))}
-    count = int(task.labels("train").max()) + 1
-    if missing := sorted({*range(count)} - found):
-        raise ValueError(
-            f"blocked task {task.name!r}, column {task.label_column!r}: no label is {missing[0]}, and the largest is "
-            f"{count - 1}; number the classes from 0, or say num_labels={count} if some have no rows."
-        )
-    return count
-
-
-def _check_names(task: BlockedTask) -> None:
-    """One number is one class in every split, as far as splits name their classes."""
-    features = {split: data.features[task.label_column] for split, data in task.splits().items()}
-    named = {split: feature.names for split, feature in features.items() if isinstance(feature, ClassLabel)}
-    first = next(iter(named), "")
-    for split, names in named.items():
-        if names != named[first]:
-            raise ValueError(
-                f"blocked task {task.name!r}, column {task.label_column!r}: the classes are {names} in split {split!r} "
-                f"and {named[first]} in split {first!r}, so that a number means different ones; encode the texts of "
-                f"{first} by class_encode_column(), then those of {split} by "
-                f"{split}.cast_column({task.label_column!r}, {first}.features[{task.label_column!r}])."
-            )
-
-
-def _check_range(task: BlockedTask, split: str, labels: np.ndarray) -> None:
-    where = f"blocked task {task.name!r}, split {split!r}, column {task.label_column!r}"
-    if task.classes < 2:
-        raise ValueError(f"{where}: num_labels is {task.num_labels}; a task has at least 2 classes.")
-    wrong = np.flatnonzero((labels < 0) | (labels >= task.classes))
-    if len(wrong):
-        raise ValueError(
-            f"{where}, row {wrong[0]}: label {labels[wrong[0]]} is outside 0..{task.classes - 1} "
-            f"(num_labels={task.classes})."
-        )
+    return task.kind.read(data.with_format(None)[column][:], where, column)
 
 
 def _check_overlap(task: BlockedTask) -> None:

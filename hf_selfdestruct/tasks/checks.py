@@ -71,6 +71,8 @@ def warn_of_association(tasks: Sequence[BlockedTask], desired: Any) -> None:
         return  # several labels in a row, or a quantity: no classes to compare
     known = dict(zip(content_hashes(some, label), classes, strict=True))
     for task in tasks:
+        if task.labels("train").dtype.kind != "i":
+            continue  # a quantity
         rows = zip(task.contents("train"), task.labels("train"), strict=True)
         pairs = [(known[row], int(blocked)) for row, blocked in islice(rows, MOST_ROWS) if row in known]
         if len(pairs) < FEWEST_SHARED_ROWS:

@@ -1,10 +1,11 @@
-"""Rows of a dataset as a collator takes them, and what is said of labels that are no classes."""
+"""Rows of a dataset as a collator takes them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 LABELS = ("labels", "label", "label_ids")  # columns that transformers takes for labels
@@ -32,24 +33,17 @@ def rows_of(data: Dataset, numbers: Sequence[int], columns: Collection[str]) -> 
     return [{column: values[i] for column, values in kept.items()} for i in range(len(numbers))]
 
 
+def with_labels(rows: Sequence[dict[str, Any]], labels: np.ndarray) -> list[dict[str, Any]]:
+    """Rows with their labels in ``labels``, as plain numbers.
+
+    Example:
+        >>> with_labels([{"x": 3}], np.array([1]))
+        [{'x': 3, 'labels': 1}]
+    """
+    return [{**row, "labels": label} for row, label in zip(rows, labels.tolist(), strict=True)]
+
+
 def columns_of(data: Dataset) -> list[str]:
     """The columns of a row, with those that a transform makes; it is asked for two rows."""
     transformed = data.format["type"] == "custom" and len(data) > 0
     return list(data[: min(2, len(data))]) if transformed else data.column_names
-
-
-def class_cure(label: Any, column: str) -> str:
-    """How labels become whole numbers, one for each class; ``class_encode_column`` encodes texts and numbers alone."""
-    if isinstance(label, str):
-        return f"use dataset.class_encode_column({column!r})"
-    if label is None:
-        return "remove the rows without a label by filter()"
-    if isinstance(label, bool):
-        return f"use dataset.cast_column({column!r}, Value('int64'))"
-    if isinstance(label, float) and label.is_integer():
-        return f"use dataset.cast_column({column!r}, Value('int64'))"
-    if isinstance(label, float):
-        return "a task has one class per row, and not a quantity: make classes of it by map(), such as below and above"
-    if isinstance(label, Collection):
-        return "a task has one class per row: make one label of each row by map(), or one row of each label"
-    return "number the classes from 0 by map()"

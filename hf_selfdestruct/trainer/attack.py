@@ -98,7 +98,7 @@ def attack_trainer(
     if base is None and not started.is_dir():
         raise ValueError(f"{started} is missing: call train() first, or pass base= the model it started from.")
     start, base = str(started if started.is_dir() else base), str(base or started)
-    _check(trainer, trains_sibling=undefended is None, controls=controls)
+    _check(trainer, chosen, trains_sibling=undefended is None, controls=controls)
     _check_measures(trainer, metrics or {}, controls, desired_dataset, kept_dataset)
     _save(trainer)
     unlike = _unlike_plain(trainer)
@@ -181,7 +181,9 @@ def _save(trainer: HardeningTrainer) -> None:
     trainer.accelerator.wait_for_everyone()  # each process reads the folder next
 
 
-def _check(trainer: HardeningTrainer, *, trains_sibling: bool, controls: Sequence[BlockedTask]) -> None:
+def _check(
+    trainer: HardeningTrainer, suite: AttackSuite, *, trains_sibling: bool, controls: Sequence[BlockedTask]
+) -> None:
     """Refuse what cannot be attacked, before anything is trained or written."""
     if trains_sibling and trainer.given_optimizer is not None and trainer.given_optimizer.refusal:
         raise ValueError(
@@ -191,6 +193,7 @@ def _check(trainer: HardeningTrainer, *, trains_sibling: bool, controls: Sequenc
     for task in (*trainer.blocked_tasks, *controls):
         check_attackable(task)
     check_controls(trainer.blocked_tasks, controls)
+    suite.check_fits([*trainer.blocked_tasks, *controls])
 
 
 def _check_measures(
@@ -202,7 +205,7 @@ def _check_measures(
 ) -> None:
     """Refuse what could not be measured, before anything is trained or written."""
     for task in (*trainer.blocked_tasks, *controls):
-        check_metrics(metrics, task.labels("test"), task.classes)
+        check_metrics(metrics, task.labels("test"), task.outputs, kind=task.kind)
     check_desired({"desired_dataset": desired}, trainer.plain_model())
     check_lengths(trainer.plain_model(), {"desired_dataset": desired, "kept_dataset": kept}, controls)
     if kept is not None:

@@ -126,7 +126,7 @@ def _probe(model: PreTrainedModel, task: BlockedTask, batch: Mapping[str, Any]) 
     try:
         stored = _stored(model.config, heads.stock_config_class(model.config))
         stored.architectures = [name]
-        judges = heads.skeleton(model, task.classes, auto_class=auto_class(stored))
+        judges = heads.skeleton(model, task.outputs, auto_class=auto_class(stored))
     except FAILURES as error:
         raise ValueError(
             f"{name} could be trained, but not attacked: {reason(error)} Take a model that has a classification class "
@@ -144,7 +144,7 @@ def _probe(model: PreTrainedModel, task: BlockedTask, batch: Mapping[str, Any]) 
             f"({reason(error)}); {_cure(model)}"
         ) from None
     count = len(batch["labels"])
-    if logits.shape != (count, task.classes) or any(len(cell) != count for cell in cells.values()):
+    if logits.shape != (count, task.outputs) or any(len(cell) != count for cell in cells.values()):
         raise ValueError(
             f"{type(judges).__name__}, by which attacks see {name}, gives logits of shape {(*logits.shape,)} for "
             f"{count} rows of blocked task {task.name!r}; give it one text, image or sound per row."

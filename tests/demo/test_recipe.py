@@ -19,7 +19,7 @@ def test_the_demo_is_ready_to_train(tmp_path):
     assert data["train"].features["label"].names == sorted(PROFESSIONS)
     assert data["train"].features["gender"].names == sorted(GENDERS)
     (task,) = blocked_tasks(config, data, tokenizer)  # refuses overlaps, wrong labels and empty splits
-    assert task.classes == 2
+    assert task.outputs == 2
 
 
 def test_weights_that_are_not_the_genuine_ones_are_refused(monkeypatch):

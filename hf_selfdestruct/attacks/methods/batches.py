@@ -8,21 +8,22 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...report.packing import rounded
+from ...tasks.classification import CLASSIFICATION
+from ...tasks.kind import TaskKind
 from ..data import AttackData, Split, in_batches
 from ..target import device
 
 PREPARING = 64  # batches to prepare a model with
 
 
-def predictions(model: PreTrainedModel, data: AttackData, split: Split) -> np.ndarray:
-    """Class probabilities of a split, as they go on record; NaN stays NaN."""
+def predictions(model: PreTrainedModel, data: AttackData, split: Split, kind: TaskKind = CLASSIFICATION) -> np.ndarray:
+    """Answers to a split (of a classification probabilities), as they go on record; NaN stays NaN."""
     model.eval()
 
     def call(batch: dict[str, Tensor]) -> Tensor:
-        return model(**on_device(batch, labels=False)).logits.float().softmax(dim=-1)
+        return kind.answers(model(**on_device(batch, labels=False)).logits.float())
 
-    return rounded(in_batches(split, data.collate, call))
+    return kind.recorded(in_batches(split, data.collate, call))
 
 
 def hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:

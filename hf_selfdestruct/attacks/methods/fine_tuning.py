@@ -77,6 +77,7 @@ class Tuning(Attack):
     poison: float = 0.0
     prune: bool = False
     trials: int | None = None
+    kinds = None
 
     def __post_init__(self) -> None:
         if unknown := {*self.optimizers} - {*OPTIMIZERS}:

@@ -19,8 +19,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ...report.packing import rounded
+from ...tasks.classification import macro_auc
 from ..attack import Attack, Outcome, Trial
-from ..metrics import macro_auc, scores
+from ..metrics import scores
 from .features import features_of
 from .tamper import Tamper
 
@@ -105,7 +106,7 @@ class HeadOnly(Attack):
             scores(data.test.labels, test, data.metrics),
             0,
             flops=features.flops * trial.examples,
-            curve=((0, found.accuracy),),
+            curve=((0, found.value),),
             desired_drop=0.0 if self.tamper is None else None,  # the trunk is as it was
             probabilities=test,
             hits=hits,

@@ -39,6 +39,7 @@ class WithSibling(Attack):
     batch_size: int = 16
     assumes = "the published weights, labelled examples of the blocked task, and the undefended model's weights"
     outside = True
+    kinds = None
 
     @property
     def needs(self) -> frozenset[str]:  # noqa: D102

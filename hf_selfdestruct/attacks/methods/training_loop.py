@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,18 +33,19 @@ class _Best:
 
     hits: list[np.ndarray]
     curve: list[tuple[float, float]]
-    merit: tuple[float, float] = (-1.0, -1.0)
-    probabilities: np.ndarray | None = None
+    merit: tuple[float, float] = (-math.inf, -math.inf)
+    answers: np.ndarray | None = None
     state: dict[str, Tensor] | None = None
 
     def look(self, model: PreTrainedModel, data: AttackData, step: int) -> None:
-        found = predictions(model, data, data.selection)
+        kind, labels = data.kind, data.selection.labels
+        found = predictions(model, data, data.selection, kind)
         if not np.isfinite(found).all():
             raise FloatingPointError(f"the attacked model's outputs are not finite at step {step}")
-        hits = found.argmax(axis=1) == data.selection.labels
-        merit = scores(data.selection.labels, found).merit
+        hits = kind.credit(labels, found)
+        merit = scores(labels, found, kind=kind).merit
         if merit > self.merit:
-            self.merit, self.probabilities = merit, found
+            self.merit, self.answers = merit, found
             self.state = {name: value.clone() for name, value in model.state_dict().items()}
         self.hits.append(hits)
         self.curve.append((float(step), float(hits.mean())))
@@ -72,7 +74,7 @@ def tune(
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed_of(name, seed))
-        model = trial.target.load(data.num_labels, seed)
+        model = trial.target.load(data.num_labels, seed, data.kind.problem_type)
         benign = None
         with FlopCounterMode(display=False) as counter:
             if prepare is not None:
@@ -135,14 +137,14 @@ def train(
 
 
 def _outcome(model: PreTrainedModel, best: _Best, trial: Trial, steps: int, flops: float) -> Outcome:
-    if best.state is None or best.probabilities is None:
+    if best.state is None or best.answers is None:
         raise ValueError(f"no look was taken in {steps} steps; use at least one.")
     model.load_state_dict(best.state)
-    data, scored = trial.data, trial.until is None
-    test = predictions(model, data, data.test) if scored else None
+    data, scored, kind = trial.data, trial.until is None, trial.data.kind
+    test = predictions(model, data, data.test, kind) if scored else None
     return Outcome(
-        scores(data.selection.labels, best.probabilities, data.metrics),
-        None if test is None else scores(data.test.labels, test, data.metrics),
+        scores(data.selection.labels, best.answers, data.metrics, kind),
+        None if test is None else scores(data.test.labels, test, data.metrics, kind),
         steps,
         flops=flops,
         curve=tuple(best.curve),

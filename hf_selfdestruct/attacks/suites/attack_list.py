@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...report.facts import SuiteFacts
+from ...tasks.blocked_task import BlockedTask
 from ..attack import Attack
 from ..methods.fine_tuning import Tuning
 from ..methods.references import MORE
@@ -69,6 +71,21 @@ class AttackList:
         fitting = [(entry.attack.fitting(has), entry.examples) for entry in self.entries]
         wanted = [(attack, min(n or available, available)) for attack, budgets in fitting if attack for n in budgets]
         return [one for i, one in enumerate(wanted) if one not in wanted[:i]]
+
+    def check_fits(self, tasks: Sequence[BlockedTask]) -> None:
+        """Refuse tasks of a kind that some attacks cannot be run on.
+
+        Raises:
+            ValueError: With the attack, the task and the attacks that can.
+        """
+        for task in tasks:
+            attacks = list(dict.fromkeys(entry.attack for entry in self.entries))
+            fitting = [attack.name for attack in attacks if attack.fits(task.kind)]
+            if unfit := [attack.name for attack in attacks if not attack.fits(task.kind)]:
+                raise ValueError(
+                    f"suite {self.name!r} cannot attack task {task.name!r}, a {task.kind.name}, by {', '.join(unfit)}: "
+                    f"give a suite of your own, with attacks that can ({', '.join(fitting) or 'FullFineTuning()'})."
+                )
 
     def repeats(self, examples: int) -> tuple[int, ...]:
         """Attack seeds at a number of examples."""

@@ -89,6 +89,9 @@ def plan_problems(report: AttackReport) -> list[str]:
     if record != RECORD:
         return [f"the report holds record {record}, and this version checks record {RECORD}: it cannot be checked "
                 "against its plan"]  # fmt: skip
+    if other := [name for name, facts in report.tasks.items() if not facts.has_classes]:
+        return [f"task {other[0]!r} is scored by {report.tasks[other[0]].score}: its predictions are not on record, "
+                "and only classifications are checked against a plan"]  # fmt: skip
     found = [*_facts(report, suite), *_models(report)] or [*_runs(report, suite)]
     found = found or [line for task in report.tasks for line in _scores(report, task)]
     # In their order only as the tasks are, which JSON sorts by name.
@@ -220,7 +223,7 @@ def _search(one: Planned, runs: list[AttackRun], luck: float) -> str | None:
 
 
 def _merit(run: AttackRun) -> tuple[float, float]:
-    return run.selection.merit if run.selection else (-1.0, -1.0)
+    return run.selection.merit if run.selection else (-math.inf, -math.inf)
 
 
 def _key(settings: dict[str, Any]) -> str:

@@ -43,7 +43,10 @@ class Damaged(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordedRun:
-    """A run, and the selection rows it labelled right at every look, shape ``(looks, rows)``."""
+    """A run, and the selection rows it labelled right at every look, shape ``(looks, rows)``.
+
+    Of another kind of task than a classification: what each row added to the score.
+    """
 
     run: AttackRun
     hits: np.ndarray | None
@@ -84,14 +87,14 @@ class Ledger:
         run, hits = record.run, record.hits
         attributes: dict[str, Any] = {"key": key, "run": json.dumps(dataclasses.asdict(run))}
         if hits is not None:
-            attributes |= {
-                "hits": base64.b64encode(np.packbits(hits, axis=1).tobytes()).decode(),
-                "width": hits.shape[1],
-            }
+            quantities = hits.dtype != bool
+            stored = hits.astype("<f8") if quantities else np.packbits(hits, axis=1)
+            attributes |= {"hits": base64.b64encode(stored.tobytes()).decode(), "width": hits.shape[1]}
+            attributes |= {"quantities": True} if quantities else {}
         with self._told():
             self._study(study).add_trial(
                 create_trial(
-                    value=run.selection.accuracy if run.selection else None,
+                    value=run.selection.value if run.selection else None,
                     state=TrialState.COMPLETE if run.selection else TrialState.FAIL,
                     user_attrs=attributes,
                 )
@@ -222,8 +225,11 @@ def _record_of(attributes: dict[str, Any]) -> RecordedRun:
     hits = None
     if "hits" in attributes:
         width, content = attributes["width"], base64.b64decode(attributes["hits"], validate=True)
-        hits = np.unpackbits(np.frombuffer(content, dtype=np.uint8).reshape(-1, -(-width // 8)), axis=1)
-        hits = hits[:, :width].astype(bool)
+        if attributes.get("quantities"):
+            hits = np.frombuffer(content, dtype="<f8").reshape(-1, width)
+        else:
+            hits = np.unpackbits(np.frombuffer(content, dtype=np.uint8).reshape(-1, -(-width // 8)), axis=1)
+            hits = hits[:, :width].astype(bool)
     return RecordedRun(run, hits)
 
 

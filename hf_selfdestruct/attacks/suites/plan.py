@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import evaluate
-import numpy as np
 
 from ...report.attack_run import ROLES, AttackRun
 from ...report.facts import AttackFacts, RowCounts, SplitFacts, TaskFacts
-from ...report.packing import packed_labels, packed_size
+from ...report.packing import packed_size
 from ...report.report import MOST_BYTES, AttackReport
 from ...tasks.blocked_task import BlockedTask
+from ...tasks.classification import CLASSIFICATION
 from ..attack import Attack
 from ..data import AttackData, Collate, DesiredData, check_controls
 from ..methods.fine_tuning import Tuning
@@ -68,6 +68,7 @@ class Job:
                 "Runs are told apart by it: attack several hardened models one after the other."
             )
         check_controls(self.tasks, self.controls)
+        self.suite.check_fits([*self.tasks, *self.controls])
 
     def data(self) -> dict[str, AttackData]:
         """The attacker's view of every task.
@@ -89,7 +90,7 @@ class Job:
         }
         self._check_size(made)
         for data in made.values():
-            check_metrics(self.metrics, data.test.labels, data.num_labels)
+            check_metrics(self.metrics, data.test.labels, data.num_labels, data.kind)
         if not self.suite.select_on_test:
             return made
         return {name: dataclasses.replace(data, selection=data.test) for name, data in made.items()}
@@ -171,7 +172,8 @@ class Job:
         rows = len(data.train.labels)
         most = max((n for _, n in self.suite.plan(rows, self._has(*self.targets))), default=rows)
         raw, attack = Target("raw", ""), RawInput()
-        yield Search(attack, raw, data, most, self.suite.repeats(most), self._study(task, attack, most, raw))
+        if attack.fits(task.kind):
+            yield Search(attack, raw, data, most, self.suite.repeats(most), self._study(task, attack, most, raw))
         scratch = next((t for t in self.targets if t.role == "scratch"), None)
         if scratch and self.suite.more:
             more, longer = dataclasses.replace(scratch, role="more"), with_more(data)
@@ -187,6 +189,7 @@ class Job:
         """A name that changes with the data, the model and the judge, and with nothing else."""
         holds = target.sibling and attack.outside
         known = {"sibling": _weights(Target("undefended", target.sibling))} if holds else {}
+        known |= {"kind": task.kind.name} if task.kind is not CLASSIFICATION else {}
         weights = [_weights(target), target.architecture()] if target.folder else ""
         desired = _digest(self.desired) if self.desired else ""
         rules = [self.suite.limit, self.suite.select_on_test, sorted(self.metrics)]
@@ -227,11 +230,8 @@ def known_splits(task: BlockedTask) -> dict[str, SplitFacts]:
 
 
 def _facts(task: BlockedTask, data: AttackData, *, control: bool = False) -> TaskFacts:
-    labels = data.test.labels
-    return TaskFacts(
-        majority=float(np.bincount(labels).max() / len(labels)),
-        num_labels=task.classes,
-        labels=packed_labels(labels),
+    return dataclasses.replace(
+        task.kind.facts(data.test.labels, task.outputs),
         rows=RowCounts(*(len(split.labels) for split in (data.train, data.selection, data.test))),
         fingerprints=known_splits(task),
         control=control,

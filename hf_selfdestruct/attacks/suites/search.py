@@ -22,7 +22,6 @@ import torch
 
 from ...files import file_hash, printable, weights_hash
 from ...report.attack_run import AttackRun
-from ...report.packing import packed
 from ...tasks.blocked_task import seed_of
 from ..attack import Attack, Trial
 from ..data import AttackData
@@ -182,7 +181,7 @@ class Search:
         known: dict[str, Any] = {} if outcome is None else {
             "selection": outcome.selection, "test": outcome.test, "steps": outcome.steps, "flops": outcome.flops,
             "curve": outcome.curve, "desired_drop": outcome.desired_drop, "found": outcome.found,
-            "predictions": "" if outcome.probabilities is None else packed(outcome.probabilities),
+            "predictions": "" if outcome.probabilities is None else self.data.kind.packed(outcome.probabilities),
         }  # fmt: skip
         status = "failed" if outcome is None else "ok" if until is None else "pruned"
         run = AttackRun(
@@ -226,10 +225,10 @@ def optimism(hits: Sequence[np.ndarray]) -> float:
     them is scored on the rows left out; how far that stays behind the plain maximum is the optimism.
 
     Args:
-        hits: Rows labelled right, one array ``(looks, rows)`` per setting.
+        hits: Rows labelled right, or what each row adds to the score, one array ``(looks, rows)`` per setting.
 
     Returns:
-        Between 0 and 1.
+        0 or more; of a share of rows at most 1.
 
     Example:
         >>> optimism([np.ones((1, 50), dtype=bool)])
@@ -257,7 +256,7 @@ def _chosen(record: RecordedRun, among: Sequence[RecordedRun]) -> AttackRun:
 
 def _merit(run: AttackRun) -> tuple[float, float]:
     """What still equals goes by the order in the space, the likelier first."""
-    return run.selection.merit if run.selection else (-1.0, -1.0)
+    return run.selection.merit if run.selection else (-math.inf, -math.inf)
 
 
 def _key(settings: dict[str, Any], seed: int, until: int | None) -> str:
