@@ -83,7 +83,7 @@ def run(model, weights, batch):
 
 
 def assert_same(found: MetaGradient, expected: MetaGradient, **tolerance) -> None:
-    for part in ("loss", "weights", "own", "learning_rate", "losses", "accuracies"):
+    for part in ("loss", "weights", "own", "learning_rate", "losses", "scores"):
         torch.testing.assert_close(getattr(found, part), getattr(expected, part), **tolerance)
 
 
