@@ -14,6 +14,7 @@ from sources import ROOT
 from toy_models import TINY_SUITE, tiny_model, toy_batch, toy_rows, toy_task
 from toy_regression import SUITE, Correlation, Regression, sized_rows, sized_task
 
+from hf_selfdestruct.attacks import AnyOf, FullFineTuning, HeadOnly
 from hf_selfdestruct.attacks.metrics import check_metrics, scores
 from hf_selfdestruct.attacks.suites.audit import plan_problems
 from hf_selfdestruct.attacks.suites.ledger import Ledger, RecordedRun
@@ -189,6 +190,7 @@ def test_a_suite_that_reads_classes_is_refused_before_the_sibling_is_trained(att
     trainer, _ = attacked
     with pytest.raises(ValueError, match=r"'tiny' cannot attack task 'size', a regression, by head only: give a suite"):
         trainer.attack(TINY_SUITE)
+    assert not AnyOf("either", (HeadOnly(), FullFineTuning())).fits(Regression())
     job = Job(TINY_SUITE, [], [toy_task()], ["input_ids"], collate=dict)
     with pytest.raises(ValueError, match="cannot attack task 'size'"):
         dataclasses.replace(job, tasks=[sized_task()])

@@ -29,10 +29,10 @@ def check_kinds(config: HardeningConfig, tasks: Sequence[BlockedTask], blocking:
                     f"a loss of your own that can names {task.kind.name!r} among its kinds (blocking_losses=[...])."
                 )
         for name in READING_CLASSES if task.kind.name != CLASSIFICATION.name else ():
-            if getattr(config, name):
+            if asked := getattr(config, name):
                 raise ValueError(
-                    f"{name} reads classes, and blocked task {task.name!r} is a {task.kind.name}: set {name}=0, or "
-                    "choose a method that leaves it out, such as 'mlac_fast'."
+                    f"{name} reads classes, and blocked task {task.name!r} is a {task.kind.name}: set {name}="
+                    f"{type(asked)()}, or choose a method that leaves it out, such as 'mlac_fast'."
                 )
 
 

@@ -19,7 +19,7 @@ class View:
     """What a loss may look at: the adversary's model at theta_k on rows it has not trained on.
 
     Attributes:
-        logits: Shape ``(batch, classes)`` or ``(batch, positions, classes)``; of a regression one output for classes.
+        logits: Shape ``(batch, outputs)`` or ``(batch, positions, outputs)``; a classification has an output per class.
         labels: Shape ``(batch,)`` or ``(batch, positions)``; the class :data:`IGNORED` never counts.
         hidden_states: Of every layer, embeddings included: ``(batch, positions, width)``, or
             ``(batch, channels, height, width)`` for convolutional nets.
