@@ -43,8 +43,13 @@ def worker(way: str, sharded: bool) -> dict[str, float]:
         arguments = SelfDestructTrainingArguments(
             folder,
             **OURS[way],
-            **{"use_cpu": True, "adversary_scope": "global", "max_steps": 3, "save_strategy": "no"},
-            **{"blocking_loss": "uniform_kl", "step_weights": "uniform", "report_to": "none", "disable_tqdm": True},
+            **{"use_cpu": True, "adversary": {"scope": "global"}, "max_steps": 3, "save_strategy": "no"},
+            **{
+                "blocking_loss": "uniform_kl",
+                "method_options": {"step_weights": "uniform"},
+                "report_to": "none",
+                "disable_tqdm": True,
+            },
             per_device_train_batch_size=BATCH,
             blocking_batch_size=BATCH * int(os.environ.get("WORLD_SIZE", "1")),
         )

@@ -45,10 +45,16 @@ from hf_selfdestruct.models.stateless import OWN
 BATCH, LENGTH, RATE, SEED = 16, 64, 1e-4, 0
 FIRST_WORD, LAST_WORD, START = 1000, 30521, 101  # of BERT's vocabulary, which is sorted by frequency
 OURS: dict[str, dict[str, str]] = {
-    "exact_fd": {"meta_gradient": "exact", "hvp": "finite_difference"},
-    "exact_fd_recompute": {"meta_gradient": "exact", "hvp": "finite_difference", "trajectory": "recompute"},
-    "exact_db": {"meta_gradient": "exact", "hvp": "double_backward"},
-    "exact_db_recompute": {"meta_gradient": "exact", "hvp": "double_backward", "trajectory": "recompute"},
+    "exact_fd": {"meta_gradient": "exact", "method_options": {"hvp": "finite_difference"}},
+    "exact_fd_recompute": {
+        "meta_gradient": "exact",
+        "method_options": {"hvp": "finite_difference", "trajectory": "recompute"},
+    },
+    "exact_db": {"meta_gradient": "exact", "method_options": {"hvp": "double_backward"}},
+    "exact_db_recompute": {
+        "meta_gradient": "exact",
+        "method_options": {"hvp": "double_backward", "trajectory": "recompute"},
+    },
     "unrolled": {"meta_gradient": "unrolled"},
     "first_order": {"meta_gradient": "first_order"},
 }
@@ -157,7 +163,7 @@ def trainer(job: Job, model: PreTrainedModel, folder: str) -> SelfDestructTraine
         use_cpu=True,
         seed=SEED,
         blocking_loss="uniform_kl",
-        step_weights="uniform",
+        method_options={"step_weights": "uniform"},
         blocking_batch_size=BATCH,
         per_device_train_batch_size=BATCH,
     )

@@ -29,10 +29,10 @@ def worker(scope: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         arguments = SelfDestructTrainingArguments(
             folder,
-            **{"method": "mlac_fast", "adversary_scope": scope, "use_cpu": True, "disable_tqdm": True},
+            **{"method": "mlac_fast", "use_cpu": True, "disable_tqdm": True},
             **{"max_steps": STEPS, "save_strategy": "no", "logging_steps": 1, "report_to": "none"},
             per_device_train_batch_size=BATCH,
-            adversary_batch_size=shared,
+            adversary={"scope": scope, "batch_size": shared},
             blocking_batch_size=shared,
         )
         task = BlockedTask("blocked", train=rows(800, 1), label_column="blocked", num_labels=2)

@@ -45,7 +45,7 @@ trainer = SelfDestructTrainer(
         "hardened-encoder",
         method="mlac",
         meta_gradient="exact",
-        hvp="finite_difference",
+        method_options={"hvp": "finite_difference"},
         keeping_weight=10.0,
         max_steps=15,
         learning_rate=5e-5,

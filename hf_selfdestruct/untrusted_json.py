@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import json
 import math
 import reprlib
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 # What a reader of the message calls the types of JSON.
@@ -16,6 +17,7 @@ NAMES = {dict: "an object", tuple: "a list", str: "text", int: "a whole number",
 LARGEST = 2**63
 MOST_ENTRIES = 500_000
 MOST_DEPTH = 64
+LONGEST = 100  # of an unknown name, to look for the nearest known one
 
 
 def parse_json(text: str, *, infinite: bool = False, most: int = MOST_ENTRIES) -> Any:
@@ -94,6 +96,14 @@ def checked(kind: Any, raw: Any, where: str) -> Any:
         values = _plain(dict, raw, where, NAMES[dict])
         return {name: checked(inner[1], value, f"{where}[{name!r}]") for name, value in values.items()}
     return _plain(int | float if kind is float else kind, raw, where, NAMES[kind])
+
+
+def check_names(given: Iterable[str], known: Sequence[str], where: str) -> None:
+    """Refuse an unknown name and say which known one is nearest."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name)[:LONGEST], known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{where}: unknown key {reprlib.repr(name)}; did you mean {near!r}?")
 
 
 def _object(kind: Any, raw: Any, where: str) -> Any:

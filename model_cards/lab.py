@@ -40,7 +40,7 @@ def main(variants: str, *overrides: str) -> None:
     done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
     known = {(line["setting"], line["variant"], line["seed"]) for line in done}
     for variant in yaml.safe_load(source.read_text()):
-        setting, name, training = Path(variant["config"]).stem, variant["name"], variant.get("training", {})
+        setting, name, training = Path(variant["config"]).stem, variant["name"], _flat(variant.get("training", {}))
         for seed in variant.get("seeds", [0]):
             if (setting, name, seed) in known:
                 continue
@@ -54,6 +54,15 @@ def main(variants: str, *overrides: str) -> None:
             with ledger.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")
         source.with_suffix(".md").write_text(_table(done))
+
+
+def _flat(training: dict[str, Any]) -> dict[str, Any]:
+    """Arguments as the command line names them: ``method_options.merge_words`` is a key within a key."""
+    found = {}
+    for name, value in training.items():
+        inner = _flat(value) if isinstance(value, dict) else {}
+        found |= {f"{name}.{key}": one for key, one in inner.items()} or {name: value}
+    return found
 
 
 def _run(config: HardenConfig, name: str, folder: Path) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def make_trainer(toy_data: dict[str, Dataset]) -> Callable[..., SelfDestructTrai
         folder: Path, *, model: PreTrainedModel | None = None, kind: type = SelfDestructTrainer, **arguments: Any
     ) -> SelfDestructTrainer:
         given = {name: arguments.pop(name) for name in to_trainer if name in arguments}
-        defaults = {
+        settings = {
             "method": "mlac",
             "use_cpu": True,
             "report_to": "none",
@@ -151,11 +151,12 @@ def make_trainer(toy_data: dict[str, Dataset]) -> Callable[..., SelfDestructTrai
             "seed": 7,
             "inner_steps": 2,
             "blocking_batch_size": 8,
-            "adversary_batch_size": 4,
+            **arguments,
+            "adversary": {"batch_size": 4, **arguments.get("adversary", {})},
         }
         return kind(
             model=tiny_model() if model is None else model,
-            args=SelfDestructTrainingArguments(str(folder), **{**defaults, **arguments}),
+            args=SelfDestructTrainingArguments(str(folder), **settings),
             **{
                 "train_dataset": toy_data["train"],
                 "eval_dataset": toy_data["validation"],

@@ -88,7 +88,7 @@ def table(outcomes: list[Outcome], scope: str) -> str:
     """The outcomes as a table."""
     lines = [
         f"Toy BERT with dropout, {STEPS} outer steps, a checkpoint after every second one, {PROCESSES} processes by "
-        f"`torchrun` (gloo, CPU), `adversary_scope={scope}`. Each fault strikes after 4 steps; then the same command "
+        f"`torchrun` (gloo, CPU), `adversary.scope={scope}`. Each fault strikes after 4 steps; then the same command "
         "is run again.",
         "",
         "| fault | exit code | what it says | newest complete checkpoint | run again |",

@@ -115,9 +115,14 @@ def trainer_of(folder: Path, fault: str, scope: str) -> SelfDestructTrainer:
     """The toy training, with dropout: what is replayed has to draw the same random numbers."""
     args = SelfDestructTrainingArguments(
         str(folder),
-        **{"adversary_scope": scope, "inner_steps": 2, "max_steps": STEPS, "save_steps": SAVED, "learning_rate": 1e-3},
+        **{
+            "adversary": {"scope": scope, "dropout": True},
+            "inner_steps": 2,
+            "max_steps": STEPS,
+            "save_steps": SAVED,
+            "learning_rate": 1e-3,
+        },
         **{"per_device_train_batch_size": 4, "use_cpu": True, "disable_tqdm": True, "report_to": "none"},
-        adversary_dropout=True,
     )
     if fault in (NAN, PICTURES):
         splits = {role: toy_pictures(60, seed=seed) for seed, role in enumerate(("train", "attack", "test"))}

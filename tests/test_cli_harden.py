@@ -87,7 +87,9 @@ def test_harden_again_repeats_nothing(hardened, project):
     times = {name: (folder / name).stat().st_mtime_ns for name in kept}
     runs = AttackReport.load(folder / "selfdestruct" / "report.json").runs
     assert count == len(runs)
-    assert main(["harden", str(project), "--max_steps", "2", "--probe_weight", "0"]) == 0  # as the method has it
+    assert (
+        main(["harden", str(project), "--max_steps", "2", "--method_options.probe_weight", "0"]) == 0
+    )  # as the method has it
     assert report_of(folder / "selfdestruct" / "report.json") == before
     assert AttackReport.load(folder / "selfdestruct" / "report.json").runs == runs
     assert trials(folder) == count

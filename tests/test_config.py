@@ -47,7 +47,7 @@ def test_everything_is_read(write, tmp_path):
 def test_numbers_yaml_takes_for_text_are_numbers(write):
     """YAML reads 1e-4 as text."""
     args = training_arguments(load_config(write()))
-    assert (args.adversary_learning_rate, args.learning_rate) == (1e-4, 1e-3)
+    assert (args.adversary_settings.learning_rate, args.learning_rate) == (1e-4, 1e-3)
 
 
 @pytest.mark.parametrize(

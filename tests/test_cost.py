@@ -17,10 +17,13 @@ from hf_selfdestruct.trainer.cost import announcement, passes
     ("arguments", "wanted"),
     [
         ({"blocking_weight": 0.0}, 1),
-        ({"method": "mlac_fast", "inner_steps": 4, "blocking_every": 4}, 1 + 4 + 2),
-        ({"method": "mlac_fast", "inner_steps": 4, "blocking_every": 4, "blocking_interval": 2}, 1 + (4 + 2) / 2),
-        ({"inner_steps": 3, "hvp": "double_backward"}, 1 + 5 * 3 + 1),
-        ({"inner_steps": 3, "hvp": "finite_difference"}, 1 + 4 * 3 + 1),
+        ({"method": "mlac_fast", "inner_steps": 4, "method_options": {"blocking_every": 4}}, 1 + 4 + 2),
+        (
+            {"method": "mlac_fast", "inner_steps": 4, "method_options": {"blocking_every": 4, "blocking_interval": 2}},
+            1 + (4 + 2) / 2,
+        ),
+        ({"inner_steps": 3, "method_options": {"hvp": "double_backward"}}, 1 + 5 * 3 + 1),
+        ({"inner_steps": 3, "method_options": {"hvp": "finite_difference"}}, 1 + 4 * 3 + 1),
         ({"keeping_loss": "hidden_state_distillation", "blocking_weight": 0.0}, 2),
     ],
 )
@@ -30,7 +33,9 @@ def test_passes_are_counted_as_the_design_counts_them(make_trainer, tmp_path, ar
 
 
 def test_first_order_makes_as_many_passes_as_are_said(make_trainer, tmp_path, monkeypatch):
-    trainer = make_trainer(tmp_path, method="mlac_fast", inner_steps=4, blocking_every=4, max_steps=1)
+    trainer = make_trainer(
+        tmp_path, method="mlac_fast", inner_steps=4, method_options={"blocking_every": 4}, max_steps=1
+    )
     monkeypatch.setattr("hf_selfdestruct.trainer.mixin.announcement", lambda trainer: "")
     forward, made = BertModel.forward, []
     monkeypatch.setattr(BertModel, "forward", lambda *a, **k: made.append(1) or forward(*a, **k))
@@ -94,10 +99,10 @@ def test_arguments_serve_for_two_trainers(make_trainer, tmp_path):
     from hf_selfdestruct import SelfDestructTrainer
 
     first = make_trainer(tmp_path, method=None)
-    given = replace(first.args, method="mlac_fast", inner_steps=None)
+    given = replace(first.args, method="mlac_fast", blocking_loss=None)
     trainers = [
         SelfDestructTrainer(tiny_model(), args, train_dataset=first.train_dataset, blocked_tasks=first.blocked_tasks)
         for args in (given, replace(given, method="booster"))
     ]
-    assert [trainer.args.inner_steps for trainer in trainers] == [4, 1]
-    assert given.inner_steps is None
+    assert [trainer.args.blocking_loss for trainer in trainers] == ["head_adjusted_cross_entropy", "cross_entropy"]
+    assert given.blocking_loss is None

@@ -12,10 +12,10 @@ pytestmark = [
 ]
 WAYS = [
     {"meta_gradient": "first_order"},
-    {"meta_gradient": "exact", "hvp": "double_backward"},
-    {"meta_gradient": "exact", "hvp": "finite_difference"},
-    {"meta_gradient": "exact", "hvp": "finite_difference", "trajectory": "cpu"},
-    {"meta_gradient": "exact", "hvp": "finite_difference", "trajectory": "recompute"},
+    {"meta_gradient": "exact", "method_options": {"hvp": "double_backward"}},
+    {"meta_gradient": "exact", "method_options": {"hvp": "finite_difference"}},
+    {"meta_gradient": "exact", "method_options": {"hvp": "finite_difference", "trajectory": "cpu"}},
+    {"meta_gradient": "exact", "method_options": {"hvp": "finite_difference", "trajectory": "recompute"}},
 ]
 
 
@@ -35,11 +35,11 @@ def trainer_on(folder, *, cpu: bool, **arguments) -> SelfDestructTrainer:
     return SelfDestructTrainer(tiny_model(), args, train_dataset=toy_rows(96, seed=4), blocked_tasks=[toy_task()])
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: " ".join(way.values()))
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: " ".join(map(str, way.values())))
 def test_the_meta_gradient_is_that_of_the_cpu(tmp_path, way) -> None:
     found = []
     for cpu in (True, False):
-        trainer = trainer_on(tmp_path, cpu=cpu, adversary_head="random", adversary_learns_rate=False, **way)
+        trainer = trainer_on(tmp_path, cpu=cpu, adversary={"head": "random", "learns_rate": False}, **way)
         model = trainer.model.to(trainer.args.device)
         gradient = trainer.objective.simulator.meta_gradient(model, trainer.objective.simulator.draw(0)).weights
         assert {value.device.type for value in gradient.values()} == {"cpu" if cpu else "cuda"}

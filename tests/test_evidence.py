@@ -141,7 +141,7 @@ def test_quality_on_several_sets_is_no_timing(make_trainer, toy_data, tmp_path) 
 
 
 def test_what_blocks_is_of_no_consequence_to_the_sibling(attacked) -> None:
-    times = [attacked(), attacked(max_blocking_grad_norm=0.1), attacked(blocking_weight=0.5)]
+    times = [attacked(), attacked(method_options={"max_blocking_grad_norm": 0.1}), attacked(blocking_weight=0.5)]
     assert len({*times}) == 1
 
 

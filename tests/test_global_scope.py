@@ -52,7 +52,7 @@ def test_several_processes_give_what_one_gives(tmp_path, alone, processes, by, c
 
 def test_the_whole_job_from_the_command_line(tmp_path):
     config = make_project(tmp_path)
-    words = ("harden", str(config), "--adversary_scope", "global")
+    words = ("harden", str(config), "--adversary.scope", "global")
     done = launch("hf_selfdestruct.cli", *words, processes=2, by="accelerate")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Best attack against best attack") == 1, "one process tells"
@@ -77,10 +77,13 @@ def test_a_process_takes_its_part_of_every_tensor():
     assert part["labels"].tolist() == [2, 3]
 
 
-def checked(tmp_path, *, adversaries=None, losses=None, processes=2, **arguments):
+def checked(tmp_path, *, adversaries=None, losses=None, processes=2, adversary=None, **arguments):
     """What is checked where there are several processes, without launching them."""
     args = SelfDestructTrainingArguments(
-        str(tmp_path), use_cpu=True, report_to="none", **{"method": "mlac", "adversary_scope": "global", **arguments}
+        str(tmp_path),
+        use_cpu=True,
+        report_to="none",
+        **{"method": "mlac", "adversary": {"scope": "global", **(adversary or {})}, **arguments},
     )
     made = SelfDestructTrainer(
         tiny_model(),
@@ -96,7 +99,7 @@ def checked(tmp_path, *, adversaries=None, losses=None, processes=2, **arguments
 
 def test_what_can_be_shared_passes(tmp_path):
     checked(tmp_path)
-    checked(tmp_path, adversary_carries=3)
+    checked(tmp_path, adversary={"carries": 3})
 
 
 @pytest.mark.parametrize(
@@ -104,11 +107,11 @@ def test_what_can_be_shared_passes(tmp_path):
     [
         ({"meta_gradient": "unrolled"}, "'unrolled' is one process's own; 'exact'"),
         ({"losses": [GradientNorm()]}, "GradientNorm cannot be added up over processes"),
-        ({"adversary_scope": "local", "adversary_carries": 3}, "set adversary_scope='global' or adversary_carries=1"),
-        ({"adversary_batch_size": 1}, "adversary_batch_size is 1: too few for 2 processes"),
-        ({"adversary_examples": 1}, "adversary_examples is 1: too few for 2 processes"),
-        ({"adversaries": [Adversary(batch_size=(4, 1))]}, "adversary_batch_size is 1: too few for 2 processes"),
-        ({"processes": 40}, "adversary_batch_size is 16: too few for 40 processes"),
+        ({"adversary": {"scope": "local", "carries": 3}}, "set adversary={'scope': 'global'}, or leave"),
+        ({"adversary": {"batch_size": 1}}, "the adversary's batch_size is 1: too few for 2 processes"),
+        ({"adversary": {"examples": 1}}, "the adversary's examples is 1: too few for 2 processes"),
+        ({"adversaries": [Adversary(batch_size=(4, 1))]}, "the adversary's batch_size is 1: too few for 2 processes"),
+        ({"processes": 40}, "the adversary's batch_size is 16: too few for 40 processes"),
         ({"processes": 13, "blocking_batch_size": 13}, "held-out rows of blocked task 'blocked' is 12: too few for 13"),
     ],
 )

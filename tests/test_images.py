@@ -58,7 +58,7 @@ def test_a_classifier_whose_trunk_has_no_name_is_no_bare_trunk(make_trainer, tmp
     assert model.base_model is model
     assert heads.head_names(model) == ["classifier.weight", "classifier.bias"]
     for trainable in ("head", "lora", "all"):
-        trainer = image_trainer(make_trainer, tmp_path, model, adversary_trainable=trainable)
+        trainer = image_trainer(make_trainer, tmp_path, model, adversary={"trainable": trainable})
         assert {*next(iter(trainer.objective.simulator.learned.values())).head} == {
             "classifier.weight",
             "classifier.bias",
@@ -114,7 +114,7 @@ def test_half_precision_weights_are_hardened_under_autocast(make_trainer, tmp_pa
         tiny_model(architecture, num_labels=2).bfloat16(),
         bf16=True,
         keeping_loss="hidden_state_distillation",
-        keeping_erases=True,
+        method_options={"keeping_erases": True},
     )
     trainer.train()
     assert all(entry["meta_grad_norm"] > 1e-5 for entry in trainer.state.log_history if "loss" in entry)

@@ -60,13 +60,13 @@ def pooled(model, rows) -> torch.Tensor:
     return (table[ids] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
 
-@pytest.mark.parametrize("arguments", [{"erase_directions": 4}, {"keep_directions": 3}])
-def test_hardening_starts_there_and_its_references_do_not(
-    make_trainer, tiny_model, toy_task, tmp_path, arguments
-) -> None:
+@pytest.mark.parametrize("forms", [{"erase_directions": 4}, {"keep_directions": 3}])
+def test_hardening_starts_there_and_its_references_do_not(make_trainer, tiny_model, toy_task, tmp_path, forms) -> None:
     model, task = tiny_model(), toy_task(rows=200)
     before = model.get_input_embeddings().weight.detach().clone()
-    trainer = make_trainer(tmp_path, model=model, blocked_tasks=[task], max_steps=1, learning_rate=1e-9, **arguments)
+    trainer = make_trainer(
+        tmp_path, model=model, blocked_tasks=[task], max_steps=1, learning_rate=1e-9, method_options=forms
+    )
 
     def score(labels) -> float:
         rows = pooled(model, task.train)
@@ -76,13 +76,13 @@ def test_hardening_starts_there_and_its_references_do_not(
     trainer.train()
     after = model.get_input_embeddings().weight.detach()
     assert not torch.allclose(after, before, atol=1e-3)
-    if "keep_directions" in arguments:
-        assert torch.linalg.matrix_rank(after - after.mean(0), rtol=1e-4) <= arguments["keep_directions"]
-    if "erase_directions" in arguments:
+    if "keep_directions" in forms:
+        assert torch.linalg.matrix_rank(after - after.mean(0), rtol=1e-4) <= forms["keep_directions"]
+    if "erase_directions" in forms:
         assert blocked > 0.6
         assert score(task.labels("train")) < blocked - 0.05
     report = trainer.attack(TINY_SUITE)
-    assert {n: report.recipe[n] for n in arguments} == arguments
+    assert {n: report.recipe[n] for n in forms} == forms
     for reference in ("_base", "_undefended"):
         kept = type(model).from_pretrained(tmp_path / reference).get_input_embeddings().weight.detach()
         torch.testing.assert_close(kept, before, atol=1e-6, rtol=0)
@@ -98,7 +98,7 @@ def test_words_of_the_tokenizer_stay_as_they_are(make_trainer, tiny_model, tmp_p
     if place == "data_collator":
         collate.tokenizer = tokenizer
     known = {"processing_class": tokenizer} if place == "processing_class" else {}
-    trainer = make_trainer(tmp_path, model=model, keep_directions=3, data_collator=collate, **known)
+    trainer = make_trainer(tmp_path, model=model, method_options={"keep_directions": 3}, data_collator=collate, **known)
     trainer.objective.prepare(trainer.model)
     same = (trainer.model.get_input_embeddings().weight == before).all(dim=1)
     assert same.nonzero().flatten().tolist() == ([2, 5] if place else [])
@@ -124,7 +124,7 @@ def test_resuming_does_not_start_over(make_trainer, tiny_model, tmp_path) -> Non
         trainer = make_trainer(
             tmp_path,
             model=tiny_model(),
-            keep_directions=3,
+            method_options={"keep_directions": 3},
             max_steps=steps,
             save_steps=2,
             save_strategy="steps",
@@ -141,9 +141,12 @@ def test_resuming_does_not_start_over(make_trainer, tiny_model, tmp_path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"merge_groups": 3}, "merge_groups needs merge_words"),
-        ({"keep_directions": 16}, "keep_directions=16 of embeddings with 16 directions would keep everything"),
-        ({"erase_directions": -1}, "erase_directions must be a whole number of at least 0; got -1"),
+        ({"method_options": {"merge_groups": 3}}, "merge_groups needs merge_words"),
+        (
+            {"method_options": {"keep_directions": 16}},
+            "keep_directions=16 of embeddings with 16 directions would keep everything",
+        ),
+        ({"method_options": {"erase_directions": -1}}, "erase_directions must be a whole number of at least 0; got -1"),
     ],
 )
 def test_wrong_arguments(make_trainer, tmp_path, arguments, message: str) -> None:
@@ -168,7 +171,12 @@ def test_merged_words_stay_one_through_training_and_resuming(make_trainer, tiny_
     def trained(**resume):
         saving = {"save_steps": 2, "save_strategy": "steps"}
         made = make_trainer(
-            tmp_path, model=tiny_model(), blocked_tasks=[toy_task(rows=200)], merge_words=1.5, max_steps=4, **saving
+            tmp_path,
+            model=tiny_model(),
+            blocked_tasks=[toy_task(rows=200)],
+            method_options={"merge_words": 1.5},
+            max_steps=4,
+            **saving,
         )
         made.train(**resume)
         return made.model.get_input_embeddings().weight.detach().clone()
@@ -187,8 +195,7 @@ def test_merged_words_end_in_as_few_groups_as_asked_for(make_trainer, tiny_model
             tmp_path / str(most),
             model=tiny_model(),
             blocked_tasks=[toy_task(rows=200)],
-            merge_words=1.5,
-            merge_groups=most,
+            method_options={"merge_words": 1.5, "merge_groups": most},
             max_steps=1,
         )
         made.train()

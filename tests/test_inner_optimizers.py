@@ -89,8 +89,8 @@ def test_normalized_sgd_goes_its_rate_against_the_unit_gradient(decay) -> None:
 
 
 def test_names_are_those_of_the_training_arguments() -> None:
-    for name in INNER_OPTIMIZERS:
-        assert HardeningConfig(adversary_optimizer=name).adversary_optimizer == name
+    for name, optimizer in INNER_OPTIMIZERS.items():
+        assert HardeningConfig(adversary={"optimizer": name}).adversary_settings.adversary().optimizer is optimizer
     assert len(set(INNER_OPTIMIZERS.values())) == len(INNER_OPTIMIZERS)
 
 

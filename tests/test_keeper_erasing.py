@@ -56,7 +56,7 @@ def test_mistakes(make_trainer, tiny_model, toy_rows, tmp_path) -> None:
             keeping_losses=[HiddenStateDistillation()],
             train_dataset=keep,
             eval_dataset=keep,
-            adversary_prelude=1,
+            adversary={"prelude": 1},
         )
 
 
@@ -93,7 +93,11 @@ def test_what_is_blocked_is_erased_from_what_is_kept(make_trainer, tiny_model, t
     model, task = tiny_model(), toy_task(rows=200)
     options = {"output_hidden_states": True}
     trainer = make_trainer(
-        tmp_path, model=model, keeping_losses=[HiddenStateDistillation()], keeping_erases=True, blocked_tasks=[task]
+        tmp_path,
+        model=model,
+        keeping_losses=[HiddenStateDistillation()],
+        method_options={"keeping_erases": True},
+        blocked_tasks=[task],
     )
     collate = trainer.blocked_collator
     plain, erased = (
@@ -146,7 +150,7 @@ def test_erasing_what_is_not_kept_is_refused(make_trainer, tmp_path) -> None:
     for kept in ({"keeping_losses": [LogitDistillation()]}, {"keeping_losses": []}, {"keeping_loss": ""}):
         with pytest.raises(ValueError, match="or set keeping_erases=False"):
             make_trainer(tmp_path, method="general", **kept)
-        made = make_trainer(tmp_path, method="general", keeping_erases=False, **kept)
+        made = make_trainer(tmp_path, method="general", method_options={"keeping_erases": False}, **kept)
         assert len(made.objective.keeping_losses) < 2
 
 
@@ -155,5 +159,5 @@ def test_an_encoder_with_a_decoder_has_no_one_row_of_hidden_states(make_trainer,
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
     model = T5ForSequenceClassification(T5Config(vocab_size=60, num_labels=2, **sizes))
     with pytest.raises(ValueError, match=r"RepresentationProbe looks at hidden states, of which T5For.*probe_weight=0"):
-        make_trainer(tmp_path, model=model, method=method, keep_directions=0)
+        make_trainer(tmp_path, model=model, method=method, method_options={"keep_directions": 0})
     check_losses([HeadAdjustedCrossEntropy()], [LogitDistillation()], model, keep_dataset=None, desired=None)

@@ -29,7 +29,7 @@ def test_a_checkpoint_goes_on(before):
         method="mlac",
         inner_steps=2,
         blocking_batch_size=8,
-        adversary_batch_size=4,
+        adversary={"batch_size": 4},
         max_steps=4,
         save_steps=2,
         per_device_train_batch_size=4,

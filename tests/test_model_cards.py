@@ -3,6 +3,7 @@
 import json
 import runpy
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +13,7 @@ from toy_models import tiny_model
 from toy_project import make_project
 from transformers import AutoModel, AutoTokenizer
 
-from hf_selfdestruct.hardening.config import UNDEFENDED
 from hf_selfdestruct.hardening.defaults import configured_adversary, configured_keeping, configured_losses
-from hf_selfdestruct.hardening.presets import PRESETS
 from hf_selfdestruct.jobs.config import load_config, training_arguments
 from hf_selfdestruct.publish.card import render
 from hf_selfdestruct.publish.card_details import CardDetails
@@ -30,7 +29,7 @@ EXAMPLES = {
     "wikibios-roles-swapped": ROOT / "examples" / "wikibios_roles_swapped.yaml",
 }
 # What the example did when the card was made.
-OVERRIDES = {"wikibios-source-shift": ["--max_blocking_grad_norm", "0"]}
+OVERRIDES = {"wikibios-source-shift": ["--method_options.max_blocking_grad_norm", "0"]}
 
 
 def test_there_are_cards():
@@ -57,11 +56,15 @@ def test_the_example_is_what_was_measured(folder, tmp_path):
     args = training_arguments(config)
     args = args.filled()
     assert args.method == ("general" if folder.name == "wikibios-general" else "one_purpose")
-    named = {name: getattr(args, name) for name in PRESETS[args.method] if name in recipe}
-    assert {*named} >= {"meta_gradient", "blocking_every", "step_weights", "blocking_batch_size"}
+    top = ("meta_gradient", "blocking_weight", "blocking_batch_size", "keeping_weight")
+    named = {name: getattr(args, name) for name in top if name in recipe}
+    assert {*named} >= {"meta_gradient", "blocking_weight", "blocking_batch_size"}
     assert named == {name: recipe[name] for name in named}
-    names = ("max_blocking_grad_norm", *UNDEFENDED)
-    assert {n: getattr(args, n) for n in names} == {n: recipe.get(n, 0) for n in names}
+    options = asdict(args.options)
+    assert {*options} >= {"blocking_every", "step_weights"} <= {*recipe}
+    assert {n: v for n, v in options.items() if n in recipe} == {n: recipe[n] for n in options if n in recipe}
+    unsaid = ("probe_weight", "trajectory", "blocking_interval", "hvp")
+    assert not [name for name, value in options.items() if value and name not in (*recipe, *unsaid)]
     assert configured_adversary(args).config() == recipe["adversaries"]["0"]
     assert [loss.config() for loss in configured_losses(args)] == [*recipe["blocking_losses"].values()]
     assert [loss.config() for loss in configured_keeping(args)] == [*recipe.get("keeping_losses", {}).values()]

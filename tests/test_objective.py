@@ -22,14 +22,19 @@ FIRST_ORDER = {"method": "mlac_fast", "inner_steps": 2, "blocking_batch_size": 8
     "settings",
     [
         {"method": "mlac", "inner_steps": 2, "blocking_batch_size": 8},
-        {"method": "one_purpose", "keep_directions": 4, "inner_steps": 2, "merge_words": 1.5, "blocking_batch_size": 8},
+        {
+            "method": "one_purpose",
+            "method_options": {"keep_directions": 4, "merge_words": 1.5},
+            "inner_steps": 2,
+            "blocking_batch_size": 8,
+        },
     ],
     ids=["exact", "closed forms, kept, merged"],
 )
 def test_the_example_gives_the_trainers_weights(make_trainer, tmp_path, settings):
     """With dropout, so that random numbers must be drawn alike too."""
     tokenizer, task, rows = make_tokenizer(), toy_task(rows=120), toy_rows(48, seed=1, columns=("labels",))
-    settings = {**settings, "seed": 7, "adversary_batch_size": 4}
+    settings = {**settings, "seed": 7, "adversary": {"batch_size": 4}}
     theirs, ours = (tiny_model("bert", dropout=0.1) for _ in range(2))
     trainer = make_trainer(
         tmp_path,
@@ -69,7 +74,8 @@ def steps(model, objective, count, *, start=0, optimizer=None):
 
 
 def objective_of(model, **settings):
-    config = HardeningConfig(**{**FIRST_ORDER, "adversary_learns_rate": True, **settings})
+    adversary = {"learns_rate": True, **settings.pop("adversary", {})}
+    config = HardeningConfig(**{**FIRST_ORDER, **settings}, adversary=adversary)
     return HardeningObjective(model, config, [toy_task()], collate=default_data_collator)
 
 
@@ -90,7 +96,7 @@ def test_it_goes_on_exactly():
 
 def test_without_blocking_it_is_ordinary_training():
     plain, model = tiny_model("bert"), tiny_model("bert")
-    hardened = objective_of(tiny_model("bert"), merge_words=1.5, erase_directions=2)
+    hardened = objective_of(tiny_model("bert"), method_options={"merge_words": 1.5, "erase_directions": 2})
     sibling = hardened.without_blocking(model)
     sibling.prepare(model)
     assert_bitwise(weights_of(model), weights_of(plain))
@@ -114,16 +120,16 @@ def test_the_users_configuration_stays_as_it_was():
     before = vars(config).copy()
     objective = HardeningObjective(tiny_model("bert"), config, [toy_task()], collate=default_data_collator)
     assert vars(config) == before
-    assert objective.config.inner_steps == 4
+    assert objective.config.blocking_batch_size == 32
 
 
 @pytest.mark.parametrize(
     ("settings", "tasks", "message"),
     [
         ({}, [], "blocked_tasks is empty"),
-        ({"adversary_head": "keep"}, [toy_task(num_labels=3)], "'keep' needs the desired task's label space"),
-        ({"keeping_erases": True}, None, "no keeping loss looks at"),
-        ({"adversary_prelude": 2}, None, "prelude trains on the desired task"),
+        ({"adversary": {"head": "keep"}}, [toy_task(num_labels=3)], "'keep' needs the desired task's label space"),
+        ({"method_options": {"keeping_erases": True}}, None, "no keeping loss looks at"),
+        ({"adversary": {"prelude": 2}}, None, "prelude trains on the desired task"),
     ],
 )
 def test_what_cannot_work_is_refused_when_it_is_made(settings, tasks, message):

@@ -60,8 +60,11 @@ def test_every_field_can_be_a_set_or_a_range(make_trainer, tmp_path, field) -> N
     assert {2, 4} <= seen  # K + 1 readings; preludes are not read
 
 
+GROWING = {"first": 1, "last": 3, "every": 2}
+
+
 def test_k_grows_by_schedule(make_trainer, tmp_path) -> None:
-    trainer = make_trainer(tmp_path, inner_steps=3, inner_steps_start=1, inner_steps_every=2, max_steps=7)
+    trainer = make_trainer(tmp_path, inner_steps=None, adversary={"steps": GROWING}, max_steps=7)
     assert trainer.objective.adversaries[0].steps == Schedule(1, 3, 2)
     trainer.train()
     steps = [entry["inner_steps"] for entry in trainer.state.log_history if "inner_steps" in entry]
@@ -162,7 +165,7 @@ def test_one_learned_head_serves_every_kind_of_training(make_trainer, tmp_path) 
 
 @pytest.mark.parametrize("architecture", ["bert", "distilbert", "roberta", "modernbert", "gpt2", "llama"])
 def test_lora_by_name_works_for_every_architecture(make_trainer, tiny_model, tmp_path, architecture) -> None:
-    trainer = make_trainer(tmp_path, model=tiny_model(architecture), adversary_trainable="lora", max_steps=1)
+    trainer = make_trainer(tmp_path, model=tiny_model(architecture), adversary={"trainable": "lora"}, max_steps=1)
     assert sum("lora_A" in n for n in scene_of(trainer, 1).episode().own) > 4
     trainer.train()
     assert trainer.state.log_history[0]["meta_grad_norm"] > 1e-6
@@ -170,7 +173,7 @@ def test_lora_by_name_works_for_every_architecture(make_trainer, tiny_model, tmp
 
 def test_layers_that_are_not_there_are_refused_before_training(make_trainer, tmp_path) -> None:
     with pytest.raises(ValueError, match="trainable='last_9': BertForSequenceClassification has 2 layers"):
-        make_trainer(tmp_path, adversary_trainable="last_9")
+        make_trainer(tmp_path, adversary={"trainable": "last_9"})
 
 
 def test_a_collapse_needs_general_rows(make_trainer, toy_data, tmp_path) -> None:
@@ -191,8 +194,8 @@ def test_dropout_is_replayed(make_trainer, tiny_model, tmp_path) -> None:
     state = torch.random.get_rng_state()
     for mode, options in {
         "unrolled": {},
-        "exact": {"trajectory": "recompute"},
-        "difference": {"meta_gradient": "exact", "hvp": "finite_difference"},
+        "exact": {"method_options": {"trajectory": "recompute"}},
+        "difference": {"meta_gradient": "exact", "method_options": {"hvp": "finite_difference"}},
         "none": {"meta_gradient": "exact"},
     }.items():
         arguments = {"meta_gradient": mode, **options}
@@ -218,7 +221,7 @@ def test_dropout_is_replayed(make_trainer, tiny_model, tmp_path) -> None:
 
 
 def test_dropout_leaves_the_global_generator_alone(make_trainer, tiny_model, tmp_path) -> None:
-    trainer = make_trainer(tmp_path, model=tiny_model(dropout=0.3), adversary_dropout=True)
+    trainer = make_trainer(tmp_path, model=tiny_model(dropout=0.3), adversary={"dropout": True})
     state = torch.random.get_rng_state()
     trainer.objective.simulator.meta_gradient(trainer.model, trainer.objective.simulator.draw(0))
     assert torch.equal(torch.random.get_rng_state(), state)

@@ -55,7 +55,7 @@ def test_an_adversary_that_goes_on_takes_one_long_way(
 def test_an_adversary_that_goes_on_follows_the_model_and_survives_resuming(make_trainer, tiny_model, tmp_path) -> None:
     def trained(**resume):
         made = make_trainer(
-            tmp_path, model=tiny_model(), adversary_carries=4, max_steps=6, save_steps=3, save_strategy="steps"
+            tmp_path, model=tiny_model(), adversary={"carries": 4}, max_steps=6, save_steps=3, save_strategy="steps"
         )
         made.train(**resume)
         state = next(iter(made.objective.simulator.learned.values())).state_dict()

@@ -36,7 +36,7 @@ def weights(trainer):
 
 
 def test_the_step_is_ended_and_saved_and_a_rerun_goes_on_bitwise(make_trainer, tmp_path, acted, caplog):
-    options = {"max_steps": 4, "save_strategy": "no", "adversary_dropout": True}
+    options = {"max_steps": 4, "save_strategy": "no", "adversary": {"dropout": True}}
     whole = make_trainer(tmp_path / "whole", **options)
     whole.train()
     assert acted == []

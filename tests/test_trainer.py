@@ -109,7 +109,10 @@ def test_logged_readings_are_means_since_the_last_log(make_trainer, tmp_path) ->
 
 
 def test_an_interval_leaves_the_blocking_loss_out_in_between(make_trainer, tmp_path) -> None:
-    always, seldom = make_trainer(tmp_path, max_steps=4), make_trainer(tmp_path, max_steps=4, blocking_interval=3)
+    always, seldom = (
+        make_trainer(tmp_path, max_steps=4),
+        make_trainer(tmp_path, max_steps=4, method_options={"blocking_interval": 3}),
+    )
     always.train()
     seldom.train()
     often, rare = ([e for e in t.state.log_history if "loss" in e] for t in (always, seldom))
@@ -195,9 +198,7 @@ def test_blocking_blocks_and_keeps_the_desired_task(
             per_device_train_batch_size=16,
             learning_rate=1e-3,
             blocking_batch_size=48,
-            adversary_batch_size=16,
-            adversary_learning_rate=3e-3,
-            adversary_head_learning_rate=1e-2,
+            adversary={"batch_size": 16, "learning_rate": 3e-3, "head_learning_rate": 1e-2},
             meta_gradient=mode,
             seed=seed,
             compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
@@ -219,8 +220,11 @@ def test_a_blocking_gradient_clipped_to_nearly_nothing_is_one_of_nearly_no_weigh
         trainer.train()
         return torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()])
 
-    clipped, light = trained("clipped", max_blocking_grad_norm=1e-9), trained("light", blocking_weight=1e-9)
+    clipped, light = (
+        trained("clipped", method_options={"max_blocking_grad_norm": 1e-9}),
+        trained("light", blocking_weight=1e-9),
+    )
     torch.testing.assert_close(clipped, light, rtol=0, atol=1e-7)
     whole = trained("whole")
     assert (whole - light).abs().max() > 1e-4
-    assert trained("unclipped", max_blocking_grad_norm=0.0).equal(whole)
+    assert trained("unclipped", method_options={"max_blocking_grad_norm": 0.0}).equal(whole)

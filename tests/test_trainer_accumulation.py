@@ -28,7 +28,7 @@ def test_accumulation_averages_whole_micro_batches(make_trainer, tmp_path, metho
         "max_steps": 1,
         "max_grad_norm": 0.0,
         "learning_rate": 0.0,
-        "adversary_head_learning_rate": 1e-12,
+        "adversary": {"head_learning_rate": 1e-12},
     }
     trainer = make_trainer(tmp_path, callbacks=[Spy()], **arguments)
     # The spy looks before the adversary's own step empties its gradients.

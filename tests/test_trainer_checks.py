@@ -34,7 +34,7 @@ from hf_selfdestruct.trainer.training_args import SelfDestructTrainingArguments
     [
         ({"torch_compile": True}, "torch_compile=False"),
         ({"fp16": True}, "bf16=True"),
-        ({"fsdp": True, "adversary_scope": "global"}, "ignores FSDP on the CPU"),
+        ({"fsdp": True, "adversary": {"scope": "global"}}, "ignores FSDP on the CPU"),
         ({"hub_strategy": "every_save"}, "hub_strategy='end'"),
         ({"ddp_find_unused_parameters": True}, "ddp_find_unused_parameters=False"),
     ],
@@ -50,7 +50,7 @@ def test_unsupported_options_are_refused_with_the_cure(make_trainer, tmp_path, o
     ("plugin", "fsdp", "cure"),
     [
         ("is_deepspeed_enabled", None, "DeepSpeed, which owns the backward pass; launch without it"),
-        ("is_fsdp_enabled", None, "set fsdp=True and adversary_scope='global'"),
+        ("is_fsdp_enabled", None, "set fsdp=True and adversary={'scope': 'global'}"),
         ("is_fsdp_enabled", True, None),
     ],
 )
@@ -127,10 +127,10 @@ def test_wrong_kinds_of_things_are_refused(make_trainer, tiny_model, toy_task, t
 def test_probes_of_too_few_held_out_rows_are_refused(make_trainer, toy_task, tmp_path) -> None:
     few, enough = [toy_task(rows=10)], [toy_task(rows=20)]
     with pytest.raises(ValueError, match=r"needs 4 held-out rows or more, blocked task 'blocked' gives it 2 .*of 10"):
-        make_trainer(tmp_path, probe_weight=1.0, blocked_tasks=few)
+        make_trainer(tmp_path, method_options={"probe_weight": 1.0}, blocked_tasks=few)
     with pytest.raises(ValueError, match=r"gives it 3 .*blocking_batch_size=3"):
-        make_trainer(tmp_path, probe_weight=1.0, blocked_tasks=enough, blocking_batch_size=3)
-    make_trainer(tmp_path, probe_weight=1.0, blocked_tasks=enough).train()
+        make_trainer(tmp_path, method_options={"probe_weight": 1.0}, blocked_tasks=enough, blocking_batch_size=3)
+    make_trainer(tmp_path, method_options={"probe_weight": 1.0}, blocked_tasks=enough).train()
     make_trainer(tmp_path, blocked_tasks=few)
 
 
@@ -146,7 +146,7 @@ def test_adapters_and_frozen_trunks_that_nothing_would_reach_are_refused(make_tr
     adapted, frozen = tiny_model(), tiny_model()
     adapted.add_adapter(LoraConfig(r=2, target_modules=["query"]))
     frozen.base_model.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"PEFT adapters.*adversary_trainable='lora'"):
+    with pytest.raises(ValueError, match=r"PEFT adapters.*adversary={'trainable': 'lora'}"):
         make_trainer(tmp_path, model=adapted)
     with pytest.raises(ValueError, match="unfreeze layers of the trunk"):
         make_trainer(tmp_path, model=frozen)
@@ -237,7 +237,7 @@ def test_columns_that_a_format_leaves_out_are_left_out(make_trainer, toy_rows, t
     def weights(folder, form):
         rows = {n: form(toy_rows(60, seed=i)) for i, n in enumerate(("train_dataset", "keep_dataset", "train"))}
         task = toy_task(train=rows.pop("train"))
-        losses = {"keeping_loss": "logit_distillation", "adversary_prelude": 1}
+        losses = {"keeping_loss": "logit_distillation", "adversary": {"prelude": 1}}
         trainer = make_trainer(folder, blocked_tasks=[task], **rows, **losses)
         trainer.train()
         return weights_of(trainer.model)

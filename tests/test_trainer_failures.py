@@ -52,14 +52,12 @@ def test_an_exploding_inner_loop_stops_training_and_names_the_term(
 ) -> None:
     trainer = make_trainer(
         tmp_path,
-        adversary_learning_rate=1e30,
-        adversary_learns_rate=False,
-        adversary_optimizer=optimizer,
+        adversary={"learning_rate": 1e30, "learns_rate": False, "optimizer": optimizer},
         meta_gradient=mode,
         blocking_loss=loss,
         inner_steps=3,
     )
     with pytest.raises(
-        FloatingPointError, match=r"(blocking_loss|meta_grad_norm) is .* at step 0 .*adversary_learning_rate"
+        FloatingPointError, match=r"(blocking_loss|meta_grad_norm) is .* at step 0 .*the adversary's learning_rate"
     ):
         trainer.train()

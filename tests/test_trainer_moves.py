@@ -82,7 +82,7 @@ def test_the_learned_adversary_takes_the_opposite_side(make_trainer, tmp_path) -
         inner_steps=0,
         learning_rate=0.0,
         max_steps=60,
-        adversary_head_learning_rate=0.05,
+        adversary={"head_learning_rate": 0.05},
         blocking_batch_size=12,
         model=None,
     )
@@ -158,38 +158,39 @@ def test_frozen_weights_stay_frozen(make_trainer, tiny_model, tmp_path) -> None:
 
 def test_keep_is_refused_for_another_label_space(make_trainer, tiny_model, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"'keep'.*3 labels, blocked task 'blocked' has 2; use 'learned' or 'random'"):
-        make_trainer(tmp_path, model=tiny_model(num_labels=3), adversary_head="keep")
+        make_trainer(tmp_path, model=tiny_model(num_labels=3), adversary={"head": "keep"})
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "fields",
     [
-        {"adversary_head": "keep"},
-        {"adversary_head": "keep", "adversary_trainable": "head"},
-        {"adversary_head": "random"},
-        {"adversary_head": "random", "adversary_trainable": "head"},
-        {"adversary_trainable": "head"},
-        {"adversary_optimizer": "sgd", "adversary_learning_rate": 1e-2},
-        {"adversary_learning_rate_max": 1e-2},
-        {"step_weights": "last"},
-        {"step_weights": "exponential"},
+        {"adversary": {"head": "keep"}},
+        {"adversary": {"head": "keep", "trainable": "head"}},
+        {"adversary": {"head": "random"}},
+        {"adversary": {"head": "random", "trainable": "head"}},
+        {"adversary": {"trainable": "head"}},
+        {"adversary": {"optimizer": "sgd", "learning_rate": 1e-2}},
+        {"adversary": {"learning_rate": {"low": 3e-3, "high": 1e-2}}},
+        {"method_options": {"step_weights": "last"}},
+        {"method_options": {"step_weights": "exponential"}},
         {"blocking_loss": "uniform_kl"},
-        {"inner_steps": 4, "blocking_every": 3},
-        {"adversary_examples": 5},
-        {"adversary_trainable": "last_1"},
-        {"adversary_trainable": "lora"},
-        {"adversary_prelude": 2},
-        {"adversary_dropout": True},
-        {"hvp": "finite_difference", "trajectory": "recompute"},
-        *({"adversary_optimizer": name, "adversary_learning_rate": 1e-3} for name in INNER_OPTIMIZERS),
+        {"inner_steps": 4, "method_options": {"blocking_every": 3}},
+        {"adversary": {"examples": 5}},
+        {"adversary": {"trainable": "last_1"}},
+        {"adversary": {"trainable": "lora"}},
+        {"adversary": {"prelude": 2}},
+        {"adversary": {"dropout": True}},
+        {"method_options": {"hvp": "finite_difference", "trajectory": "recompute"}},
+        *({"adversary": {"optimizer": name, "learning_rate": 1e-3}} for name in INNER_OPTIMIZERS),
     ],
     ids=lambda fields: "-".join(str(v) for v in fields.values()),
 )
 def test_every_kind_of_adversary_blocks(make_trainer, tmp_path, mode, fields) -> None:
-    defaults = {"adversary_learning_rate": 3e-3, "meta_gradient": mode, "learning_rate": 3e-3, "max_steps": 2}
-    trainer = make_trainer(tmp_path, **{**defaults, **fields})
-    plain = make_trainer(tmp_path / "plain", blocking_weight=0.0, **{**defaults, **fields})
+    arguments = {"meta_gradient": mode, "learning_rate": 3e-3, "max_steps": 2, **fields}
+    arguments["adversary"] = {"learning_rate": 3e-3, **fields.get("adversary", {})}
+    trainer = make_trainer(tmp_path, **arguments)
+    plain = make_trainer(tmp_path / "plain", blocking_weight=0.0, **arguments)
     before = weights_of(trainer.model)
     trainer.train()
     plain.train()
@@ -202,14 +203,14 @@ def test_every_kind_of_adversary_blocks(make_trainer, tmp_path, mode, fields) ->
 
 
 def test_an_inner_loop_over_the_head_alone_leaves_the_trunk_still(make_trainer, tmp_path) -> None:
-    trainer = make_trainer(tmp_path, adversary_trainable="head")
+    trainer = make_trainer(tmp_path, adversary={"trainable": "head"})
     episode = scene_of(trainer, "x").episode()
     assert episode.moving == {OWN + "classifier.weight", OWN + "classifier.bias"}
     assert not any("classifier" in n for n in episode.published)
 
 
 def test_a_random_head_is_another_one_in_every_step(make_trainer, tmp_path) -> None:
-    trainer = make_trainer(tmp_path, adversary_head="random")
+    trainer = make_trainer(tmp_path, adversary={"head": "random"})
 
     def head(*key):
         return scene_of(trainer, *key).episode().own[OWN + "classifier.weight"]

@@ -91,7 +91,11 @@ def test_what_is_published_is_what_is_measured(make_trainer, tiny_model, tmp_pat
 
 @pytest.mark.parametrize(
     "options",
-    [{"meta_gradient": "first_order"}, {"hvp": "double_backward"}, {"hvp": "finite_difference"}],
+    [
+        {"meta_gradient": "first_order"},
+        {"method_options": {"hvp": "double_backward"}},
+        {"method_options": {"hvp": "finite_difference"}},
+    ],
     ids=lambda options: next(iter(options.values())),
 )
 def test_autocast_stays_outside_the_inner_loop(make_trainer, tiny_model, tmp_path, options) -> None:

@@ -16,7 +16,7 @@ RESUME = {
     "per_device_train_batch_size": 2,
     "save_steps": 3,
     "save_strategy": "steps",
-    "adversary_learning_rate": 1e-3,
+    "adversary": {"learning_rate": 1e-3},
 }
 
 
@@ -78,19 +78,19 @@ def test_going_on_otherwise_than_the_run_began_is_refused(make_trainer, tiny_mod
     """The report would state for all steps what is asked now, and words that were never merged as merged."""
     start = {"max_steps": 2, "save_steps": 1, "meta_gradient": "first_order"}
     run(make_trainer, tiny_model, tmp_path, **start)
-    for change, told in {
-        ("learning_rate", 2e-3): "learning_rate=0.001, and this run has 0.002",
-        ("seed", 8): "seed=7, and this run has 8",
-        ("inner_steps", 3): r"adversaries\.0\.steps=2, and this run has 3",
-        ("adversary_learning_rate", 2e-3): r"adversaries\.0\.learning_rate=0.001, and this run has 0.002",
-        ("meta_gradient", "unrolled"): "meta_gradient=first_order, and this run has unrolled",
-        ("merge_words", 0.5): "merge_words=nothing, and this run has 0.5",
-        ("keep_directions", 2): "keep_directions=nothing, and this run has 2",
-        ("blocking_loss", "entropy"): r"blocking_losses\.0\.",
-        ("per_device_train_batch_size", 4): "per_device_train_batch_size=2, and this run has 4",
-    }.items():
+    for change, told in (
+        ({"learning_rate": 2e-3}, "learning_rate=0.001, and this run has 0.002"),
+        ({"seed": 8}, "seed=7, and this run has 8"),
+        ({"inner_steps": 3}, r"adversaries\.0\.steps=2, and this run has 3"),
+        ({"adversary": {"learning_rate": 2e-3}}, r"adversaries\.0\.learning_rate=0.001, and this run has 0.002"),
+        ({"meta_gradient": "unrolled"}, "meta_gradient=first_order, and this run has unrolled"),
+        ({"method_options": {"merge_words": 0.5}}, "merge_words=nothing, and this run has 0.5"),
+        ({"method_options": {"keep_directions": 2}}, "keep_directions=nothing, and this run has 2"),
+        ({"blocking_loss": "entropy"}, r"blocking_losses\.0\."),
+        ({"per_device_train_batch_size": 4}, "per_device_train_batch_size=2, and this run has 4"),
+    ):
         with pytest.raises(ValueError, match=f"cannot resume from .*: it was trained with {told}.*; resume"):
-            run(make_trainer, tiny_model, tmp_path, resume=True, **{**start, **dict([change])})
+            run(make_trainer, tiny_model, tmp_path, resume=True, **{**start, **change})
     longer = run(make_trainer, tiny_model, tmp_path, resume=True, **{**start, "max_steps": 3})
     assert longer.state.global_step == 3
 

@@ -96,8 +96,8 @@ def test_a_step_that_blocks_nothing_ends_the_training(trained):
 
 def test_a_step_in_which_none_is_due_goes_on(trained):
     with pytest.raises(RuntimeError, match="step 0"):
-        trained(WithoutSuper, blocking_interval=2)
-    trained(Overridden, blocking_interval=2)
+        trained(WithoutSuper, method_options={"blocking_interval": 2})
+    trained(Overridden, method_options={"blocking_interval": 2})
 
 
 def test_a_patched_loss_stays_patched(make_trainer, tmp_path):

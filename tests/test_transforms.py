@@ -55,9 +55,9 @@ def test_texts_that_a_transform_makes_are_those_that_are_stored(make_trainer, tm
     def trained(folder, transform):
         data = {n: transform(toy_rows(40, seed=i)) for i, n in enumerate(("train_dataset", "keep_dataset"))}
         blocked = {n: transform(toy_rows(40, seed=i)) for i, n in enumerate(("train", "attack", "test"), 7)}
-        options = {"keeping_loss": "logit_distillation", "adversary_prelude": 1, "remove_unused_columns": False}
+        options = {"keeping_loss": "logit_distillation", "adversary": {"prelude": 1}, "remove_unused_columns": False}
         if method == "one_purpose":
-            options["keep_directions"] = 4
+            options["method_options"] = {"keep_directions": 4}
         collator = {"data_collator": columns_only}
         task = toy_task(**blocked)
         trainer = make_trainer(folder, method=method, blocked_tasks=[task], **data, **options, **collator)

@@ -63,5 +63,5 @@ def test_it_blocks(tmp_path):
 
 def test_arguments_of_either_kind_are_checked(tmp_path):
     with pytest.raises(ValueError, match="step_weights must be one of"):
-        HardenedSFTConfig(str(tmp_path), step_weights="none")
+        HardenedSFTConfig(str(tmp_path), method_options={"step_weights": "none"})
     assert HardenedSFTConfig(str(tmp_path), bf16=False).pad_to_multiple_of != "auto"  # their own __post_init__ ran

@@ -33,8 +33,7 @@ training:
   meta_gradient: first_order
   inner_steps: 2
   blocking_batch_size: 8
-  adversary_batch_size: 4
-  adversary_learning_rate: 1e-4
+  adversary: {{batch_size: 4, learning_rate: 1e-4}}
   max_steps: 20
   per_device_train_batch_size: 8
   learning_rate: 1e-3

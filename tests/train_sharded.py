@@ -26,11 +26,14 @@ from hf_selfdestruct.models.distributed import Ranks
 
 ROWS, STEPS = 8, 20
 CASES: dict[str, dict[str, Any]] = {
-    "first order": {"meta_gradient": "first_order", "adversary_learns_rate": False},
+    "first order": {"meta_gradient": "first_order", "adversary": {"learns_rate": False}},
     "first order, a learned rate": {"meta_gradient": "first_order"},
     "exact, double backward": {"meta_gradient": "exact"},
-    "exact, finite differences": {"meta_gradient": "exact", "hvp": "finite_difference", "trajectory": "recompute"},
-    "last layer": {"meta_gradient": "exact", "adversary_trainable": "last_1"},
+    "exact, finite differences": {
+        "meta_gradient": "exact",
+        "method_options": {"hvp": "finite_difference", "trajectory": "recompute"},
+    },
+    "last layer": {"meta_gradient": "exact", "adversary": {"trainable": "last_1"}},
 }
 
 
@@ -46,11 +49,11 @@ class Sharded:
             "unused",
             **{
                 "method": "mlac",
-                "adversary_scope": "global",
                 "inner_steps": 3,
                 "use_cpu": True,
                 "report_to": "none",
                 **CASES[case],
+                "adversary": {"scope": "global", **CASES[case].get("adversary", {})},
             },
         )
         args = args.filled()

@@ -16,35 +16,39 @@ from hf_selfdestruct.losses.keeping import EmbeddingDistillation
 
 ROWS, STEPS = 8, 20  # desired rows in a micro-batch of all processes together; outer steps
 CASES: dict[str, dict[str, Any]] = {
-    "exact": {"meta_gradient": "exact", "probe_weight": 1.0},
+    "exact": {"meta_gradient": "exact", "method_options": {"probe_weight": 1.0}},
     "exact, 4 micro-batches": {"meta_gradient": "exact", "gradient_accumulation_steps": 4},
-    "finite differences": {"meta_gradient": "exact", "hvp": "finite_difference", "trajectory": "recompute"},
-    "first order": {"meta_gradient": "first_order", "adversary_examples": 17, "adversary_batch_size": 7},
+    "finite differences": {
+        "meta_gradient": "exact",
+        "method_options": {"hvp": "finite_difference", "trajectory": "recompute"},
+    },
+    "first order": {"meta_gradient": "first_order", "adversary": {"examples": 17, "batch_size": 7}},
     "first order, 4 micro-batches": {"meta_gradient": "first_order", "gradient_accumulation_steps": 4},
-    "goes on": {"meta_gradient": "first_order", "adversary_carries": 3, "inner_steps": 2},
+    "goes on": {"meta_gradient": "first_order", "adversary": {"carries": 3}, "inner_steps": 2},
 }
 LOCAL = "each its own"
-CASES[LOCAL] = {"meta_gradient": "first_order", "adversary_scope": "local"}
+CASES[LOCAL] = {"meta_gradient": "first_order", "adversary": {"scope": "local"}}
 MIXTURE = "a mixture, and rows to keep"
 BARE = "a bare trunk, blocked in every other step"  # its pooler has a gradient in every other step only
-CASES[BARE] = {"meta_gradient": "first_order", "blocking_interval": 2}
+CASES[BARE] = {"meta_gradient": "first_order", "method_options": {"blocking_interval": 2}}
 
 
 def trained(case: str, folder: Path) -> SelfDestructTrainer:
     """A toy case after its training."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    own = CASES.get(case, {})
     args = SelfDestructTrainingArguments(
         str(folder / case),
         **{
             **{
                 "method": "mlac",
-                "adversary_scope": "global",
                 "inner_steps": 3,
                 "max_steps": STEPS,
                 "learning_rate": 1e-3,
             },
             **{"per_device_train_batch_size": ROWS // world, "save_strategy": "no", "logging_steps": 1},
-            **{"use_cpu": True, "disable_tqdm": True, "report_to": "none", **CASES.get(case, {})},
+            **{"use_cpu": True, "disable_tqdm": True, "report_to": "none", **own},
+            "adversary": {"scope": "global", **own.get("adversary", {})},
         },
     )
     options: dict[str, Any] = {}

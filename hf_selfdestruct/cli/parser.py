@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 
 from .. import __version__
-from ..jobs.sections import DataConfig, TaskConfig, words_of
+from ..jobs.sections import DataConfig, TaskConfig, words_in, words_of
 from ..jobs.starter import STARTS
 from ..publish.card_details import GATES, CardDetails, Gate, ReleaseConsiderations
 
@@ -17,19 +17,27 @@ WHAT = (
     "result, and publish it with the evidence."
 )
 OVERRIDES = (
-    "Keys of the file can be given other values: --model, --suite, --workers, --data.KEY, and of `training` --KEY, "
-    "which is any field of SelfDestructTrainingArguments, such as --output_dir DIR, --max_steps 300 or --seed 1. "
-    "Killed half-way, the same command goes on."
+    "Keys of the file can be given other values: --model, --suite, --workers, --data.KEY, --adversary.KEY, "
+    "--method_options.KEY, and of `training` --KEY, which is any field of SelfDestructTrainingArguments and so of "
+    "transformers' TrainingArguments, such as --output_dir DIR, --max_steps 300 or --seed 1. An error lists the names "
+    "that a key can have. A number of the adversary can be a range to draw from, {low: 1e-4, high: 1e-3}, or a list to "
+    "draw from; steps and prelude can grow, {first: 4, last: 16, every: 100}. Interrupted, the same command goes on."
 )
 
-SECTIONS = {
-    "data": DataConfig,
-    "blocked_tasks (a list), and control_tasks": TaskConfig,
-    "card": CardDetails,
-    "card: release": ReleaseConsiderations,
-    "card: gate": Gate,
+SECTIONS: dict[str, Callable[[], dict[str, str]]] = {
+    "data": lambda: words_of(DataConfig),
+    "blocked_tasks (a list), and control_tasks": lambda: words_of(TaskConfig),
+    "training, beside those of transformers": lambda: {
+        **words_in("hardening/config.py", "HardeningConfig"),
+        "dry_run": words_in("trainer/training_args.py", "SelfDestructTrainingArguments")["dry_run"],
+    },
+    "training: adversary": lambda: words_in("hardening/adversary_settings.py", "AdversarySettings"),
+    "training: method_options": lambda: words_in("hardening/method_options.py", "MethodOptions"),
+    "card": lambda: words_of(CardDetails),
+    "card: release": lambda: words_of(ReleaseConsiderations),
+    "card: gate": lambda: words_of(Gate),
 }
-KEY_WIDTH = 20
+KEY_WIDTH = 22
 
 
 def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:
@@ -90,9 +98,9 @@ def _keys() -> str:
     """How values are overridden, and every key of the file's sections with the words of its documentation."""
     width = max(60, shutil.get_terminal_size().columns - 2)
     lines = textwrap.wrap(OVERRIDES, width)
-    for section, kind in SECTIONS.items():
+    for section, words_of_keys in SECTIONS.items():
         lines += ["", f"keys of {section}:"]
-        for name, words in words_of(kind).items():
+        for name, words in words_of_keys().items():
             start, rest = f"  {name:<{KEY_WIDTH}}", " " * (KEY_WIDTH + 2)
             lines += textwrap.wrap(words, width, initial_indent=start, subsequent_indent=rest) or [start.rstrip()]
     return "\n".join(lines)

@@ -133,7 +133,7 @@ def embeddings_of(model: PreTrainedModel) -> tuple[str, Tensor]:
     if name is None or table is None or table.dim() != 2:
         raise ValueError(
             f"{type(model).__name__} has no table of input embeddings to change: set merge_words, "
-            "erase_directions and keep_directions to 0, or choose a method that leaves them out, such as 'mlac_fast'."
+            "erase_directions and keep_directions to 0 in method_options=, or use method='mlac_fast'."
         )
     return name, table.detach()
 
@@ -198,7 +198,7 @@ def _label_of(desired: Any) -> str:
     if found is None or not all(isinstance(label, int) for label in labels) or len(set(labels)) < 2:
         raise ValueError(
             "keep_directions needs a map-style train_dataset with one integer label per row, of two classes or more: "
-            "give one, or set keep_directions=0, as other methods than 'one_purpose' do."
+            "give one, or set method_options={'keep_directions': 0}, as methods other than 'one_purpose' do."
         )
     return found
 

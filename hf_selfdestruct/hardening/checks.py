@@ -50,7 +50,7 @@ def check_hardening(
     check_tasks(tasks, columns)
     check_kinds(config, tasks, blocking)
     check_adversaries(adversaries, tasks, model, desired)
-    check_losses(blocking, keeping, model, keep_dataset=keep, desired=desired, erases=bool(config.keeping_erases))
+    check_losses(blocking, keeping, model, keep_dataset=keep, desired=desired, erases=config.options.keeping_erases)
     check_held_out(blocking, tasks, config.blocking_batch_size or 0)
     check_processes(config, tasks, adversaries, blocking, processes)
 
@@ -194,7 +194,7 @@ def check_processes(
     losses: Sequence[BlockingLoss],
     count: int,
 ) -> None:
-    """Refuse adversaries that several processes cannot simulate as ``adversary_scope`` says.
+    """Refuse adversaries that several processes cannot simulate as the adversary's ``scope`` says.
 
     Args:
         config: The settings.
@@ -208,26 +208,28 @@ def check_processes(
     """
     if count == 1:
         return
-    if config.adversary_scope == "local":
+    if config.adversary_settings.scope == "local":
         if any(adversary.carries > 1 for adversary in adversaries):
             raise ValueError(
                 "an adversary that goes on from where it was (carries) is one process's own, and would be lost in a "
-                "checkpoint of several; set adversary_scope='global' or adversary_carries=1."
+                "checkpoint of several; set adversary={'scope': 'global'}, or leave carries at 1."
             )
         return
     if config.meta_gradient == "unrolled":
         raise ValueError("meta_gradient='unrolled' is one process's own; 'exact' gives the same and can be shared.")
     if twice := [type(loss).__name__ for loss in losses if loss.second_order]:
-        raise ValueError(f"{twice[0]} cannot be added up over processes; leave it out or set adversary_scope='local'.")
-    sizes = {"adversary_batch_size": min(min(a.options("batch_size")) for a in adversaries)}
+        raise ValueError(
+            f"{twice[0]} cannot be added up over processes; leave it out or set adversary={{'scope': 'local'}}."
+        )
+    sizes = {"the adversary's batch_size": min(min(a.options("batch_size")) for a in adversaries)}
     given = [n for a in adversaries for n in a.options("examples") if n is not None]
-    sizes |= {"adversary_examples": min(given)} if given else {}
+    sizes |= {"the adversary's examples": min(given)} if given else {}
     sizes |= {f"rows of blocked task {t.name!r} to train on": len(t.adversary_rows()) for t in tasks}
     sizes |= {f"held-out rows of blocked task {t.name!r}": len(t.held_out_rows()) for t in tasks}
     for name, size in {**sizes, "blocking_batch_size": config.blocking_batch_size}.items():
         if size < count:
             raise ValueError(
-                f"{name} is {size}: too few for {count} processes that share them out (adversary_scope='global'); "
+                f"{name} is {size}: too few for {count} processes that share them out (scope 'global'); "
                 "give more, or launch fewer processes."
             )
 
@@ -247,7 +249,7 @@ def check_reached(model: PreTrainedModel, config: HardeningConfig, published: Co
     if any(".base_layer." in name for name in weights):
         raise ValueError(
             "the model holds PEFT adapters, which the stock model of an adversary does not: merge them into its "
-            "weights first (an adversary with adapters of its own is adversary_trainable='lora')."
+            "weights first (an adversary with adapters of its own is adversary={'trainable': 'lora'})."
         )
     reached = any(weights[name].requires_grad for name in {*published} & weights.keys())
     if config.blocking_weight and not reached:
@@ -268,5 +270,5 @@ def check_finite(terms: Mapping[str, float], draw: Draw, step: int) -> None:
             raise FloatingPointError(
                 f"{name} is {value} at step {step} (task {draw.task.name!r}, adversary "
                 f"{draw.recipe.config()}); training stops and the last checkpoint is intact. "
-                "Lower adversary_learning_rate, inner_steps or learning_rate."
+                "Lower the adversary's learning_rate, inner_steps or learning_rate."
             )

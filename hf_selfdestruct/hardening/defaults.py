@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..adversaries.adversary import Adversary, Range, Schedule
-from ..adversaries.optimizers import INNER_OPTIMIZERS
+from ..adversaries.adversary import Adversary
 from ..erasure.initial_weights import Forms, embeddings_of
 from ..losses.base import BlockingLoss
 from ..losses.blocking import BLOCKING_LOSSES
@@ -36,33 +36,18 @@ def default_method(model: PreTrainedModel, desired: Any) -> str:
     if not heads.has_task_head(model):
         return "general"
     labelled = label_column_of(getattr(desired, "column_names", None) or ()) is not None
-    return "one_purpose" if labelled and width > ONE_PURPOSE["keep_directions"] else "mlac_fast"
+    return "one_purpose" if labelled and width > ONE_PURPOSE["method_options"]["keep_directions"] else "mlac_fast"
 
 
 def configured_adversary(config: HardeningConfig) -> Adversary:
     """The one adversary that a filled configuration describes."""
-    least, most = config.adversary_learning_rate or 0.0, config.adversary_learning_rate_max
-    last = config.inner_steps or 0
-    start = config.inner_steps_start
-    steps = last if start is None else Schedule(start, last, config.inner_steps_every)
-    return Adversary(
-        optimizer=INNER_OPTIMIZERS[config.adversary_optimizer or ""],
-        learning_rate=least if most is None else Range(least, most),
-        learns_rate=bool(config.adversary_learns_rate),
-        steps=steps,
-        batch_size=config.adversary_batch_size or 0,
-        examples=config.adversary_examples,
-        head=config.adversary_head or "",
-        trainable=config.adversary_trainable or "",
-        prelude=config.adversary_prelude,
-        dropout=config.adversary_dropout,
-        carries=config.adversary_carries,
-    )
+    return config.adversary_settings.adversary()
 
 
 def configured_losses(config: HardeningConfig) -> list[BlockingLoss]:
     """The blocking losses that a filled configuration describes."""
-    probe = [RepresentationProbe(weight=config.probe_weight)] if config.probe_weight else []
+    weight = config.options.probe_weight
+    probe = [RepresentationProbe(weight=weight)] if weight else []
     return [*(BLOCKING_LOSSES[name]() for name in config.blocking_losses), *probe]
 
 
@@ -73,9 +58,5 @@ def configured_keeping(config: HardeningConfig) -> list[KeepingLoss]:
 
 def configured_forms(config: HardeningConfig) -> Forms:
     """The closed forms that a configuration asks for."""
-    return Forms(
-        merge_words=config.merge_words or 0.0,
-        merge_groups=config.merge_groups,
-        erase_directions=config.erase_directions or 0,
-        keep_directions=config.keep_directions or 0,
-    )
+    options = config.options
+    return Forms(**{f.name: getattr(options, f.name) for f in fields(Forms)})

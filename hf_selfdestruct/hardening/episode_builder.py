@@ -132,7 +132,7 @@ class EpisodeBuilder:
 
     def episode(self) -> Episode:
         """The fine-tuning, from the live model's weights."""
-        recipe = self._draw.recipe
+        recipe, options = self._draw.recipe, self._config.options
         published = self._published()
         own = {OWN + n: w for n, w in self._own().items()}
         self._plain = dict(published)
@@ -145,7 +145,7 @@ class EpisodeBuilder:
         self._moving = [n for n in (*published, *own) if n in moving]
         inner = [self._benign_loss(batch) for batch in self._prelude]
         inner += [self._blocked_loss(k, batch) for k, batch in enumerate(self.blocked)]
-        shares = step_shares(self._config.step_weights or "", recipe.steps, self._config.blocking_every or 1)
+        shares = step_shares(options.step_weights, recipe.steps, options.blocking_every)
         return Episode(
             published=published,
             own=own,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -24,7 +23,7 @@ from ..models.distributed import ALONE, Ranks, anyone
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.rows import LABELS
 from .checks import check_finite, check_hardening, check_reached, has_loss
-from .config import UNDEFENDED, HardeningConfig
+from .config import HardeningConfig
 from .defaults import configured_adversary, configured_forms, configured_keeping, configured_losses, default_method
 from .episode_builder import Batch, Draw, Rows
 from .keeper import Keeper
@@ -157,7 +156,7 @@ class HardeningObjective:
             FloatingPointError: A loss or a gradient is not finite.
         """
         config, terms = self.config, {"desired_loss": desired.item()}
-        if config.merge_words and self._tied is None:  # a checkpoint's weights are in place by now
+        if config.options.merge_words and self._tied is None:  # a checkpoint's weights are in place by now
             self._tied = TiedRows(model.get_parameter(embeddings_of(model)[0]))
         draw = self.simulator.draw(step)
         if self.keeping_losses:
@@ -169,7 +168,7 @@ class HardeningObjective:
             return desired, terms
         self.blocked_step = step
         gradient = self.simulator.meta_gradient(model, draw)
-        weight, most = config.blocking_weight * factor, config.max_blocking_grad_norm or None
+        weight, most = config.blocking_weight * factor, config.options.max_blocking_grad_norm or None
         named, score = dict(model.named_parameters()), draw.task.kind.score
         outer = meta_loss(desired, named, gradient, blocking_weight=weight, max_norm=most, score=score)
         more = {"adversary_lr": float(draw.recipe.learning_rate), "inner_steps": float(draw.recipe.steps)}
@@ -179,7 +178,7 @@ class HardeningObjective:
 
     def blocks(self, step: int) -> bool:
         """Whether a blocking loss is due in this outer step."""
-        return self.config.blocking_weight != 0 and step % (self.config.blocking_interval or 1) == 0
+        return self.config.blocking_weight != 0 and step % self.config.options.blocking_interval == 0
 
     def before_optimizer_step(self) -> None:
         """Let the adversaries learn from what this outer step gave them, and merged words have one gradient.
@@ -233,15 +232,12 @@ class HardeningObjective:
 
     def without_blocking(self, model: PreTrainedModel) -> HardeningObjective:
         """The undefended sibling's objective: the same around another model, with nothing blocked."""
-        config = copy.copy(self.config)
-        for name, value in UNDEFENDED.items():
-            setattr(config, name, value)
         doers: dict[str, Any] = {
             "adversaries": self.adversaries,
             "losses": self.blocking_losses,
             "keeping": self.keeping_losses,
         }
-        return HardeningObjective(model, config, self.tasks, **self._options, **doers)
+        return HardeningObjective(model, self.config.undefended(), self.tasks, **self._options, **doers)
 
     def _kept(self, model: nn.Module, inputs: Mapping[str, Any], draw: Draw) -> Tensor:
         """The distance to the original, on the desired batch (unless that is the desired loss) and on rows to keep."""
@@ -265,7 +261,7 @@ class HardeningObjective:
         )
 
     def _kept_by(self, model: PreTrainedModel) -> Keeper:
-        options, alone = self._options, self.config.adversary_scope != "global"
+        options, alone = self._options, self.config.adversary_settings.scope != "global"
         return Keeper(
             model,
             self.keeping_losses,
@@ -273,7 +269,7 @@ class HardeningObjective:
             batch_size=options["batch_size"],
             ranks=ALONE if alone else self._processes,
             autocast=options["accelerator"].autocast if options["accelerator"] else nullcontext,
-            erased=self.tasks if self.config.keeping_erases else (),
+            erased=self.tasks if self.config.options.keeping_erases else (),
             collate=options["collate"],
         )
 

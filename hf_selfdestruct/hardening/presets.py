@@ -1,4 +1,4 @@
-"""Presets: a method's name stands for arguments, each with its source.
+"""Presets: a method's name stands for settings, each with its source.
 
 What a paper's own code does differently from the words of the paper, and what has no counterpart here, is said
 beside the value. "ours" marks a choice that no source makes.
@@ -10,62 +10,77 @@ from typing import Any
 
 MLAC: dict[str, Any] = {
     "meta_gradient": "exact",  # 2211.14946: second order through K steps
-    "inner_steps": 16,  # the reference code's experiments and its best plotted run
     "blocking_loss": "head_adjusted_cross_entropy",  # its best plotted run uses the head adjustment alone
-    "blocking_every": 1,  # after every inner step
-    "step_weights": "uniform",  # mean over theta_0 .. theta_K
-    "adversary_optimizer": "adam",
-    "adversary_learning_rate": 3e-4,  # start of the learned rate in the reference code
-    "adversary_learns_rate": True,
-    "adversary_head": "learned",
-    "adversary_trainable": "all",
-    "adversary_batch_size": 16,  # its search space is 8, 16, 24
-    "adversary_head_learning_rate": 1e-3,  # ours; 1e-4 there, over 50,000 steps
     "blocking_batch_size": 32,  # ours
-    "blocking_interval": 1,
-    "max_blocking_grad_norm": 0.0,  # the reference code clips the sum alone: max_grad_norm
-    "probe_weight": 0.0,
     "keeping_weight": 1.0,
-    "keeping_erases": False,
-    "merge_words": 0.0,
-    "erase_directions": 0,
-    "keep_directions": 0,
+    "adversary": {
+        "steps": 16,  # K: the reference code's experiments and its best plotted run
+        "optimizer": "adam",
+        "learning_rate": 3e-4,  # start of the learned rate in the reference code
+        "learns_rate": True,
+        "head": "learned",
+        "trainable": "all",
+        "batch_size": 16,  # its search space is 8, 16, 24
+        "head_learning_rate": 1e-3,  # ours; 1e-4 there, over 50,000 steps
+    },
+    "method_options": {
+        "blocking_every": 1,  # after every inner step
+        "step_weights": "uniform",  # mean over theta_0 .. theta_K
+        "blocking_interval": 1,
+        "max_blocking_grad_norm": 0.0,  # the reference code clips the sum alone: max_grad_norm
+        "probe_weight": 0.0,
+        "keeping_erases": False,
+        "merge_words": 0.0,
+        "erase_directions": 0,
+        "keep_directions": 0,
+    },
 }
 
 # Ours: MLAC for a CPU.
 MLAC_FAST: dict[str, Any] = {
     **MLAC,
     "meta_gradient": "first_order",
-    "inner_steps": 4,
-    "blocking_every": 4,  # at the published weights and after the last inner step
-    "adversary_learning_rate": 1e-4,
-    "adversary_learning_rate_max": 1e-3,
-    "adversary_learns_rate": False,
-    "adversary_head_learning_rate": 1e-2,
+    "adversary": {
+        **MLAC["adversary"],
+        "steps": 4,
+        "learning_rate": {"low": 1e-4, "high": 1e-3},
+        "learns_rate": False,
+        "head_learning_rate": 1e-2,
+    },
+    "method_options": {
+        **MLAC["method_options"],
+        "blocking_every": 4,  # at the published weights and after the last inner step
+    },
 }
 
 # Ours, for texts, as measured in model_cards/wikibios-general: an encoder that stays of general use. It is kept on the
 # desired task's texts, and on those of keep_dataset= where they are given, as they should be.
 GENERAL: dict[str, Any] = {
     **MLAC_FAST,
-    "merge_words": 2.0,  # standard errors: lower ones cost general use alone
-    "erase_directions": 4,
     "keeping_loss": "hidden_state_distillation+embedding_distillation",
-    "keeping_erases": True,
     "keeping_weight": 10.0,
-    "probe_weight": 1.0,
     "blocking_batch_size": 48,
+    "method_options": {
+        **MLAC_FAST["method_options"],
+        "merge_words": 2.0,  # standard errors: lower ones cost general use alone
+        "erase_directions": 4,
+        "keeping_erases": True,
+        "probe_weight": 1.0,
+    },
 }
 
 # Ours, for texts, as measured in model_cards/wikibios-gender: a model that need be good at the desired task alone.
 ONE_PURPOSE: dict[str, Any] = {
     **MLAC_FAST,
-    "erase_directions": 4,
-    "keep_directions": 34,  # of 18 classes: two sets of directions that tell them all; for 2 fewer may do
-    "probe_weight": 1.0,
     "blocking_batch_size": 48,
-    "max_blocking_grad_norm": 0.5,  # without it, one of three seeds hardly learnt its desired task
-    "blocking_interval": 4,  # three steps of four for the desired task alone, which has its words to learn anew
+    "method_options": {
+        **MLAC_FAST["method_options"],
+        "erase_directions": 4,
+        "keep_directions": 34,  # of 18 classes: two sets of directions that predict them all; for 2 fewer may do
+        "probe_weight": 1.0,
+        "max_blocking_grad_norm": 0.5,  # without it, one of three seeds hardly learned its desired task
+        "blocking_interval": 4,  # three steps of four for the desired task alone, which has its words to learn anew
+    },
 }
 
 # Adversarial censoring: the MLAC paper's baseline, which sees the model as published (K = 0). The reference
@@ -73,9 +88,8 @@ ONE_PURPOSE: dict[str, Any] = {
 AC: dict[str, Any] = {
     **MLAC,
     "meta_gradient": "first_order",  # with no inner step all ways are the same
-    "inner_steps": 0,
     "blocking_loss": "negative_cross_entropy",
-    "adversary_learns_rate": False,
+    "adversary": {**MLAC["adversary"], "steps": 0, "learns_rate": False},
 }
 
 # SOPHON, 2404.12699. Its two loops (one blocking, one keeping step in turn, each with its own Adam) are one sum
@@ -83,31 +97,42 @@ AC: dict[str, Any] = {
 SOPHON: dict[str, Any] = {
     **MLAC,
     "meta_gradient": "first_order",  # MAML(first_order=True) in its code
-    "inner_steps": 50,
     "blocking_loss": "uniform_kl",  # "KLU"; its inverse cross-entropy rewards a label flip when C = 2
-    "adversary_optimizer": "sgd",
-    "adversary_learning_rate": 1e-4,  # fast_lr
-    "adversary_learns_rate": False,
-    "adversary_head": "random",  # the last layer is drawn anew at the start of each round
-    "adversary_batch_size": 130,  # a batch of 150 is split into 130 to adapt on and 20 to score
-    "max_blocking_grad_norm": 0.5,  # of the gradients of fine-tuning suppression, in its code
+    "adversary": {
+        **MLAC["adversary"],
+        "steps": 50,
+        "optimizer": "sgd",
+        "learning_rate": 1e-4,  # fast_lr
+        "learns_rate": False,
+        "head": "random",  # the last layer is drawn anew at the start of each round
+        "batch_size": 130,  # a batch of 150 is split into 130 to adapt on and 20 to score
+    },
+    "method_options": {
+        **MLAC["method_options"],
+        "max_blocking_grad_norm": 0.5,  # of the gradients of fine-tuning suppression, in its code
+    },
 }
 
 # TAR, 2408.00761. Its first stage (random mapping) and its switch between retained and blocked data in mid-course
-# are left out; adversary_prelude= is the latter's nearest kin. blocking_weight=4 is its scale of the gradient.
+# are left out; the adversary's prelude is the latter's nearest kin. blocking_weight=4 is its scale of the gradient.
 TAR: dict[str, Any] = {
     **MLAC,
     "meta_gradient": "first_order",  # gradients at theta_k, summed
-    "inner_steps": 64,
     "blocking_loss": "entropy",
-    "blocking_every": 4,  # "subsample"
-    "step_weights": "exponential",  # exp((k - K) / 16)
-    "adversary_optimizer": "adamw",
-    "adversary_learning_rate": 2e-6,  # drawn from 2e-6, 2e-5, 4e-5
-    "adversary_learning_rate_max": 4e-5,
-    "adversary_learns_rate": False,
-    "adversary_head": "random",  # ours: a language model has no other head
-    "adversary_batch_size": 4,  # per device
+    "adversary": {
+        **MLAC["adversary"],
+        "steps": 64,
+        "optimizer": "adamw",
+        "learning_rate": {"low": 2e-6, "high": 4e-5},  # drawn from 2e-6, 2e-5, 4e-5
+        "learns_rate": False,
+        "head": "random",  # ours: a language model has no other head
+        "batch_size": 4,  # per device
+    },
+    "method_options": {
+        **MLAC["method_options"],
+        "blocking_every": 4,  # "subsample"
+        "step_weights": "exponential",  # exp((k - K) / 16)
+    },
 }
 
 # Booster, 2409.01586: minimise h(theta) - h(theta - a g / |g|), h the harmful loss, g its gradient; first order.
@@ -115,24 +140,30 @@ TAR: dict[str, Any] = {
 BOOSTER: dict[str, Any] = {
     **MLAC,
     "meta_gradient": "first_order",
-    "inner_steps": 1,
     "blocking_loss": "cross_entropy",
-    "step_weights": "drop",
-    "adversary_optimizer": "normalized_sgd",
-    "adversary_learning_rate": 0.1,  # alpha
-    "adversary_learns_rate": False,
+    "adversary": {
+        **MLAC["adversary"],
+        "steps": 1,
+        "optimizer": "normalized_sgd",
+        "learning_rate": 0.1,  # alpha
+        "learns_rate": False,
+    },
+    "method_options": {**MLAC["method_options"], "step_weights": "drop"},
 }
 
 # CTRAP, 2505.16559: after one harmful step, general text should collapse onto one fixed answer.
 CTRAP: dict[str, Any] = {
     **MLAC,
     "meta_gradient": "first_order",
-    "inner_steps": 1,
     "blocking_loss": "collapse",
-    "step_weights": "last",
-    "adversary_optimizer": "sgd",
-    "adversary_learning_rate": 0.1,  # ours
-    "adversary_learns_rate": False,
+    "adversary": {
+        **MLAC["adversary"],
+        "steps": 1,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,  # ours
+        "learns_rate": False,
+    },
+    "method_options": {**MLAC["method_options"], "step_weights": "last"},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {

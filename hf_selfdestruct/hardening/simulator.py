@@ -64,7 +64,7 @@ class Simulator:
         # Fused attention kernels have no second derivative. A skeleton is apart from the live model, whose kernel
         # stays as it is.
         twice = self.config.meta_gradient == "unrolled" or any(loss.second_order for loss in self.losses)
-        twice = twice or (self.config.meta_gradient == "exact" and self.config.hvp == "double_backward")
+        twice = twice or (self.config.meta_gradient == "exact" and self.config.options.hvp == "double_backward")
         self._twice = twice
         self._way = method(self.config.meta_gradient or "", **self._options())
         self._last = (-1, 0)
@@ -91,7 +91,7 @@ class Simulator:
         """What the next micro-step of this global step simulates."""
         micro = self._last[1] + 1 if self._last[0] == global_step else 0
         self._last = (global_step, micro)
-        rank = 0 if self.config.adversary_scope == "global" else self.processes.rank
+        rank = 0 if self.config.adversary_settings.scope == "global" else self.processes.rank
         key: tuple[Any, ...] = (self.config.seed, global_step, micro, rank)
         generator = torch.Generator().manual_seed(seed_of("task", *key))
         task = self.tasks[int(torch.multinomial(torch.tensor([t.weight for t in self.tasks]), 1, generator=generator))]
@@ -105,7 +105,7 @@ class Simulator:
 
     def ranks(self, model: PreTrainedModel) -> Ranks:
         """Who simulates an adversary of this model together; sharded weights make sharded adversaries."""
-        together = self.processes if self.config.adversary_scope == "global" else ALONE
+        together = self.processes if self.config.adversary_settings.scope == "global" else ALONE
         return replace(together, sharded=any(isinstance(p, DTensor) for p in model.parameters()))
 
     def meta_gradient(self, model: PreTrainedModel, draw: Draw) -> MetaGradient:
@@ -166,7 +166,7 @@ class Simulator:
     def _options(self) -> dict[str, Any]:
         if self.config.meta_gradient != "exact":
             return {}
-        return {"hvp": self.config.hvp, "trajectory": self.config.trajectory}
+        return {"hvp": self.config.options.hvp, "trajectory": self.config.options.trajectory}
 
     def _skeleton(self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig) -> Skeleton:
         module = heads.skeleton(self.model, task.outputs, twice=self._twice, auto_class=task.model_class)
@@ -192,5 +192,5 @@ class Simulator:
             head,
             rate=rate,
             learns_rate=adversary.learns_rate,
-            learning_rate=self.config.adversary_head_learning_rate or 0.0,
+            learning_rate=self.config.adversary_settings.head_learning_rate,
         )

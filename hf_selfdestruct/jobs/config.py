@@ -14,12 +14,17 @@ from transformers import HfArgumentParser
 
 from ..attacks import named_suite
 from ..files import read_text
+from ..hardening.adversary_settings import AdversarySettings
+from ..hardening.method_options import MethodOptions
+from ..hardening.renamed import renamed, renamed_option
 from ..publish.card_details import CardDetails
 from ..tasks.rows import LABELS
 from ..trainer.training_args import SelfDestructTrainingArguments
-from .sections import DataConfig, TaskConfig, check_kinds, check_names, kinds_of
+from ..untrusted_json import check_names
+from .sections import DataConfig, TaskConfig, check_kinds, kinds_of
 from .strict_yaml import parse_yaml
 
+DOTTED = {"data": DataConfig, "adversary": AdversarySettings, "method_options": MethodOptions}
 MOST_BYTES = 100_000  # of a configuration; real ones have a few thousand
 
 
@@ -79,7 +84,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig
     Args:
         path: The file.
         overrides: Command-line words ``--name value`` (or ``--name=value``) for ``training``, ``suite``,
-            ``workers``, ``model`` or, as ``--data.name``, ``data``.
+            ``workers``, ``model`` or, as ``--data.name``, ``data``; ``--adversary.name`` and ``--method_options.name``
+            change one key within ``training``.
 
     Returns:
         The configuration, with every key known and every value checked as far as it can be.
@@ -115,6 +121,8 @@ def training_arguments(config: HardenConfig) -> SelfDestructTrainingArguments:
     Raises:
         ValueError: An unknown argument, with the nearest known one, or a wrong value.
     """
+    if told := renamed(config.training):
+        raise ValueError(f"training: {told}")
     check_names(config.training, _training_names(), "training")
     # transformers takes silenced warnings for a wish to see no progress either.
     given = {"disable_tqdm": False, **{k: v for k, v in config.training.items() if v is not None}}
@@ -169,20 +177,30 @@ def _apply(top: dict[str, Any], overrides: Sequence[str], where: str) -> None:
         "model",
         "suite",
         "workers",
-        *(f"data.{f.name}" for f in dataclasses.fields(DataConfig)),
+        *(f"{section}.{f.name}" for section, kind in DOTTED.items() for f in dataclasses.fields(kind)),
         *_training_names(),
     ]
     top["training"] = _mapping(top.get("training", {}), f"{where}: training")
     top["data"] = _mapping(top["data"], f"{where}: data")
     for name, value in zip(words[::2], words[1::2], strict=True):
         key = name.removeprefix("--").replace("-", "_")
+        if told := renamed_option(key, value):
+            raise ValueError(f"command line: {told}")
         check_names([key], known, "command line")
-        if key.startswith("data."):
-            top["data"][key.removeprefix("data.")] = _typed(value, name)
+        section, dot, inner = key.partition(".")
+        if dot:
+            _section(top, section, where)[inner] = _typed(value, name)
         elif key == "workers":
             top[key] = _typed(value, name)
         else:
             (top if key in ("model", "suite") else top["training"])[key] = value
+
+
+def _section(top: dict[str, Any], section: str, where: str) -> dict[str, Any]:
+    """The keys of a section, to be changed one by one."""
+    place = top if section == "data" else top["training"]
+    place[section] = _mapping(place.get(section, {}), f"{where}: {section}")
+    return place[section]
 
 
 def _typed(word: str, name: str) -> Any:

@@ -20,7 +20,7 @@ from ..attacks import DesiredData, Split, Target, named_suite
 from ..attacks.data import Collate, check_controls, in_batches
 from ..attacks.doubts import doubted
 from ..files import write_whole
-from ..hardening.config import HardeningConfig
+from ..hardening.config import NESTED, HardeningConfig
 from ..models.distributed import working_in
 from ..report.facts import DesiredFacts
 from ..report.report import AttackReport
@@ -237,7 +237,10 @@ def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *
     folder = Path(args.output_dir or ".")
     file = folder / "_config.json"
     ours = {**inspect.get_annotations(HardeningConfig), **inspect.get_annotations(SelfDestructTrainingArguments)}
-    training = {f"training.{name}": getattr(args, name) for name in (*DECISIVE, *ours)}
+    training = {f"training.{name}": getattr(args, name) for name in (*DECISIVE, *ours) if name not in NESTED}
+    parts = {"adversary": asdict(args.adversary_settings), "method_options": asdict(args.options)}
+    training["training.inner_steps"] = parts["adversary"].pop("steps")
+    training |= {f"training.{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
     data = {f"data.{name}": value for name, value in asdict(config.data).items()}
     tasks = {"blocked_tasks": [asdict(task) for task in config.blocked_tasks]}
     asked = json.loads(json.dumps({"model": config.model, **data, **tasks, **training}, default=str))

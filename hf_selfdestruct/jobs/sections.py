@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
-import difflib
 import inspect
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from reprlib import repr as short
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from ..untrusted_json import check_names
+
 SPLITS = ("train", "validation", "test")
 OWN = ("subset", "revision", "text_column", "text_pair_column", "image_column", "splits")  # of a task's own data set
 OF_TEXTS = ("text_column", "text_pair_column", "replace_pronouns", "keep_path")
-LONGEST = 100  # of an unknown key, to look for the nearest known one
 IN_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "keys and values"}
 
 
@@ -164,18 +166,26 @@ def words_of(kind: Any) -> dict[str, str]:
     return {f.name: whole.get(f.name, "") for f in dataclasses.fields(kind)}
 
 
-def check_names(given: Mapping[str, Any] | Sequence[str], known: Sequence[str], where: str) -> None:
-    """Refuse an unknown name and say which known one is nearest."""
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(str(name)[:LONGEST], known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{where}: unknown key {short(name)}; did you mean {near!r}?")
-
-
 def kinds_of(hint: Any) -> list[type]:
     """The types that an annotation such as ``dict[str, str] | None`` admits."""
     hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return [get_origin(one) or one for one in hints]
+
+
+def words_in(file: str, kind: str) -> dict[str, str]:
+    """What the code of a dataclass says of each field made by ``option``; read, since importing it takes seconds.
+
+    Example:
+        >>> words_in("hardening/adversary_settings.py", "AdversarySettings")["batch_size"]
+        'Blocked examples in one inner step.'
+    """
+    tree = ast.parse((Path(__file__).parents[1] / file).read_text(encoding="utf-8"))
+    (found,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind]
+    return {
+        node.target.id: ast.literal_eval(node.value.args[1])
+        for node in found.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(node.value, ast.Call)
+    }
 
 
 def check_kinds(config: Any) -> None:

@@ -53,7 +53,7 @@ def check_plugins(trainer: HardeningTrainer) -> None:
     if trainer.is_fsdp_enabled and not trainer.args.fsdp:
         raise ValueError(
             "accelerate is configured for FSDP, which the training arguments do not know of: set fsdp=True and "
-            "adversary_scope='global', or launch without FSDP."
+            "adversary={'scope': 'global'}, or launch without FSDP."
         )
 
 

@@ -36,9 +36,10 @@ def passes(args: SelfDestructTrainingArguments, adversaries: list[Adversary]) ->
     if not args.blocking_weight:
         return 1.0 + kept
     steps = max(step for adversary in adversaries for step in adversary.options("steps"))
-    measured = 1 + steps // (args.blocking_every or 1)
-    second = 0 if args.meta_gradient == "first_order" else SECOND_ORDER[args.hvp]
-    return 1.0 + kept + (steps * (1 + second) + measured) / (args.blocking_interval or 1)
+    options = args.options
+    measured = 1 + steps // options.blocking_every
+    second = 0 if args.meta_gradient == "first_order" else SECOND_ORDER[options.hvp]
+    return 1.0 + kept + (steps * (1 + second) + measured) / options.blocking_interval
 
 
 def announcement(trainer: HardeningTrainer) -> str:

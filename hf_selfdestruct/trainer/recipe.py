@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..hardening.config import UNDEFENDED
+from ..hardening.method_options import NOTHING
 from . import precision
 
 if TYPE_CHECKING:
@@ -22,21 +22,22 @@ def settings_of(trainer: HardeningTrainer) -> dict[str, Any]:
 def recipe_of(trainer: HardeningTrainer) -> dict[str, Any]:
     """How a trainer hardens, as plain values for the report."""
     args, objective = trainer.args, trainer.objective
+    options, scope = args.options, args.adversary_settings.scope
     keeping = {str(i): loss.config() for i, loss in enumerate(objective.keeping_losses)}
-    together = {"processes": args.world_size, "adversary_scope": args.adversary_scope} if args.world_size > 1 else {}
+    together = {"processes": args.world_size, "adversary_scope": scope} if args.world_size > 1 else {}
     return {
         "method": args.method,
         "meta_gradient": args.meta_gradient,
-        **({"hvp": args.hvp} if args.meta_gradient == "exact" else {}),
+        **({"hvp": options.hvp} if args.meta_gradient == "exact" else {}),
         "adversaries": {str(i): adversary.config() for i, adversary in enumerate(objective.adversaries)},
         "blocking_losses": {str(i): loss.config() for i, loss in enumerate(objective.blocking_losses)},
         "blocking_weight": args.blocking_weight,
         "blocking_batch_size": args.blocking_batch_size,
-        "blocking_every": args.blocking_every,
-        **({"blocking_interval": args.blocking_interval} if args.blocking_interval != 1 else {}),
-        "step_weights": args.step_weights,
+        "blocking_every": options.blocking_every,
+        **({"blocking_interval": options.blocking_interval} if options.blocking_interval != 1 else {}),
+        "step_weights": options.step_weights,
         **({"keeping_weight": args.keeping_weight, "keeping_losses": keeping} if keeping else {}),
-        **{n: getattr(args, n) for n in ("max_blocking_grad_norm", *UNDEFENDED) if getattr(args, n)},
+        **{n: getattr(options, n) for n in ("max_blocking_grad_norm", *NOTHING) if getattr(options, n)},
         **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),
         "outer_steps": trainer.state.global_step,
         "outer_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,

@@ -23,7 +23,6 @@ from transformers.trainer_callback import CallbackHandler, ExportableState
 
 from ..attacks.target import quiet, refuse_adapter
 from ..files import weights_hash
-from ..hardening.config import UNDEFENDED
 from ..tasks.blocked_task import fingerprint
 from .callbacks import OuterStepCallback, StopCallback
 from .ingredients import described, stored_names
@@ -125,9 +124,7 @@ def sibling_of(trainer: HardeningTrainer, source: str, *, output_dir: str | None
         ValueError: Weights of the model are missing there, or it is an adapter.
     """
     refuse_adapter(source)
-    args = copy.copy(trainer.args)
-    for name, value in UNDEFENDED.items():
-        setattr(args, name, value)
+    args = trainer.args.undefended()
     args.output_dir = output_dir or source
     args.save_strategy = args.eval_strategy = "no"
     args.load_best_model_at_end = args.push_to_hub = args.eval_on_start = False

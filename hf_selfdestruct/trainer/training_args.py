@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import TrainingArguments
 
-from ..hardening.config import HardeningConfig, option
+from ..hardening.config import HardeningConfig
+from ..hardening.fields import option
 from ..hardening.guard import Guard
+from ..hardening.renamed import refuses_old_names
 
 
+@refuses_old_names
 @dataclass
 class SelfDestructTrainingArguments(HardeningConfig, TrainingArguments):
-    """``TrainingArguments`` plus what hardening needs: scalars and strings only.
+    """``TrainingArguments`` plus what hardening needs, see :class:`HardeningConfig`.
 
     What is left at ``None`` is filled by ``method`` when a trainer is made, for good (see ``presets.py``,
     where every value has its source). Changed defaults of the base class: ``ddp_find_unused_parameters`` and
@@ -25,7 +30,7 @@ class SelfDestructTrainingArguments(HardeningConfig, TrainingArguments):
 
     Example:
         ```python
-        args = SelfDestructTrainingArguments("hardened", method="mlac", inner_steps=4)
+        args = SelfDestructTrainingArguments("hardened", method="mlac", inner_steps=4, adversary={"head": "random"})
         ```
     """
 
@@ -40,6 +45,11 @@ class SelfDestructTrainingArguments(HardeningConfig, TrainingArguments):
         if self.max_desired_drop is not None and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
             raise ValueError("max_desired_drop needs readings of the desired task: set eval_strategy='steps'.")
         self._check_supported()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the base class; an adversary's own optimizer or adapters, which JSON does not have, as their text."""
+        found = super().to_dict()
+        return {**found, "adversary": json.loads(json.dumps(found["adversary"], default=str))}
 
     def _check_supported(self) -> None:
         refused = {
@@ -58,10 +68,10 @@ class SelfDestructTrainingArguments(HardeningConfig, TrainingArguments):
         for name, (why, cure) in refused.items():
             if getattr(self, name, None):
                 raise ValueError(f"{name}={getattr(self, name)!r} cannot be combined with hardening: {why}; {cure}.")
-        if self.fsdp and self.adversary_scope != "global":
+        if self.fsdp and self.adversary_settings.scope != "global":
             raise ValueError(
                 "sharded weights belong to no process alone, so that all simulate one adversary: set "
-                f"adversary_scope='global' with fsdp={self.fsdp!r}, or launch without FSDP."
+                f"adversary={{'scope': 'global'}} with fsdp={self.fsdp!r}, or launch without FSDP."
             )
         config = self.fsdp_config if self.fsdp and isinstance(self.fsdp_config, dict) else {}
         if int(config.get("version", 2)) != 2 or config.get("activation_checkpointing"):

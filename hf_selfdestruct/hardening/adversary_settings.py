@@ -1,0 +1,118 @@
+"""What a configuration says of its adversary, in plain values: from YAML, from JSON, or from an ``Adversary``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from reprlib import repr as short
+from typing import Any
+
+from ..adversaries.adversary import HEADS, Adversary, Range, Schedule
+from ..adversaries.optimizers import INNER_OPTIMIZERS
+from .fields import check_choice, option
+
+SCOPES = ("local", "global")
+RANGE, SCHEDULE = {"low", "high"}, {"first", "last", "every"}
+
+
+@dataclass(frozen=True)
+class AdversarySettings:
+    """The settings behind ``adversary``, complete.
+
+    A number may be a range to draw from log-uniformly, ``{low: 1e-4, high: 1e-3}``; ``steps`` and ``prelude`` may grow,
+    ``{first: 4, last: 16, every: 100}``; and whatever an :class:`Adversary` draws may be a list to draw from,
+    ``[sgd, adam]``.
+
+    Raises:
+        ValueError: A value is out of range or misspelt.
+
+    Example:
+        >>> AdversarySettings(learning_rate={"low": 1e-4, "high": 1e-3}).adversary().learning_rate
+        Range(low=0.0001, high=0.001)
+    """
+
+    optimizer: Any = option("adam", "Optimizer of the inner steps.", INNER_OPTIMIZERS)
+    learning_rate: Any = option(3e-4, "Learning rate of the inner steps; where it starts if it is learned.")
+    learns_rate: bool = option(False, "Whether the adversary learns its learning rate.")
+    steps: Any = option(16, "K, the number of inner steps; a single number is inner_steps too.")
+    batch_size: Any = option(16, "Blocked examples in one inner step.")
+    examples: Any = option(None, "Maximum number of blocked examples in an outer step; by default all.")
+    head: Any = option("learned", "Head that the adversary starts from.", HEADS)
+    trainable: Any = option("all", "What the adversary trains: all, head, last_n (such as last_2) or lora.")
+    prelude: Any = option(0, "Number of benign steps on the desired task, before the blocked ones.")
+    dropout: bool = option(False, "Whether the inner steps run with dropout.")
+    carries: int = option(1, "Number of consecutive outer steps before the adversary is reset to the current weights.")
+    scope: str = option("local", "An adversary of its own for each process, or one for all.", SCOPES)
+    head_learning_rate: float = option(
+        1e-3, "Adam rate at which the learned head improves; the log of a learned rate improves 10 times as fast."
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value, also those that an :class:`Adversary` checks."""
+        check_choice("adversary: scope", self.scope, SCOPES)
+        rate = self.head_learning_rate
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+            raise ValueError(f"adversary: head_learning_rate must be a positive number; got {rate!r}.")
+        for name in ("learns_rate", "dropout"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"adversary: {name} must be true or false; got {getattr(self, name)!r}.")
+        self.adversary()
+
+    def adversary(self) -> Adversary:
+        """The adversary that they describe."""
+        names = [f.name for f in dataclasses.fields(Adversary) if f.name != "weight"]
+        try:
+            return Adversary(**{name: _read(name, getattr(self, name)) for name in names})
+        except ValueError as error:
+            raise ValueError(f"adversary: {error}") from None
+
+
+def overridden(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's adversary with what is given instead, key by key.
+
+    A rate that is drawn is not learned, and a learned one starts where a method's range does.
+    """
+    found = {**own, **given}
+    if "learning_rate" in given and not isinstance(given["learning_rate"], int | float):
+        found["learns_rate"] = given.get("learns_rate", False)
+    if given.get("learns_rate") and "learning_rate" not in given and isinstance(own.get("learning_rate"), dict):
+        found["learning_rate"] = own["learning_rate"]["low"]
+    return found
+
+
+def described(adversary: Adversary) -> dict[str, Any]:
+    """An adversary in plain values; an optimizer or adapters that have no name stay the objects that they are."""
+    names = [f.name for f in dataclasses.fields(Adversary) if f.name != "weight"]
+    found = {name: _plain(getattr(adversary, name)) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _read(name: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_read(name, one) for one in value)
+    if isinstance(value, Mapping):
+        numbers = all(type(one) in (int, float) for one in value.values())
+        kind = Range if {*value} == RANGE else Schedule if {*value} in (SCHEDULE, SCHEDULE - {"every"}) else None
+        if numbers and kind is not None:
+            try:
+                return kind(**value)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        raise ValueError(
+            f"{name}: a range is {{low: 1e-4, high: 1e-3}}, a growing number {{first: 4, last: 16, every: 100}}; "
+            f"got {short(value)}."
+        )
+    if name == "optimizer" and isinstance(value, str):
+        check_choice(name, value, INNER_OPTIMIZERS)
+        return INNER_OPTIMIZERS[value]
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, Range | Schedule):
+        return dataclasses.asdict(value)
+    return next((name for name, known in INNER_OPTIMIZERS.items() if known == value), value)

@@ -1,0 +1,91 @@
+"""What a method sets, and experts change: how the meta-gradient is computed, and what is done before the first step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from ..meta_gradient.hessian import HVPS
+from ..meta_gradient.outer_loss import STEP_WEIGHTS
+from ..meta_gradient.trajectory import TRAJECTORIES
+from .fields import check_choice, check_count, option
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """The settings behind ``method_options``, complete.
+
+    Raises:
+        ValueError: A value is out of range or misspelt.
+
+    Example:
+        >>> MethodOptions(merge_words=2).merge_words
+        2.0
+    """
+
+    hvp: str = option(
+        "double_backward",
+        "Hessian-vector products of the exact meta-gradient; finite differences run with any attention kernel.",
+        HVPS,
+    )
+    trajectory: str = option(
+        "device", "Where to store the inner-loop trajectory; recompute saves memory and is slower.", TRAJECTORIES
+    )
+    blocking_every: int = option(1, "Measure the blocking loss at every so many inner steps.")
+    blocking_interval: int = option(
+        1, "Number of outer steps from one blocking loss to the next; those between train the desired task alone."
+    )
+    step_weights: str = option("uniform", "Weights of the K+1 blocking losses.", STEP_WEIGHTS)
+    max_blocking_grad_norm: float = option(
+        0.0, "Norm to which each micro-batch's blocking gradient is clipped, before it is weighted; 0: no clipping."
+    )
+    probe_weight: float = option(
+        0.0, "Weight of linear probes of every hidden state, added to the blocking loss; 0: no probes."
+    )
+    keeping_erases: bool = option(
+        False, "Distil from a copy of the original with the blocked tasks erased from its hidden states (LEACE)."
+    )
+    erase_directions: int = option(
+        0, "Directions of each blocked task that are erased from the input embeddings before the first step."
+    )
+    merge_words: float = option(
+        0.0, "Merge words that reveal blocked labels, until none does beyond so many standard errors; 0: no merging."
+    )
+    merge_groups: int = option(0, "Maximum number of merged groups; fewer groups hide more. 0: no limit.")
+    keep_directions: int = option(
+        0, "Reduce the input embeddings to this many directions that predict the desired task; 0: no reduction."
+    )
+
+    LEAST: ClassVar[dict[str, int]] = {
+        "blocking_every": 1,
+        "blocking_interval": 1,
+        "erase_directions": 0,
+        "merge_groups": 0,
+        "keep_directions": 0,
+    }
+    # What changes the weights before the first step, or the original that the model is compared with.
+    CLOSED_FORMS: ClassVar[tuple[str, ...]] = (
+        "keeping_erases",
+        "erase_directions",
+        "merge_words",
+        "merge_groups",
+        "keep_directions",
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name, known in (("hvp", HVPS), ("trajectory", TRAJECTORIES), ("step_weights", STEP_WEIGHTS)):
+            check_choice(name, getattr(self, name), known)
+        for name, least in self.LEAST.items():
+            check_count(name, getattr(self, name), least)
+        if not isinstance(self.keeping_erases, bool):
+            raise ValueError(f"keeping_erases must be true or false; got {self.keeping_erases!r}.")
+        for name in ("max_blocking_grad_norm", "probe_weight", "merge_words"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be zero or more; got {value!r}.")
+            object.__setattr__(self, name, float(value))
+
+
+NOTHING = {f.name: f.default for f in fields(MethodOptions) if f.name in MethodOptions.CLOSED_FORMS}
