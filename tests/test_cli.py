@@ -12,12 +12,20 @@ from toy_project import PLOTS, run_cli, stripped
 
 from hf_selfdestruct import __version__
 from hf_selfdestruct.cli.__main__ import main
-from hf_selfdestruct.jobs.sections import DataConfig, TaskConfig, words_of
+from hf_selfdestruct.hardening.adversary_settings import AdversarySettings
+from hf_selfdestruct.hardening.config import HardeningConfig
+from hf_selfdestruct.hardening.method_options import MethodOptions
+from hf_selfdestruct.jobs.sections import DataConfig, TaskConfig, words_in, words_of
 from hf_selfdestruct.publish.card_details import CardDetails, Gate, ReleaseConsiderations
 from hf_selfdestruct.publish.manifest import problems
 from hf_selfdestruct.report.report import AttackReport
 from hf_selfdestruct.report.tables import comparison_table
 
+OF_HARDENING = {
+    ("hardening/config.py", "HardeningConfig"): HardeningConfig,
+    ("hardening/adversary_settings.py", "AdversarySettings"): AdversarySettings,
+    ("hardening/method_options.py", "MethodOptions"): MethodOptions,
+}
 COMMANDS = ("demo", "init", "harden", "attack", "report", "card", "push", "verify")
 
 
@@ -45,13 +53,20 @@ def test_help_is_instant_and_complete(command, tmp_path):
 
 
 def test_help_of_harden_says_what_can_be_given(tmp_path):
-    shown = " ".join(run_cli("harden", "--help", home=tmp_path).stdout.split())
+    help_ = run_cli("harden", "--help", home=tmp_path, COLUMNS="100").stdout
+    assert len(help_.splitlines()) <= 150, "longer than three screens"
+    shown = " ".join(help_.split())
     for name in ("--model", "--suite", "--data.KEY", "--output_dir", "--seed", "goes on"):
         assert name in shown
     for kind in (DataConfig, TaskConfig, CardDetails, ReleaseConsiderations, Gate):
         for field in dataclasses.fields(kind):
             words = words_of(kind)[field.name]
             assert words, f"{kind.__name__}.{field.name} has no words in the docstring"
+            assert f" {field.name} {words}" in shown
+    for (file, name), kind in OF_HARDENING.items():
+        for field in dataclasses.fields(kind):
+            words = words_in(file, name)[field.name]
+            assert field.metadata["help"].startswith(words.rstrip("."))
             assert f" {field.name} {words}" in shown
     assert run_cli("--version", home=tmp_path).stdout.split() == ["hf_selfdestruct", __version__]
 

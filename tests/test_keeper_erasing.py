@@ -148,7 +148,7 @@ def _means(was, now, mask):
 
 def test_erasing_what_is_not_kept_is_refused(make_trainer, tmp_path) -> None:
     for kept in ({"keeping_losses": [LogitDistillation()]}, {"keeping_losses": []}, {"keeping_loss": ""}):
-        with pytest.raises(ValueError, match="or set keeping_erases=False"):
+        with pytest.raises(ValueError, match=r"or set method_options={'keeping_erases': False}"):
             make_trainer(tmp_path, method="general", **kept)
         made = make_trainer(tmp_path, method="general", method_options={"keeping_erases": False}, **kept)
         assert len(made.objective.keeping_losses) < 2
@@ -158,6 +158,8 @@ def test_erasing_what_is_not_kept_is_refused(make_trainer, tmp_path) -> None:
 def test_an_encoder_with_a_decoder_has_no_one_row_of_hidden_states(make_trainer, tmp_path, method) -> None:
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
     model = T5ForSequenceClassification(T5Config(vocab_size=60, num_labels=2, **sizes))
-    with pytest.raises(ValueError, match=r"RepresentationProbe looks at hidden states, of which T5For.*probe_weight=0"):
+    with pytest.raises(
+        ValueError, match=r"RepresentationProbe looks at hidden states, of which T5For.*'probe_weight': 0"
+    ):
         make_trainer(tmp_path, model=model, method=method, method_options={"keep_directions": 0})
     check_losses([HeadAdjustedCrossEntropy()], [LogitDistillation()], model, keep_dataset=None, desired=None)

@@ -37,7 +37,7 @@ SECTIONS: dict[str, Callable[[], dict[str, str]]] = {
     "card: release": lambda: words_of(ReleaseConsiderations),
     "card: gate": lambda: words_of(Gate),
 }
-KEY_WIDTH = 22
+KEY_WIDTH = 23
 
 
 def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:

@@ -146,7 +146,7 @@ def check_initialization(model: PreTrainedModel, asked: Forms, desired: Any) -> 
             directions by, or merged words are to be joined where none are merged.
     """
     if asked.merge_groups and not asked.merge_words:
-        raise ValueError("merge_groups needs merge_words, the threshold from which on words are merged.")
+        raise ValueError("merge_groups needs merge_words, the threshold beyond which words are merged; set both.")
     if asked.any():
         width = embeddings_of(model)[1].shape[1]
         if asked.keep_directions >= width:

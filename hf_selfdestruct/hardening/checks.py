@@ -83,7 +83,8 @@ def check_losses(
     if inside and model.config.is_encoder_decoder:
         raise ValueError(
             f"{inside[0]} looks at hidden states, of which {type(model).__name__}, an encoder with a decoder, has two "
-            "kinds: set probe_weight=0, keeping_loss='' and keeping_erases=False, or use method='mlac_fast'."
+            "kinds: use method='mlac_fast', or set keeping_loss='' and method_options={'probe_weight': 0, "
+            "'keeping_erases': False}."
         )
     if not has_loss(model) and not keeping:
         raise ValueError(
@@ -104,7 +105,8 @@ def check_losses(
     if erases and not any(loss.wants_hidden_states for loss in keeping):
         raise ValueError(
             "keeping_erases takes blocked tasks out of the original's hidden states, but no keeping loss looks at "
-            "them: add hidden_state_distillation or embedding_distillation to them, or set keeping_erases=False."
+            "them: add hidden_state_distillation or embedding_distillation to keeping_loss, or set "
+            "method_options={'keeping_erases': False}."
         )
     for loss in keeping:
         if loss.wants_labels and keep_dataset is None:
@@ -128,7 +130,7 @@ def check_held_out(blocking: Sequence[BlockingLoss], tasks: Sequence[BlockedTask
                 raise ValueError(
                     f"{type(loss).__name__} needs {loss.fewest_rows} held-out rows or more, blocked task {task.name!r} "
                     f"gives it {rows} (a fifth of {len(task.train)}, and blocking_batch_size={size} at most): give "
-                    "more, or leave it out (probe_weight=0)."
+                    "more, or leave it out (method_options={'probe_weight': 0})."
                 )
 
 

@@ -30,7 +30,7 @@ class MethodOptions:
         HVPS,
     )
     trajectory: str = option(
-        "device", "Where to store the inner-loop trajectory; recompute saves memory and is slower.", TRAJECTORIES
+        "device", "Where to store the inner-loop trajectory; recompute: less memory, slower.", TRAJECTORIES
     )
     blocking_every: int = option(1, "Measure the blocking loss at every so many inner steps.")
     blocking_interval: int = option(

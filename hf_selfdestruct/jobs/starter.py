@@ -33,6 +33,9 @@ training:
   output_dir: hardened
   # Preset of hardening; by default the one that was measured to work for the kind of model.
   # method:
+  # Changes to the preset, by key; `hf-selfdestruct harden --help` lists the keys.
+  # adversary:
+  # method_options:
   # --dry_run true on the command line says what hardening will cost, and ends.
   max_steps: 1000
   per_device_train_batch_size: 24

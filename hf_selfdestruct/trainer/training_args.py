@@ -34,7 +34,7 @@ class SelfDestructTrainingArguments(HardeningConfig, TrainingArguments):
         ```
     """
 
-    dry_run: bool = option(False, "Check everything, say what hardening will cost, and end before the first step.")
+    dry_run: bool = option(False, "Check everything, say what hardening will cost, and end before training.")
     ddp_find_unused_parameters: bool | None = option(False, "Must stay False: the weights take part in two forwards.")
     ddp_broadcast_buffers: bool | None = option(False, "Must stay False: buffers must not change between the forwards.")
     hub_strategy: str = option("end", "Must stay 'end': only a finished, attacked model is published.")
