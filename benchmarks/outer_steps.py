@@ -44,7 +44,7 @@ from hf_selfdestruct.models.stateless import OWN
 
 BATCH, LENGTH, RATE, SEED = 16, 64, 1e-4, 0
 FIRST_WORD, LAST_WORD, START = 1000, 30521, 101  # of BERT's vocabulary, which is sorted by frequency
-OURS: dict[str, dict[str, str]] = {
+OURS: dict[str, dict[str, Any]] = {
     "exact_fd": {"meta_gradient": "exact", "method_options": {"hvp": "finite_difference"}},
     "exact_fd_recompute": {
         "meta_gradient": "exact",

@@ -43,5 +43,5 @@ def check_choice(name: str, value: Any, known: Iterable[str]) -> None:
 
 def check_count(name: str, value: Any, least: int) -> None:
     """Refuse what is not a whole number, or below its bound."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or int(value) != value or value < least:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
