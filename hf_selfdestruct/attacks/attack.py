@@ -51,6 +51,7 @@ class Outcome:
         curve: Pairs of step and selection score, at every look.
         desired_drop: Desired-task accuracy lost; ``None`` where it was not measured.
         probabilities: Answers to the test rows; of a classification probabilities of the classes.
+        selected: Answers to the selection rows, by which attacks are combined.
         hits: Selection rows labelled right, at every look (or by every cell that was compared), ``(looks, rows)``; of
             another kind of task what each row adds to the score, see :meth:`TaskKind.credit`.
         found: What the run itself chose on the selection split, such as a layer.
@@ -63,6 +64,7 @@ class Outcome:
     curve: tuple[tuple[float, float], ...] = ()
     desired_drop: float | None = None
     probabilities: np.ndarray | None = field(default=None, compare=False)
+    selected: np.ndarray | None = field(default=None, compare=False)
     hits: np.ndarray | None = field(default=None, compare=False)
     found: dict[str, Any] = field(default_factory=dict)
 

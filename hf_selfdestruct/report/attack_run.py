@@ -81,6 +81,7 @@ class AttackRun:
         optimism: What of the selection score is owed to having been the best of many settings.
         found: What the run itself chose on the selection split, such as a probe's layer.
         predictions: Class probabilities of the test rows, see :func:`.packing.packed`; on record for chosen runs.
+        selected: Class probabilities of the selection rows, likewise.
     """
 
     task: str
@@ -102,6 +103,7 @@ class AttackRun:
     optimism: float = 0.0
     found: dict[str, Any] = field(default_factory=dict)
     predictions: str = ""
+    selected: str = ""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def check_report(report: Record) -> None:
     _check_count(names, MOST_ATTACKS, "report", "attacks")
     for i, run in enumerate(report.runs):
         _check_kind(run, report.tasks[run.task], f"report.runs[{i}]")
-        if run.predictions:
+        if run.predictions or run.selected:
             _check_predictions(run, report.tasks[run.task], f"report.runs[{i}]")
 
 
@@ -49,16 +49,17 @@ def _check_task(facts: TaskFacts, where: str) -> None:
         raise ValueError(f"{where}.majority must lie in [0, 1], got {facts.majority}.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,23}", facts.score):
         raise ValueError(f"{where}.score must be a name of at most 24 letters, digits, spaces, '_' and '-'.")
-    if not facts.has_classes and (facts.num_labels or facts.labels):
+    if not facts.has_classes and (facts.num_labels or facts.labels or facts.selection):
         raise ValueError(f"{where}: a task scored by {facts.score!r} has no num_labels and no labels on record.")
     if (least := min(facts.num_labels, *astuple(facts.rows), *(s.rows for s in facts.fingerprints.values()))) < 0:
         raise ValueError(f"{where}: num_labels and numbers of rows must be at least 0, got {least}.")
-    try:
-        labels = unpacked_labels(facts.labels)
-    except ValueError as error:
-        raise ValueError(f"{where}.labels: {error}") from None
-    if len(labels) and labels.max() >= facts.num_labels:
-        raise ValueError(f"{where}.labels: label {labels.max()} is outside num_labels, {facts.num_labels}.")
+    for name in ("labels", "selection"):
+        try:
+            labels = unpacked_labels(getattr(facts, name))
+        except ValueError as error:
+            raise ValueError(f"{where}.{name}: {error}") from None
+        if len(labels) and labels.max() >= facts.num_labels:
+            raise ValueError(f"{where}.{name}: label {labels.max()} is outside num_labels, {facts.num_labels}.")
 
 
 def _check_run(run: AttackRun, where: str) -> None:
@@ -93,15 +94,21 @@ def _check_kind(run: AttackRun, facts: TaskFacts, where: str) -> None:
 
 def _check_predictions(run: AttackRun, facts: TaskFacts, where: str) -> None:
     """Predictions agree with the accuracy beside them, so that neither can be edited alone."""
-    if not facts.num_labels:
-        raise ValueError(f"{where}.predictions: the task states no num_labels.")
-    labels = unpacked_labels(facts.labels)
-    try:
-        predictions = unpacked(run.predictions, facts.num_labels)
-    except ValueError as error:
-        raise ValueError(f"{where}.predictions: {error}") from None
-    if len(predictions) != len(labels):
-        raise ValueError(f"{where}.predictions: {len(predictions)} rows; the task has {len(labels)} test labels.")
-    accuracy = float((predictions.argmax(axis=1) == labels).mean())
-    if run.test is None or abs(accuracy - run.test.value) > 1e-6:
-        raise ValueError(f"{where}: accuracy on test does not follow from its predictions ({accuracy:.6f}).")
+    for split, name, text, labels, scores in (
+        ("test", "predictions", run.predictions, facts.labels, run.test),
+        ("selection", "selected", run.selected, facts.selection, run.selection),
+    ):
+        if not text:
+            continue
+        if not facts.num_labels:
+            raise ValueError(f"{where}.{name}: the task states no num_labels.")
+        right = unpacked_labels(labels)
+        try:
+            predictions = unpacked(text, facts.num_labels)
+        except ValueError as error:
+            raise ValueError(f"{where}.{name}: {error}") from None
+        if len(predictions) != len(right):
+            raise ValueError(f"{where}.{name}: {len(predictions)} rows; the task has {len(right)} {split} labels.")
+        accuracy = float((predictions.argmax(axis=1) == right).mean())
+        if scores is None or abs(accuracy - scores.value) > 1e-6:
+            raise ValueError(f"{where}: accuracy on {split} does not follow from its {name} ({accuracy:.6f}).")

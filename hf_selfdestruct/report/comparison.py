@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,9 @@ from scipy.stats import t as student
 from .contributions import METRICS, contributions
 from .packing import unpacked, unpacked_labels
 from .record import Record
+
+# Of one report, the name of an attack and, by seed, what each test row contributes to a metric.
+Choice = Callable[[Record], tuple[str, dict[int, np.ndarray]]]
 
 DRAWS = 2000
 MOST_UNITS = 1500  # rows beyond are drawn in groups
@@ -80,12 +83,38 @@ def difference(
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}.")
+
+    def choice(role: str) -> Choice:
+        return lambda report: _by_seed(report, task, examples, role, metric)
+
+    return compared(reports, task, examples, choice(first), choice(second), level=level)
+
+
+def compared(
+    reports: Record | Sequence[Record], task: str, examples: int, first: Choice, second: Choice, *, level: float = 0.95
+) -> Difference | None:
+    """What one choice of attack reaches minus what another one does, on the same seeds and rows.
+
+    Args:
+        reports: One report, or reports of several hardening seeds on the same task.
+        task: Blocked task.
+        examples: Blocked examples the attacker had.
+        first: Chooses an attack in a report.
+        second: Chooses the other.
+        level: Of the interval.
+
+    Returns:
+        The difference; ``None`` where a report has nothing to choose, or no seed in common.
+
+    Raises:
+        ValueError: Reports with different test rows.
+    """
     all_reports = [reports] if not isinstance(reports, Sequence) else list(reports)
     if len({report.tasks[task].labels for report in all_reports}) > 1:
         raise ValueError(f"task {task!r}: the reports were made on different test rows; attack all models on the same.")
     models, attacks = [], ("", "")
     for report in all_reports:
-        pair = [_by_seed(report, task, examples, role, metric) for role in (first, second)]
+        pair = [first(report), second(report)]
         seeds = sorted(set(pair[0][1]) & set(pair[1][1]))
         if not seeds:
             return None

@@ -67,6 +67,7 @@ class TaskFacts:
         majority: What the best constant answer scores: the rate of the commonest test label.
         num_labels: Number of classes; 0 where it is not stated, and then no predictions are on record.
         labels: Labels of the test rows, see :func:`.packing.packed_labels`; empty where they are not on record.
+        selection: Labels of the selection rows, likewise.
         rows: Rows that the attacks had.
         fingerprints: Split to its fingerprint.
         control: Whether it is a benign task, attacked to see that it can still be learned.
@@ -76,6 +77,7 @@ class TaskFacts:
     majority: float
     num_labels: int = 0
     labels: str = ""
+    selection: str = ""
     rows: RowCounts = RowCounts()
     fingerprints: dict[str, SplitFacts] = field(default_factory=dict)
     control: bool = False

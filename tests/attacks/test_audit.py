@@ -83,8 +83,8 @@ def changed(change, **wanted):
 
 def failed(**wanted):
     return changed(
-        {"status": "failed", "selection": None, "test": None, "predictions": "", "steps": 0, "curve": [],
-         "error": "FloatingPointError: loss is nan at step 3"},
+        {"status": "failed", "selection": None, "test": None, "predictions": "", "selected": "",
+         "steps": 0, "curve": [], "error": "FloatingPointError: loss is nan at step 3"},
         **wanted,
     )  # fmt: skip
 
@@ -93,7 +93,7 @@ def worse_chosen(raw):
     """The settings that did worse stand as the chosen ones."""
     good, bad = (group(raw, chosen=chosen, seed=0)[0] for chosen in (True, False))
     good["selection"]["accuracy"], bad["selection"]["accuracy"] = 0.9, 0.8
-    good["chosen"], bad["chosen"], bad["predictions"] = False, True, good["predictions"]
+    good["chosen"], bad["chosen"], bad["predictions"], good["selected"] = False, True, good["predictions"], ""
     bad["test"], bad["optimism"], good["optimism"] = good["test"], 0.0, 0.0
     for run in group(raw, seed=1):
         run["settings"] = bad["settings"]
@@ -103,6 +103,18 @@ def invented(raw):
     """Scores without the predictions that they should follow from."""
     for run in group(raw, chosen=True):
         run["test"]["accuracy"], run["predictions"] = 0.5, ""
+
+
+def invented_choice(raw):
+    """Scores on the selection split without the predictions that they should follow from."""
+    for run in group(raw, chosen=True):
+        run["selection"]["loss"], run["selected"] = 0.1, ""
+
+
+def flattered_choice(raw):
+    """A loss on the selection split that does not follow from the predictions of its rows."""
+    for run in group(raw, chosen=True):
+        run["selection"]["loss"] = 0.1
 
 
 def other_labels(raw):
@@ -154,7 +166,7 @@ CHEATS = {
     "a budget left out": (without(examples=20), "with 20 examples: 0 runs"),
     "seeds left out": (without(seed=1), r"seeds \[\] of the chosen settings; the suite has \[1\]"),
     "scratch again left out": (without(role="null", attack="head only", examples=20), "on null with 20 examples: 0"),
-    "the raw input left out": (without(role="raw", attack="raw input"), "raw input on raw"),
+    "the raw input left out": (without(role="raw", attack="raw input", examples=20), "raw input on raw"),
     "scratch with more left out": (without(role="more", attack="more data", examples=102), "more data on more"),
     "the sibling's attack left out": (without(attack="merging with the sibling"), "merging with the sibling on hard"),
     "the control left out": (without(task="control", attack="healed first", examples=35), "control: healed first"),
@@ -176,6 +188,12 @@ CHEATS = {
     "optimism": (changed({"optimism": 0.9}, chosen=True, seed=0), "more optimism than chance gives"),
     "doubts removed": (lambda raw: raw.update(checks=[]), "checks: the report states 0 doubts"),
     "predictions dropped": (invented, "chosen, and without predictions"),
+    "selection predictions dropped": (invented_choice, "chosen, and without predictions"),
+    "selection flattered": (flattered_choice, "loss on selection does not follow from its predictions"),
+    "no selection labels": (
+        lambda raw: (raw["tasks"]["toy"].update(selection=""), [r.update(selected="") for r in raw["runs"]]),
+        "0 selection labels on record",
+    ),
     "other majority": (other_labels, "the commonest label's rate does not follow"),
     "no labels": (lambda raw: (raw["tasks"]["toy"].update(labels=""), [r.update(predictions="") for r in raw["runs"]]),
                   "0 test labels on record"),
@@ -191,7 +209,7 @@ CHEATS = {
     "all a control": (lambda raw: raw["tasks"]["toy"].update(control=True), "none is blocked"),
     "another suite": (lambda raw: raw["suite"].update(name="mine"), "its plan is unknown, and nothing can be conclu"),
     "another version": (lambda raw: raw["suite"].update(version=9), "'toy' version 9 is not shipped"),
-    "another record": (lambda raw: raw["suite"].pop("record"), "holds record None, and this version checks record 1"),
+    "another record": (lambda raw: raw["suite"].pop("record"), "holds record None, and this version checks record 2"),
     "fewer seeds stated": (lambda raw: raw["suite"].update(seeds=1), "not the facts that this suite states"),
     "a note of one's own": (lambda raw: raw["suite"].update(note="safe"), "not the facts that this suite states"),
 }  # fmt: skip

@@ -194,7 +194,7 @@ def test_references_stand_in_the_report(folder, task_of, collate):
     )
     by_role = {role: [r for r in report.runs if r.role == role] for role in ("raw", "more", "null")}
     assert {run.examples for run in by_role["more"]} == {42 + 60}, "the rows of `train` too"
-    assert {run.examples for run in by_role["raw"]} == {42}
+    assert {run.examples for run in by_role["raw"]} == {10, 42}
     # Scratch again: other seeds, as many, the settings that were chosen on scratch.
     for examples, seeds in ((10, 4), (42, 3)):
         again = [r for r in by_role["null"] if r.examples == examples]

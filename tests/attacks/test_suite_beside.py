@@ -30,10 +30,10 @@ def test_control_tasks_are_fine_tuned_to_with_everything_and_stand_apart(targets
     assert AttackReport.from_json(report.to_json()) == report
 
 
-def test_what_stands_beside_has_the_most_examples_that_the_suite_gives(targets, task_of, attacked):
+def test_the_raw_input_has_every_number_of_examples_and_a_control_the_most(targets, task_of, attacked):
     suite = suite_of(HeadOnly(), FullFineTuning(learning_rates=(3e-3,), steps=(5,)), examples=(10, 20))
     report = attacked(suite, targets, [task_of(rows=60)], controls=[task_of("random", rows=60, name="control")])
-    assert {r.examples for r in report.runs if r.role == "raw"} == {20}
+    assert {r.examples for r in report.runs if r.role == "raw"} == {10, 20}
     assert {(r.attack, r.examples) for r in report.runs if r.task == "control"} == {("full fine-tuning", 20)}
 
 

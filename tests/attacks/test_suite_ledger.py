@@ -112,9 +112,9 @@ def test_scratch_of_another_architecture_is_run_anew(folder, task_of, attacked, 
 def test_a_report_too_large_to_be_read_is_refused_before_the_first_run(targets, task_of, attacked, monkeypatch):
     attack, task = Counting({"a": 0.5}), task_of(rows=40)
     report = attacked(suite_of(HeadOnly()), targets, [task])
-    held = sum(len(run.predictions) for run in report.runs)
+    held = sum(len(run.predictions) + len(run.selected) for run in report.runs)
     monkeypatch.setattr(job, "MOST_BYTES", held)  # of which half is for predictions
-    with pytest.raises(ValueError, match="too large to be read; give it at most"):
+    with pytest.raises(ValueError, match="too large to be read; use at most"):
         attacked(suite_of(attack), targets, [task])
     assert attack.calls == []
     monkeypatch.setattr(job, "MOST_BYTES", 5 * held)

@@ -109,6 +109,7 @@ class HeadOnly(Attack):
             curve=((0, found.value),),
             desired_drop=0.0 if self.tamper is None else None,  # the trunk is as it was
             probabilities=test,
+            selected=selections[best],
             hits=hits,
             found={"layer": best[0], "pooling": best[1]},
         )

@@ -53,6 +53,7 @@ class RawInput(Attack):
             scores(data.test.labels, test, data.metrics),
             0,
             probabilities=test,
+            selected=selection,
             hits=(selection.argmax(axis=1) == data.selection.labels)[None],
         )
 

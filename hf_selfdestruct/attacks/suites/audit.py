@@ -119,12 +119,12 @@ def planned(report: AttackReport, suite: AttackList) -> Iterator[Planned]:
             yield from (Planned(task, attack, role, n, suite.repeats(n)) for attack, n in plan)
         if facts.control:
             continue
-        most = max((n for _, n in union), default=rows)
-        yield Planned(task, RawInput(), "raw", most, suite.repeats(most))
+        budgets = sorted({n for _, n in union} or {rows})
+        yield from (Planned(task, RawInput(), "raw", n, suite.repeats(n)) for n in budgets)
         if suite.more:
             yield Planned(task, suite.more, "more", rows + facts.rows_in("train"), (0,))
         attacks = {attack.name: attack for attack, _ in union}
-        for examples in sorted({n for _, n in union}) if suite.null else ():
+        for examples in budgets if suite.null else ():
             runs = report.strongest_runs(task, examples, "scratch")
             if runs and runs[0].attack in attacks:
                 seeds = tuple(AGAIN + i for i in range(len(runs)))
@@ -233,20 +233,25 @@ def _key(settings: dict[str, Any]) -> str:
 def _scores(report: AttackReport, task: str) -> Iterator[str]:
     """Scores on test follow from predictions, without which no run that counts is believed."""
     facts = report.tasks[task]
-    labels = unpacked_labels(facts.labels)
-    if len(labels) != facts.rows.test:
-        yield f"{task}: {len(labels)} test labels on record, for {facts.rows.test} test rows"
-        return
+    labels, known = unpacked_labels(facts.labels), unpacked_labels(facts.selection)
+    for split, found, rows in (("test", labels, facts.rows.test), ("selection", known, facts.rows.selection)):
+        if len(found) != rows:
+            yield f"{task}: {len(found)} {split} labels on record, for {rows} {split} rows"
+            return
     if abs(max((labels == c).mean() for c in set(labels.tolist())) - facts.majority) > EXACT:
         yield f"{task}: the commonest label's rate does not follow from the labels"
     for run in report.runs:
         if run.task != task or not run.chosen or run.test is None:
             continue
         where = f"{task}: {run.attack} on {run.role} with {run.examples} examples, seed {run.seed}"
-        if not run.predictions:
+        if not (run.predictions and run.selected and run.selection):
             yield f"{where}: chosen, and without predictions"
             continue
-        probabilities = unpacked(run.predictions, facts.num_labels)
-        for name in METRICS:
-            if abs(contributions(labels, probabilities, name).mean() - getattr(run.test, name)) > EXACT:
-                yield f"{where}: {name.replace('_', ' ')} on test does not follow from its predictions"
+        for split, right, text, scores in (
+            ("test", labels, run.predictions, run.test),
+            ("selection", known, run.selected, run.selection),
+        ):
+            probabilities = unpacked(text, facts.num_labels)
+            for name in METRICS:
+                if abs(contributions(right, probabilities, name).mean() - getattr(scores, name)) > EXACT:
+                    yield f"{where}: {name.replace('_', ' ')} on {split} does not follow from its predictions"

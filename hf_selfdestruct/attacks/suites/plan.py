@@ -29,8 +29,8 @@ from .attack_list import AttackList
 from .search import Search
 
 PACKAGES = ("hf-selfdestruct", "torch", "transformers", "datasets", "scikit-learn", "optuna", "peft")
-JUDGE = 4  # raised when what attacks compute changes: runs on record under another number are not taken over
-RECORD = 1  # raised when a report must hold more, or other things: it is checked against its plan by this
+JUDGE = 5  # raised when what attacks compute changes: runs on record under another number are not taken over
+RECORD = 2  # raised when a report must hold more, or other things: it is checked against its plan by this
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class Job:
                 **{t.name: _facts(t, data[t.name], control=True) for t in self.controls},
             },
             models={t.role: t.identity() for t in self.targets},
-            runs=tuple(run if run.chosen else dataclasses.replace(run, predictions="") for run in runs),
+            runs=tuple(run if run.chosen else dataclasses.replace(run, predictions="", selected="") for run in runs),
             attacks=known_attacks(self.suite, self._has(*self.targets)),
             versions={p: importlib.metadata.version(p) for p in PACKAGES},
             distances=self._distances,
@@ -145,14 +145,15 @@ class Job:
         for task in data.values():
             plans = [self.suite.plan(len(task.train.labels), self._has(target)) for target in self.targets]
             budgets = [n for plan in plans for _, n in plan]
-            beside = [*{*budgets}, max(budgets, default=1)]  # scratch again at each, and the raw input
+            beside = [*{*budgets}] * 2  # at each scratch again, and the raw input
             runs = sum(len(self.suite.repeats(n)) for n in (*budgets, *beside)) + 1
-            rows = len(task.test.labels)
-            if runs * packed_size(rows, task.num_labels) > share:
+            selection, test = len(task.selection.labels), len(task.test.labels)
+            if runs * packed_size(selection + test, task.num_labels) > share:
                 most = share // (runs * packed_size(1, task.num_labels))
                 raise ValueError(
-                    f"task {task.task!r}: its test split has {rows} rows, whose predictions would make a report too "
-                    f"large to be read; give it at most {most}."
+                    f"task {task.task!r}: the {selection} rows of its selection split and the {test} rows of its test "
+                    "split have predictions that would make a report too large to be read; use at most "
+                    f"{most} rows in both."
                 )
 
     def _attacks(self, task: BlockedTask, data: AttackData, *, control: bool = False) -> Iterator[Search]:
@@ -170,10 +171,11 @@ class Job:
 
     def _references(self, task: BlockedTask, data: AttackData) -> Iterator[Search]:
         rows = len(data.train.labels)
-        most = max((n for _, n in self.suite.plan(rows, self._has(*self.targets))), default=rows)
         raw, attack = Target("raw", ""), RawInput()
-        if attack.fits(task.kind):
-            yield Search(attack, raw, data, most, self.suite.repeats(most), self._study(task, attack, most, raw))
+        budgets = sorted({n for _, n in self.suite.plan(rows, self._has(*self.targets))} or {rows})
+        for examples in budgets if attack.fits(task.kind) else ():
+            study = self._study(task, attack, examples, raw)
+            yield Search(attack, raw, data, examples, self.suite.repeats(examples), study)
         scratch = next((t for t in self.targets if t.role == "scratch"), None)
         if scratch and self.suite.more:
             more, longer = dataclasses.replace(scratch, role="more"), with_more(data)
@@ -232,6 +234,7 @@ def known_splits(task: BlockedTask) -> dict[str, SplitFacts]:
 def _facts(task: BlockedTask, data: AttackData, *, control: bool = False) -> TaskFacts:
     return dataclasses.replace(
         task.kind.facts(data.test.labels, task.outputs),
+        selection=task.kind.facts(data.selection.labels, task.outputs).labels,
         rows=RowCounts(*(len(split.labels) for split in (data.train, data.selection, data.test))),
         fingerprints=known_splits(task),
         control=control,

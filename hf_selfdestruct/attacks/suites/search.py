@@ -181,7 +181,7 @@ class Search:
         known: dict[str, Any] = {} if outcome is None else {
             "selection": outcome.selection, "test": outcome.test, "steps": outcome.steps, "flops": outcome.flops,
             "curve": outcome.curve, "desired_drop": outcome.desired_drop, "found": outcome.found,
-            "predictions": "" if outcome.probabilities is None else self.data.kind.packed(outcome.probabilities),
+            "predictions": self._packed(outcome.probabilities), "selected": self._packed(outcome.selected),
         }  # fmt: skip
         status = "failed" if outcome is None else "ok" if until is None else "pruned"
         run = AttackRun(
@@ -198,6 +198,9 @@ class Search:
             **{"selection": None, "test": None, "steps": 0, **known},
         )
         return RecordedRun(run, None if outcome is None else outcome.hits)
+
+    def _packed(self, answers: np.ndarray | None) -> str:
+        return "" if answers is None else self.data.kind.packed(answers)
 
 
 def short_reason(error: BaseException) -> str:
