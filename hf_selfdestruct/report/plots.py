@@ -58,9 +58,11 @@ def score_against_examples(report: Record, task: str) -> Figure:
         axes.fill_between(x, low, high, color=COLOURS[role], alpha=0.15, linewidth=0)
         axes.plot(x, [s.mean for s in found], marker=MARKERS[role], label=role, **_line(role))
     for role, style, words in (("raw", "--", "raw input, no model"), ("more", "-.", "scratch, more data")):
-        best = max((s for s in report.summaries(task) if s.role == role), key=lambda s: s.examples, default=None)
-        if best:
-            axes.axhline(best.mean, color=INK, ls=style, lw=1.2, label=words)
+        beside = sorted((s.examples, s.mean) for s in report.summaries(task) if s.role == role)
+        if len(beside) > 1:
+            axes.plot(*zip(*beside, strict=True), color=INK, ls=style, lw=1.2, label=words)
+        elif beside:
+            axes.axhline(beside[0][1], color=INK, ls=style, lw=1.2, label=words)
     axes.set_xscale("log")
     axes.set_xticks(budgets, [str(n) for n in budgets])
     axes.minorticks_off()

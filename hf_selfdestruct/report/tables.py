@@ -13,6 +13,7 @@ from .attack_run import NOT_MEASURED, Summary, cell
 from .comparison import Difference, difference
 from .record import Record
 from .recovery import recovery, reference, regret
+from .weights_add import ADDED_COLUMNS, BLOCKED_IF, added_rows
 
 DESIRED_DROP = 0.02
 DESIRED_KEPT = f"{DESIRED_DROP} in accuracy"  # desired tasks are classifications
@@ -28,7 +29,7 @@ def report_table(report: Record, width: int) -> str:
         parts.append(_task_table(report, task))
         if task in report.blocked() and {"hardened", "scratch"} <= report.models.keys():
             headline = _headline_table(report, task) if report.tasks[task].has_classes else WITHOUT_PREDICTIONS
-            parts += [headline, _cost_table(report, task)]
+            parts += [headline, *_added_tables(report, task), _cost_table(report, task)]
         elif report.tasks[task].control:
             parts.append(_control_table(report, task))
     parts.append(_desired_line(report))
@@ -95,13 +96,14 @@ def _task_table(report: Record, task: str) -> Table:
         + "; ".join(reference_lines(report, task)),
     )
     table.add_column("attack")
-    for name in ("examples", *report.roles()):
-        table.add_column(name, justify="right")
+    raw = ["raw"] * any(s.role == "raw" for s in report.summaries(task))
+    for name in ("examples", *report.roles(), *raw):
+        table.add_column("raw input" if name == "raw" else name, justify="right")
+    summaries = {(s.attack, s.examples, s.role): s for s in report.summaries(task)}
     for examples in report.budgets(task):
-        cells = [cell(report.strongest(task, examples, role)) for role in report.roles()]
+        cells = [cell(report.strongest(task, examples, role)) for role in (*report.roles(), *raw)]
         table.add_row("strongest", str(examples), *cells, style="bold")
     table.add_section()
-    summaries = {(s.attack, s.examples, s.role): s for s in report.summaries(task)}
     for attack, examples in sorted({key[:2] for key, s in summaries.items() if s.role in report.roles()}):
         cells = [cell(summaries.get((attack, examples, role))) for role in report.roles()]
         mark = " (outside)" if report.outside(attack) else ""
@@ -139,6 +141,21 @@ def _headline_table(report: Record, task: str) -> Table:
         best = report.strongest(task, examples, "hardened")
         table.add_row(str(examples), best.attack if best else NOT_MEASURED, *row)
     return table
+
+
+def _added_tables(report: Record, task: str) -> list[Table]:
+    """What the weights add; no table where the report has no predictions to combine."""
+    if not (rows := added_rows(report, task)):
+        return []
+    table = Table(
+        title="What the weights add: best attack with them and all else, minus the best without weights",
+        caption=f"without weights: raw input, scratch, both combined; {BLOCKED_IF}",
+    )
+    for name in ADDED_COLUMNS:
+        table.add_column(name, justify="left" if name.startswith("best") else "right")
+    for row in rows:
+        table.add_row(*row)
+    return [table]
 
 
 def difference_rows(report: Record, task: str) -> list[list[str]]:
