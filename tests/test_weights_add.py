@@ -7,6 +7,8 @@ import pytest
 from made_reports import made_labels, made_probabilities, made_report, made_run
 
 from hf_selfdestruct.attacks.metrics import scores
+from hf_selfdestruct.publish.card import render
+from hf_selfdestruct.publish.card_details import CardDetails
 from hf_selfdestruct.report.packing import packed, packed_labels, rounded, unpacked
 from hf_selfdestruct.report.report import AttackReport
 from hf_selfdestruct.report.weights_add import ADDED_COLUMNS, added_rows, best_combination, combined, weights_add
@@ -123,9 +125,11 @@ def test_an_attack_without_predictions_of_the_selection_rows_does_not_count(lack
     found = best_combination(report, "gender", 20, "hardened", "raw", "scratch")
     if lacking == "hardened":
         assert found.role in ("raw", "scratch")
+        assert weights_add(report, "gender", 20) is None
     else:
         assert found.role == "hardened"
         assert lacking != "raw" or found.share == 0
+        assert (weights_add(report, "gender", 20) is None) == (lacking == "raw")
 
 
 def test_a_report_without_them_has_no_rows_and_is_read():
@@ -141,7 +145,14 @@ def test_reports_with_them_are_read_and_shown():
     table = report.table(width=250)
     assert "What the weights add" in table
     assert "head only with raw input" in table
-    assert float(added_rows(report, "gender")[0][5].split()[0]) > float(added_rows(report, "gender")[0][3].split()[0])
+    *_, hardened, undefended, base, _ = added_rows(report, "gender")[0]
+    assert float(base.split()[0]) > float(hardened.split()[0])
+    assert undefended == "not measured"
+    card = render(report, CardDetails())
+    assert "| raw input | the weights add | strongest on hardened |" in card
+    (row,) = [line for line in card.splitlines() if line.startswith("| gender | 20 | ")]
+    assert row.endswith("**not blocked** | head only |")
+    assert "| examples | best without weights | best with hardened weights |" in card
 
 
 @pytest.mark.parametrize(

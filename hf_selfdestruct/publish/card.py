@@ -25,6 +25,7 @@ from ..report.tables import (
     scored,
     seeds,
 )
+from ..report.weights_add import ADDED_COLUMNS, BLOCKED_IF, added_rows
 from ..untrusted_json import parse_json
 from .card_details import CardDetails
 from .card_tables import attack_rows, desired_lines, flat, results
@@ -109,6 +110,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         unlike_plain=report.models["hardened"].unlike_plain,
         results=results(report),
         differences={task: difference_rows(report, task) for task in report.blocked()},
+        added={task: table for task in report.blocked() if (table := added_rows(report, task))},
         costs={task: cost_rows(report, task) for task in report.blocked()},
         references={task: reference_lines(report, task) for task in report.blocked()},
         given=reference(report),
@@ -136,6 +138,8 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         BESIDE=BESIDE,
         DIFFERENCES=DIFFERENCES,
         WITHOUT_PREDICTIONS=WITHOUT_PREDICTIONS,
+        ADDED_COLUMNS=ADDED_COLUMNS,
+        BLOCKED_IF=BLOCKED_IF,
         NOT_STATED=NOT_STATED,
         NOT_MEASURED=NOT_MEASURED,
     )

@@ -10,6 +10,7 @@ from typing import Any
 from ..report.attack_run import NOT_MEASURED, AttackRun, cell
 from ..report.comparison import difference
 from ..report.report import AttackReport
+from ..report.weights_add import blocked, weights_add
 
 NOISE = 0.03
 
@@ -21,12 +22,16 @@ class Result:
     Args:
         cells: The task, the number of examples, and what the strongest attack reaches on each model.
         difference: Hardened minus scratch.
-        is_open: The hardened model is not blocked here: it gives more than scratch.
+        added: What the raw input reaches without a model, and what the hardened weights add to the best attack without
+            weights; empty where the report does not record what this takes.
+        is_open: The hardened model is not blocked here: its weights add something or, where that is not known, it
+            gives more than scratch.
         attack: The strongest attack found on the hardened model.
     """
 
     cells: tuple[str, ...]
     difference: str
+    added: tuple[str, ...]
     is_open: bool
     attack: str
 
@@ -49,11 +54,13 @@ def results(report: AttackReport) -> list[Result]:
                 continue
             found = difference(report, task, examples) if scratch else None
             apart = hardened.mean - scratch.mean if scratch else 0.0
+            added = weights_add(report, task, examples)
             rows.append(
                 Result(
                     (task, str(examples), *(cell(best[role]) for role in report.roles())),
                     str(found) if found else f"{apart:+.3f}" if scratch else NOT_MEASURED,
-                    found.low > 0 if found else apart > NOISE,
+                    (cell(report.strongest(task, examples, "raw")), str(added)) if added else (),
+                    not blocked(added) if added else found.low > 0 if found else apart > NOISE,
                     hardened.attack,
                 )
             )

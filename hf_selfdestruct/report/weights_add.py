@@ -19,7 +19,7 @@ from .packing import unpacked, unpacked_labels
 from .record import Record
 
 SHARES = (0.25, 0.5, 0.75)  # of the raw input, where it is combined with a model
-WITHOUT = ("raw", "scratch")
+WITHOUT = ("raw", "scratch")  # the raw input is always there
 MOST_ADDED, MOST_HIGH = 0.01, 0.03
 BLOCKED_IF = f"blocked where the weights add at most {MOST_ADDED} and the interval ends at most at {MOST_HIGH}"
 ADDED_COLUMNS = (
@@ -84,7 +84,8 @@ def weights_add(
 
     def choice(*roles: str) -> Choice:
         def chosen(report: Record) -> tuple[str, dict[int, np.ndarray]]:
-            found = best_combination(report, task, examples, *roles)
+            attacked = best_combination(report, task, examples, roles[0]) is not None
+            found = best_combination(report, task, examples, *roles) if attacked else None
             return (str(found), _rows(report, task, examples, found, metric)) if found else ("", {})
 
         return chosen

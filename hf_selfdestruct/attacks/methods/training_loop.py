@@ -150,7 +150,7 @@ def _outcome(model: PreTrainedModel, best: _Best, trial: Trial, steps: int, flop
         curve=tuple(best.curve),
         desired_drop=desired_drop(trial.target, model, data) if scored else None,
         probabilities=test,
-        selected=best.probabilities,
+        selected=best.answers,
         hits=np.stack(best.hits),
     )
 
