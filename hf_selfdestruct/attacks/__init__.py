@@ -3,6 +3,8 @@
 from .attack import AnyOf, Attack, Outcome, Trial
 from .data import AttackData, DesiredData, Split
 from .methods.fine_tuning import FullFineTuning, Tuning
+from .methods.forensics import TiedWords
+from .methods.probed_first import ProbedFirst
 from .methods.probes import HeadOnly
 from .suites.attack_list import Entry
 from .suites.shipped import named_suite
@@ -19,8 +21,10 @@ __all__ = [
     "FullFineTuning",
     "HeadOnly",
     "Outcome",
+    "ProbedFirst",
     "Split",
     "Target",
+    "TiedWords",
     "Trial",
     "Tuning",
     "named_suite",

@@ -165,8 +165,25 @@ def few_seeds(report: AttackReport, task: str) -> Iterator[str]:
 def failed_runs(report: AttackReport, task: str) -> Iterator[str]:
     """Runs that crashed or diverged."""
     failed = [run for run in report.runs if run.task == task and run.status == "failed"]
-    if failed:
+    unfit = sorted({run.attack for run in failed if run.error.startswith("NotApplicable")})
+    if unfit:
+        yield f"{task}: these attacks, or parts of them, do not apply to this architecture: {', '.join(unfit)}."
+    if failed := [run for run in failed if not run.error.startswith("NotApplicable")]:
         yield f"{task}: {len(failed)} runs failed (first: {failed[0].attack}, {failed[0].error}); none counts."
+
+
+def under_tuned(report: AttackReport, task: str) -> Iterator[str]:
+    """Fine-tuning that ends below an attack without steps was not tuned: what it fails at says nothing."""
+    for examples in report.budgets(task):
+        found = {s.attack: s for s in report.summaries(task) if (s.role, s.examples) == ("hardened", examples)}
+        stepped = {r.attack for r in report.runs_of(task, examples, "hardened") if r.steps}
+        probes = [s for name, s in found.items() if name not in stepped and not report.outside(name)]
+        best = max(probes, key=lambda s: s.selection, default=None)
+        if best and (weak := sorted(n for n, s in found.items() if n in stepped and s.mean < best.mean - MARGIN)):
+            yield (
+                f"{task}: with {examples} examples {best.attack} reaches {best.mean:.3f} on the hardened model and "
+                f"{', '.join(weak)} less: fine-tuning below what takes no step was not tuned."
+            )
 
 
 def edge_of_range(report: AttackReport, task: str) -> Iterator[str]:
@@ -226,5 +243,6 @@ RULES = (
     failed_runs,
     edge_of_range,
     still_rising,
+    under_tuned,
     no_reference,
 )

@@ -76,6 +76,13 @@ def hiding(run):
     return dataclasses.replace(run, test=made_scores(0.54, 0.8)) if wanted else run
 
 
+def probed_further(run):
+    """A probe of the hardened model reaches far more than fine-tuning of it."""
+    wanted = run.role == "hardened" and run.attack == "head only" and run.examples == 100
+    return scored("hardened", 0.75)(run) if wanted else run
+
+
+UNFIT = dataclasses.replace(made_run(failed=True, chosen=False), error="NotApplicable: the model reads no words.")
 CHANCE = made_report().tasks["gender"].majority
 SICK = {
     "base not broken": (changed(scored("base", CHANCE + 0.02)), "base model reaches only 0.550.*too weak"),
@@ -87,6 +94,11 @@ SICK = {
         "rest on 2 seeds; at least 3",
     ),
     "failed run": (made_report(extra=(made_run(failed=True, chosen=False),)), "1 runs failed .*head only.*nan"),
+    "an attack for another architecture": (made_report(extra=(UNFIT,)), "do not apply to this architecture: head only"),
+    "under-tuned": (
+        changed(probed_further),
+        "with 100 examples head only reaches 0.750 on the hardened model and full fine-tuning less",
+    ),
     "lowest rate": (changed(choosing(1e-5)), "learning rate 1e-05.*edge"),
     "raw floor": (
         made_report(

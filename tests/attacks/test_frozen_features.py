@@ -58,13 +58,19 @@ def test_unknown_classifier_and_no_strength_are_refused():
 def test_cells_are_layers_poolings_and_the_published_head(target, readable):
     features = features_of(target, readable, 0)
     names = {(layer, pooling) for layer in (0, 1) for pooling in ("mean", "first")} | {(-1, "logits")}
-    assert set(features.cells["train"]) == names
+    further = {(layer, pooling) for layer in (0, 1) for pooling in ("max", "min", "deviation")}
+    assert set(features.cells["train"]) == names | further
+    assert {*features.usable()} == names
     with torch.no_grad():
         model = target.published().eval()
         row = torch.tensor([readable.test.features[3]["input_ids"]])
         alone = model(input_ids=row, output_hidden_states=True)
     assert np.allclose(features.cells["test"][-1, "logits"][3], alone.logits[0], atol=1e-4)
-    assert np.allclose(features.cells["test"][1, "first"][3], alone.hidden_states[1][0, 0], atol=1e-4)
+    states = alone.hidden_states[1][0]
+    assert np.allclose(features.cells["test"][1, "first"][3], states[0], atol=1e-4)
+    by_hand = {"max": states.amax(0), "min": states.amin(0), "deviation": states.std(0, correction=0)}
+    for pooling, value in by_hand.items():
+        assert np.allclose(features.cells["test"][1, pooling][3], value, atol=1e-4), "padding has no part in it"
     assert features_of(target, readable, 7) is features, "frozen weights do not depend on the seed"
 
 
@@ -80,7 +86,7 @@ def test_causal_models_are_probed_at_the_last_token(architecture, readable, tmp_
     model.save_pretrained(tmp_path)
     features = features_of(Target("hardened", str(tmp_path)), _short(readable), 0)
     layers = {layer for layer, _ in features.cells["train"]}
-    assert {pooling for layer, pooling in features.cells["train"] if layer >= 0} == {"mean", "last"}
+    assert {pooling for layer, pooling in features.usable() if layer >= 0} == {"mean", "last"}
     trunk = model.base_model.eval()
     row = torch.tensor([_short(readable).test.features[2]["input_ids"]])
     with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -37,6 +38,22 @@ def hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor]) -> tuple[Te
     if "encoder_hidden_states" not in outputs:  # only the encoder is used, as in a classifier of speech
         return outputs.hidden_states
     return (*outputs.encoder_hidden_states, *outputs.decoder_hidden_states)
+
+
+def averaged(states: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    """One hidden state averaged over its tokens, ``(rows, tokens, width)``, or its map, ``(rows, width, ., .)``."""
+    if states.dim() == 4:  # a convolutional network's
+        return states.float().mean(dim=(2, 3))
+    weights = mask_of(states, inputs).unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def mask_of(states: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    """Which tokens of a hidden state are no padding, ``(rows, tokens)``."""
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.shape != states.shape[:2]:  # patches are not masked by what pixels were given
+        return torch.ones(states.shape[:2], device=states.device)
+    return mask
 
 
 def inputs_of(data: AttackData, few: Split, seed: int, steps: int = PREPARING) -> Iterator[dict[str, Tensor]]:

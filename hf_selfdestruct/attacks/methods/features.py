@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,13 @@ from transformers import PreTrainedModel
 
 from ..data import AttackData, in_batches
 from ..target import Target, placed
-from .batches import batch_of, hidden_states, inputs_of, on_device
+from .batches import averaged, batch_of, hidden_states, inputs_of, mask_of, on_device
 from .tamper import Tamper
 
 MOST_KEPT = 12  # models: ten seeds of a random one, and some
 SPLITS = ("train", "selection", "test")
+Cell = tuple[int, str]
+FURTHER = ("max", "min", "deviation")  # poolings that only joined features use
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +34,31 @@ class Features:
         flops: Floating-point operations of encoding one row.
     """
 
-    cells: dict[str, dict[tuple[int, str], np.ndarray]]
+    cells: dict[str, dict[Cell, np.ndarray]]
     layers: int
     flops: float
 
-    def usable(self) -> list[tuple[int, str]]:
-        """Cells without infinities or NaN that are not the same for every row."""
+    def usable(self) -> list[Cell]:
+        """Cells without infinities or NaN that are not the same for every row, by one pooling that is common."""
+        return [cell for cell in self._sound() if cell[1] not in FURTHER]
+
+    def joined(self) -> dict[str, list[Cell]]:
+        """Cells that are read together, by name: one pooling of every layer, and every pooling of one layer.
+
+        A probe of single cells misses what a defence has spread over layers, or left to another statistic of tokens.
+        """
+        sound = [(layer, pooling) for layer, pooling in self._sound() if layer >= 0]
+        of_layers = {p: [cell for cell in sound if cell[1] == p] for p in ("mean", "max")}
+        of_poolings = {layer: [cell for cell in sound if cell[0] == layer] for layer in (0, self.layers)}
+        named = {f"{p} of every layer": cells for p, cells in of_layers.items()}
+        named |= {f"every pooling of layer {layer}": cells for layer, cells in of_poolings.items()}
+        return {name: cells for name, cells in named.items() if len(cells) > 1}
+
+    def of(self, split: str, cells: Sequence[Cell]) -> np.ndarray:
+        """Some cells of a split side by side, shape ``(rows, width)``."""
+        return np.concatenate([self.cells[split][cell] for cell in cells], axis=1)
+
+    def _sound(self) -> list[Cell]:
         return [
             cell
             for cell, values in self.cells["train"].items()
@@ -91,17 +113,17 @@ def _encode(target: Target, data: AttackData, seed: int, tamper: Tamper | None) 
 def cells_of(
     model: PreTrainedModel, head: PreTrainedModel | None, causal: bool, inputs: dict[str, Tensor]
 ) -> dict[Any, Tensor]:
-    """Each hidden layer pooled in two ways (in one, where it is a map of pixels), and the published head's logits."""
-    cells: dict[tuple[int, str], Tensor] = {}
+    """Each hidden layer, its tokens pooled in every way (in one, if it is a map of pixels), and the head's logits."""
+    cells: dict[Cell, Tensor] = {}
     for layer, states in enumerate(hidden_states(model, inputs)):
-        if states.dim() == 4:  # a convolutional network's: channels and a map
-            cells[layer, "mean"] = states.float().mean(dim=(2, 3))
+        cells[layer, "mean"] = mean = averaged(states, inputs)
+        if states.dim() == 4:
             continue
-        mask = inputs.get("attention_mask")
-        if mask is None or mask.shape != states.shape[:2]:  # patches are not masked by what pixels were given
-            mask = torch.ones(states.shape[:2], device=states.device)
-        weights = mask.unsqueeze(-1).to(states.dtype)
-        cells[layer, "mean"] = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        mask = mask_of(states, inputs)
+        hidden = (mask == 0).unsqueeze(-1)
+        cells[layer, "max"] = states.masked_fill(hidden, -torch.inf).amax(1)
+        cells[layer, "min"] = states.masked_fill(hidden, torch.inf).amin(1)
+        cells[layer, "deviation"] = averaged((states - mean.unsqueeze(1)) ** 2, inputs).sqrt()
         if causal:  # the first has seen one token
             last = mask.long().cumsum(1).argmax(1)
             cells[layer, "last"] = states[torch.arange(len(states), device=states.device), last]

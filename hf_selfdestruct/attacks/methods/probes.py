@@ -22,7 +22,7 @@ from ...report.packing import rounded
 from ...tasks.classification import macro_auc
 from ..attack import Attack, Outcome, Trial
 from ..metrics import scores
-from .features import features_of
+from .features import Cell, Features, features_of
 from .tamper import Tamper
 
 # Each from a strength (inverse regularisation, neighbours or iterations) and the number of training rows.
@@ -51,6 +51,8 @@ class HeadOnly(Attack):
         strengths: Inverse regularisation of a linear or kernel classifier, neighbours, or boosting iterations.
         every_layer: Whether to probe each hidden layer (embeddings are layer 0), its tokens averaged or the first
             (in a causal model the last) alone, and the published head's logits; else only the last layer's average.
+        joined: Whether to probe layers and poolings (mean, maximum, minimum, deviation) side by side instead, see
+            :meth:`.features.Features.joined`.
         tamper: What is done to the weights before they are frozen.
         title: Its name in the report, where it is none of the usual.
 
@@ -61,6 +63,7 @@ class HeadOnly(Attack):
     classifier: str = "linear"
     strengths: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0)
     every_layer: bool = False
+    joined: bool = False
     tamper: Tamper | None = None
     title: str = ""
 
@@ -72,11 +75,11 @@ class HeadOnly(Attack):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """``head only`` for the last layer, ``layer probe`` for the best of all."""
-        return self.title or ("layer probe" if self.every_layer else "head only")
+        """``head only`` for the last layer, ``layer probe`` for the best of all, ``joined probe`` for several."""
+        return self.title or ("joined probe" if self.joined else "layer probe" if self.every_layer else "head only")
 
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
-        layers = "all" if self.every_layer else "last"
+        layers = "joined" if self.joined else "all" if self.every_layer else "last"
         same = {"tamper": self.tamper.config()} if self.tamper else {}
         return [
             {"classifier": self.classifier, "layers": layers, "strength": value, **same} for value in self.strengths
@@ -86,21 +89,21 @@ class HeadOnly(Attack):
         data, few = trial.data, trial.few()
         features = features_of(trial.target, data, trial.seed, self.tamper)
         labels = data.train.labels[few]
-        cells = [c for c in features.usable() if self.every_layer or c == (features.layers, "mean")]
-        if not cells:
+        if not (groups := self._groups(features)):
             raise FloatingPointError("the attacked model's features are not finite, or the same for every row")
         probes, selections = {}, {}
-        for cell in cells:
+        for name, cells in groups.items():
             made = CLASSIFIERS[self.classifier](trial.settings["strength"], len(few))
-            train = features.cells["train"][cell][few].astype(np.float64)
-            probes[cell] = fitted(make_pipeline(StandardScaler(), made), train, labels)
-            selections[cell] = rounded(spread(probes[cell], features.cells["selection"][cell], data.num_labels))
-        hits = np.stack([selections[cell].argmax(axis=1) == data.selection.labels for cell in cells])
+            train = features.of("train", cells)[few].astype(np.float64)
+            probes[name] = fitted(make_pipeline(StandardScaler(), made), train, labels)
+            selections[name] = rounded(spread(probes[name], features.of("selection", cells), data.num_labels))
+        hits = np.stack([selections[name].argmax(axis=1) == data.selection.labels for name in groups])
         right = hits.sum(axis=1)
-        tied = [cell for cell, hit in zip(cells, right, strict=True) if hit == right.max()]
-        best = max(tied, key=lambda cell: macro_auc(data.selection.labels, selections[cell]))
-        test = rounded(spread(probes[best], features.cells["test"][best], data.num_labels))
+        tied = [name for name, hit in zip(groups, right, strict=True) if hit == right.max()]
+        best = max(tied, key=lambda name: macro_auc(data.selection.labels, selections[name]))
+        test = rounded(spread(probes[best], features.of("test", groups[best]), data.num_labels))
         found = scores(data.selection.labels, selections[best], data.metrics)
+        layer, pooling = groups[best][0]
         return Outcome(
             found,
             scores(data.test.labels, test, data.metrics),
@@ -111,8 +114,15 @@ class HeadOnly(Attack):
             probabilities=test,
             selected=selections[best],
             hits=hits,
-            found={"layer": best[0], "pooling": best[1]},
+            found={"features": best} if self.joined else {"layer": layer, "pooling": pooling},
         )
+
+    def _groups(self, features: Features) -> dict[str, list[Cell]]:
+        """What is probed, by name: single cells, or several side by side."""
+        if self.joined:
+            return features.joined()
+        wanted = [c for c in features.usable() if self.every_layer or c == (features.layers, "mean")]
+        return {f"{pooling} of layer {layer}": [(layer, pooling)] for layer, pooling in wanted}
 
 
 def fitted(probe: Any, features: Any, labels: np.ndarray) -> Any:
@@ -127,6 +137,7 @@ def fitted(probe: Any, features: Any, labels: np.ndarray) -> Any:
 
 def spread(probe: Any, features: Any, num_labels: int) -> np.ndarray:
     """Probabilities over all classes, 0 for those that a small subset did not contain."""
-    found = np.zeros((len(features), num_labels))
-    found[:, probe.classes_] = probe.predict_proba(features)
+    probabilities = probe.predict_proba(features)
+    found = np.zeros((len(probabilities), num_labels))
+    found[:, probe.classes_] = probabilities
     return found

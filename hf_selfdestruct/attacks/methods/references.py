@@ -42,7 +42,7 @@ class RawInput(Attack):
         data = trial.data
         few = data.train.take(trial.few())
         text = "input_ids" in few.features[0]
-        first = TfidfVectorizer(analyzer=_words, sublinear_tf=True) if text else StandardScaler()
+        first = TfidfVectorizer(analyzer=words_of, sublinear_tf=True) if text else StandardScaler()
         model = make_pipeline(first, LogisticRegression(C=trial.settings["strength"], max_iter=1000))
         probe = fitted(model, raw_input(few), few.labels)
         selection, test = (
@@ -67,7 +67,7 @@ def raw_input(split: Split) -> Any:
     return np.stack([np.asarray(one[name], dtype=np.float64).ravel() for one in split.features])
 
 
-def _words(tokens: list[int]) -> list[str]:
+def words_of(tokens: list[int]) -> list[str]:
     """Tokens and pairs of neighbours."""
     return [str(t) for t in tokens] + [f"{a} {b}" for a, b in itertools.pairwise(tokens)]
 

@@ -57,6 +57,7 @@ def tune(
     *,
     prepare: Prepare | None = None,
     restrict: Callable[[PreTrainedModel], None] | None = None,
+    under: Callable[[PreTrainedModel, Split], Any] | None = None,
 ) -> Outcome:
     """Load a model, prepare it, train it; the global generators are left as they were.
 
@@ -65,6 +66,7 @@ def tune(
         trial: What the run is given; of its settings see :func:`train`.
         prepare: What is done to the loaded model first; it also gets batches of inputs.
         restrict: Decides, after benign steps on everything, which weights are trained.
+        under: Puts the model, which is on its device, under another head; it also gets the training rows.
 
     Raises:
         FloatingPointError: The run diverged.
@@ -84,6 +86,8 @@ def tune(
                 heal(benign, data, seed, trial.settings)
         if restrict is not None:
             restrict(model)
+        if under is not None:
+            model = under(placed(model), few)
         before = float(counter.get_total_flops())
         return train(placed(model), few, trial, benign=benign, before=before)
 

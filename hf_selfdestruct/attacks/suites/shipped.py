@@ -2,103 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..attack import AnyOf
 from ..methods.fine_tuning import FullFineTuning, Tuning
+from ..methods.forensics import TiedWords
+from ..methods.probed_first import ProbedFirst
 from ..methods.probes import HeadOnly
 from ..methods.sibling import Distillation, Merging
-from ..methods.tamper import (
-    Chain,
-    Prune,
-    Quantize,
-    Recalibrate,
-    ReinitialiseLast,
-    Rescale,
-    ShrinkAndPerturb,
-    SpectralReset,
-)
 from .attack_list import Entry
 from .suite import AttackSuite
+from .variants import FASTER_EMBEDDINGS, OTHER_PROBES, optimizers, parts, tampered
 
 ALL = (20, 50, 100, 200, 400, None)
 MOST = (None,)
-OTHER_PROBES = AnyOf(
-    "other probes",
-    (
-        HeadOnly("closed form", (0.0,), every_layer=True, title="closed form"),
-        HeadOnly("linear", (10.0, 100.0), every_layer=True, title="hardly regularised"),
-        HeadOnly("kernel", (1.0, 10.0), every_layer=True, title="kernel"),
-        HeadOnly("neighbours", (5, 25), every_layer=True, title="neighbours"),
-        HeadOnly(
-            "linear",
-            (0.1, 1.0),
-            every_layer=True,
-            tamper=Chain((Recalibrate(), Rescale())),
-            title="rescaled first",
-        ),
-        HeadOnly("boosted trees", (60,), every_layer=True, title="boosted trees"),
-    ),
+JOINED = HeadOnly(joined=True)
+PROBES = (
+    Entry(HeadOnly(), ALL),
+    Entry(HeadOnly(every_layer=True), ALL),
+    Entry(JOINED, ALL),
+    Entry(TiedWords(), ALL),
+    Entry(OTHER_PROBES, MOST),
 )
-PROBES = (Entry(HeadOnly(), ALL), Entry(HeadOnly(every_layer=True), ALL), Entry(OTHER_PROBES, MOST))
 RATES = (2e-5, 6e-5, 2e-4, 6e-4, 2e-3)
-
-
-def _optimizers(steps: int) -> AnyOf:
-    """Every optimizer at rates that suit it."""
-    common: dict[str, Any] = {"steps": (steps,), "looks": 3, "prune": True}
-    rates = {
-        "sgd": (3e-2,),
-        "nesterov": (1e-2,),
-        "adam": (2e-4,),
-        "rmsprop": (1e-4,),
-        "adagrad": (1e-3,),
-        "adadelta": (1.0,),
-        "adafactor": (3e-4,),
-        "sign": (3e-5, 3e-6),
-    }
-    tried = tuple(Tuning(name, optimizers=(name,), learning_rates=of, **common) for name, of in rates.items())
-    normalised = (
-        Tuning("normalised gradient", optimizers=("sgd",), learning_rates=(3e-2,), gradient="normalise", **common),
-    )
-    return AnyOf("optimizer sweep", (*tried, *normalised))
-
-
-def _tampered(steps: int) -> AnyOf:
-    """Fine-tuning after the weights were shaken."""
-    common: dict[str, Any] = {"steps": (steps,), "looks": 3, "learning_rates": (3e-4,), "prune": True}
-    return AnyOf(
-        "tampered fine-tuning",
-        (
-            Tuning("last layer re-initialised", tamper=ReinitialiseLast(1), **common),
-            Tuning("two layers re-initialised", tamper=ReinitialiseLast(2), **common),
-            Tuning("rescaled", tamper=Chain((Recalibrate(), Rescale())), **common),
-            Tuning("spectral reset", tamper=SpectralReset(), **common),
-            Tuning("shrunk and perturbed", tamper=ShrinkAndPerturb(), **common),
-            Tuning("pruned", tamper=Prune(0.3), **common),
-            Tuning("int8", tamper=Quantize(8), **common),
-            Tuning("int4", tamper=Quantize(4), **common),
-            Tuning("healed first", prelude=40, **common),
-            Tuning("poisoned mixture", poison=0.5, **common),
-        ),
-    )
-
-
-def _parts(steps: int, *ranks: int) -> AnyOf:
-    """Some of the weights, or adapters; further ranks of adapters where they are named."""
-    common: dict[str, Any] = {"steps": (steps,), "looks": 3, "prune": True}
-    return AnyOf(
-        "partial fine-tuning",
-        (
-            Tuning("LoRA", trainable="lora", rank=8, learning_rates=(1e-3, 5e-3), **common),
-            *(
-                Tuning(f"LoRA, rank {rank}", trainable="lora", rank=rank, learning_rates=(1e-3,), **common)
-                for rank in ranks
-            ),
-            Tuning("last layer", trainable="last_1", learning_rates=(5e-4,), **common),
-            Tuning("last two layers", trainable="last_2", learning_rates=(3e-4,), **common),
-        ),
-    )
 
 
 SMOKE = AttackSuite(
@@ -123,17 +46,18 @@ GLANCE = AttackSuite(
     more=None,
 )
 SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES, steps=(160,), looks=4, prune=True)
-QUICK = AttackSuite("quick", 2, (*PROBES, Entry(SEARCHED, MOST)))
+PROBED_FIRST = ProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), looks=4, prune=True)
+QUICK = AttackSuite("quick", 3, (*PROBES, Entry(SEARCHED, MOST), Entry(PROBED_FIRST, MOST)))
 DEFAULT = AttackSuite(
     "default",
-    4,
+    5,
     (
         *PROBES,
-        Entry(FullFineTuning(learning_rates=(1e-4, 5e-4), steps=(60,), looks=2), (100,)),
+        Entry(PROBED_FIRST, (100, 400, None)),
         Entry(SEARCHED, (400, None)),
-        Entry(_parts(90), MOST),
-        Entry(_optimizers(48), MOST),
-        Entry(_tampered(48), MOST),
+        Entry(parts(90), MOST),
+        Entry(optimizers(48), MOST),
+        Entry(tampered(48), MOST),
     ),
 )
 MLAC = AttackSuite(
@@ -227,33 +151,25 @@ DURABILITY = AttackSuite(
     ),
     seeds=5,
 )
-FASTER_EMBEDDINGS = AnyOf(
-    "faster embeddings",
-    tuple(
-        Tuning(
-            f"embeddings {factor:.0f} times as fast",
-            learning_rates=(1e-4, 3e-4),
-            steps=(150,),
-            looks=3,
-            prune=True,
-            embedding_factor=factor,
-        )
-        for factor in (10.0, 100.0)
-    ),
-)
 LONGER = FullFineTuning(
     "longer fine-tuning", learning_rates=(3e-5, 1e-4, 3e-4, 1e-3), steps=(640,), looks=4, prune=True, schedule="cosine"
 )
 ADAPTIVE = AttackSuite(
     "adaptive",
-    5,
+    6,
     (
         Entry(HeadOnly(every_layer=True), MOST),
+        Entry(JOINED, MOST),
+        Entry(TiedWords(), MOST),
         Entry(OTHER_PROBES, MOST),
         Entry(LONGER, MOST),
+        Entry(
+            ProbedFirst("probe, then longer fine-tuning", learning_rates=(5e-5, 2e-4, 6e-4), steps=(640,), looks=4),
+            MOST,
+        ),
         Entry(FASTER_EMBEDDINGS, MOST),
-        Entry(_tampered(150), (100, None)),
-        Entry(_optimizers(150), (100, None)),
+        Entry(tampered(150), (100, None)),
+        Entry(optimizers(150), (100, None)),
         Entry(
             Tuning(
                 "benign fine-tuning, then a head", trainable="head", prelude=200, learning_rates=(3e-4,), steps=(100,)
@@ -266,9 +182,10 @@ ADAPTIVE = AttackSuite(
 )
 FULL = AttackSuite(
     "full",
-    3,
+    4,
     (
         *PROBES,
+        Entry(ProbedFirst(learning_rates=RATES, steps=(320,), looks=4, prune=True), ALL),
         Entry(OTHER_PROBES, (100, 400)),
         Entry(FullFineTuning(learning_rates=RATES, steps=(100, 300), looks=4, prune=True), ALL),
         Entry(
@@ -277,9 +194,9 @@ FULL = AttackSuite(
             ),
             MOST,
         ),
-        Entry(_parts(300, 2, 32), (100, 400, None)),
-        Entry(_optimizers(300), (100, None)),
-        Entry(_tampered(300), (100, None)),
+        Entry(parts(300, 2, 32), (100, 400, None)),
+        Entry(optimizers(300), (100, None)),
+        Entry(tampered(300), (100, None)),
         Entry(FASTER_EMBEDDINGS, (100, None)),
         Entry(Merging(amounts=(0.25, 0.5, 0.75, 1.0, 1.5), steps=150), MOST),
         Entry(Distillation(distil_steps=300, steps=150), MOST),

@@ -1,0 +1,100 @@
+"""Forensics of the weights: what a defence did to them shows where to look.
+
+Words that a defence merged have equal rows in the embedding table. Nobody else makes rows equal: the table itself lists
+the words that reveal the blocked task, and a classifier of those words alone needs no other feature of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix, hstack
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from ...report.packing import rounded
+from ..attack import Attack, Outcome, Trial
+from ..data import Split
+from ..metrics import scores
+from ..target import Target
+from .probes import fitted, spread
+from .references import raw_input, words_of
+from .tamper import NotApplicable
+
+NEARLY = 1e-3  # distance of two rows, relative to their norm: what half precision and a little noise change
+EMPHASES = (3.0, 10.0)
+
+
+@dataclass(frozen=True)
+class TiedWords(Attack):
+    """Logistic regression on the words of the input, those with (nearly) equal embeddings weighted more.
+
+    Where no two rows of the embedding table are equal it is a classifier of the raw input.
+
+    Args:
+        strengths: Inverse regularisation, chosen on the selection split.
+        name: Its name in the report.
+
+    Example:
+        ```python
+        Entry(TiedWords(), (20, 100, None))
+        ```
+    """
+
+    strengths: tuple[float, ...] = (1.0, 10.0)
+    name: str = "tied words"
+
+    def space(self) -> list[dict[str, Any]]:  # noqa: D102
+        return [{"strength": value, "emphasis": emphasis} for emphasis in EMPHASES for value in self.strengths]
+
+    def run(self, trial: Trial) -> Outcome:  # noqa: D102
+        data = trial.data
+        few = data.train.take(trial.few())
+        if "input_ids" not in few.features[0]:
+            raise NotApplicable("tied words: the model reads no words.")
+        tied = tied_words(trial.target, {word for row in raw_input(data.train) for word in row})
+        words = TfidfVectorizer(analyzer=words_of, sublinear_tf=True).fit(raw_input(few))
+        emphasis = trial.settings["emphasis"]
+
+        def features(split: Split) -> csr_matrix:
+            found = words.transform(raw_input(split))
+            columns = [i for name, i in words.vocabulary_.items() if {*map(int, name.split())} & tied]
+            return csr_matrix(hstack([found, emphasis * found[:, columns]]))
+
+        probe = fitted(LogisticRegression(C=trial.settings["strength"], max_iter=1000), features(few), few.labels)
+        selection, test = (
+            rounded(spread(probe, features(split), data.num_labels)) for split in (data.selection, data.test)
+        )
+        return Outcome(
+            scores(data.selection.labels, selection, data.metrics),
+            scores(data.test.labels, test, data.metrics),
+            0,
+            desired_drop=0.0,  # the weights are only read
+            probabilities=test,
+            selected=selection,
+            hits=(selection.argmax(axis=1) == data.selection.labels)[None],
+            found={"tied words": len(tied)},
+        )
+
+
+def tied_words(target: Target, words: Iterable[int]) -> set[int]:
+    """Numbers of the words, among some, whose embedding has a (nearly) equal one among them.
+
+    Args:
+        target: The model.
+        words: Word numbers, such as those of the attacker's rows.
+    """
+    known = np.array(sorted(words))
+    table: Any = target.load(2, 0).get_input_embeddings()
+    rows = table.weight.detach().double().numpy()[known]
+    squares = (rows**2).sum(axis=1)
+    tied = np.zeros(len(known), dtype=bool)
+    for start in range(0, len(known), 1024):
+        part = slice(start, start + 1024)
+        apart = squares[part, None] + squares[None] - 2 * rows[part] @ rows.T
+        apart[np.arange(len(apart)), np.arange(start, start + len(apart))] = np.inf
+        tied[part] = apart.min(axis=1) <= NEARLY**2 * np.maximum(squares[part], 1e-12)
+    return {int(word) for word in known[tied]}
