@@ -76,10 +76,12 @@ class ProbedFirst(Tuning):
 
     name: str = "probe, then fine-tuning"
 
-    def space(self) -> list[dict[str, Any]]:  # noqa: D102
+    def space(self) -> list[dict[str, Any]]:
+        """Those of fine-tuning, which state the head."""
         return [{**settings, "head": "linear probe of averaged tokens"} for settings in super().space()]
 
-    def run(self, trial: Trial) -> Outcome:  # noqa: D102
+    def run(self, trial: Trial) -> Outcome:
+        """Probe and fine-tune once; see :meth:`.attack.Attack.run`."""
         return tune(self.name, trial, under=lambda model, few: probed(model, few, trial))
 
 
