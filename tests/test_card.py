@@ -66,7 +66,7 @@ def test_the_result_is_one_table_before_anything_else():
     card = render(report, DETAILS)
     table = tables(card)[0]
     assert [c.strip() for c in cells(table[0])] == [
-        *("blocked", "examples", *ROLES), "hardened − scratch", "strongest on hardened"
+        *("blocked", "examples", *ROLES), "hardened − scratch", "attack on hardened"
     ]  # fmt: skip
     shown = [[c.strip() for c in cells(line)] for line in table[2:]]
     assert shown == [[*row.cells, row.difference, row.attack] for row in results(report)]

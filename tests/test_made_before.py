@@ -51,8 +51,8 @@ def test_a_checkpoint_goes_on(before):
         assert (weight - wanted[name]).abs().max() < 1e-5, name  # made on another processor, perhaps
 
 
-def test_a_ledger_has_every_run(before):
-    """The suite is run again beside the old ledger: no attack is, and the report's runs are the old ones."""
+def test_no_run_of_an_earlier_judge_is_taken_over(before):
+    """The ledger is read, but its runs were made by other rules: every run is made beside them, once."""
     ledger = before / "_attacks.db"
 
     def trials():
@@ -79,5 +79,6 @@ def test_a_ledger_has_every_run(before):
         desired=desired,
         storage=storage_at(ledger),
     )
-    assert trials() == count > 0
-    assert report.runs == old.runs
+    assert trials() >= count + len(report.runs) > count > 0
+    made = {(r.attack, r.role, r.examples, r.seed) for r in report.runs}
+    assert made >= {(r.attack, r.role, r.examples, r.seed) for r in old.runs}

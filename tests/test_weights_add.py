@@ -149,7 +149,7 @@ def test_reports_with_them_are_read_and_shown():
     assert float(base.split()[0]) > float(hardened.split()[0])
     assert undefended == "not measured"
     card = render(report, CardDetails())
-    assert "| raw input | the weights add | strongest on hardened |" in card
+    assert "| raw input | the weights add | attack on hardened |" in card
     (row,) = [line for line in card.splitlines() if line.startswith("| gender | 20 | ")]
     assert row.endswith("**not blocked** | head only |")
     assert "| examples | best without weights | best with hardened weights |" in card

@@ -26,7 +26,7 @@ class Result:
             weights; empty where the report does not record what this takes.
         is_open: The hardened model is not blocked here: its weights add something or, where that is not known, it
             gives more than scratch.
-        attack: The strongest attack found on the hardened model.
+        attack: The attack on the hardened model that the selection split prefers.
     """
 
     cells: tuple[str, ...]
