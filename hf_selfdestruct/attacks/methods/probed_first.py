@@ -75,6 +75,7 @@ class ProbedFirst(Tuning):
     """
 
     name: str = "probe, then fine-tuning"
+    kinds = ("classification",)
 
     def space(self) -> list[dict[str, Any]]:
         """Those of fine-tuning, which state the head."""
