@@ -7,7 +7,7 @@ from peft import LoraConfig
 from torch.nn.functional import cross_entropy
 from toy_models import ARCHITECTURES, tiny_model, toy_batch, toy_images
 
-from hf_selfdestruct.models.stateless import INDEX, OWN, Skeleton, used_rows
+from hf_selfdestruct.models.stateless import INDEX, OWN, StatelessModel, used_rows
 
 EVERY = (*ARCHITECTURES, "vit", "resnet")
 LABELS = 3
@@ -54,7 +54,7 @@ def inputs_of(batch) -> dict[str, torch.Tensor]:
     return {n: v for n, v in batch.items() if n != "labels"}
 
 
-def own_of(skeleton: Skeleton, seed: int = 0) -> dict[str, torch.Tensor]:
+def own_of(skeleton: StatelessModel, seed: int = 0) -> dict[str, torch.Tensor]:
     """A fresh head, large enough to be felt, and fresh adapters."""
     drawn = skeleton.draw(seed, device=torch.device("cpu"))
     return {OWN + n: w.double() * (1 if "lora_" in n else 10) for n, w in drawn.items()}
@@ -75,7 +75,7 @@ def leaves(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {n: w.detach().clone().requires_grad_(w.requires_grad or n.startswith(OWN)) for n, w in weights.items()}
 
 
-def loss_and_gradients(skeleton: Skeleton, weights, batch):
+def loss_and_gradients(skeleton: StatelessModel, weights, batch):
     """Logits, and the gradients of a loss for every weight that is reached."""
     given = leaves(weights)
     logits = skeleton.run(given, inputs_of(batch)).logits
@@ -86,7 +86,7 @@ def loss_and_gradients(skeleton: Skeleton, weights, batch):
 # Rows
 
 
-def compacted(skeleton: Skeleton, model, batches) -> dict[str, torch.Tensor]:
+def compacted(skeleton: StatelessModel, model, batches) -> dict[str, torch.Tensor]:
     """The live weights, of the word embeddings those that the batches use."""
     weights = everything(model)
     if skeleton.embedding is None:

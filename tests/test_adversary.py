@@ -1,4 +1,4 @@
-"""The adversary: its fields are checked, and recipes are drawn from it by key."""
+"""The adversary: its fields are checked, and fine-tunings are drawn from it by key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from hf_selfdestruct.adversaries.adversary import Adversary, Range, Recipe, Schedule
+from hf_selfdestruct.adversaries.adversary import Adversary, FineTuning, Range, Schedule
 from hf_selfdestruct.adversaries.optimizers import SGD, Adam, AdamW
 
 WIDE = Adversary(
@@ -26,7 +26,7 @@ WIDE = Adversary(
 )
 
 
-def drawn(adversary: Adversary, count: int, *key) -> list[Recipe]:
+def drawn(adversary: Adversary, count: int, *key) -> list[FineTuning]:
     return [adversary.draw(0, "gender", *key, i) for i in range(count)]
 
 
@@ -36,9 +36,9 @@ def drawn(adversary: Adversary, count: int, *key) -> list[Recipe]:
 def test_plain_fields_are_drawn_as_they_are() -> None:
     adversary = Adversary(SGD(), 2e-4, True, 3, 5, 7, "random", "all", 4, True)
     for step in (0, 500):
-        recipe = adversary.draw(step, "any", step)
-        for item in dataclasses.fields(Recipe):
-            assert getattr(recipe, item.name) == getattr(adversary, item.name), item.name
+        fine_tuning = adversary.draw(step, "any", step)
+        for item in dataclasses.fields(FineTuning):
+            assert getattr(fine_tuning, item.name) == getattr(adversary, item.name), item.name
 
 
 def test_the_key_alone_decides() -> None:
@@ -60,7 +60,7 @@ def test_one_fields_values_do_not_depend_on_another_field() -> None:
 
 
 def test_rates_are_log_uniform() -> None:
-    rates = sorted(recipe.learning_rate for recipe in drawn(WIDE, 4000))
+    rates = sorted(fine_tuning.learning_rate for fine_tuning in drawn(WIDE, 4000))
     assert len({*rates}) == len(rates)
     assert rates[0] >= 1e-5
     assert rates[-1] <= 1e-2
@@ -70,7 +70,7 @@ def test_rates_are_log_uniform() -> None:
 
 
 def test_whole_numbers_have_both_ends_in_full_and_grow_rarer() -> None:
-    counts = Counter(recipe.steps for recipe in drawn(WIDE, 4000))
+    counts = Counter(fine_tuning.steps for fine_tuning in drawn(WIDE, 4000))
     assert {*counts} == {2, 3, 4, 5, 6, 7, 8, 9}
     assert all(type(steps) is int for steps in counts)
     for steps in range(2, 10):
@@ -88,13 +88,14 @@ def test_a_range_never_leaves_its_ends(span) -> None:
 
 
 def test_sets_are_uniform_and_independent_of_each_other() -> None:
-    recipes = drawn(WIDE, 6000)
+    fine_tunings = drawn(WIDE, 6000)
     for name, size in (("optimizer", 2), ("batch_size", 3), ("head", 2)):
-        counts = Counter(repr(getattr(recipe, name)) for recipe in recipes)
+        counts = Counter(repr(getattr(fine_tuning, name)) for fine_tuning in fine_tunings)
         assert len(counts) == size
         assert all(n / 6000 == pytest.approx(1 / size, abs=0.03) for n in counts.values()), name
-    assert Counter(str(type(recipe.trainable)) for recipe in recipes)[str(LoraConfig)] / 6000 == pytest.approx(0.2, 0.1)
-    pairs = Counter((recipe.batch_size, recipe.head) for recipe in recipes)
+    adapted = sum(isinstance(one.trainable, LoraConfig) for one in fine_tunings)
+    assert adapted / 6000 == pytest.approx(0.2, 0.1)
+    pairs = Counter((fine_tuning.batch_size, fine_tuning.head) for fine_tuning in fine_tunings)
     assert len(pairs) == 6
     assert all(n / 6000 == pytest.approx(1 / 6, abs=0.03) for n in pairs.values())
 
@@ -177,8 +178,8 @@ def test_mistaken_schedules(fields) -> None:
 
 @pytest.mark.parametrize("field", [{"examples": None}, {"examples": (None, 8)}, {"trainable": "last_12"}, {"steps": 0}])
 def test_the_edges_of_what_is_allowed(field) -> None:
-    (name, value), recipe = next(iter(field.items())), Adversary(**field).draw(0, "x")
-    assert getattr(recipe, name) in (value if isinstance(value, tuple) else (value,))
+    (name, value), fine_tuning = next(iter(field.items())), Adversary(**field).draw(0, "x")
+    assert getattr(fine_tuning, name) in (value if isinstance(value, tuple) else (value,))
 
 
 # What the report says of it
@@ -220,12 +221,12 @@ def test_whatever_is_changed_shows(item) -> None:
     assert Adversary(**{item.name: changed[item.name]}).config() != Adversary().config()
 
 
-def test_a_recipe_is_plain_and_complete() -> None:
+def test_a_fine_tuning_is_plain_and_complete() -> None:
     targets = LoraConfig(r=2, lora_alpha=4, target_modules=["value", "key", "query", "dense"])
     for trainable in ("all", targets):
         found = Adversary(trainable=trainable).draw(0, "x").config()
         assert json.loads(json.dumps(found)) == found
-        assert {*found} == {item.name for item in dataclasses.fields(Recipe)}
+        assert {*found} == {item.name for item in dataclasses.fields(FineTuning)}
     # PEFT keeps targets in a set, whose order differs from one process to the next.
     assert found["trainable"] == "LoRA(r=2, alpha=4, targets=dense, key, query, value)"
     by_pattern = Adversary(trainable=LoraConfig(target_modules=".*dense")).config()

@@ -13,7 +13,7 @@ from hf_selfdestruct.hardening.checks import check_processes
 from hf_selfdestruct.losses.blocking import GradientNorm
 from hf_selfdestruct.meta_gradient.episode import Episode
 from hf_selfdestruct.meta_gradient.methods import unrolled
-from hf_selfdestruct.models.distributed import Ranks
+from hf_selfdestruct.models.distributed import Processes
 from hf_selfdestruct.publish.manifest import problems
 from hf_selfdestruct.report.report import AttackReport
 
@@ -65,14 +65,14 @@ def test_the_whole_job_from_the_command_line(tmp_path):
 def test_rows_are_shared_out_whole_and_once():
     for count in range(1, 12):
         for size in range(1, count + 1):
-            shares = [list(range(count))[Ranks(rank, size).rows(count)] for rank in range(size)]
+            shares = [list(range(count))[Processes(rank, size).rows(count)] for rank in range(size)]
             assert [row for share in shares for row in share] == list(range(count))
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_a_process_takes_its_part_of_every_tensor():
     batch = {"input_ids": torch.arange(12).view(6, 2), "labels": torch.arange(6)}
-    part = Ranks(1, 3).part(batch)
+    part = Processes(1, 3).part(batch)
     assert part["input_ids"].tolist() == [[4, 5], [6, 7]]
     assert part["labels"].tolist() == [2, 3]
 
@@ -130,11 +130,11 @@ def episode(**fields) -> Episode:
 
 
 def test_an_optimizer_that_needs_all_is_not_given_pieces():
-    episode(ranks=Ranks(0, 2))
+    episode(ranks=Processes(0, 2))
     with pytest.raises(ValueError, match=r"NormalizedSGD.* needs the whole gradient"):
-        episode(ranks=Ranks(0, 2, sharded=True))
+        episode(ranks=Processes(0, 2, sharded=True))
 
 
 def test_an_unrolled_graph_is_one_process_s_own():
     with pytest.raises(ValueError, match="unrolled meta-gradient is one process's own"):
-        unrolled(episode(ranks=Ranks(0, 2)))
+        unrolled(episode(ranks=Processes(0, 2)))

@@ -6,7 +6,7 @@ from launched import TESTS, apart, handed_in, launch
 from toy_models import tiny_model
 from train_sharded import CASES, STEPS, Sharded
 
-from hf_selfdestruct.models.distributed import Ranks
+from hf_selfdestruct.models.distributed import Processes
 from hf_selfdestruct.models.functional import Layout, whole
 
 TOLERANCE = {"exact, finite differences": 1e-7}  # of float64, whose differences divide rounding by their step
@@ -33,8 +33,8 @@ def test_sharded_weights_give_what_whole_ones_give(tmp_path):
 @pytest.mark.parametrize("total", [0, 1, 5, 6, 7])
 def test_pieces_make_the_whole(total):
     vector = torch.arange(1.0, total + 1)
-    pieces = [Ranks(rank, 3, sharded=True).piece(vector) for rank in range(3)]
-    assert {len(piece) for piece in pieces} == {Ranks(0, 3, sharded=True).length(total)}
+    pieces = [Processes(rank, 3, sharded=True).piece(vector) for rank in range(3)]
+    assert {len(piece) for piece in pieces} == {Processes(0, 3, sharded=True).length(total)}
     assert torch.equal(torch.cat(pieces)[:total], vector)
     assert torch.cat(pieces)[total:].tolist() == [0.0] * (3 * len(pieces[0]) - total)
 
@@ -51,5 +51,5 @@ def test_windows_are_what_lies_between_two_places():
 def test_whole_tensors_are_left_as_they_are():
     value = torch.ones(3)
     assert whole(value) is value
-    assert Ranks(1, 2).piece(value) is value
+    assert Processes(1, 2).piece(value) is value
     assert Layout({"a": value}).total == 3

@@ -19,8 +19,8 @@ from hf_selfdestruct.models.stateless import OWN
 
 
 def scene_of(trainer, *key, number: int = 0) -> EpisodeBuilder:
-    recipe = trainer.objective.adversaries[number].draw(0, *key)
-    return trainer.objective.simulator.builder(trainer.model, Draw(trainer.blocked_tasks[0], number, recipe, key))
+    fine_tuning = trainer.objective.adversaries[number].draw(0, *key)
+    return trainer.objective.simulator.builder(trainer.model, Draw(trainer.blocked_tasks[0], number, fine_tuning, key))
 
 
 def drawn(trainer, count: int = 400):
@@ -45,7 +45,7 @@ def test_every_field_can_be_a_set_or_a_range(make_trainer, tmp_path, field) -> N
         **field,
     )
     trainer = make_trainer(tmp_path, adversaries=[adversary], max_steps=12)
-    recipes = [draw.recipe for draw in drawn(trainer)]
+    fine_tunings = [draw.fine_tuning for draw in drawn(trainer)]
     for name, count in (
         ("optimizer", 2),
         ("steps", 2),
@@ -53,7 +53,7 @@ def test_every_field_can_be_a_set_or_a_range(make_trainer, tmp_path, field) -> N
         ("head", 2),
         *((name, len(values)) for name, values in field.items()),
     ):
-        assert len({str(getattr(recipe, name)) for recipe in recipes}) == count, name
+        assert len({str(getattr(fine_tuning, name)) for fine_tuning in fine_tunings}) == count, name
     trainer.objective.simulator._last = (-1, 0)
     trainer.train()
     seen = {sum("blocked_accuracy" in name for name in entry) for entry in trainer.state.log_history}

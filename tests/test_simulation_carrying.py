@@ -74,7 +74,7 @@ def test_an_adversary_that_goes_on_may_heal_first_every_time(make_trainer, tmp_p
     adversary = Adversary(steps=2, prelude=(1, 2), carries=4, batch_size=4)
     trainer = make_trainer(tmp_path, adversaries=[adversary], max_steps=6)
     trainer.train()
-    assert {trainer.objective.simulator.draw(step).recipe.prelude for step in range(6)} == {1, 2}
+    assert {trainer.objective.simulator.draw(step).fine_tuning.prelude for step in range(6)} == {1, 2}
 
 
 def test_ways_that_cannot_go_on_are_refused() -> None:

@@ -24,7 +24,7 @@ from toy_models import ARCHITECTURES, tiny_config
 from transformers import BertForMaskedLM
 
 from hf_selfdestruct.models import heads
-from hf_selfdestruct.models.stateless import OWN, Skeleton
+from hf_selfdestruct.models.stateless import OWN, StatelessModel
 
 # Live weights
 
@@ -34,7 +34,7 @@ from hf_selfdestruct.models.stateless import OWN, Skeleton
 def test_with_the_live_weights_it_is_the_live_model(name, side) -> None:
     model = model_of(name, dropout=0.3)
     batch = batch_for(name, **({"side": side} if name in ARCHITECTURES else {}))
-    skeleton = Skeleton(heads.live_skeleton(model), model, keep_head=True)
+    skeleton = StatelessModel(heads.live_skeleton(model), model, keep_head=True)
     assert skeleton.own == []
     assert skeleton.names == {n: n for n in everything(model)}
     found = skeleton.run(everything(model), inputs_of(batch)).logits
@@ -47,7 +47,7 @@ def test_with_the_live_weights_it_is_the_live_model(name, side) -> None:
 def test_an_own_head_is_never_taken_for_the_published_one(name) -> None:
     """Both have the same names and shapes; the live model with the head put into it is the twin."""
     model = model_of(name)
-    skeleton = Skeleton(heads.skeleton(model, LABELS), model)
+    skeleton = StatelessModel(heads.skeleton(model, LABELS), model)
     assert skeleton.own == heads.head_names(model)
     own = own_of(skeleton)
     found = skeleton.run({**everything(model), **own}, inputs_of(batch_for(name))).logits
@@ -61,7 +61,7 @@ def test_an_own_head_is_never_taken_for_the_published_one(name) -> None:
 def test_making_and_drawing_leave_generator_and_live_model_alone(name) -> None:
     model = model_of(name)
     before, state = {n: v.clone() for n, v in everything(model).items()}, torch.random.get_rng_state()
-    skeleton = Skeleton(heads.skeleton(model, 5), model, lora=lora_for(name), rows=True)
+    skeleton = StatelessModel(heads.skeleton(model, 5), model, lora=lora_for(name), rows=True)
     one, again, other = (skeleton.draw(seed, device=torch.device("cpu")) for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(v, before[n]) for n, v in everything(model).items())
@@ -77,7 +77,7 @@ def test_on_request_it_has_two_derivatives(name, rows) -> None:
     model, batch = model_of(name), batch_for(name)
     model.set_attn_implementation("sdpa" if name != "resnet" else "eager")
     lora = None if rows else lora_for(name)
-    skeleton = Skeleton(heads.skeleton(model, LABELS, twice=True), model, lora=lora, rows=rows, twice=True)
+    skeleton = StatelessModel(heads.skeleton(model, LABELS, twice=True), model, lora=lora, rows=rows, twice=True)
     weights = leaves({**compacted(skeleton, model, [batch]), **noisy(own_of(skeleton))})
     loss = cross_entropy(skeleton.run(weights, inputs_of(batch)).logits, batch["labels"])
     names, asked = zip(*((n, w) for n, w in weights.items() if w.requires_grad), strict=True)
@@ -95,7 +95,7 @@ def test_on_request_it_has_two_derivatives(name, rows) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_what_each_adversary_trains(name, keep_head) -> None:
     model = model_of(name)
-    skeleton = Skeleton(heads.skeleton(model, LABELS), model, keep_head=keep_head)
+    skeleton = StatelessModel(heads.skeleton(model, LABELS), model, keep_head=keep_head)
     parameters, head = [n for n, _ in model.named_parameters()], heads.head_names(model)
     mine = {} if keep_head else {n: OWN + n for n in head}
     assert skeleton.trained("all") == {mine.get(n, n) for n in parameters}
@@ -108,17 +108,17 @@ def test_what_each_adversary_trains(name, keep_head) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_who_trains_adapters_trains_nothing_published(name, trainable) -> None:
     model, lora = model_of(name), lora_for(name)
-    skeleton = Skeleton(heads.skeleton(model, LABELS), model, lora=lora)
+    skeleton = StatelessModel(heads.skeleton(model, LABELS), model, lora=lora)
     found = skeleton.trained(lora if trainable == "config" else trainable)
     assert found == {OWN + n for n in skeleton.own}
-    kept = Skeleton(heads.skeleton(model, LABELS), model, keep_head=True, lora=lora)
+    kept = StatelessModel(heads.skeleton(model, LABELS), model, keep_head=True, lora=lora)
     assert kept.trained("lora") == {*heads.head_names(model)} | {OWN + n for n in kept.own}
     assert all("lora_" in n for n in kept.own)
 
 
 def test_a_new_pooler_is_trained_by_everyone() -> None:
     model = BertForMaskedLM(tiny_config("bert"))
-    skeleton = Skeleton(heads.skeleton(model, LABELS), model, rows=True)
+    skeleton = StatelessModel(heads.skeleton(model, LABELS), model, rows=True)
     pooler = {OWN + f"bert.pooler.dense.{part}" for part in ("weight", "bias")}
     head = {OWN + f"classifier.{part}" for part in ("weight", "bias")}
     assert skeleton.trained("head") == pooler | head

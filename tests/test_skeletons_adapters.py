@@ -26,14 +26,14 @@ from torch.nn.functional import cross_entropy
 from toy_models import ARCHITECTURES, tiny_model
 
 from hf_selfdestruct.models import heads
-from hf_selfdestruct.models.stateless import OWN, Skeleton
+from hf_selfdestruct.models.stateless import OWN, StatelessModel
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_fresh_adapters_change_no_answer(name) -> None:
     model, batch = model_of(name), batch_for(name)
-    skeleton = Skeleton(heads.skeleton(model, LABELS), model, lora=lora_for(name))
-    plain = Skeleton(heads.skeleton(model, LABELS), model)
+    skeleton = StatelessModel(heads.skeleton(model, LABELS), model, lora=lora_for(name))
+    plain = StatelessModel(heads.skeleton(model, LABELS), model)
     own = own_of(skeleton)
     downs, ups = ([n for n in own if f"lora_{part}" in n] for part in "AB")
     assert {n.removeprefix(OWN) for n in own} == {*skeleton.own}
@@ -51,7 +51,7 @@ def test_fresh_adapters_change_no_answer(name) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_gradients_reach_adapters_head_and_published_weights(name) -> None:
     model, batch = model_of(name), batch_for(name)
-    skeleton = Skeleton(heads.skeleton(model, LABELS), model, lora=lora_for(name))
+    skeleton = StatelessModel(heads.skeleton(model, LABELS), model, lora=lora_for(name))
     own = noisy(own_of(skeleton))
     _, found = loss_and_gradients(skeleton, {**everything(model), **own}, batch)
     published = {n for n, _ in model.named_parameters()} - {*heads.head_names(model)}
@@ -69,7 +69,7 @@ def test_adapters_are_pefts(name, fields) -> None:
     if name == "resnet" and fields.get("target_modules"):
         fields = {"target_modules": ["convolution", "classifier.1"]}
     model, batch, lora = model_of(name), batch_for(name), lora_for(name, **fields)
-    skeleton = Skeleton(heads.skeleton(model, LABELS), model, lora=lora)
+    skeleton = StatelessModel(heads.skeleton(model, LABELS), model, lora=lora)
     own = noisy(own_of(skeleton))
     logits, found = loss_and_gradients(skeleton, {**everything(model), **own}, batch)
     twin = get_peft_model(copy.deepcopy(model), lora_for(name, **fields)).double().eval()
@@ -87,7 +87,7 @@ def test_adapters_are_pefts(name, fields) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_drawn_adapters_are_distributed_as_peft_initialises_them(name) -> None:
     model, lora = tiny_model(name, hidden=32), lora_for(name, r=16)
-    drawn = Skeleton(heads.skeleton(model, 5), model, lora=lora).draw(0, device=torch.device("cpu"))
+    drawn = StatelessModel(heads.skeleton(model, 5), model, lora=lora).draw(0, device=torch.device("cpu"))
     fresh = get_peft_model(copy.deepcopy(model), lora_for(name, r=16))
     downs = [n for n in drawn if "lora_A" in n]
     for part in downs:
@@ -102,7 +102,7 @@ def test_the_wanted_initialisation_is_drawn() -> None:
 
     def drawn(wanted) -> torch.Tensor:
         lora = lora_for("bert", r=16, init_lora_weights=wanted)
-        own = Skeleton(heads.skeleton(model, 5), model, lora=lora).draw(0, device=torch.device("cpu"))
+        own = StatelessModel(heads.skeleton(model, 5), model, lora=lora).draw(0, device=torch.device("cpu"))
         assert not any(w.any() for n, w in own.items() if "lora_B" in n)
         return torch.cat([w.reshape(-1) for n, w in own.items() if "lora_A" in n])
 
@@ -116,13 +116,15 @@ def test_the_wanted_initialisation_is_drawn() -> None:
 def test_adapters_that_only_real_weights_can_initialise_are_refused(lora) -> None:
     model = tiny_model()
     with pytest.raises(ValueError, match=r"BertForSequenceClassification (does not say how to initialise|keeps stat)"):
-        Skeleton(heads.skeleton(model, 5), model, lora=lora).draw(0, device=torch.device("cpu"))
+        StatelessModel(heads.skeleton(model, 5), model, lora=lora).draw(0, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_adapters_and_rows_go_together(name) -> None:
     model, batch = model_of(name), text()
-    dense, few = (Skeleton(heads.skeleton(model, 3), model, lora=lora_for(name), rows=rows) for rows in (False, True))
+    dense, few = (
+        StatelessModel(heads.skeleton(model, 3), model, lora=lora_for(name), rows=rows) for rows in (False, True)
+    )
     own = noisy(own_of(dense))
     expected = dense.run({**everything(model), **own}, inputs_of(batch)).logits
     found = few.run({**compacted(few, model, [batch]), **own}, inputs_of(batch)).logits
@@ -132,12 +134,12 @@ def test_adapters_and_rows_go_together(name) -> None:
 def test_adapters_of_the_embedding_itself() -> None:
     """They read every row that they are shown, so the table stays whole; PEFT draws them the other way round."""
     model, batch, lora = model_of("bert"), text(), LoraConfig(r=2, target_modules=["word_embeddings"])
-    skeleton = Skeleton(heads.skeleton(model, LABELS), model, lora=lora, rows=True)
+    skeleton = StatelessModel(heads.skeleton(model, LABELS), model, lora=lora, rows=True)
     assert skeleton.embedding is None
     own = own_of(skeleton)
     assert not own[OWN + "bert.embeddings.word_embeddings.lora_embedding_A.default"].any()
     assert own[OWN + "bert.embeddings.word_embeddings.lora_embedding_B.default"].all()
-    plain = Skeleton(heads.skeleton(model, LABELS), model)
+    plain = StatelessModel(heads.skeleton(model, LABELS), model)
     found = skeleton.run({**everything(model), **own}, inputs_of(batch)).logits
     expected = plain.run({**everything(model), **own}, inputs_of(batch)).logits
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
@@ -148,6 +150,6 @@ def test_the_given_lora_config_stays_as_it_is() -> None:
     before = copy.deepcopy(lora)
     model = tiny_model("gpt2", num_labels=LABELS).double()
     with pytest.warns(UserWarning, match="fan_in_fan_out"):
-        skeleton = Skeleton(heads.skeleton(model, LABELS), model, lora=lora)
+        skeleton = StatelessModel(heads.skeleton(model, LABELS), model, lora=lora)
     assert lora == before
     assert not any(m.training for m in skeleton.module.modules())

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_selfdestruct.models import heads
-from hf_selfdestruct.models.stateless import INDEX, RowEmbedding, Skeleton, can_compact, used_rows
+from hf_selfdestruct.models.stateless import INDEX, RowEmbedding, StatelessModel, can_compact, used_rows
 
 
 @pytest.mark.parametrize("twice", [False, True])
@@ -28,8 +28,8 @@ def test_used_rows_are_enough(architecture, side, twice) -> None:
     """Logits and gradients are those of the whole table, whose other rows (and the padding row) feel nothing."""
     model = model_of(architecture)
     batch, another = text(side=side), text(5, seed=3)
-    dense = Skeleton(heads.skeleton(model, LABELS, twice=twice), model, twice=twice)
-    few = Skeleton(heads.skeleton(model, LABELS, twice=twice), model, rows=True, twice=twice)
+    dense = StatelessModel(heads.skeleton(model, LABELS, twice=twice), model, twice=twice)
+    few = StatelessModel(heads.skeleton(model, LABELS, twice=twice), model, rows=True, twice=twice)
     name, own = few.embedding, own_of(few)
     assert model.get_parameter(name) is model.get_input_embeddings().weight
     assert few.padding == model.get_input_embeddings().padding_idx
@@ -61,7 +61,7 @@ def test_used_rows_are_enough(architecture, side, twice) -> None:
 def test_rows_change_neither_positions_nor_pooling(architecture, side) -> None:
     """Padding and ends are read off the inputs: with whole logits equal, wrong places would show here."""
     model, batch = model_of(architecture), text(side=side)
-    few = Skeleton(heads.live_skeleton(model), model, keep_head=True, rows=True)
+    few = StatelessModel(heads.live_skeleton(model), model, keep_head=True, rows=True)
     inputs = {**inputs_of(batch), "output_hidden_states": True}
     found, expected = few.run(compacted(few, model, [batch]), inputs), model(**inputs)
     for one, other in zip(
@@ -77,7 +77,7 @@ def test_another_padding_token_and_a_table_without_one() -> None:
         model = AutoModelForSequenceClassification.from_config(config).double().eval()
         tokens = torch.tensor([[7, 9, 33, 5, 5], [5, 8, 59, 7, 5]])[: 2 if padding else 1, : None if padding else 3]
         inputs = {"input_ids": tokens, "attention_mask": (tokens != 5).long()}
-        few = Skeleton(heads.live_skeleton(model), model, keep_head=True, rows=True)
+        few = StatelessModel(heads.live_skeleton(model), model, keep_head=True, rows=True)
         assert few.padding == padding
         weights = compacted(few, model, [inputs])
         assert len(weights[few.embedding]) == len(tokens.unique())
@@ -139,7 +139,7 @@ def test_tables_with_rules_of_their_own_stay_whole(change) -> None:
     for name, value in change.items():
         setattr(model.get_input_embeddings(), name, value)
     assert not can_compact(model)
-    skeleton = Skeleton(copy.deepcopy(model).to("meta"), model, keep_head=True, rows=True)
+    skeleton = StatelessModel(copy.deepcopy(model).to("meta"), model, keep_head=True, rows=True)
     assert (skeleton.embedding, skeleton.padding) == (None, None)
 
 

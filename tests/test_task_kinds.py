@@ -170,8 +170,14 @@ def test_a_quantity_of_minus_100_counts():
     ("given", "told"),
     [
         ({}, r"HeadAdjustedCrossEntropy cannot be measured on .*'size', a regression: .*denial_of_service"),
-        ({"method_options": {"probe_weight": 1.0}, "blocking_loss": "denial_of_service"}, "RepresentationProbe cannot be measured"),
-        ({"losses": [Correlation()], "method_options": {"merge_words": 2.0}}, "set method_options={'merge_words': 0.0}"),
+        (
+            {"method_options": {"probe_weight": 1.0}, "blocking_loss": "denial_of_service"},
+            "RepresentationProbe cannot be measured",
+        ),
+        (
+            {"losses": [Correlation()], "method_options": {"merge_words": 2.0}},
+            "set method_options={'merge_words': 0.0}",
+        ),
         ({"losses": [Correlation()], "method_options": {"erase_directions": 2}}, "erase_directions reads classes"),
     ],
 )

@@ -18,8 +18,8 @@ from hf_selfdestruct.models.stateless import OWN
 
 def scene_of(trainer, *key) -> EpisodeBuilder:
     """What the first adversary does to the first task in the micro-step of this key."""
-    recipe = trainer.objective.adversaries[0].draw(0, *key)
-    return trainer.objective.simulator.builder(trainer.model, Draw(trainer.blocked_tasks[0], 0, recipe, key))
+    fine_tuning = trainer.objective.adversaries[0].draw(0, *key)
+    return trainer.objective.simulator.builder(trainer.model, Draw(trainer.blocked_tasks[0], 0, fine_tuning, key))
 
 
 # What moves

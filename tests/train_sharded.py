@@ -22,7 +22,7 @@ from hf_selfdestruct.hardening.simulator import Simulator
 from hf_selfdestruct.losses.blocking import HeadAdjustedCrossEntropy
 from hf_selfdestruct.losses.probe import RepresentationProbe
 from hf_selfdestruct.meta_gradient.outer_loss import meta_loss
-from hf_selfdestruct.models.distributed import Ranks
+from hf_selfdestruct.models.distributed import Processes
 
 ROWS, STEPS = 8, 20
 CASES: dict[str, dict[str, Any]] = {
@@ -73,7 +73,7 @@ class Sharded:
             benign=rows,
             general=rows,
             device=args.device,
-            processes=Ranks(self.rank, self.world),
+            processes=Processes(self.rank, self.world),
         )
         if self.world > 1:
             for layer in self.model.bert.encoder.layer:

@@ -1,4 +1,4 @@
-"""The adversary: a distribution over fine-tuning recipes, from which each outer step draws one."""
+"""The adversary: a distribution over fine-tunings, from which each outer step draws one."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One fine-tuning recipe, drawn from an :class:`Adversary`: the same fields, each a plain value."""
+class FineTuning:
+    """One fine-tuning, drawn from an :class:`Adversary`: the same fields, each a plain value."""
 
     optimizer: InnerOptimizer
     learning_rate: float
@@ -88,7 +88,7 @@ class Recipe:
     carries: int
 
     def config(self) -> dict[str, Any]:
-        """The recipe as plain values."""
+        """The fine-tuning as plain values."""
         return {item.name: _plain(getattr(self, item.name)) for item in dataclasses.fields(self)}
 
 
@@ -187,10 +187,10 @@ class Adversary:
             return value.first, value.last
         return value if isinstance(value, tuple) else (value,)
 
-    def draw(self, outer_step: int, *key: Any) -> Recipe:
-        """One recipe, drawn from ``key``."""
+    def draw(self, outer_step: int, *key: Any) -> FineTuning:
+        """One fine-tuning, drawn from ``key``."""
         found = {}
-        for item in dataclasses.fields(Recipe):
+        for item in dataclasses.fields(FineTuning):
             value = getattr(self, item.name)
             if isinstance(value, Schedule):
                 value = value.at(outer_step)
@@ -199,10 +199,10 @@ class Adversary:
             elif isinstance(value, tuple):
                 value = value[int(_share(item.name, *key) * len(value))]
             found[item.name] = value
-        return Recipe(**found)
+        return FineTuning(**found)
 
     def config(self) -> dict[str, Any]:
-        """The recipe as plain values, for the report; what is at its default is left out."""
+        """The adversary as plain values, for the report; what is at its default is left out."""
         return dict(self._stated())
 
     def _stated(self) -> Iterator[tuple[str, Any]]:

@@ -271,6 +271,6 @@ def check_finite(terms: Mapping[str, float], draw: Draw, step: int) -> None:
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"{name} is {value} at step {step} (task {draw.task.name!r}, adversary "
-                f"{draw.recipe.config()}); training stops and the last checkpoint is intact. "
+                f"{draw.fine_tuning.config()}); training stops and the last checkpoint is intact. "
                 "Lower the adversary's learning_rate, inner_steps or learning_rate."
             )

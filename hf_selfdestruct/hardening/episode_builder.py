@@ -12,14 +12,14 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..adversaries.adversary import Recipe
+from ..adversaries.adversary import FineTuning
 from ..adversaries.learned import LearnedAdversary
 from ..losses.base import BlockingLoss, View, counting
 from ..meta_gradient.episode import Episode, Reading
 from ..meta_gradient.outer_loss import step_shares
-from ..models.distributed import Ranks
+from ..models.distributed import Processes
 from ..models.functional import Weights, dropout, seeded, whole
-from ..models.stateless import INDEX, OWN, Skeleton, plain, used_rows
+from ..models.stateless import INDEX, OWN, StatelessModel, plain, used_rows
 from ..tasks.blocked_task import BlockedTask, draw_rows, seed_of
 from ..tasks.rows import LABELS, rows_of
 from .config import HardeningConfig
@@ -34,13 +34,13 @@ class Draw:
     Attributes:
         task: The blocked task.
         number: Which adversary.
-        recipe: The recipe drawn from it.
+        fine_tuning: What was drawn from it.
         key: What every further draw of this micro-step depends on.
     """
 
     task: BlockedTask
     number: int
-    recipe: Recipe
+    fine_tuning: FineTuning
     key: tuple[Any, ...]
 
 
@@ -87,15 +87,15 @@ class Sources:
     """
 
     config: HardeningConfig
-    skeleton: Skeleton
-    benign_skeleton: Skeleton
+    skeleton: StatelessModel
+    benign_skeleton: StatelessModel
     learned: LearnedAdversary
     losses: Sequence[BlockingLoss]
     collate: Callable[[list[dict[str, Any]]], Batch]
     columns: Sequence[str]
     benign: Rows
     general: Rows
-    ranks: Ranks
+    ranks: Processes
     device: torch.device
 
 
@@ -114,16 +114,18 @@ class EpisodeBuilder:
 
     def __init__(self, sources: Sources, model: PreTrainedModel, draw: Draw) -> None:
         self._sources, self._model, self._draw = sources, model, draw
-        self._config, recipe = sources.config, draw.recipe
+        self._config, fine_tuning = sources.config, draw.fine_tuning
         self._skeleton, self._learned = sources.skeleton, sources.learned
         self._device, self._ranks = sources.device, sources.ranks
         task = draw.task
         rows = task.adversary_rows()
-        if recipe.examples is not None:
-            rows = draw_rows(rows, recipe.examples, "examples", *draw.key)
-        self.blocked = [self._batch(rows, recipe.batch_size, "inner", k) for k in range(recipe.steps)]
+        if fine_tuning.examples is not None:
+            rows = draw_rows(rows, fine_tuning.examples, "examples", *draw.key)
+        self.blocked = [self._batch(rows, fine_tuning.batch_size, "inner", k) for k in range(fine_tuning.steps)]
         self.held_out = self._batch(task.held_out_rows(), self._config.blocking_batch_size or 0, "held-out")
-        self._prelude = [sources.benign.draw(recipe.batch_size, "prelude", *draw.key, k) for k in range(recipe.prelude)]
+        self._prelude = [
+            sources.benign.draw(fine_tuning.batch_size, "prelude", *draw.key, k) for k in range(fine_tuning.prelude)
+        ]
         general = any(loss.on_general for loss in sources.losses)
         size = self._config.blocking_batch_size or 0
         self._general = sources.general.draw(size, "general", *draw.key) if general else None
@@ -132,33 +134,33 @@ class EpisodeBuilder:
 
     def episode(self) -> Episode:
         """The fine-tuning, from the live model's weights."""
-        recipe, options = self._draw.recipe, self._config.options
+        fine_tuning, options = self._draw.fine_tuning, self._config.options
         published = self._published()
         own = {OWN + n: w for n, w in self._own().items()}
         self._plain = dict(published)
         for name, offset in self._learned.offset.items():
             published[name] = published[name] + self._rows(name, offset.to(self._device))
         own |= {n: w.to(self._device) for n, w in self._learned.own.items()}
-        moving = self._skeleton.trained(recipe.trainable)
+        moving = self._skeleton.trained(fine_tuning.trainable)
         if self._prelude:
             moving |= self._sources.benign_skeleton.trained("all")
         self._moving = [n for n in (*published, *own) if n in moving]
         inner = [self._benign_loss(batch) for batch in self._prelude]
         inner += [self._blocked_loss(k, batch) for k, batch in enumerate(self.blocked)]
-        shares = step_shares(options.step_weights, recipe.steps, options.blocking_every)
+        shares = step_shares(options.step_weights, fine_tuning.steps, options.blocking_every)
         return Episode(
             published=published,
             own=own,
             moving=frozenset(self._moving),
             inner_losses=inner,
             measure=self._measure,
-            shares=[None] * recipe.prelude + shares,
-            optimizer=recipe.optimizer,
-            learning_rate=recipe.learning_rate,
-            learns=recipe.head == "learned",
-            learns_rate=recipe.learns_rate,
+            shares=[None] * fine_tuning.prelude + shares,
+            optimizer=fine_tuning.optimizer,
+            learning_rate=fine_tuning.learning_rate,
+            learns=fine_tuning.head == "learned",
+            learns_rate=fine_tuning.learns_rate,
             wanted=frozenset(n for n, p in self._model.named_parameters() if p.requires_grad),
-            carries=recipe.carries > 1,
+            carries=fine_tuning.carries > 1,
             ranks=self._ranks,
         )
 
@@ -167,7 +169,7 @@ class EpisodeBuilder:
         offset = {n: w - whole(self._plain[n]) for n, w in fast.items() if n in self._plain}
         offset = self.whole(offset, onto=self._learned.offset)
         own = {n: w for n, w in fast.items() if n not in self._plain}
-        self._learned.carry(offset, own, most=self._draw.recipe.carries)
+        self._learned.carry(offset, own, most=self._draw.fine_tuning.carries)
 
     def whole(self, weights: Weights, *, onto: Weights | None = None) -> Weights:
         """Values for whole embeddings, from those for the rows that exist here; other rows are ``onto``'s, or 0."""
@@ -199,13 +201,13 @@ class EpisodeBuilder:
     def _own(self) -> Weights:
         """The adversary's head and adapters: learned, or drawn for this episode."""
         drawn: Weights = {}
-        learned = self._learned.head if self._draw.recipe.head == "learned" else {}
+        learned = self._learned.head if self._draw.fine_tuning.head == "learned" else {}
         own = self._skeleton.own
         if any(plain(n) not in learned for n in own):
             drawn = self._skeleton.draw(seed_of("head", *self._draw.key), device=self._device)
         return {n: learned[plain(n)] if plain(n) in learned else drawn[n] for n in own}
 
-    def _run(self, skeleton: Skeleton, weights: Weights, batch: Batch, **options: Any) -> Any:
+    def _run(self, skeleton: StatelessModel, weights: Weights, batch: Batch, **options: Any) -> Any:
         return skeleton.run({**self._constants, **weights}, {**batch, **options})
 
     def _benign_loss(self, batch: Batch) -> Callable[[Weights], Tensor]:
@@ -220,7 +222,7 @@ class EpisodeBuilder:
 
         def loss(weights: Weights) -> Tensor:
             module = self._skeleton.module
-            with dropout(module, on=self._draw.recipe.dropout), self._seeded(k):
+            with dropout(module, on=self._draw.fine_tuning.dropout), self._seeded(k):
                 logits = self._run(self._skeleton, weights, part).logits
             return kind.loss(logits.flatten(0, -2), labels, reduction="sum") / counted
 
@@ -255,7 +257,7 @@ class EpisodeBuilder:
 
     def _seeded(self, k: int) -> Any:
         rank = [self._ranks.rank] if self._ranks.rank else []  # other rows, other masks
-        seed = seed_of("dropout", *self._draw.key, k, *rank) if self._draw.recipe.dropout else None
+        seed = seed_of("dropout", *self._draw.key, k, *rank) if self._draw.fine_tuning.dropout else None
         return seeded(seed, [self._device])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..losses.keeping import KeepingLoss, total
-from ..models.distributed import ALONE, Ranks
+from ..models.distributed import ALONE, Processes
 from ..models.functional import dropout
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.rows import LABELS
@@ -41,7 +41,7 @@ class Keeper:
         batch_size: int,
         autocast: Callable[[], AbstractContextManager[None]],
         collate: Callable[[list[dict[str, Any]]], Batch],
-        ranks: Ranks = ALONE,
+        ranks: Processes = ALONE,
         erased: Sequence[BlockedTask] = (),
     ) -> None:
         self.losses, self._rows, self._size, self._ranks = losses, rows, batch_size, ranks

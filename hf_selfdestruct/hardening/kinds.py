@@ -25,14 +25,16 @@ def check_kinds(config: HardeningConfig, tasks: Sequence[BlockedTask], blocking:
                 known = [name for name, one in BLOCKING_LOSSES.items() if _fits(one, task)]
                 raise ValueError(
                     f"{type(loss).__name__} cannot be measured on blocked task {task.name!r}, a {task.kind.name}: of "
-                    f"the shipped blocking losses {', '.join(known)} can (blocking_loss={known[0]!r}, method_options={{'probe_weight': 0}}); "
+                    f"the shipped blocking losses {', '.join(known)} can (blocking_loss={known[0]!r}, method_options="
+                    "{'probe_weight': 0}); "
                     f"a loss of your own that can names {task.kind.name!r} among its kinds (blocking_losses=[...])."
                 )
         for name in READING_CLASSES if task.kind.name != CLASSIFICATION.name else ():
             if asked := getattr(config.options, name):
                 raise ValueError(
                     f"{name} reads classes, and blocked task {task.name!r} is a {task.kind.name}: set "
-                    f"method_options={{{name!r}: {type(asked)()}}}, or choose a method that leaves it out, such as 'mlac_fast'."
+                    f"method_options={{{name!r}: {type(asked)()}}}, or choose a method "
+                    "that leaves it out, such as 'mlac_fast'."
                 )
 
 

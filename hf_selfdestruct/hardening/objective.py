@@ -19,7 +19,7 @@ from ..erasure.word_merging import TiedRows
 from ..losses.base import BlockingLoss
 from ..losses.keeping import KeepingLoss
 from ..meta_gradient.outer_loss import meta_loss
-from ..models.distributed import ALONE, Ranks, anyone
+from ..models.distributed import ALONE, Processes, anyone
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.rows import LABELS
 from .checks import check_finite, check_hardening, check_reached, has_loss
@@ -101,7 +101,7 @@ class HardeningObjective:
         self.columns = list(inspect.signature(type(model).forward).parameters)
         self.has_loss = has_loss(model)
         self.device = accelerator.device if accelerator else model.device
-        self._processes = Ranks(accelerator.process_index, accelerator.num_processes) if accelerator else ALONE
+        self._processes = Processes(accelerator.process_index, accelerator.num_processes) if accelerator else ALONE
         self._options: dict[str, Any] = dict(
             collate=collate, desired=desired, keep=keep, collate_desired=collate_desired or collate,
             batch_size=batch_size, special_words=special_words, accelerator=accelerator,
@@ -171,7 +171,7 @@ class HardeningObjective:
         weight, most = config.blocking_weight * factor, config.options.max_blocking_grad_norm or None
         named, score = dict(model.named_parameters()), draw.task.kind.score
         outer = meta_loss(desired, named, gradient, blocking_weight=weight, max_norm=most, score=score)
-        more = {"adversary_lr": float(draw.recipe.learning_rate), "inner_steps": float(draw.recipe.steps)}
+        more = {"adversary_lr": float(draw.fine_tuning.learning_rate), "inner_steps": float(draw.fine_tuning.steps)}
         check_finite(outer.terms | more, draw, step)
         self.simulator.learn(draw, gradient, share=1 / micro_steps)
         return outer.total, terms | outer.terms | more

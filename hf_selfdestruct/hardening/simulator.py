@@ -18,9 +18,9 @@ from ..losses.blocking import BlockingLoss
 from ..meta_gradient.episode import MetaGradient
 from ..meta_gradient.methods import method
 from ..models import heads
-from ..models.distributed import ALONE, Ranks
+from ..models.distributed import ALONE, Processes
 from ..models.functional import Weights
-from ..models.stateless import ADAPTER, Skeleton, can_compact, plain
+from ..models.stateless import ADAPTER, StatelessModel, can_compact, plain
 from ..tasks.blocked_task import BlockedTask, seed_of
 from .config import HardeningConfig
 from .episode_builder import Batch, Draw, EpisodeBuilder, Rows, Sources
@@ -56,7 +56,7 @@ class Simulator:
     benign: Rows
     general: Rows
     device: torch.device
-    processes: Ranks = ALONE
+    processes: Processes = ALONE
     learned: dict[tuple[str, int], LearnedAdversary] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class Simulator:
         built = {t.name: heads.skeleton(self.model, t.outputs, auto_class=t.model_class) for t in self.tasks}
         benign = heads.live_skeleton(self.model, twice=twice)
         self._rows = all(can_compact(module) for module in (benign, *built.values()))
-        self._benign = Skeleton(benign, self.model, keep_head=True, rows=self._rows, twice=twice)
+        self._benign = StatelessModel(benign, self.model, keep_head=True, rows=self._rows, twice=twice)
         self._skeletons = {
             (task.name, number): {
                 (head, i): self._skeleton(task, head == "keep", trainable)
@@ -98,12 +98,12 @@ class Simulator:
         chances = torch.tensor([a.weight for a in self.adversaries])
         number = int(torch.multinomial(chances, 1, generator=generator))
         key = (task.name, *key)
-        recipe = self.adversaries[number].draw(global_step, *key)
-        if recipe.learns_rate:
-            recipe = replace(recipe, learning_rate=self.learned[task.name, number].learning_rate)
-        return Draw(task, number, recipe, key)
+        fine_tuning = self.adversaries[number].draw(global_step, *key)
+        if fine_tuning.learns_rate:
+            fine_tuning = replace(fine_tuning, learning_rate=self.learned[task.name, number].learning_rate)
+        return Draw(task, number, fine_tuning, key)
 
-    def ranks(self, model: PreTrainedModel) -> Ranks:
+    def ranks(self, model: PreTrainedModel) -> Processes:
         """Who simulates an adversary of this model together; sharded weights make sharded adversaries."""
         together = self.processes if self.config.adversary_settings.scope == "global" else ALONE
         return replace(together, sharded=any(isinstance(p, DTensor) for p in model.parameters()))
@@ -120,7 +120,7 @@ class Simulator:
         with torch.autocast(self.device.type, enabled=False):
             builder = self.builder(model, draw)
             found = self._way(builder.episode())
-        if draw.recipe.carries > 1:
+        if draw.fine_tuning.carries > 1:
             builder.carry(found.fast)
         return replace(found, weights=builder.whole(found.weights))
 
@@ -147,11 +147,11 @@ class Simulator:
             {plain(n): g for n, g in gradient.own.items() if ADAPTER not in n}, gradient.learning_rate, share=share
         )
 
-    def skeleton(self, draw: Draw) -> Skeleton:
+    def skeleton(self, draw: Draw) -> StatelessModel:
         """The skeleton of a draw's adversary."""
         places = self.adversaries[draw.number].options("trainable")
-        at = next(i for i, option in enumerate(places) if option == draw.recipe.trainable)
-        return self._skeletons[draw.task.name, draw.number][draw.recipe.head, at]
+        at = next(i for i, option in enumerate(places) if option == draw.fine_tuning.trainable)
+        return self._skeletons[draw.task.name, draw.number][draw.fine_tuning.head, at]
 
     @property
     def published(self) -> set[str]:
@@ -159,7 +159,7 @@ class Simulator:
         return {name for kinds in self._skeletons.values() for kind in kinds.values() for name in kind.names.values()}
 
     @property
-    def benign_skeleton(self) -> Skeleton:
+    def benign_skeleton(self) -> StatelessModel:
         """The live model's own skeleton, head included."""
         return self._benign
 
@@ -168,10 +168,12 @@ class Simulator:
             return {}
         return {"hvp": self.config.options.hvp, "trajectory": self.config.options.trajectory}
 
-    def _skeleton(self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig) -> Skeleton:
+    def _skeleton(self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig) -> StatelessModel:
         module = heads.skeleton(self.model, task.outputs, twice=self._twice, auto_class=task.model_class)
         lora = trainable if isinstance(trainable, LoraConfig) else LORA if trainable == "lora" else None
-        skeleton = Skeleton(module, self.model, keep_head=keep_head, lora=lora, rows=self._rows, twice=self._twice)
+        skeleton = StatelessModel(
+            module, self.model, keep_head=keep_head, lora=lora, rows=self._rows, twice=self._twice
+        )
         if skeleton.embedding != self._benign.embedding:
             raise ValueError(
                 "an adversary's LoraConfig adapts the word embeddings, of which only the used rows exist here; leave "

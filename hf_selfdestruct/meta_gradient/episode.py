@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..adversaries.optimizer import InnerOptimizer
-from ..models.distributed import ALONE, Ranks
+from ..models.distributed import ALONE, Processes
 from ..models.functional import Weights
 
 
@@ -64,7 +64,7 @@ class Episode:
     learns_rate: bool = False
     wanted: frozenset[str] | None = None
     carries: bool = False
-    ranks: Ranks = ALONE
+    ranks: Processes = ALONE
 
     def __post_init__(self) -> None:
         """Check the lengths against each other."""

@@ -19,7 +19,7 @@ class FlatEpisode:
 
     The weights that move lie in one vector ``x``; those that do not, but whose gradient is asked for, in ``f``. A
     gradient with respect to both is one vector, ``x``'s part first. Where several processes share the episode, a
-    gradient is the sum of theirs, and each may keep only its piece of every vector (see :class:`ranks.Ranks`).
+    gradient is the sum of theirs, and each may keep only its piece of every vector (see :class:`ranks.Processes`).
 
     Args:
         episode: The episode.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..models.distributed import Ranks
+from ..models.distributed import Processes
 from .flat_episode import FlatEpisode
 
 Products = Callable[[FlatEpisode, int, Tensor, Tensor, Tensor, Sequence[Tensor], Sequence[Tensor]], float | None]
@@ -88,7 +88,7 @@ class FiniteDifference:
         # Weights that are all zero have no size of their own to go by.
         return self._width * max(course.ranks.norm(x), 1e-3 * course.moving.total**0.5) / length if length else 0.0
 
-    def _error(self, ranks: Ranks, g: Tensor, difference: Tensor, low: Tensor) -> float:
+    def _error(self, ranks: Processes, g: Tensor, difference: Tensor, low: Tensor) -> float:
         first = ranks.norm(difference)
         if first == 0:
             return 0.0

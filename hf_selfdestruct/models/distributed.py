@@ -17,7 +17,7 @@ from ..files import locked
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Processes:
     """Who computes which rows of each batch, and who keeps which piece of each flat vector.
 
     Each process computes with its rows; gradients are added up over all. With ``sharded`` it keeps only its piece of
@@ -30,7 +30,7 @@ class Ranks:
         sharded: Whether flat vectors are shared out.
 
     Example:
-        >>> Ranks(rank=1, size=3).rows(8)
+        >>> Processes(rank=1, size=3).rows(8)
         slice(2, 5, None)
     """
 
@@ -105,7 +105,7 @@ class Ranks:
         return self.total(piece.norm().square()).sqrt().item() if self.sharded else piece.norm().item()
 
 
-ALONE = Ranks()
+ALONE = Processes()
 
 
 def anyone(accelerator: Accelerator, said: bool) -> bool:

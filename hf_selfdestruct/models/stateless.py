@@ -42,7 +42,7 @@ class RowEmbedding(nn.Module):
         return embedding(self.index[tokens], self.weight, None if self.padding_idx is None else 0)
 
 
-class Skeleton:
+class StatelessModel:
     """A weightless model for one kind of adversary, called with weights by the live model's names.
 
     Args:
