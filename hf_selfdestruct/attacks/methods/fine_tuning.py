@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from peft import LoraConfig, inject_adapter_in_model
@@ -77,7 +77,7 @@ class Tuning(Attack):
     poison: float = 0.0
     prune: bool = False
     trials: int | None = None
-    kinds = None
+    kinds: ClassVar[tuple[str, ...] | None] = None
 
     def __post_init__(self) -> None:
         if unknown := {*self.optimizers} - {*OPTIMIZERS}:
