@@ -1,4 +1,4 @@
-"""Files: read without surprises, hashed, locked, and written whole or not at all."""
+"""Files: safe reading, hashing, locking, and atomic writing."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-MOST_TOLD = 400  # characters of somebody else's error
+MOST_TOLD = 400  # characters of another library's error message
 LOCK = "_lock"
 
 
 def printable(text: str) -> str:
-    """A stranger's text with control characters escaped, line breaks included: a terminal obeys none of them."""
+    """Escape the control characters of untrusted text, line breaks included, to protect the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def reason(error: BaseException) -> str:
-    """The message of an error on one line, control characters escaped; the error's name where it has no message."""
+    """Return an error's message on one line with control characters escaped, or its type if it has no message."""
     words = printable(" ".join(str(error).split()))
     return (words if len(words) <= MOST_TOLD else f"{words[:MOST_TOLD]} ...") or type(error).__name__
 
 
 @contextmanager
 def locked(folder: str | Path, *, wait: float = 0.0) -> Iterator[None]:
-    """The only process that writes into a folder; nested uses by one process are allowed.
+    """Lock a folder, so that only this process writes into it; one process may nest locks.
 
     Args:
-        folder: An existing folder; the lock is its file ``_lock``, and ends with the process that has it.
+        folder: An existing folder. The lock is its file ``_lock``; it is released when the process ends.
         wait: Seconds to wait for another process.
 
     Raises:
-        ValueError: Another process works in the folder.
+        ValueError: Another process has locked the folder.
     """
     path = Path(folder, LOCK)
-    if path.is_symlink():  # a stranger's: the lock would be made where the link points to
+    if path.is_symlink():  # untrusted: the lock would be created where the link points
         path.unlink()
     lock = FileLock(path, timeout=wait, is_singleton=True)
     try:
         lock.acquire()
     except Timeout:
-        raise ValueError(f"another process works in {folder}: wait until it ends, or stop it, and try again.") from None
+        raise ValueError(f"another process is using {folder}: wait for it to end, or stop it, then retry.") from None
     try:
         yield
     finally:
@@ -55,11 +55,11 @@ def locked(folder: str | Path, *, wait: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[BufferedReader]:
-    """A regular file of a stranger, opened for reading; a pipe or a device would be read for ever.
+    """Open an untrusted regular file for reading; reading a pipe or a device might never end.
 
     Raises:
-        ValueError: It is no regular file.
-        OSError: It cannot be opened.
+        ValueError: The path is not a regular file.
+        OSError: The file cannot be opened.
     """
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -68,7 +68,7 @@ def opened(path: str | Path) -> Iterator[BufferedReader]:
 
 
 def file_hash(*paths: str | Path) -> str:
-    """SHA-256 of the contents of regular files, one after the other, read in pieces."""
+    """Return the SHA-256 of the concatenated contents of regular files, read in chunks."""
     digest = hashlib.sha256()
     for path in paths:
         with opened(path) as file:
@@ -77,9 +77,9 @@ def file_hash(*paths: str | Path) -> str:
 
 
 def weights_hash(folder: str | Path) -> str:
-    """SHA-256 of a folder's safetensors; empty where it has none.
+    """Return the SHA-256 of a folder's safetensors files; empty if there are none.
 
-    They may be many gigabytes and are asked for often: a process reads them again only once they have changed.
+    The files may have many gigabytes, so the hash is cached and computed again only after a file has changed.
     """
     found = [(str(file), file.stat()) for file in sorted(Path(folder).glob("*.safetensors"))]
     times = ((name, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found)
@@ -92,11 +92,11 @@ def _hash_of(files: tuple[tuple[str, int, int, int, int], ...]) -> str:
 
 
 def read_text(path: str | Path, most: int) -> str:
-    """The text of a file from a stranger.
+    """Read the text of an untrusted file.
 
     Raises:
-        ValueError: It is missing, no regular file, has more bytes than ``most``, or is not UTF-8; the caller says
-            which file.
+        ValueError: The file is missing, not regular, larger than ``most`` bytes, or not UTF-8; the caller adds the
+            file's name to the message.
     """
     path = Path(path)
     if not path.exists():
@@ -104,7 +104,7 @@ def read_text(path: str | Path, most: int) -> str:
     with opened(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise ValueError(f"has {path.stat().st_size} bytes; at most {most} are read.")
+        raise ValueError(f"file has {path.stat().st_size} bytes; the limit is {most}.")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -112,12 +112,12 @@ def read_text(path: str | Path, most: int) -> str:
 
 
 def write_whole(path: str | Path, text: str, *, private: bool = False) -> None:
-    """Write a text file; a reader, or a kill half-way, never meets half of it, and no link is followed.
+    """Write a text file atomically, without following links.
 
     Args:
         path: The file.
-        text: Its content.
-        private: Whether nobody but its owner may read it.
+        text: The content.
+        private: Whether only the file's owner may read it.
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")

@@ -1,4 +1,4 @@
-"""JSON from strangers: parsed, and held to the types that annotations promise."""
+"""Untrusted JSON: strict parsing, and type checks against dataclass annotations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
-# What a reader of the message calls the types of JSON.
+# Names of the JSON types in error messages.
 NAMES = {dict: "an object", tuple: "a list", str: "text", int: "a whole number", float: "a number", bool: "a boolean"}
 LARGEST = 2**63
 MOST_ENTRIES = 500_000
@@ -21,19 +21,19 @@ LONGEST = 100  # of an unknown name, to look for the nearest known one
 
 
 def parse_json(text: str, *, infinite: bool = False, most: int = MOST_ENTRIES) -> Any:
-    """Parse JSON strictly: no name twice in an object, no NaN, nested no deeper than :data:`MOST_DEPTH`.
+    """Parse JSON strictly: no duplicate names, no NaN, no nesting deeper than :data:`MOST_DEPTH`.
 
-    Readers of JSON differ in which of two equal names they take; evidence must mean one thing to all of them.
+    JSON parsers differ in which of two duplicate names they use; evidence must mean the same to all of them.
 
     Args:
         text: The JSON.
-        infinite: Whether infinities and larger whole numbers are let through, which configurations of models have.
-        most: Entries that it may have.
+        infinite: Whether to allow infinities and larger whole numbers, as model configurations contain them.
+        most: Maximum number of entries.
 
     Raises:
         ValueError: The text is not such JSON, or has more entries.
     """
-    if text.count(",") >= most:  # one stands between two entries; more of them in texts do no harm
+    if text.count(",") >= most:  # a comma separates two entries; commas within strings only make the limit stricter
         raise ValueError(f"more than {most} entries.")
     constant, whole = (_constant, int) if infinite else (_number, _whole_number)
     try:
@@ -50,7 +50,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, value in pairs:
         if name in made:
-            raise ValueError(f"the name {reprlib.repr(name)} stands twice in one object.")
+            raise ValueError(f"duplicate name {reprlib.repr(name)} in one object.")
         made[name] = value
     return made
 
@@ -69,18 +69,18 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def checked(kind: Any, raw: Any, where: str) -> Any:
-    """A parsed JSON value as a value of an annotated type.
+    """Check a parsed JSON value against a type annotation and convert it.
 
     Args:
         kind: A dataclass, ``X | None``, ``tuple[X, ...]``, ``dict[str, X]``, ``Any`` or a plain type.
         raw: The value.
-        where: Its place, for the message.
+        where: Path of the value, for error messages.
 
     Returns:
-        The value; objects become dataclasses, and lists tuples, where the type says so.
+        The value, with objects converted to dataclasses and lists to tuples where the type asks for them.
 
     Raises:
-        ValueError: The value, or one inside it, has another type; the message names its place.
+        ValueError: The value, or a nested one, has another type; the message names its path.
     """
     if kind is Any:
         return raw
@@ -107,13 +107,13 @@ def check_names(given: Iterable[str], known: Sequence[str], where: str) -> None:
 
 
 def _object(kind: Any, raw: Any, where: str) -> Any:
-    """A dataclass from an object with its fields; those with defaults may be missing."""
+    """Build a dataclass from a JSON object; fields with defaults may be missing."""
     raw = _plain(dict, raw, where, NAMES[dict])
     fields = {f.name: f for f in dataclasses.fields(kind)}
     required = {n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
     if unknown := raw.keys() - fields.keys():
         names = ", ".join(sorted(map(str, unknown)))
-        raise ValueError(f"{where}: unknown fields: {names}; known are {', '.join(fields)}.")
+        raise ValueError(f"{where}: unknown fields: {names}; known fields: {', '.join(fields)}.")
     if missing := required - raw.keys():
         raise ValueError(f"{where}: missing fields: {', '.join(sorted(missing))}.")
     hints = _hints(kind)
@@ -124,7 +124,7 @@ _hints = functools.cache(get_type_hints)
 
 
 def _plain(kind: Any, raw: Any, where: str, name: str) -> Any:
-    # To Python a boolean is a whole number; to a report it is not.
+    # In Python a boolean is an integer; in a report it is not.
     if not isinstance(raw, kind) or (isinstance(raw, bool) and kind is not bool):
         raise ValueError(f"{where}: expected {name}, got {reprlib.repr(raw)}.")
     return raw
@@ -143,5 +143,5 @@ def _constant(text: str) -> float:
 
 def _whole_number(text: str) -> int:
     if abs(_number(text)) >= LARGEST:
-        raise ValueError(f"{reprlib.repr(text)} is too large a number.")
+        raise ValueError(f"the number {reprlib.repr(text)} is too large.")
     return int(text)

@@ -56,9 +56,9 @@ def test_every_number_of_the_result_is_in_the_report():
 
 
 def test_seeds_are_those_that_were_run():
-    assert "deviation over attack seeds\n(3); intervals" in render(made_report(), DETAILS)
+    assert "deviation over\nattack seeds (3); 95 % intervals" in render(made_report(), DETAILS)
     more = tuple(made_run(seed=seed) for seed in range(3, 10))
-    assert "deviation over attack seeds\n(3 to 10); intervals" in render(made_report(extra=more), DETAILS)
+    assert "deviation over\nattack seeds (3 to 10); 95 % intervals" in render(made_report(extra=more), DETAILS)
 
 
 def test_the_result_is_one_table_before_anything_else():
@@ -109,7 +109,7 @@ def test_the_card_says_how_many_labelled_rows_the_choice_had():
     report = made_report()
     facts = dataclasses.replace(report.tasks["gender"], rows=RowCounts(100, 43, 10))
     card = render(made_report(tasks={"gender": facts}), DETAILS)
-    assert "the selection split (labelled rows\nbeside the examples: 43) chose" in card
+    assert "the selection split (43 labelled rows besides the examples)." in card
 
 
 def test_an_attack_that_failed_everywhere_is_no_convex_fit():

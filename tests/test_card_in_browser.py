@@ -39,7 +39,7 @@ SECTIONS = [
     "Load it",
     "How it was trained",
     "Threat model, and what is not covered",
-    "Doubts the suite raised",
+    "Doubts raised by the suite",
     "Release considerations",
     "Verify and reproduce",
     "Appendix: every attack",

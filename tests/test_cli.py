@@ -56,7 +56,7 @@ def test_help_of_harden_says_what_can_be_given(tmp_path):
     help_ = run_cli("harden", "--help", home=tmp_path, COLUMNS="100").stdout
     assert len(help_.splitlines()) <= 150, "longer than three screens"
     shown = " ".join(help_.split())
-    for name in ("--model", "--suite", "--data.KEY", "--output_dir", "--seed", "goes on"):
+    for name in ("--model", "--suite", "--data.KEY", "--output_dir", "--seed", "again to resume"):
         assert name in shown
     for kind in (DataConfig, TaskConfig, CardDetails, ReleaseConsiderations, Gate):
         for field in dataclasses.fields(kind):

@@ -101,10 +101,10 @@ def test_harden_again_repeats_nothing(hardened, project):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--seed", "1"], r"training\.seed=0, and now it is 1"),
-        (["--inner_steps", "1"], r"training\.inner_steps=2, and now it is 1"),
-        (["--max_steps", "3"], r"training\.max_steps=2, and now it is 3"),
-        (["--data.max_length", "8"], r"data\.max_length=16, and now it is 8"),
+        (["--seed", "1"], r"training\.seed=0, but the configuration has 1"),
+        (["--inner_steps", "1"], r"training\.inner_steps=2, but the configuration has 1"),
+        (["--max_steps", "3"], r"training\.max_steps=2, but the configuration has 3"),
+        (["--data.max_length", "8"], r"data\.max_length=16, but the configuration has 8"),
     ],
 )
 def test_another_configuration_does_not_go_on_with_the_run(hardened, project, capsys, words, told):

@@ -142,7 +142,9 @@ def test_missing_folder_is_named(tokenizer, path):
 
 def test_missing_hub_data_is_one_line(tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="'somebody/bios' is neither a folder here nor on the Hub") as caught:
+    with pytest.raises(
+        ValueError, match="'somebody/bios' is neither a local folder nor a data set on the Hub"
+    ) as caught:
         load_data(config_of("somebody/bios"), tokenizer)
     assert "\n" not in str(caught.value)
 
@@ -236,10 +238,10 @@ def test_wrong_kept_texts_are_refused(tmp_path, tokenizer) -> None:
     with pytest.raises(ValueError, match=r"keep_path: no folder '\./nowhere'"):
         check_source(DataConfig(str(folder), keep_path="./nowhere"))
     half = save(tmp_path / "half", {"train": toy()["train"]})
-    with pytest.raises(ValueError, match=r"holds no test\.parquet"):
+    with pytest.raises(ValueError, match=r"contains no test\.parquet"):
         check_source(DataConfig(str(folder), keep_path=str(half)))
     with pytest.raises(ValueError, match="'words'"):
         load_kept(DataConfig(str(folder), keep_path=str(folder), keep_text_column="words"), tokenizer)
     numbers = save(tmp_path / "numbers", {s: [{"text": 1}] for s in ("train", "test")})
-    with pytest.raises(ValueError, match="row 0: must be text, got 1"):
+    with pytest.raises(ValueError, match="row 0: expected text, got 1"):
         load_kept(DataConfig(str(folder), keep_path=str(numbers)), tokenizer)

@@ -122,14 +122,14 @@ def without_one(found):
 def test_what_holds_no_images_is_refused(gallery, tmp_path):
     folder = saved(gallery, tmp_path / "texts", "parquet", as_texts)
     with pytest.raises(
-        ValueError, match=r"split 'train': column 'image' holds string and no images: cast it by datasets"
+        ValueError, match=r"split 'train': column 'image' contains string, not images: convert it with datasets"
     ):
         load_data(config_of(folder), make_processor())
     with pytest.raises(ValueError, match="split 'train': no column 'picture'; the columns are image, colour, side"):
         load_data(config_of(gallery, image_column="picture"), make_processor())
-    with pytest.raises(ValueError, match=r"holds no train\.parquet, .*, and no folder train of images"):
+    with pytest.raises(ValueError, match=r"contains no train\.parquet, .*, and no image folder train"):
         load_data(config_of(tmp_path), make_processor())
-    with pytest.raises(ValueError, match=r"holds no train\.parquet, train\.jsonl, train\.json or train\.csv\.$"):
+    with pytest.raises(ValueError, match=r"contains no train\.parquet, train\.jsonl, train\.json or train\.csv\.$"):
         load_data(HardenConfig("model", DataConfig(str(gallery)), (TaskConfig("side", "side"),)), make_tokenizer())
 
 
@@ -141,9 +141,7 @@ def test_a_broken_image_is_named_before_training(gallery, tmp_path, break_it):
         folder = make_gallery(tmp_path / "data")
         file, row = folder / "train" / "7.png", r"\d+"
         file.write_bytes(file.read_bytes()[:300] if break_it == "cut short" else b"words")
-    with pytest.raises(
-        ValueError, match=rf"'train', column 'image', row {row}: the image is missing or cannot be read"
-    ):
+    with pytest.raises(ValueError, match=rf"'train', column 'image', row {row}: the image is missing or unreadable"):
         load_data(config_of(folder), make_processor())
 
 
@@ -154,7 +152,7 @@ def test_images_of_several_sizes_are_refused_where_nothing_resizes_them(gallery,
     assert load_data(config_of(folder), processor)["validation"][3]["pixel_values"].shape == (3, 16, 16)
     processor.do_resize = False
     assert load_data(config_of(gallery), processor)["train"][0]["pixel_values"].shape == (3, 20, 20)
-    with pytest.raises(ValueError, match=r"row \d+: its pixels have the shape \(3, 8, 9\).*do_resize"):
+    with pytest.raises(ValueError, match=r"row \d+: the pixels have shape \(3, 8, 9\).*do_resize"):
         load_data(config_of(folder), processor)
 
 
@@ -170,18 +168,18 @@ def test_grey_images_and_those_with_transparency_become_pixels(gallery):
 @pytest.mark.parametrize(("reads", "data"), [("vit", {}), ("bert", {"image_column": "image"})])
 def test_a_model_of_the_other_kind_is_refused(tmp_path, reads, data):
     tiny_model(reads).save_pretrained(tmp_path)
-    reading = {"vit": "reads images, and the examples are texts", "bert": "reads texts, and the examples are images"}
-    with pytest.raises(ValueError, match=f"{reading[reads]}: name another model, or .* image_column for images"):
+    reading = {"vit": "reads images, but the examples are texts", "bert": "reads texts, but the examples are images"}
+    with pytest.raises(ValueError, match=f"{reading[reads]}: use another model, or .* image_column for images"):
         processor_of(str(tmp_path), DataConfig("data", **data))
 
 
 @pytest.mark.parametrize("of_texts", [{"text_column": "text"}, {"text_pair_column": "b"}, {"keep_path": "kept"}])
 def test_what_is_of_texts_is_refused_beside_images(of_texts):
-    with pytest.raises(ValueError, match=f"image_column .* {next(iter(of_texts))} is of texts: leave one of them out"):
+    with pytest.raises(ValueError, match=f"image_column .* {next(iter(of_texts))} is for texts: remove one of them"):
         DataConfig("data", image_column="image", **of_texts)
     assert DataConfig("data", image_column="image").text_column is None
     assert DataConfig("data").text_column == "text"
-    with pytest.raises(ValueError, match="text_column is of texts"):
+    with pytest.raises(ValueError, match="text_column is for texts"):
         config_of("data", TaskConfig("side", "label", path="own", text_column="text"))
 
 

@@ -57,7 +57,7 @@ def test_a_subset_and_a_revision_are_asked_of_the_hub(tmp_path, tokenizer, monke
     found = load_data(config_of("somebody/bios", name="small", revision="v1", splits=splits), tokenizer)
     assert asked == [("somebody/bios", "small", "v1")]
     assert {split: len(rows) for split, rows in found.items()} == {"train": 25, "validation": 5, "test": 10}
-    with pytest.raises(ValueError, match="subset and revision are of data sets on the Hub"):
+    with pytest.raises(ValueError, match="subset and revision apply only to the Hub"):
         load_data(config_of(tmp_path, name="small"), tokenizer)
 
 
@@ -111,5 +111,5 @@ def test_a_task_may_have_a_data_set_of_its_own(tmp_path, tokenizer):
 
 
 def test_more_of_a_data_set_that_is_not_named_is_refused():
-    with pytest.raises(ValueError, match="text_column is of the task's own data set; name the data set by path"):
+    with pytest.raises(ValueError, match="text_column describes the task's own data set: set path"):
         TaskConfig("origin", "origin", text_column="words")

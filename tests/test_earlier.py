@@ -99,7 +99,7 @@ def test_a_second_run_in_one_folder_is_refused(make_trainer, tmp_path):
     with held(folder):
         before = {*folder.rglob("*")}
         for work in (trainer.train, lambda: trainer.attack(TINY_SUITE)):
-            with pytest.raises(ValueError, match=r"another process works in .*run: wait until it ends"):
+            with pytest.raises(ValueError, match=r"another process is using .*run: wait for it to end"):
                 work()
         assert {*folder.rglob("*")} == before
     trainer.train()
@@ -109,7 +109,7 @@ def test_a_second_harden_in_one_folder_is_refused(project, refused):
     """A killed one would leave its recipe beside the other's weights."""
     folder = project.parent / "twice"
     with held(folder):
-        assert "another process works in" in refused("harden", project, "--output_dir", folder)
+        assert "another process is using" in refused("harden", project, "--output_dir", folder)
     assert [path.name for path in folder.iterdir()] in ([], ["_lock"])
 
 

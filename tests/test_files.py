@@ -68,7 +68,7 @@ def test_a_private_file_is_its_owners_alone(tmp_path):
 
 def test_one_process_at_a_time_works_in_a_folder(tmp_path):
     other = f"from hf_selfdestruct.files import locked\nwith locked({str(tmp_path)!r}): print('mine')"
-    with locked(tmp_path), locked(tmp_path), pytest.raises(AssertionError, match="another process works in"):
+    with locked(tmp_path), locked(tmp_path), pytest.raises(AssertionError, match="another process is using"):
         in_fresh_python(other)
     assert in_fresh_python(other) == "mine"
 

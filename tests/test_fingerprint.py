@@ -90,7 +90,7 @@ def test_a_substitute_is_known(made, certified, tmp_path, name):
 def test_the_false_alarm_rate_is_counted_on_servings_that_set_no_threshold(made):
     assert (made.false_alarms, made.servings) == (0, 50)
     assert made.largest < made.threshold
-    assert made.rate() == "0 of 50 checks of honest servings raised a false alarm"
+    assert made.rate() == "0 of 50 checks of the same weights raised a false alarm"
 
 
 def test_it_is_read_back(made, tmp_path):
@@ -142,7 +142,7 @@ def test_from_the_command_line_a_folder_and_an_endpoint(certified, tmp_path):
     file = tmp_path / "private.json"
     done = run_cli("fingerprint", "make", certified, file, "--probes", "12", home=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "0 of 50 checks of honest servings" in done.stdout
+    assert "0 of 50 checks of the same weights" in done.stdout
     differs = run_cli("fingerprint", "check", file, other, home=tmp_path)
     assert (differs.returncode, "ANOTHER MODEL ANSWERS" in differs.stdout) == (1, True), differs.stderr
     for folder, code in ((certified, 0), (other, 1)):

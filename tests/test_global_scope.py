@@ -55,7 +55,7 @@ def test_the_whole_job_from_the_command_line(tmp_path):
     words = ("harden", str(config), "--adversary.scope", "global")
     done = launch("hf_selfdestruct.cli", *words, processes=2, by="accelerate")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("Best attack against best attack") == 1, "one process tells"
+    assert done.stdout.count("Strongest attack against strongest attack") == 1, "one process tells"
     recipe = AttackReport.load(tmp_path / "hardened" / "selfdestruct" / "report.json").recipe
     assert (recipe["processes"], recipe["adversary_scope"], recipe["outer_batch"]) == (2, "global", 16)
     assert "global" in (tmp_path / "hardened" / "README.md").read_text()

@@ -71,7 +71,7 @@ ATTACKS = {
     "windows path": (outside("..\\x"), False, "a path outside"),
     "no object": (lambda f: (f / MANIFEST).write_text("[]"), False, "not a manifest"),
     "nested": (lambda f: (f / MANIFEST).write_text("[" * 100_000), False, "not a manifest"),
-    "huge manifest": (lambda f: (f / MANIFEST).write_text(" " * 20_000_000), False, "at most"),
+    "huge manifest": (lambda f: (f / MANIFEST).write_text(" " * 20_000_000), False, "the limit is"),
     "no text": (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"), False, "UTF-8"),
     "million runs": (million_runs, False, "report.json"),
     "lying header": (lying_header, True, "model.safetensors: not safetensors"),
@@ -85,9 +85,9 @@ ATTACKS = {
     "code behind blanks": (
         lambda f: (f / "processor_config.json").write_text('{"auto_map": {"AutoProcessor": "x.Evil"}}' + " " * 2**24),
         True,
-        "processor_config.json: cannot be searched for requests for code: has 16777",
+        "processor_config.json: cannot check it for requests to load code: file has 16777",
     ),
-    "no JSON": (lambda f: (f / "generation_config.json").write_text("{"), True, "generation_config.json: cannot be"),
+    "no JSON": (lambda f: (f / "generation_config.json").write_text("{"), True, "generation_config.json: cannot check"),
     "another loader": (lambda f: (f / "modules.json").write_text("[]"), False, "modules.json: can run code"),
     "a pickle": (
         lambda f: (f / "pytorch_model.bin").write_bytes(b"cos\nsystem\n"),

@@ -58,7 +58,7 @@ def test_no_network_is_one_line(push):
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     line = one_line(push(f"http://127.0.0.1:{port}"), 1)
-    assert "could not be reached" in line
+    assert "could not reach the Hub" in line
     assert "push again" in line
 
 

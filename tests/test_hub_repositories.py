@@ -35,7 +35,7 @@ def complete(hub, folder, revision="main"):
 @pytest.mark.parametrize("revision", [None, "new"])
 def test_another_model_is_not_overwritten_unasked(here, folder, gated, revision):
     repo = holding(here, OTHER)
-    with pytest.raises(ValueError, match=r"holds another model \(config.json, .*--replace"):
+    with pytest.raises(ValueError, match=r"contains another model \(config.json, .*--replace"):
         push(folder, REPO, token="hf_x", gated=gated, revision=revision)
     assert (len(commits(here)), repo.gated, [*repo.branches]) == (1, False, ["main"])
 
@@ -73,7 +73,7 @@ def test_a_branch_of_ours_beside_another_model(here, folder):
 
 def test_private_never_publishes_in_a_public_repository(here, folder):
     holding(here, {})
-    with pytest.raises(ValueError, match="is public, and a private repository was asked for"):
+    with pytest.raises(ValueError, match="is public, but private=True"):
         push(folder, REPO, token="hf_x", private=True)
     assert len(commits(here)) == 1
     here.repos[REPO].private = True
@@ -115,7 +115,7 @@ def test_such_a_status_at_any_request_is_one_line(here, folder, status):
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_busy_hub_is_not_a_wrong_name(here, folder, status):
     here.refuse = status
-    with pytest.raises(ConnectionError, match=f"({status}).*try again later"):
+    with pytest.raises(ConnectionError, match=f"({status}).*push again later"):
         push(folder, REPO, token="hf_x")
 
 

@@ -51,7 +51,7 @@ def test_what_the_manifest_does_not_list_is_refused(folder, name):
 @pytest.mark.parametrize("name", EXECUTABLE)
 def test_executable_and_pickled_kinds_are_refused_wherever_they_lie(folder, name):
     put(folder, name)
-    assert problems(folder) == [f"{name}: can run code or hide weights, and is no part of a hardened model"]
+    assert problems(folder) == [f"{name}: can run code or hide weights, and is not part of a hardened model"]
 
 
 @pytest.mark.parametrize("name", [*STRANGERS, *EXECUTABLE])
@@ -83,7 +83,9 @@ def test_what_is_no_file_is_refused_and_not_read(folder, tmp_path, monkeypatch, 
         (tmp_path / "elsewhere").mkdir()
         path.symlink_to(tmp_path / "elsewhere" if "folder" in kind else tmp_path / "none")
     # A link that a lock or a staged copy replaces is not followed.
-    expected = [] if name == "_x" and "link" in kind else [f"{name}: is {'a link' if 'link' in kind else 'no regular'}"]
+    expected = (
+        [] if name == "_x" and "link" in kind else [f"{name}: is {'a link' if 'link' in kind else 'not a regular'}"]
+    )
     assert [line.split(" file;")[0].split(";")[0] for line in problems(folder)] == expected
 
 

@@ -126,12 +126,12 @@ LIES = {
     "another size": (lambda m: m["files"]["README.md"].update(size=1), "README.md: changed since the manifest was"),
     "an unknown field": (lambda m: m["files"]["README.md"].update(mode=7), "unknown fields: mode"),
     "no size": (lambda m: m["files"]["README.md"].pop("size"), "missing fields: size"),
-    "a negative size": (lambda m: m["files"]["README.md"].update(size=-1), "'README.md' has no SHA-256 or size"),
-    "no hash": (lambda m: m["files"]["README.md"].update(sha256="x"), "'README.md' has no SHA-256 or size"),
+    "a negative size": (lambda m: m["files"]["README.md"].update(size=-1), "'README.md' has no valid SHA-256 or size"),
+    "no hash": (lambda m: m["files"]["README.md"].update(sha256="x"), "'README.md' has no valid SHA-256 or size"),
     "an unknown name": (lambda m: m.update(signed=True), "unknown fields: signed"),
-    "another recipe": (lambda m: m["recipe"].update(method="none"), f"{MANIFEST}: says other things"),
-    "other data": (lambda m: m["data"].update(more={}), f"{MANIFEST}: says other things"),
-    "other versions": (lambda m: m["versions"].update(torch="1"), f"{MANIFEST}: says other things"),
+    "another recipe": (lambda m: m["recipe"].update(method="none"), f"{MANIFEST}: recipe, data or versions differ"),
+    "other data": (lambda m: m["data"].update(more={}), f"{MANIFEST}: recipe, data or versions differ"),
+    "other versions": (lambda m: m["versions"].update(torch="1"), f"{MANIFEST}: recipe, data or versions differ"),
 }
 
 
@@ -151,7 +151,7 @@ def test_a_manifest_that_lies_is_refused(folder, lie):
 
 def test_a_name_that_stands_twice_in_a_manifest_is_refused(folder):
     edit(folder / MANIFEST, '"files": {', '"files": {}, "files": {')
-    with pytest.raises(ValueError, match=r"not a manifest: the name 'files' stands twice"):
+    with pytest.raises(ValueError, match=r"not a manifest: duplicate name 'files'"):
         problems(folder)
 
 

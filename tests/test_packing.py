@@ -61,10 +61,10 @@ HOSTILE = {
     "not ASCII": ("é" * 4, "base64"),
     "half a number": (base64.b64encode(b"abc").decode(), "base64|buffer"),
     "half a row": (text_of([0.1, -0.1, 0.2]), "reshape"),
-    "not a number": (text_of([np.nan, 0.0]), "must lie"),
-    "infinite": (text_of([np.inf, 0.0]), "must lie"),
-    "too large": (text_of([65504, 0.0]), "must lie"),
-    "too small": (text_of([0.0, -65504]), "must lie"),
+    "not a number": (text_of([np.nan, 0.0]), "must be within"),
+    "infinite": (text_of([np.inf, 0.0]), "must be within"),
+    "too large": (text_of([65504, 0.0]), "must be within"),
+    "too small": (text_of([0.0, -65504]), "must be within"),
 }
 
 

@@ -53,7 +53,7 @@ def test_a_gpt2_is_hardened_attacked_and_published_with_one_padding_for_all(proj
         monkeypatch.setattr(module, "named_suite", lambda name: SUITE)
     config = load_config(project, ["--max_steps", "2"])
     report = recipe.harden(config)
-    assert "has no padding token: texts are padded with '[SEP]'" in caplog.text
+    assert "has no padding token; using '[SEP]'" in caplog.text
     assert {"base", "undefended", "hardened", "scratch"} <= {run.role for run in report.runs}
     assert not [run.error for run in report.runs if run.error]
     folder = tmp_path / "hardened"
@@ -76,7 +76,7 @@ def test_the_token_of_the_configuration_is_taken_before_the_one_that_ends_texts(
     classifier("gpt2").save_pretrained(folder)
     assert Target("base", str(folder), padding=ENDS).config().pad_token_id == ENDS
     tokenizer_without(ends=None).save_pretrained(folder)
-    with pytest.raises(ValueError, match=r"no token to pad texts with, and none that ends them: set pad_token in"):
+    with pytest.raises(ValueError, match=r"neither a padding token nor an end-of-sequence token: set pad_token in"):
         processor_of(str(folder), DataConfig("d"))
 
 

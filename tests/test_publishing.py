@@ -33,7 +33,7 @@ def test_dry_run_lists_what_would_go_and_sends_nothing(hub, push, folder):
     assert {line[1]: int(line[0].replace(",", "")) for line in lines[:-1]} == {
         name: (folder / name).stat().st_size for name in names
     }
-    assert f"bytes in {len(names)} files would go to {REPO}" in done.stdout
+    assert f"bytes in {len(names)} files would be uploaded to {REPO}" in done.stdout
     assert hub.requests == []
 
 
@@ -81,7 +81,7 @@ def test_a_branch_and_a_pull_request(hub, push):
     repo = hub.repos[REPO]
     assert repo.files().keys() == {".gitattributes"}
     assert repo.files("candidate") == repo.files("refs/pr/1")
-    assert "leave revision or create_pr out" in one_line(push(hub.url, "--create-pr", "--revision", "x"), 2)
+    assert "pass either revision or create_pr" in one_line(push(hub.url, "--create-pr", "--revision", "x"), 2)
 
 
 def test_what_an_earlier_version_had_goes_in_the_same_commit(hub, push, folder):
@@ -99,7 +99,7 @@ def test_what_an_earlier_version_had_goes_in_the_same_commit(hub, push, folder):
 def test_a_strangers_file_is_deleted_only_when_asked(hub, push, tmp_path):
     assert push(hub.url).returncode == 0
     hub.repos[REPO].branches["main"][-1].files["NOTES.md"] = b"somebody's own"
-    assert "holds NOTES.md: nobody could verify it" in one_line(push(hub.url), 2)
+    assert "contains NOTES.md: verification would fail" in one_line(push(hub.url), 2)
     assert hub.repos[REPO].files()["NOTES.md"] == b"somebody's own"
     assert "Deletes NOTES.md.\n" in push(hub.url, "--replace").stdout
     assert run_against(hub.url, "verify", REPO, "--files-only", home=tmp_path).returncode == 0
@@ -110,8 +110,8 @@ def test_a_repository_that_nobody_could_verify_is_refused_and_trainers_leftover_
     held = hub.repos[REPO].branches["main"][-1].files
     held |= {"training_args.bin": b"pickled", "pytorch_model.bin": b"not hardened"}
     line = one_line(push(hub.url, "--gated", "auto"), 2)
-    assert "holds pytorch_model.bin" in line
-    assert "--replace (replace=True), which deletes pytorch_model.bin, training_args.bin there" in line
+    assert "contains pytorch_model.bin" in line
+    assert "--replace (replace=True), which deletes pytorch_model.bin, training_args.bin." in line
     assert (len(commits(hub)), hub.repos[REPO].gated) == (1, False)
     del held["pytorch_model.bin"]
     assert push(hub.url).returncode == 0
@@ -134,7 +134,7 @@ def test_a_token_or_a_path_of_this_machine_is_never_published(folder, words, why
     details = CardDetails(intended_use=words.format(folder=folder.resolve()))
     (folder / "selfdestruct" / "card.json").write_text(details.to_json())
     renew_card(folder)
-    with pytest.raises(ValueError, match=f"README.md: holds .*{why}") as refused, staged(folder):
+    with pytest.raises(ValueError, match=f"README.md: (seems to contain|contains) .*{why}") as refused, staged(folder):
         pass
     assert "a" * 34 not in str(refused.value)
     assert not [*folder.glob("_staging*")]

@@ -35,30 +35,36 @@ def shifted(raw):
 
 NANS = base64.b64encode(np.full((200, 2), np.nan, dtype="<f2").tobytes()).decode()
 REFUSED = {
-    "predictions of another run": (run(predictions=OTHER), r"runs\[0\].*accuracy on test does not follow"),
-    "an edited accuracy": (score(accuracy=0.5), r"runs\[0\].*accuracy on test does not follow"),
-    "edited labels": (facts(labels=packed_labels(1 - LABELS)), "accuracy on test does not follow"),
-    "predictions of fewer rows": (shifted, r"runs\[0\]\.predictions: 199 rows; the task has 200"),
-    "no labels": (facts(labels=""), r"runs\[0\]\.predictions: 200 rows; the task has 0"),
+    "predictions of another run": (
+        run(predictions=OTHER),
+        r"runs\[0\].*test accuracy differs from that of the predictions",
+    ),
+    "an edited accuracy": (score(accuracy=0.5), r"runs\[0\].*test accuracy differs from that of the predictions"),
+    "edited labels": (facts(labels=packed_labels(1 - LABELS)), "test accuracy differs from that of the predictions"),
+    "predictions of fewer rows": (shifted, r"runs\[0\]\.predictions: 199 rows, but the task has 200"),
+    "no labels": (facts(labels=""), r"runs\[0\]\.predictions: 200 rows, but the task has 0"),
     "predictions in no base64": (run(predictions="***"), r"runs\[0\]\.predictions: not an array in base64"),
-    "predictions that are no numbers": (run(predictions=NANS), r"runs\[0\]\.predictions: .*must lie"),
+    "predictions that are no numbers": (run(predictions=NANS), r"runs\[0\]\.predictions: .*must be within"),
     "labels in no base64": (facts(labels="***"), r"gender.*labels: not an array in base64"),
     "half a label": (facts(labels=base64.b64encode(b"abc").decode()), r"gender.*labels"),
-    "a label outside num_labels": (facts(labels=packed_labels(LABELS * 2)), r"gender.*label 2 is outside num_labels"),
-    "labels without num_labels": (lambda raw: raw["tasks"]["gender"].pop("num_labels"), "outside num_labels"),
-    "fewer classes": (facts(num_labels=1), "label 1 is outside num_labels, 1"),
+    "a label outside num_labels": (
+        facts(labels=packed_labels(LABELS * 2)),
+        r"gender.*label 2 must be less than num_labels",
+    ),
+    "labels without num_labels": (lambda raw: raw["tasks"]["gender"].pop("num_labels"), "less than num_labels"),
+    "fewer classes": (facts(num_labels=1), "label 1 must be less than num_labels, 1"),
     "more classes": (facts(num_labels=4), r"runs\[0\]\.predictions: 100 rows"),
     "a pruned run with test scores": (run(status="pruned"), r"runs\[0\].*'pruned' cannot have test"),
     "a pruned run without selection": (run(status="pruned", selection=None), r"'pruned' cannot have selection"),
-    "predictions without test scores": (run(status="pruned", test=None), r"runs\[0\].*accuracy on test"),
+    "predictions without test scores": (run(status="pruned", test=None), r"runs\[0\].*test accuracy differs"),
     "a curve of triples": (run(curve=[[1, 0.5, 3]]), r"runs\[0\]\.curve: expected pairs"),
     "a curve of singles": (run(curve=[[1, 0.5], [2]]), r"runs\[0\]\.curve: expected pairs"),
     "a curve of numbers": (run(curve=[1, 0.5]), r"runs\[0\]\.curve"),
     "a curve of texts": (run(curve=[["1", 0.5]]), r"runs\[0\]\.curve"),
     "no examples": (run(examples=0), r"runs\[0\].*examples must be at least 1"),
     "negative operations": (run(flops=-1.0), r"runs\[0\].*flops at least 0"),
-    "negative loss": (score(loss=-0.1), r"runs\[0\]\.test.*losses at 0 or above"),
-    "balanced accuracy above 1": (score(balanced_accuracy=1.1), r"runs\[0\]\.test: scores must lie"),
+    "negative loss": (score(loss=-0.1), r"runs\[0\]\.test.*losses at least 0"),
+    "balanced accuracy above 1": (score(balanced_accuracy=1.1), r"runs\[0\]\.test: scores must be in"),
     "a metric of one's own that is a text": (score(extra={"f1": "high"}), r"runs\[0\]\.test\.extra.*f1"),
     "control a number": (facts(control=1), r"gender.*control"),
     "rows a text": (facts(rows={"test": "200"}), r"gender.*rows"),
@@ -81,10 +87,10 @@ def further_tasks(raw):
 
 
 REFUSED |= {
-    "budgets without end": (examples_of_their_own, "report has 201 numbers of examples; at most 200"),
-    "attacks without end": (attacks_of_their_own, "report has 101 attacks; at most 100"),
-    "tasks without end": (further_tasks, r"report\.tasks has 21 tasks; at most 20"),
-    "looks without end": (run(curve=[[1, 0.5]] * 1001), r"runs\[0\]\.curve has 1001 points; at most 1000"),
+    "budgets without end": (examples_of_their_own, "report has 201 numbers of examples; the limit is 200"),
+    "attacks without end": (attacks_of_their_own, "report has 101 attacks; the limit is 100"),
+    "tasks without end": (further_tasks, r"report\.tasks has 21 tasks; the limit is 20"),
+    "looks without end": (run(curve=[[1, 0.5]] * 1001), r"runs\[0\]\.curve has 1001 points; the limit is 1000"),
 }
 
 

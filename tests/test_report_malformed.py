@@ -164,7 +164,7 @@ def test_huge_file_is_refused_unread(tmp_path):
     path = tmp_path / "report.json"
     with path.open("wb") as file:
         file.truncate(8 * 1024**4)  # sparse: reading it would take all the memory there is
-    with pytest.raises(ValueError, match=f"at most {MOST_BYTES}"):
+    with pytest.raises(ValueError, match=f"the limit is {MOST_BYTES}"):
         AttackReport.load(path)
 
 

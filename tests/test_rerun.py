@@ -34,12 +34,12 @@ def test_the_numbers_stand(hardened):
     assert done.returncode == 0, done.stderr
     *lines, last = [line for line in done.stdout.splitlines() if "recorded" in line or "repeated" in line]
     assert len(lines) == 4
-    assert all("the number stands" in line for line in lines)
+    assert all(": reproduced" in line for line in lines)
     report = AttackReport.load(home / "hardened" / REPORT)
     assert plan_problems(report) == []
     among = sum(run.role != "undefended" for run in report.runs)
-    assert f"repeated 4 of {len(report.runs)} runs, drawn by --rerun-seed 5 from the {among} " in last
-    assert "1 of 100 numbers passes this with probability 0.96" in last
+    assert f"repeated 4 of {len(report.runs)} runs, drawn with --rerun-seed 5 from the {among} " in last
+    assert "1 of 100 numbers passes this check with probability 0.96" in last
     again = rerun(home / "hardened", load_config(config), count=4, seed=5)
     assert all(one.now == one.recorded for one in again.found)  # the same machine and number of threads
     assert [one.line() for one in again.found] == lines
@@ -62,7 +62,7 @@ def test_runs_are_drawn_from_the_whole_plan_and_those_that_matter_more_often(har
 def test_another_number_does_not_stand(split, shift, stands):
     found = Rerun(made_run(accuracy=0.6), tuple(0.6 + shift * (i == split) for i in (0, 1)))
     assert found.stands is stands
-    assert ("THE NUMBER DOES NOT STAND" in found.line()) is not stands
+    assert ("NOT REPRODUCED" in found.line()) is not stands
 
 
 def test_what_failed_on_record_fails_again():
@@ -90,7 +90,7 @@ def forged(hardened, tmp_path):
 
 def test_weights_of_the_base_under_the_hardened_evidence_are_found(hardened, forged, tmp_path):
     home, _ = hardened
-    with pytest.raises(ValueError, match="these are not the weights that the report's attacks were made on"):
+    with pytest.raises(ValueError, match="the weights differ from those that the report's attacks were run on"):
         forged(home / "model")
     tampered = shutil.copytree(home / "hardened" / "_undefended", tmp_path / "sibling")
     weights = load_file(tampered / "model.safetensors")
@@ -105,9 +105,12 @@ def test_weights_of_the_base_under_the_hardened_evidence_are_found(hardened, for
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda raw: raw.update(checks=["none"]), "departs from its plan: checks: the report states 1 doubts"),
-        (lambda raw: raw["models"]["base"].update(sha256="0" * 64), "is not the base that was attacked"),
-        (lambda raw: raw["suite"].update(desired=False), "report states desired=False, .* rows give True"),
+        (
+            lambda raw: raw.update(checks=["none"]),
+            "departs from its plan, so no run is repeated: checks: the report states 1 doubts",
+        ),
+        (lambda raw: raw["models"]["base"].update(sha256="0" * 64), "is not the base of the report"),
+        (lambda raw: raw["suite"].update(desired=False), "report has desired=False, .* rows imply True"),
     ],
 )
 def test_a_report_that_departs_from_its_plan_or_from_the_configuration_is_refused(forged, change, named):
@@ -121,7 +124,7 @@ def test_other_data_is_refused(hardened, tmp_path):
     (tmp_path / "config.yaml").write_text(config.read_text().replace(f"{home}/data", f"{tmp_path}/data"))
     done = run_cli("verify", home / "hardened", "--rerun", "--config", tmp_path / "config.yaml", home=home)
     assert done.returncode == 2
-    assert "these are not the rows" in done.stderr
+    assert "the rows differ from those of the report's attacks" in done.stderr
 
 
 def test_rerun_needs_the_data(hardened):

@@ -10,7 +10,7 @@ from hf_selfdestruct.untrusted_json import MOST_DEPTH, parse_json
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "the name 'c' stands twice"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "duplicate name 'c'"),
         ("[NaN]", "NaN is not a finite number"),
         ("[Infinity]", "Infinity is not a finite number"),
         ("[1e999]", "1e999 is not a finite number"),
@@ -37,5 +37,5 @@ def test_infinities_only_where_they_are_asked_for():
     for text, why in (("[NaN]", "NaN"), ("9" * 5000, "digits")):
         with pytest.raises(ValueError, match=why):
             parse_json(text, infinite=True)
-    with pytest.raises(ValueError, match="too large a number"):
+    with pytest.raises(ValueError, match=r"the number .* is too large"):
         parse_json(str(large))

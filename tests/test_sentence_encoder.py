@@ -67,19 +67,19 @@ def test_it_opens_as_the_same_encoder_here_and_from_the_hub(make_trainer, encode
 
 
 HOSTILE = {
-    "code of one's own": (MODULES, [{**OLD[0], "type": "evil.Transformer"}], "has a class loaded that is none of"),
-    "another class": (MODULES, [{**OLD[0], "type": "sentence_transformers.models.Router"}], "has a class loaded"),
-    "a nested name": (MODULES, [{**OLD[0], "type": "sentence_transformers.util.import_from_string"}], "has a class"),
-    "a list for a name": (MODULES, [{**OLD[0], "type": ["sentence_transformers.models.Transformer"]}], "has a class"),
-    "another folder": (MODULES, [OLD[0], {**OLD[1], "path": "../1_Pooling"}], "has other files loaded"),
-    "more settings": (MODULES, [{**OLD[0], "kwargs": {"x": 1}}, *OLD[1:]], "has other files loaded"),
-    "no modules": (MODULES, {}, "is no list of modules"),
+    "code of one's own": (MODULES, [{**OLD[0], "type": "evil.Transformer"}], "loads a class other than Transformer"),
+    "another class": (MODULES, [{**OLD[0], "type": "sentence_transformers.models.Router"}], "loads a class"),
+    "a nested name": (MODULES, [{**OLD[0], "type": "sentence_transformers.util.import_from_string"}], "loads a class"),
+    "a list for a name": (MODULES, [{**OLD[0], "type": ["sentence_transformers.models.Transformer"]}], "loads a class"),
+    "another folder": (MODULES, [OLD[0], {**OLD[1], "path": "../1_Pooling"}], "loads files that do not belong"),
+    "more settings": (MODULES, [{**OLD[0], "kwargs": {"x": 1}}, *OLD[1:]], "loads files that do not belong"),
+    "no modules": (MODULES, {}, "is not a list of modules"),
     "a method": (
         "sentence_bert_config.json",
         {"modality_config": {"text": {"method": "push_to_hub", "method_output_name": None}}},
-        "modality_config is none of the settings",
+        "modality_config is not an allowed setting",
     ),
-    "arguments": ("sentence_bert_config.json", {"model_args": {"x": 1}}, "model_args is none of the settings"),
+    "arguments": ("sentence_bert_config.json", {"model_args": {"x": 1}}, "model_args is not an allowed setting"),
 }
 
 
@@ -104,7 +104,7 @@ def test_an_encoders_files_that_no_module_names_are_refused(folder, encoder) -> 
     carry_sentence_files(str(encoder), folder)
     (folder / MODULES).write_text(json.dumps(OLD[:1]))
     write_manifest(folder)
-    assert problems(folder) == [f"{POOLING}: {MODULES} does not name it"]
+    assert problems(folder) == [f"{POOLING}: not named in {MODULES}"]
     (folder / MODULES).unlink()
     write_manifest(folder)
     assert sum("belongs to a sentence encoder" in line for line in problems(folder)) == 3

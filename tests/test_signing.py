@@ -47,7 +47,9 @@ def test_others_tools_verify_it(signed, keys):
 
 
 def test_another_key_is_told_apart(signed, tmp_path):
-    assert signature_problems(signed, key_pair(tmp_path, "other")[1])[0].startswith("model.sig: not of this key")
+    assert signature_problems(signed, key_pair(tmp_path, "other")[1])[0].startswith(
+        "model.sig: does not match this key"
+    )
 
 
 def test_a_forger_with_a_new_manifest_is_told_apart(signed, keys):
@@ -104,7 +106,7 @@ def test_a_signature_covers_exactly_the_files_of_the_manifest(signed, keys, tmp_
     SIGNED_OTHERWISE[how](signed, other, keys[0])
     assert problems(signed, alone=True) == []
     assert [line.partition(" (")[0] for line in signature_problems(signed, keys[1])] == [
-        "model.sig: not of this key and these files"
+        "model.sig: does not match this key and these files"
     ]
 
 
@@ -138,7 +140,10 @@ def test_wrong_keys_are_refused(folder, keys, tmp_path):
     rsa = tmp_path / "rsa.pem"
     subprocess.run(["openssl", "genrsa", "-out", rsa, "2048"], check=True, capture_output=True)
     for key in (rsa, keys[1], key_pair(tmp_path, "bitcoin", curve="secp256k1")[0]):
-        with pytest.raises(ValueError, match="not a private elliptic-curve key"), staged(folder, key=key):
+        with (
+            pytest.raises(ValueError, match="expected an unencrypted elliptic-curve private key"),
+            staged(folder, key=key),
+        ):
             pass
     with pytest.raises(ValueError, match="no key at"):
         sign(folder, tmp_path / "none.pem")
@@ -149,9 +154,9 @@ def test_from_the_command_line(hub, push, folder, keys, tmp_path):
     assert push(hub.url, "--sign", private).returncode == 0
     assert "model.sig" in hub.repos["tester/hardened"].files()
     unchecked = run_against(hub.url, "verify", "tester/hardened", "--files-only", home=tmp_path)
-    assert "model.sig was not checked: give --public-key" in unchecked.stdout
+    assert "model.sig was not checked: pass --public-key" in unchecked.stdout
     done = run_against(hub.url, "verify", "tester/hardened", "--files-only", "--public-key", public, home=tmp_path)
-    assert (done.returncode, "the signature is of this key" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "the signature matches this key" in done.stdout) == (0, True), done.stderr
     hub.repos["tester/hardened"].files()["model.sig"] = b"{}"
     assert not (folder / "model.sig").exists()
     assert "no key at" in one_line(run_cli("push", folder, "a/b", "--sign", "nowhere", "--dry-run", home=tmp_path), 2)

@@ -45,9 +45,11 @@ def test_it_explains_every_key_and_shows_its_default(tmp_path, kind):
 def test_init_overwrites_nothing(tmp_path, refused):
     file = tmp_path / "mine.yaml"
     file.write_text("mine")
-    assert f"{file} exists, and is not overwritten" in refused("init", file)
+    assert f"{file} already exists and is not overwritten" in refused("init", file)
     assert file.read_text() == "mine"
     line = refused("init", "--kind", "language", tmp_path / "other.yaml")
-    assert "--kind language is not supported: a configuration can be for text or image" in line
-    assert "cannot be used (No such file or directory)" in refused("init", tmp_path / "nowhere" / "new.yaml")
+    assert "--kind language is not supported: choose text or image" in line
+    assert "new.yaml (No such file or directory); pass another path" in refused(
+        "init", tmp_path / "nowhere" / "new.yaml"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]

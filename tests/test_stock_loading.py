@@ -41,12 +41,18 @@ ASKED = {
     "attention, of a part": ({"_attn_implementation": {"": "paged|owner/kernel@main:f"}}, "asks for code from the Hub"),
     "attention, inside": ({"_attn_implementation_internal": "x"}, None),
     "experts": ({"text_config": {"experts_implementation": "a/b"}}, "asks for code from the Hub"),
-    "another configuration": ({"configuration_files": ["config.4.0.0.json"]}, "has other files loaded"),
-    "other weights": ({"transformers_weights": "sub/x.safetensors"}, "has other files loaded"),
-    "another vocabulary": ({"vocab_file": "/etc/passwd"}, "has other files loaded"),
-    "other tokenizers": ({"fast_tokenizer_files": ["tokenizer.0.0.1.json"]}, "has other files loaded"),
-    "another model": ({"audio_tokenizer": {"audio_tokenizer_name_or_path": "a/b"}}, "has another model loaded"),
-    "another backbone": ({"backbone": "owner/net"}, "has another model loaded"),
+    "another configuration": (
+        {"configuration_files": ["config.4.0.0.json"]},
+        "asks for files that are not in the manifest",
+    ),
+    "other weights": ({"transformers_weights": "sub/x.safetensors"}, "asks for files that are not in the manifest"),
+    "another vocabulary": ({"vocab_file": "/etc/passwd"}, "asks for files that are not in the manifest"),
+    "other tokenizers": (
+        {"fast_tokenizer_files": ["tokenizer.0.0.1.json"]},
+        "asks for files that are not in the manifest",
+    ),
+    "another model": ({"audio_tokenizer": {"audio_tokenizer_name_or_path": "a/b"}}, "asks for another model"),
+    "another backbone": ({"backbone": "owner/net"}, "asks for another model"),
     "a library": ({"auto_mapping": {"parent_library": "evil.x"}}, "asks for code of another library"),
     "its own name": ({"_name_or_path": "owner/base", "tokenizer_file": None, "attn_implementation": "sdpa"}, None),
 }
@@ -86,7 +92,7 @@ def test_json_is_read_strictly(folder, file, content):
     put(folder, file, content if isinstance(content, bytes) else content.encode())
     write_manifest(folder)
     assert [line.partition(": ")[::2][0] for line in problems(folder)] == [file]
-    assert "cannot be searched for requests for code" in problems(folder)[0]
+    assert "cannot check it for requests to load code" in problems(folder)[0]
 
 
 # Weights
@@ -128,18 +134,30 @@ def moved(change):
 
 
 INDEXED = {
-    "another folder": (moved(lambda m: {n: f"_x/{p}" for n, p in m.items()}), f"_x/{FIRST}: is no file of the weights"),
-    "an absolute path": (moved(lambda m: dict.fromkeys(m, "/x.safetensors")), "/x.safetensors: is no file of"),
+    "another folder": (
+        moved(lambda m: {n: f"_x/{p}" for n, p in m.items()}),
+        f"_x/{FIRST}: required by stock loaders, but not",
+    ),
+    "an absolute path": (
+        moved(lambda m: dict.fromkeys(m, "/x.safetensors")),
+        "/x.safetensors: required by stock loaders",
+    ),
     "no map": (moved(list), f"{INDEX}: has no weight_map"),
     "no text": (moved(lambda m: dict.fromkeys(m, 3)), f"{INDEX}: has no weight_map"),
-    "a shard is missing": (lambda f: (f / FIRST).unlink(), f"{FIRST}: is no file of the weights in the manifest"),
-    "another tensor": (moved(lambda m: {**m, "x": FIRST}), f"{FIRST}: holds other weights than"),
+    "a shard is missing": (
+        lambda f: (f / FIRST).unlink(),
+        f"{FIRST}: required by stock loaders, but not in the manifest",
+    ),
+    "another tensor": (moved(lambda m: {**m, "x": FIRST}), f"{FIRST}: contains other tensors than"),
     "tensors elsewhere": (
         moved(lambda m: {name: SHARDS[place == FIRST] for name, place in m.items()}),
-        f"{FIRST}: holds other weights than",
+        f"{FIRST}: contains other tensors than",
     ),
-    "whole weights too": (lambda f: save_file({}, f / "model.safetensors"), f"{INDEX}: no stock loader reads it"),
-    "no index": (lambda f: (f / INDEX).unlink(), "model.safetensors: is no file of the weights in the manifest"),
+    "whole weights too": (lambda f: save_file({}, f / "model.safetensors"), f"{INDEX}: stock loaders do not read it"),
+    "no index": (
+        lambda f: (f / INDEX).unlink(),
+        "model.safetensors: required by stock loaders, but not in the manifest",
+    ),
 }
 
 
@@ -152,14 +170,17 @@ def test_an_index_names_exactly_the_listed_weights(sharded, name):
 
 
 WEIGHTS = {
-    "none": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: is no file of the weights"),
-    "empty": (lambda f: save_file({}, f / "model.safetensors"), "model.safetensors: holds no weights"),
-    "more": (lambda f: save_file(load_file(f / "model.safetensors"), f / "x.safetensors"), "x.safetensors: no stock"),
+    "none": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: required by stock loaders, but not"),
+    "empty": (lambda f: save_file({}, f / "model.safetensors"), "model.safetensors: contains no weights"),
+    "more": (
+        lambda f: save_file(load_file(f / "model.safetensors"), f / "x.safetensors"),
+        "x.safetensors: stock loaders do not read it",
+    ),
     "others": (
         lambda f: save_file({n: t + 1 for n, t in load_file(f / "model.safetensors").items()}, f / "model.safetensors"),
-        f"{REPORT}: was measured on other weights",
+        f"{REPORT}: was measured on different weights",
     ),
-    "an adapter too": (lambda f: put(f, "adapter_config.json"), "adapter_config.json: beside config.json"),
+    "an adapter too": (lambda f: put(f, "adapter_config.json"), "adapter_config.json: lies beside config.json"),
 }
 
 
@@ -176,7 +197,7 @@ def test_weights_are_those_that_the_report_is_of(folder, name):
     [
         ("owner/base", None),
         ("base", None),
-        ("other/base", "is of the base 'other/base'; the card says 'owner/base'"),
+        ("other/base", "names the base 'other/base', but the card states 'owner/base'"),
         *((elsewhere, "must be the base's name on the Hub") for elsewhere in ("/x/base", "../base", "a/b/c", "", None)),
     ],
 )
@@ -188,7 +209,7 @@ def test_the_base_of_an_adapter_is_the_cards(folder, base, why):
     found = problems(folder)
     assert len(found) == (why is not None)
     assert all(line.startswith("adapter_config.json: ") and why in line for line in found)
-    assert ("the base of this adapter" in verify(str(folder), files_only=True).lines()[-1]) == (why is None)
+    assert ("the adapter's base" in verify(str(folder), files_only=True).lines()[-1]) == (why is None)
 
 
 # What is opened

@@ -41,7 +41,7 @@ def test_the_finding_is_one_line_with_what_it_does_not_show(folder):
     (line,) = found.lines()
     versions = f"({files} files, written by hf_selfdestruct {__version__}, read by {__version__})"
     assert line.startswith(
-        f"{folder}: every file agrees {versions}; the hashes are unsigned: they reveal accidents, not"
+        f"{folder}: every file matches {versions}; the hashes are unsigned: they reveal accidents, not"
     )
 
 
@@ -52,7 +52,9 @@ def test_a_card_by_another_version_says_which(folder):
     write_manifest(folder)
     written_by(folder, "0.0.7")
     *_, card, verdict = verify(str(folder), files_only=True).lines()
-    assert card.endswith(f"render in hf_selfdestruct {__version__}; 0.0.7 wrote it: verify it with that version")
+    assert card.endswith(
+        f"card.json by hf_selfdestruct {__version__}; version 0.0.7 wrote it, so verify it with that version"
+    )
     assert verdict.endswith(f"written by hf_selfdestruct 0.0.7, read by {__version__})")
 
 
@@ -94,7 +96,7 @@ def test_a_folder_never_stands_for_a_repository_unasked(folder, tmp_path, monkey
     for path in ("./owner/name", str(named), "owner/name/", "hardened"):
         assert found_at(path)[1] == ""
         assert verify(path, files_only=True).problems == ()
-    with pytest.raises(ValueError, match="is a folder here"):
+    with pytest.raises(ValueError, match="is a local folder"):
         found_at("owner/name", "main")
 
 
@@ -104,9 +106,9 @@ def test_a_folder_never_stands_for_a_repository_unasked(folder, tmp_path, monkey
         ("nowhere", "no folder nowhere"),
         ("./a/b", "no folder ./a/b"),
         ("a/b/c", "no folder a/b/c"),
-        ("hf://a", "hf://a is no repository"),
-        ("hf://a/b/c", "is no repository"),
-        ("hf:///etc/x", "is no repository"),
+        ("hf://a", "hf://a is not a repository"),
+        ("hf://a/b/c", "is not a repository"),
+        ("hf:///etc/x", "is not a repository"),
     ],
 )
 def test_what_is_neither_a_folder_nor_a_name_is_refused(tmp_path, monkeypatch, source, why):
@@ -116,7 +118,7 @@ def test_what_is_neither_a_folder_nor_a_name_is_refused(tmp_path, monkeypatch, s
 
 
 def test_a_folder_has_no_revision(folder, refused):
-    assert "--revision is of a repository" in refused("verify", folder, "--revision", "main")
+    assert "--revision applies only to a repository" in refused("verify", folder, "--revision", "main")
 
 
 def test_the_fingerprint_is_asked_of_the_same_folder(tmp_path, monkeypatch, refused):
@@ -170,7 +172,7 @@ def test_a_repository_is_named_with_its_commit_and_holds_the_files_of_its_manife
     (tmp_path / "tester" / "x0").mkdir(parents=True)  # and is not meant
     done = run_against(hub.url, "hf://tester/x0", *list(hub.repos)[1:], home=tmp_path, code=VERIFY)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("tester/", "hf-selfdestruct: ", "CODE "))]
-    assert lines[0].startswith(f"tester/x0@{'0' * 40}: every file agrees ("), done.stdout + done.stderr
+    assert lines[0].startswith(f"tester/x0@{'0' * 40}: every file matches ("), done.stdout + done.stderr
     assert lines[1] == "CODE 0"
     for line, code, name in zip(lines[2::2], lines[3::2], STRANGERS, strict=True):
         assert code == "CODE 2"
@@ -186,4 +188,4 @@ def test_from_the_command_line_a_problem_is_told_with_its_folder(folder, capsys)
     assert main(["verify", str(folder)]) == 1
     first, last = capsys.readouterr().out.splitlines()
     assert first == "vocab.json: not in the manifest"
-    assert last.startswith(f"{folder}: does not agree (")
+    assert last.startswith(f"{folder}: verification FAILED (")

@@ -158,8 +158,11 @@ def test_reports_with_them_are_read_and_shown():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"selected": packed(made_probabilities(SELECTION, 3.0, 9))}, "accuracy on selection does not follow"),
-        ({"selected": packed(made_probabilities(SELECTION[:9], 3.0, 9))}, r"selected: 9 rows; the task has 120"),
+        (
+            {"selected": packed(made_probabilities(SELECTION, 3.0, 9))},
+            "selection accuracy differs",
+        ),
+        ({"selected": packed(made_probabilities(SELECTION[:9], 3.0, 9))}, r"selected: 9 rows, but the task has 120"),
         ({"selected": "no"}, "selected: not an array"),
     ],
 )

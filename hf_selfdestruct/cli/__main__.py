@@ -24,11 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: Words after the program's name; by default those of the process.
+        argv: Arguments after the program's name; by default ``sys.argv[1:]``.
 
     Returns:
-        0 on success, 2 on wrong input (one line on standard error), 1 when the work itself failed, 130 when it was
-        interrupted.
+        0 on success, 2 on wrong input (one line on standard error), 1 when the work itself fails, 130 when the user
+        interrupts it.
     """
     parser = parser_of(COMMANDS)
     arguments, rest = parser.parse_known_args(argv)
@@ -43,28 +43,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         return _fail(error, FAILED)
     except KeyboardInterrupt:
-        sys.stderr.write("\nhf-selfdestruct: interrupted; the same command goes on from what was saved\n")
+        sys.stderr.write("\nhf-selfdestruct: interrupted. Run the same command again to resume.\n")
         return INTERRUPTED
 
 
 def _fail(error: Exception, code: int) -> int:
-    told = reason(error)
+    message = reason(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        told = f"{printable(str(error.filename))[:MOST_TOLD]} cannot be used ({error.strerror}); name another one."
-    sys.stderr.write(f"hf-selfdestruct: error: {told}\n")
+        message = f"cannot use {printable(str(error.filename))[:MOST_TOLD]} ({error.strerror}); pass another path."
+    sys.stderr.write(f"hf-selfdestruct: error: {message}\n")
     return code
 
 
-# Each command imports what it needs, so that `--help` and wrong options answer at once.
+# Each command imports what it needs: `--help` and wrong options return without importing torch.
 
 
 def _quiet() -> None:
-    """Only progress of training and attacks: not one bar per file, nor a warning that a new head is new."""
+    """Show only the progress of training and attacks: no bar per file, no warning about a newly initialised head."""
     import datasets
     import transformers
 
     datasets.disable_progress_bars()
-    # What cannot be read becomes our one line on standard error; datasets would log it beside that.
+    # An unreadable file raises an error that we print in one line; datasets would log the error as well.
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -81,7 +81,7 @@ def _init(arguments: argparse.Namespace) -> int:
     from ..jobs.starter import write_starter
 
     write_starter(arguments.file, arguments.kind)
-    _show(f"{arguments.file}: put your values in, then run: hf-selfdestruct harden {arguments.file}\n")
+    _show(f"Wrote {arguments.file}. Edit its values, then run: hf-selfdestruct harden {arguments.file}\n")
     return 0
 
 
@@ -95,14 +95,14 @@ def _harden(arguments: argparse.Namespace) -> int:
 
 
 def _hardened(table: str, folder: str | None) -> int:
-    """What the first of all processes shows, and an end in good order."""
+    """Print the result on the main process, then shut all processes down together."""
     from accelerate import PartialState
 
     from ..publish.card import JUDGE_LIMITS
 
     processes = PartialState()
     if processes.is_main_process:
-        _show(f"{table}{JUDGE_LIMITS}\nhardened folder with report, card and plots: {folder}\n")
+        _show(f"{table}{JUDGE_LIMITS}\nSaved the hardened model, report, card and plots to {folder}\n")
     processes.wait_for_everyone()
     processes.destroy_process_group()
     return 0
@@ -118,7 +118,7 @@ def _attack(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, [word for pair in given.items() if pair[1] for word in pair])
     output = Path(arguments.output)
     if not output.name or output.is_dir():
-        raise ValueError(f"--output {output} is a folder; name the report's file, such as {output / 'report.json'}.")
+        raise ValueError(f"--output {output} is a folder; pass a file name, such as {output / 'report.json'}.")
     output.parent.mkdir(parents=True, exist_ok=True)
     report = attack(
         config,
@@ -143,7 +143,7 @@ def _report(arguments: argparse.Namespace) -> int:
     reports = [AttackReport.load(path) for path in found]
     if len(reports) > 1:
         if arguments.plots:
-            raise ValueError("--plots draws one report at a time; give a single REPORT.json.")
+            raise ValueError(f"--plots draws one report at a time, got {len(reports)}; pass a single REPORT.json.")
         _show(comparison_table(reports, arguments.reports))
         return 0
     _show(reports[0].table())
@@ -168,7 +168,7 @@ def _push(arguments: argparse.Namespace) -> int:
         for name, size in files.items():
             _show(f"{size:>14,}  {name}\n")
         total = sum(files.values())
-        _show(f"{total:>14,}  bytes in {len(files)} files would go to {arguments.repo_id}; nothing was sent\n")
+        _show(f"{total:>14,}  bytes in {len(files)} files would be uploaded to {arguments.repo_id}; nothing was sent\n")
         return 0
     commit = push(
         arguments.folder,
@@ -190,7 +190,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from ..jobs.verification import verify
 
     if arguments.rerun and not arguments.config:
-        raise ValueError("--rerun needs --config CONFIG.yaml: the report holds only fingerprints of the data.")
+        raise ValueError("--rerun needs --config CONFIG.yaml: the report contains only fingerprints of the data.")
     found = verify(
         arguments.source,
         revision=arguments.revision,
@@ -226,7 +226,7 @@ def _fingerprint(arguments: argparse.Namespace) -> int:
     if arguments.step == "make":
         made = make(arguments.folder, probes=arguments.probes)
         made.save(arguments.file)
-        _show(f"{arguments.file}: keep it private; {made.rate()}\n")
+        _show(f"Wrote {arguments.file}: keep this file private; {made.rate()}\n")
         return 0
     made = Fingerprint.load(arguments.file)
     finding = check(made, _answers(arguments, made.labels))
@@ -239,7 +239,7 @@ def _fingerprint(arguments: argparse.Namespace) -> int:
 
 
 def _answers(arguments: argparse.Namespace, labels: Sequence[str]) -> Answers:
-    """Who is asked: an endpoint, or a model in a folder or on the Hub."""
+    """Query an endpoint, or a model in a folder or on the Hub."""
     if "://" in arguments.source:
         from ..jobs.endpoint import SECONDS, endpoint_answers, hub_token
 
@@ -247,16 +247,16 @@ def _answers(arguments: argparse.Namespace, labels: Sequence[str]) -> Answers:
         seconds = SECONDS if arguments.timeout is None else arguments.timeout
         return endpoint_answers(arguments.source, labels, token=token, seconds=seconds)
     if arguments.send_token or arguments.timeout is not None:
-        raise ValueError(f"--send-token and --timeout are for an endpoint; {arguments.source} is none.")
+        raise ValueError(f"--send-token and --timeout apply only to an endpoint URL; got {arguments.source}.")
     from ..jobs.fingerprint import folder_answers
 
     return folder_answers(_folder(arguments.source), labels)
 
 
 def _show(text: str) -> None:
-    """Print text, in which the terminal obeys nothing but the ends of lines: strangers' words may stand in it."""
+    """Print text with all control characters but line breaks escaped: the text may contain untrusted strings."""
     text = "\n".join(map(printable, text.split("\n")))
-    if isinstance(sys.stdout, TextIOWrapper):  # what it cannot show must not make hours of work end in an error
+    if isinstance(sys.stdout, TextIOWrapper):  # an unprintable character must not fail a job after hours of work
         sys.stdout.reconfigure(errors="replace")
     Console(soft_wrap=True, highlight=False, markup=False).print(text, end="")
 

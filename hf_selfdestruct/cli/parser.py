@@ -1,4 +1,4 @@
-"""What can be typed on the command line."""
+"""Commands and options of the command line."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from ..jobs.starter import STARTS
 from ..publish.card_details import GATES, CardDetails, Gate, ReleaseConsiderations
 
 WHAT = (
-    "Train open weights that stay good at their desired task and cost more to fine-tune to a blocked one, attack the "
-    "result, and publish it with the evidence."
+    "Train models that stay good at their desired task and are expensive to fine-tune for a task you block, attack "
+    "the result, and publish it with the evidence."
 )
 OVERRIDES = (
-    "Keys of the file can be given other values: --model, --suite, --workers, --data.KEY, --adversary.KEY, "
-    "--method_options.KEY, and of `training` --KEY, which is any field of SelfDestructTrainingArguments and so of "
+    "Options override keys of the file: --model, --suite, --workers, --data.KEY, --adversary.KEY, "
+    "--method_options.KEY, and --KEY for any field of SelfDestructTrainingArguments (section `training`) and so of "
     "transformers' TrainingArguments, such as --output_dir DIR, --max_steps 300 or --seed 1. An error lists the names "
     "that a key can have. A number of the adversary can be a range to draw from, {low: 1e-4, high: 1e-3}, or a list to "
-    "draw from; steps and prelude can grow, {first: 4, last: 16, every: 100}. Interrupted, the same command goes on."
+    "draw from; steps and prelude can grow, {first: 4, last: 16, every: 100}. If a run is interrupted, run the same "
+    "command again to resume."
 )
 
 SECTIONS: dict[str, Callable[[], dict[str, str]]] = {
@@ -41,10 +42,10 @@ KEY_WIDTH = 23
 
 
 def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:
-    """The parser of all commands.
+    """Build the parser of all commands.
 
     Args:
-        runs: What each command does, by its name; it stands in ``run`` of what is parsed.
+        runs: The function of each command, by name; the parser stores the chosen one as ``run``.
     """
     parser = argparse.ArgumentParser("hf-selfdestruct", description=WHAT, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"hf_selfdestruct {__version__}")
@@ -55,39 +56,37 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
         added.set_defaults(run=runs[name])
         return added
 
-    demo = command("demo", "harden, attack and write a card, on embedded data, in minutes on a CPU")
-    demo.add_argument("--output-dir", default="demo-output", help="where the hardened folder goes")
+    demo = command("demo", "harden and attack a small model on embedded data, in minutes on a CPU")
+    demo.add_argument("--output-dir", default="demo-output", help="folder to write to; by default %(default)s")
     demo.add_argument("--model", help="Hub id or folder; by default the packaged all-MiniLM-L6-v2")
 
-    init = command("init", "write a commented configuration to start from; no file is overwritten")
+    init = command("init", "write a commented starter configuration; an existing file is never overwritten")
     init.add_argument("file", metavar="FILE", nargs="?", default="selfdestruct.yaml", help="by default %(default)s")
-    init.add_argument(
-        "--kind", default="text", help=f"what the examples are, by default text; one of: {', '.join(STARTS)}"
-    )
+    init.add_argument("--kind", default="text", help=f"kind of examples: {', '.join(STARTS)}; by default %(default)s")
 
-    harden = command("harden", "harden and attack as a YAML file says", _keys())
+    harden = command("harden", "harden and attack a model, as configured in a YAML file", _keys())
     harden.formatter_class = argparse.RawDescriptionHelpFormatter
     harden.add_argument("config", metavar="CONFIG.yaml")
     harden.usage = "%(prog)s [-h] CONFIG.yaml [--KEY VALUE ...]"
 
-    attack = command("attack", "attack a model made by anyone")
+    attack = command("attack", "attack any model, hardened by this package or not")
     attack.add_argument("model", metavar="MODEL", help="folder or Hub id")
-    attack.add_argument("--config", required=True, metavar="CONFIG.yaml", help="data and blocked tasks")
-    attack.add_argument("--undefended", help="folder or Hub id of the sibling without blocking")
-    attack.add_argument("--base", help="model it started from; by default `model` of the configuration")
+    attack.add_argument("--config", required=True, metavar="CONFIG.yaml", help="YAML file: data and blocked tasks")
+    attack.add_argument("--undefended", help="folder or Hub id of the undefended model, trained without blocking")
+    attack.add_argument("--base", help="model that MODEL was trained from; by default `model` of the configuration")
     attack.add_argument(
         "--suite",
         help="smoke, glance, quick, default, mlac, sophon, durability, adaptive or full; by default as configured",
     )
-    attack.add_argument("--output", default="report.json", help="where the report goes")
+    attack.add_argument("--output", default="report.json", help="file to save the report to; by default %(default)s")
     attack.add_argument("--storage", help="Optuna storage URL of the runs; by default a file beside the report")
-    attack.add_argument("--workers", help="processes on this machine that share the work; by default 1")
+    attack.add_argument("--workers", help="number of processes on this machine; by default as configured, else 1")
 
-    report = command("report", "show a report as a table, and draw its plots")
-    report.add_argument("reports", metavar="REPORT.json", nargs="+", help="or its folder; several go side by side")
+    report = command("report", "print a report as a table, and draw its plots")
+    report.add_argument("reports", metavar="REPORT.json", nargs="+", help="report, or its folder; compares several")
     report.add_argument("--plots", metavar="DIR", help="draw the plots of a single report into this folder")
 
-    card = command("card", "render DIR/README.md again from the report and card.json")
+    card = command("card", "render DIR/README.md again, from the report and card.json")
     card.add_argument("folder", metavar="DIR")
 
     _add_publishing(command)
@@ -95,7 +94,7 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
 
 
 def _keys() -> str:
-    """How values are overridden, and every key of the file's sections with the words of its documentation."""
+    """Describe the overrides and list every key of each section with its documentation."""
     width = max(60, shutil.get_terminal_size().columns - 2)
     lines = textwrap.wrap(OVERRIDES, width)
     for section, words_of_keys in SECTIONS.items():
@@ -110,49 +109,49 @@ def _add_publishing(command: Callable[..., argparse.ArgumentParser]) -> None:
     push = command("push", "publish a hardened folder on the Hub")
     push.add_argument("folder", metavar="DIR")
     push.add_argument("repo_id", metavar="REPO_ID")
-    push.add_argument("--private", action="store_true", help="make a new repository private; a public one is refused")
-    push.add_argument("--replace", action="store_true", help="delete all else in the repository, such as another model")
-    push.add_argument("--gated", choices=GATES, help="who wants the files must ask; written to the card too")
+    push.add_argument("--private", action="store_true", help="make a new repository private; refuse a public one")
+    push.add_argument("--replace", action="store_true", help="delete all other files, such as those of another model")
+    push.add_argument("--gated", choices=GATES, help="users must request access, granted automatically or manually")
     push.add_argument("--sign", metavar="KEY", help="private elliptic-curve key (PEM) to sign with")
     push.add_argument("--revision", help="branch to commit to; by default main")
     push.add_argument("--create-pr", action="store_true", help="open a pull request instead of a commit to main")
-    push.add_argument("--dry-run", action="store_true", help="list what would go, and send nothing")
+    push.add_argument("--dry-run", action="store_true", help="list the files to upload, and send nothing")
 
     verify = command("verify", "check a hardened folder, or one on the Hub, against its manifest")
     verify.add_argument(
-        "source", metavar="DIR_OR_REPO_ID", help="where both exist, ./owner/name is the folder, hf://owner/name is not"
+        "source",
+        metavar="DIR_OR_REPO_ID",
+        help="if both exist, write ./owner/name for the folder and hf://owner/name for the repository",
     )
-    verify.add_argument("--public-key", metavar="KEY", help="check the signature, with this key (PEM)")
+    verify.add_argument("--public-key", metavar="KEY", help="public key (PEM) to check the signature with")
     verify.add_argument(
         "--files-only",
         action="store_true",
-        help="do not hold the report against its suite's plan, which only shipped suites of this version have",
+        help="do not check the report against its suite's plan; only suites shipped with this version have a plan",
     )
-    verify.add_argument("--revision", help="of the repository on the Hub; by default main")
+    verify.add_argument("--revision", help="branch, tag or commit of the repository; by default main")
     verify.add_argument(
         "--rerun",
         metavar="N",
         nargs="?",
         const=3,
         type=_count,
-        help="repeat N recorded runs of each blocked task, by default 3, drawn at random; needs --config",
+        help="repeat N randomly drawn runs of each blocked task, by default 3; needs --config",
     )
-    verify.add_argument("--rerun-seed", metavar="SEED", type=int, help="of the draw; by default another each time")
-    verify.add_argument("--config", metavar="CONFIG.yaml", help="where the data is that was attacked with")
+    verify.add_argument("--rerun-seed", metavar="SEED", type=int, help="seed of the draw; by default a random one")
+    verify.add_argument("--config", metavar="CONFIG.yaml", help="file that names the data of the attacks")
 
-    made = command("fingerprint", "is the served model the certified one?")
+    made = command("fingerprint", "check whether an endpoint serves the certified model")
     steps = made.add_subparsers(dest="step", required=True, metavar="make|check")
-    make = steps.add_parser("make", help="record a classifier's answers to secret questions", allow_abbrev=False)
+    make = steps.add_parser("make", help="record a classifier's answers to secret probes", allow_abbrev=False)
     make.add_argument("folder", metavar="DIR")
-    make.add_argument("file", metavar="FINGERPRINT.json", help="keep it private")
-    make.add_argument("--probes", type=int, default=64, help="texts, or images, to ask; by default 64")
-    check = steps.add_parser("check", help="ask a folder or an endpoint the same", allow_abbrev=False)
+    make.add_argument("file", metavar="FINGERPRINT.json", help="file to write; keep it private")
+    make.add_argument("--probes", type=int, default=64, help="number of texts, or images; by default %(default)s")
+    check = steps.add_parser("check", help="send the probes to a folder or an endpoint", allow_abbrev=False)
     check.add_argument("file", metavar="FINGERPRINT.json")
     check.add_argument("source", metavar="DIR_OR_URL")
     check.add_argument("--send-token", action="store_true", help="send your Hub token to the endpoint, over https only")
-    check.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="for all answers of an endpoint; by default 120"
-    )
+    check.add_argument("--timeout", type=float, metavar="SECONDS", help="total time of an endpoint; by default 120")
 
 
 def _count(word: str) -> int:

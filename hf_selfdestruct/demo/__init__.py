@@ -1,1 +1,1 @@
-"""The demonstration: its data, and what is measured on it."""
+"""The demonstration: embedded data and its job."""

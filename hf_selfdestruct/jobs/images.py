@@ -1,4 +1,4 @@
-"""Labelled images: read from folders, made into pixels on the way, and looked at once before anything is trained."""
+"""Labelled images: read from folders, checked before training, and converted to pixels when rows are read."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ from ..files import reason
 from ..tasks.blocked_task import label_column_of
 
 PIXELS = "pixel_values"
-UNREADABLE = (AttributeError, OSError, SyntaxError, TypeError, ValueError)  # a missing one, and what decoders raise
+UNREADABLE = (
+    AttributeError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)  # a missing image, and errors of the decoders
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """A transform: images become pixels when rows are read, for stored they would fill memory and disk.
+    """A transform that converts images to pixels when rows are read; stored pixels would fill memory and disk.
 
     Args:
-        processor: The model's.
-        column: The images.
+        processor: The model's image processor.
+        column: Column with the images.
     """
 
     processor: BaseImageProcessor
     column: str
 
     def __call__(self, rows: dict[str, list[Any]]) -> dict[str, Any]:
-        """Rows with ``pixel_values`` in the place of images."""
+        """Replace images by ``pixel_values``."""
         if self.column not in rows:
             return rows
         found: dict[str, Any] = {name: values for name, values in rows.items() if name != self.column}
@@ -41,17 +47,17 @@ class Pixels:
 
 
 def image_batch(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """A batch of rows that :class:`Pixels` made: what an image classifier reads, and the labels if there are any."""
+    """Collate rows of :class:`Pixels` into a batch of an image classifier, with labels if there are any."""
     batch = {PIXELS: torch.stack([row[PIXELS] for row in rows])}
     label = label_column_of([*rows[0]])
     return batch if label is None else {**batch, "labels": torch.tensor([row[label] for row in rows])}
 
 
 def read_image_folder(folder: Path) -> Dataset:
-    """The images of one split: a folder for each class, or images beside a metadata file with columns of labels.
+    """Read the images of one split: one folder per class, or images beside a metadata file with label columns.
 
     Raises:
-        ValueError: There are none, or the metadata cannot be read.
+        ValueError: There are no images, or the metadata cannot be read.
     """
     flat = not any(path.is_dir() for path in folder.iterdir())
     pattern = str(Path(glob.escape(str(folder)), "**"))
@@ -59,7 +65,7 @@ def read_image_folder(folder: Path) -> Dataset:
     label = rows.features.get("label")
     if not isinstance(label, ClassLabel):
         return rows
-    # As names: a split may lack a class, and would number the others otherwise.
+    # Use class names: a split that lacks a class would number the others differently.
     features = rows.features.copy()
     features["label"] = Value("string")
     return rows.map(
@@ -68,30 +74,30 @@ def read_image_folder(folder: Path) -> Dataset:
 
 
 def check_image_column(rows: Dataset, column: str, where: str) -> None:
-    """Refuse a column that holds no images.
+    """Check that a column contains images.
 
     Raises:
-        ValueError: It holds something else; the message says what, and what to do.
+        ValueError: The column has another type; the message names it and the remedy.
     """
     if not isinstance(feature := rows.features[column], Image):
         raise ValueError(
-            f"{where}: column {column!r} holds {getattr(feature, 'dtype', type(feature).__name__)} and no images: cast "
-            f"it by datasets, rows.cast_column({column!r}, Image()), and save that as parquet, or give a folder of "
-            "images."
+            f"{where}: column {column!r} contains {getattr(feature, 'dtype', type(feature).__name__)}, not images: "
+            f"convert it with datasets, rows.cast_column({column!r}, Image()), and save it as parquet, or use a folder "
+            "of images."
         )
 
 
 def with_pixels(found: DatasetDict, processor: BaseImageProcessor, column: str, where: str) -> DatasetDict:
-    """The rows with their images as pixels, each of which is made once: a broken one is found before training.
+    """Convert images to pixels on reading; each is converted once here, to find broken images before training.
 
     Args:
         found: All splits.
-        processor: The model's.
-        column: The images.
-        where: Their data set, for messages.
+        processor: The model's image processor.
+        column: Column with the images.
+        where: Name of the data set, for messages.
 
     Raises:
-        ValueError: An image cannot be read, or the processor makes pixels of several shapes.
+        ValueError: An image cannot be read, or the pixels have several shapes.
     """
     made = found.with_transform(Pixels(processor, column))
     first = None
@@ -102,12 +108,12 @@ def with_pixels(found: DatasetDict, processor: BaseImageProcessor, column: str, 
                 shape = tuple(rows[number][PIXELS].shape)
             except UNREADABLE as error:
                 raise ValueError(
-                    f"{place}: the image is missing or cannot be read ({reason(error)}); mend it, or leave the row out."
+                    f"{place}: the image is missing or unreadable ({reason(error)}); repair it, or remove the row."
                 ) from None
             first = first or shape
             if shape != first:
                 raise ValueError(
-                    f"{place}: its pixels have the shape {shape}, and those of the first image {first}: give images of "
-                    "one size, or a model whose preprocessor_config.json resizes them (do_resize)."
+                    f"{place}: the pixels have shape {shape}, those of the first image {first}: use images of one "
+                    "size, or a model whose preprocessor_config.json resizes them (do_resize)."
                 )
     return made

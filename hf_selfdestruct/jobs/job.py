@@ -1,4 +1,4 @@
-"""A configuration carried out: harden, attack, write the folder."""
+"""Run a configuration: harden, attack, and write the folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def blocked_tasks(config: HardenConfig, data: DatasetDict, processor: Processor) -> list[BlockedTask]:
-    """The blocked tasks: adversary on ``train``, attacker on ``validation``, report on ``test``."""
+    """Build the blocked tasks: adversaries use ``train``, attacks ``validation``, the report ``test``."""
     return _tasks(config.blocked_tasks, config, data, processor)
 
 
@@ -68,7 +68,7 @@ def _tasks(
 
 
 def accuracy(prediction: Any) -> dict[str, float]:
-    """``compute_metrics`` of the command line: plain accuracy."""
+    """Compute the accuracy; ``compute_metrics`` of the command line."""
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 
@@ -79,11 +79,11 @@ def trainer_of(
     *,
     kept: DatasetDict | None = None,
 ) -> SelfDestructTrainer:
-    """The trainer of a configuration, ready to train."""
+    """Build the trainer of a configuration."""
     args = training_arguments(config)
     if isinstance(processor, BaseImageProcessor):
-        args.remove_unused_columns = False  # the images, of which pixels are made
-    set_seed(args.seed)  # of the new head
+        args.remove_unused_columns = False  # the transform needs the image column
+    set_seed(args.seed)  # the new head depends on it
     return SelfDestructTrainer(
         classifier(config.model, data["train"].features["label"].names),
         args,
@@ -105,15 +105,15 @@ def trained(
     kept: DatasetDict | None = None,
     goes_on: bool = False,
 ) -> SelfDestructTrainer:
-    """The trainer of a configuration after its training, which goes on from the newest intact checkpoint if asked."""
+    """Train as configured; if ``goes_on``, resume from the newest intact checkpoint."""
     trainer = trainer_of(config, data, processor, kept=kept)
     if not goes_on:
         trainer.train()
         return trainer
     checkpoint = intact.last_complete(trainer.args.output_dir, trainer.plain_model())
-    logger.warning("going on from %s; remove the folder to start afresh", checkpoint)
+    logger.warning("resuming from %s; remove the folder to start over", checkpoint)
     state = TrainerState.load_from_json(str(Path(checkpoint, intact.LAST_FILE)))
-    if state.global_step >= state.max_steps:  # ended: ``Trainer`` would make one step more
+    if state.global_step >= state.max_steps:  # finished: ``Trainer`` would take one more step
         trainer.take_up(checkpoint)
     else:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -121,7 +121,7 @@ def trained(
 
 
 def harden(config: HardenConfig) -> AttackReport:
-    """Harden, attack and write the folder; after an interruption, call it again and it goes on.
+    """Harden, attack and write the folder; after an interruption, call it again to resume.
 
     Returns:
         The report, also in ``output_dir/selfdestruct/report.json``.
@@ -141,7 +141,7 @@ def harden(config: HardenConfig) -> AttackReport:
         trainer = trained(config, data, processor, kept=kept, goes_on=goes_on)
         return trainer.attack(
             config.suite,
-            base=config.model,  # not training's start, whose new head differs by seed: all seeds share one base
+            base=config.model,  # the initial model has a new head for every seed; all seeds share one base
             desired_dataset=data["test"],
             kept_dataset=kept["test"] if kept else None,
             card=config.card,
@@ -160,22 +160,22 @@ def attack(
     workers: int = 1,
     progress: bool = True,
 ) -> AttackReport:
-    """Attack a model made by anyone, beside its references.
+    """Attack any model and its references.
 
     Args:
-        config: Data, blocked tasks and suite; its ``training`` is not used.
+        config: Data, blocked tasks and suite; ``training`` is not used.
         model: Folder or Hub id of the hardened model.
-        undefended: Folder or Hub id of its sibling; without one that row is not measured.
-        base: The model it started from; by default ``config.model``.
+        undefended: Folder or Hub id of the undefended model; by default it is not measured.
+        base: Folder or Hub id of the base; by default ``config.model``.
         storage: Optuna storage URL of the ledger.
-        workers: Processes that share the work.
+        workers: Number of processes on this machine.
         progress: Whether to show a progress bar.
 
     Returns:
         The report.
 
     Raises:
-        ValueError: A model or the storage cannot be used; all are looked at before the first attack.
+        ValueError: A model or the storage cannot be used; all are checked before the first attack.
     """
     folders = {"base": base or config.model, "undefended": undefended, "hardened": model}
     targets = [
@@ -184,7 +184,7 @@ def attack(
         if folder
     ]
     check_sources(config)
-    for target in reversed(targets):  # what was typed is refused before what the configuration names
+    for target in reversed(targets):  # check the command line's models before the configuration's
         check_target(target)
     check_alike(targets)
     check_storage(storage)
@@ -211,11 +211,14 @@ def attack(
 
 
 def _accuracy(target: Target, rows: Dataset, collate: Collate) -> dict[str, float]:
-    """Desired accuracy of a stock model with its own head, by the numbers that it gives its classes."""
+    """Measure the desired accuracy of a stock model with its own head and its own numbering of the classes."""
     order = numbers_of(rows.features["label"].names, target.config(), target.folder)
     model = target.published()
     if model is None:
-        raise ValueError(f"{target.folder} lacks its head or other weights: its desired quality cannot be measured.")
+        raise ValueError(
+            f"{target.folder} lacks its head or other weights, so its desired quality cannot be measured; pass a "
+            "complete model."
+        )
     model.eval()
     accepted = {*inspect.signature(type(model).forward).parameters} - {"labels"}
     labels = rows.with_format(None)["label"][:]
@@ -225,14 +228,14 @@ def _accuracy(target: Target, rows: Dataset, collate: Collate) -> dict[str, floa
 
 
 def _alike(target: Target, base: Target, rows: Dataset, collate: Collate) -> dict[str, float]:
-    """Whether a model still finds the same texts alike as the base."""
+    """Measure how well a model preserves the base's similarities between texts."""
     model = AutoModel.from_pretrained(target.folder, dtype=torch.float32, use_safetensors=True)
     columns = list(inspect.signature(type(model).forward).parameters)
     return similarity.to_base(model, base.folder, rows, columns=columns, collate=collate)
 
 
 def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *, goes_on: bool) -> None:
-    """Refuse to go on with another configuration's run: the report would name the wrong one."""
+    """Refuse to resume a run of another configuration: the report would name the wrong one."""
     args = args.filled()
     folder = Path(args.output_dir or ".")
     file = folder / "_config.json"
@@ -253,6 +256,6 @@ def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *
     if differing := [name for name in asked if name not in known or known[name] != asked[name]]:
         name = differing[0]
         raise ValueError(
-            f"{folder} holds a run with {name}={known.get(name, 'not stated')!r}, and now it is {asked[name]!r}: name "
-            "another --output_dir, or remove the folder to start afresh."
+            f"{folder} contains a run with {name}={known.get(name, 'not stated')!r}, but the configuration has "
+            f"{asked[name]!r}: pass another --output_dir, or remove the folder to start over."
         )

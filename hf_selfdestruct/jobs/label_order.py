@@ -1,4 +1,4 @@
-"""The classes of a classifier and of data: one number is one class, whatever order each names them in."""
+"""Align the class numbers of a classifier and of the data."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ logger = logging.getLogger(__name__)
 
 
 def order_of(names: Sequence[str], config: PretrainedConfig) -> list[int] | None:
-    """The number that a classifier gives each class of the data.
+    """Map each class of the data to its number in a classifier.
 
-    Classes are found by name, in any case of letters. Where one side numbers its classes and names none (``LABEL_0``
-    of a model, ``0`` of data), they are found by number.
+    Classes are matched by name, ignoring case. If one side has numbers instead of names (``LABEL_0`` in a model, ``0``
+    in data), classes are matched by number.
 
     Args:
-        names: The data's classes.
-        config: The classifier's configuration.
+        names: Classes of the data.
+        config: Configuration of the classifier.
 
     Returns:
-        One number for each name; ``None`` where the classes are others.
+        One number for each name; ``None`` if the classes differ.
 
     Example:
         >>> order_of(["cook", "nurse"], PretrainedConfig(id2label={0: "NURSE", 1: "COOK"}))
@@ -46,41 +46,42 @@ def order_of(names: Sequence[str], config: PretrainedConfig) -> list[int] | None
 
 
 def numbers_of(names: Sequence[str], config: PretrainedConfig, where: str) -> list[int]:
-    """:func:`order_of`, refusing what cannot be mapped.
+    """As :func:`order_of`, but raise if the classes differ.
 
     Raises:
-        ValueError: The classes are others, or more or fewer.
+        ValueError: The classes, or their number, differ.
     """
     own, order = names_of(config), order_of(names, config)
     if len(own) != len(names):
         raise ValueError(
-            f"{where} has a head for {len(own)} classes, the desired task has {len(names)}: "
-            "its desired quality cannot be measured; check data.label_column."
+            f"{where} has a head for {len(own)} classes, but the desired task has {len(names)}, so its desired quality "
+            "cannot be measured; check data.label_column."
         )
     if order is None:
         raise ValueError(
-            f"{where} has the classes {', '.join(own)}, the desired task has {', '.join(names)}: its desired quality "
-            "cannot be measured; name the classes alike in the data, or in the id2label of the model's config.json."
+            f"{where} has the classes {', '.join(own)}, but the desired task has {', '.join(names)}, so its desired "
+            "quality cannot be measured; use the same class names in the data and in id2label of the model's "
+            "config.json."
         )
     if unnamed(config) and own != [*names]:
         logger.warning(
-            "%s names none of its classes: they are taken to be numbered as those of the data, %s.",
+            "%s has no class names; assuming the class numbers of the data: %s.",
             *(where, ", ".join(f"{number} {name}" for number, name in sorted(zip(order, names, strict=True)))),
         )
     return order
 
 
 def renumbered(data: DatasetDict, order: Sequence[int] | None) -> DatasetDict:
-    """Data whose ``label`` has other numbers for the same classes; with no order, or the same one, as it is."""
+    """Renumber the classes of ``label``; return the data unchanged if ``order`` is ``None`` or the identity."""
     if order is None or [*order] == [*range(len(order))]:
         return data
     names = data["train"].features["label"].names
     renamed = ClassLabel(names=[name for _, name in sorted(zip(order, names, strict=True))])
-    # Without the transform that makes pixels of images.
+    # Drop the transform that converts images to pixels.
     plain = data.with_format(None).map(
         lambda rows: {"label": [order[label] for label in rows["label"]]},
         batched=True,
-        desc="numbering the classes as the model does",
+        desc="renumbering classes",
     )
     return DatasetDict(
         {split: _as_before(rows, data[split]) for split, rows in plain.cast_column("label", renamed).items()}
@@ -88,23 +89,23 @@ def renumbered(data: DatasetDict, order: Sequence[int] | None) -> DatasetDict:
 
 
 def _as_before(rows: Dataset, before: Dataset) -> Dataset:
-    """Rows with the format, or the transform, that they had."""
+    """Restore the format, or the transform, of the rows."""
     given = before.format
     return rows.with_format(given["type"], **given["format_kwargs"])
 
 
 def numbered_as(data: DatasetDict, model: str | Path) -> DatasetDict:
-    """Data whose classes have the numbers that a classifier gives them; as it is where the classes are others."""
+    """Renumber the classes of the data as in a classifier; return the data unchanged if the classes differ."""
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     return renumbered(data, order_of(data["train"].features["label"].names, config))
 
 
 def classifier(model: str, names: Sequence[str]) -> PreTrainedModel:
-    """A classifier for these classes: a model with its own head where that has them in this order, else a new one.
+    """Load a classifier for these classes, with its own head if that has them in this order, else with a new head.
 
     Args:
         model: Folder or Hub id.
-        names: The desired task's classes.
+        names: Classes of the desired task.
     """
     options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     known = AutoConfig.from_pretrained(model, trust_remote_code=False)
@@ -113,32 +114,32 @@ def classifier(model: str, names: Sequence[str]) -> PreTrainedModel:
     if not keeps or unnamed(known):
         numbered = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
         options |= {"num_labels": len(names), **numbered}
-    if len(names) > 1:  # else a model notes it at its first loss, after the base was saved
+    if len(names) > 1:  # else a model sets it at its first loss, after the base was saved
         options["problem_type"] = "single_label_classification"
     found, info = auto.from_pretrained(model, ignore_mismatched_sizes=True, **options)
     head = head_names(found)
     lost = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     if not keeps and not lost.issuperset(head):
         logger.warning(
-            "the head of %s is for the classes %s, the desired task has %s: it is drawn anew.",
+            "the head of %s has the classes %s, but the desired task has %s: a new head is initialised.",
             *(model, ", ".join(names_of(known)), ", ".join(names)),
         )
         fresh = auto.from_config(found.config).state_dict()
         found.load_state_dict({name: fresh[name] for name in head}, strict=False)
     elif keeps and unnamed(known) and not lost & {*head}:
         logger.warning(
-            "the classes of %s have no names: its head is taken to number them as the data does, %s.",
+            "%s has no class names; assuming that its head has the class numbers of the data: %s.",
             *(model, ", ".join(f"{number} {name}" for number, name in enumerate(names))),
         )
     return found
 
 
 def names_of(config: PretrainedConfig) -> list[str]:
-    """The names of a classifier's classes, in the order of their numbers."""
+    """Return the class names of a classifier, ordered by class number."""
     return [str(name) for _, name in sorted((config.id2label or {}).items())]
 
 
 def unnamed(config: PretrainedConfig) -> bool:
-    """Whether a classifier's classes have numbers for names."""
+    """Whether a classifier has numbers instead of class names."""
     names = names_of(config)
     return any(names == [f"{word}{number}" for number in range(len(names))] for word in ("LABEL_", ""))

@@ -1,4 +1,4 @@
-"""What makes a model's inputs of texts or images: its tokenizer or its image processor, as the attacks need them."""
+"""Load the tokenizer or image processor of a model."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ Processor = PreTrainedTokenizerBase | BaseImageProcessor
 
 
 def processor_of(model: str, data: DataConfig) -> Processor:
-    """The tokenizer or the image processor of a folder or of a model on the Hub.
+    """Load the tokenizer or image processor of a model.
 
-    A tokenizer cuts texts at the model's positions. One without a padding token pads with that of the model's
-    configuration, else with the token that ends texts.
+    The tokenizer truncates texts at the model's maximum length. If it has no padding token, it uses that of the
+    model's configuration, else the end-of-sequence token.
 
     Args:
-        model: The folder or Hub id.
-        data: The examples; the model must be one for texts where they are texts, and for images where images.
+        model: Folder or Hub id.
+        data: The examples; they must be of the model's modality.
 
     Raises:
-        ValueError: It cannot be loaded, is of other examples, or has no token to pad with.
+        ValueError: The processor cannot be loaded, the modality differs, or there is no token to pad with.
     """
     config = loaded(AutoConfig, model)
     kind = auto_class(config)
     if (kind is AutoModelForImageClassification) != (data.image_column is not None):
         kinds = {AutoModelForImageClassification: "images", AutoModelForSequenceClassification: "texts"}
         raise ValueError(
-            f"model {model!r} ({config.model_type}) reads {kinds.get(kind, 'sounds')}, and the examples are "
-            f"{'images' if data.image_column else 'texts'}: name another model, or in data the column with what it "
-            "reads: text_column for texts, image_column for images."
+            f"model {model!r} ({config.model_type}) reads {kinds.get(kind, 'sounds')}, but the examples are "
+            f"{'images' if data.image_column else 'texts'}: use another model, or name the right column in data "
+            "(text_column for texts, image_column for images)."
         )
     if data.image_column is not None:
         return loaded(AutoImageProcessor, model)
@@ -62,30 +62,30 @@ def processor_of(model: str, data: DataConfig) -> Processor:
 
 
 def collator_of(processor: Processor) -> Collate:
-    """What makes batches of rows that a processor made."""
+    """Return the collator for the rows of a processor."""
     return image_batch if isinstance(processor, BaseImageProcessor) else DataCollatorWithPadding(processor)
 
 
 def padding_of(processor: Processor) -> int | None:
-    """The token that pads rows; images have none."""
+    """Return the id of the padding token; ``None`` for images."""
     return getattr(processor, "pad_token_id", None)
 
 
 def loaded(auto: Any, model: str) -> Any:
-    """What a class of ``transformers`` makes of a folder or of a model on the Hub.
+    """Call ``from_pretrained`` of an auto class.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: Loading fails.
     """
     try:
         return auto.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"model {model!r}{sought(model)}: cannot be loaded ({reason(error)}).") from None
+        raise ValueError(f"model {model!r}{sought(model)}: cannot load it ({reason(error)}).") from None
 
 
 def sought(model: str) -> str:
-    """Where a model was looked for that is no folder, for messages."""
-    return "" if Path(model).is_dir() else " (no such folder here, so it was looked for on the Hub)"
+    """Say in a message that a model was searched on the Hub, unless it is a folder."""
+    return "" if Path(model).is_dir() else " (no such folder here, so searched on the Hub)"
 
 
 def _positions(model: str, config: PretrainedConfig, kind: Any) -> int | None:
@@ -93,7 +93,7 @@ def _positions(model: str, config: PretrainedConfig, kind: Any) -> int | None:
         with torch.device("meta"):
             return positions_of(kind.from_config(config))
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"model {model!r}: its configuration makes no model ({reason(error)}).") from None
+        raise ValueError(f"model {model!r}: cannot build a model from its configuration ({reason(error)}).") from None
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase, model: str, config: PretrainedConfig) -> PreTrainedTokenizerBase:
@@ -104,9 +104,9 @@ def _padding(tokenizer: PreTrainedTokenizerBase, model: str, config: PretrainedC
     token = tokenizer.convert_ids_to_tokens(known) if named else tokenizer.eos_token
     if token is None:
         raise ValueError(
-            f"model {model!r}: its tokenizer has no token to pad texts with, and none that ends them: set pad_token in "
-            "its tokenizer_config.json to a token of its own."
+            f"model {model!r}: its tokenizer has neither a padding token nor an end-of-sequence token: set pad_token "
+            "in its tokenizer_config.json to a token of its vocabulary."
         )
-    logger.warning("the tokenizer of %s has no padding token: texts are padded with %r.", model, token)
+    logger.warning("the tokenizer of %s has no padding token; using %r.", model, token)
     tokenizer.pad_token = token
     return tokenizer

@@ -1,4 +1,4 @@
-"""Recorded attacks once more, drawn at random from the plan: do the numbers on the card stand?"""
+"""Repeat randomly drawn attacks to check the numbers on the card."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from .label_order import numbered_as
 from .processors import Processor, collator_of, padding_of, processor_of
 from .text_data import load_data
 
-TOLERANCE = 0.02  # in accuracy: what another machine's arithmetic was seen to change over a fine-tuning, and room
-MORE_OFTEN = 4.0  # times as often as another is a run drawn that a headline rests on
+TOLERANCE = 0.02  # in accuracy: the measured effect of another machine's arithmetic on fine-tuning, plus a margin
+MORE_OFTEN = 4.0  # weight, in the draw, of a run that a headline uses
 Accuracies = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """A recorded run, and the same run now.
+    """A recorded run and its repetition.
 
     Attributes:
         run: The recorded run.
-        now: Its accuracies now, on the selection and the test split; only the first for settings given up at a rung,
-            none for a run that failed.
+        now: New accuracies on the selection and the test split; only the first for a pruned run, none for a failed
+            one.
     """
 
     run: AttackRun
@@ -45,18 +45,18 @@ class Rerun:
 
     @property
     def recorded(self) -> Accuracies:
-        """The accuracies on record, as in ``now``."""
+        """The recorded accuracies, in the order of ``now``."""
         return _accuracies(self.run)
 
     @property
     def stands(self) -> bool:
-        """Whether the run reaches now what the report says, within :data:`TOLERANCE`, neither less nor more."""
+        """Whether the new accuracies equal the recorded ones within :data:`TOLERANCE`."""
         alike = all(abs(a - b) <= TOLERANCE for a, b in zip(self.recorded, self.now, strict=False))
         return alike and len(self.recorded) == len(self.now)
 
     def line(self) -> str:
-        """The finding in one line."""
-        verdict = "the number stands" if self.stands else "THE NUMBER DOES NOT STAND"
+        """Describe the result in one line."""
+        verdict = "reproduced" if self.stands else "NOT REPRODUCED"
         return (
             f"{self.run.task}: {self.run.attack} on {self.run.role} with {self.run.examples} examples, seed "
             f"{self.run.seed}: recorded {_shown(self.recorded)}, now {_shown(self.now)}: {verdict} "
@@ -66,13 +66,13 @@ class Rerun:
 
 @dataclass(frozen=True)
 class Reruns:
-    """Runs repeated.
+    """The repeated runs.
 
     Attributes:
-        found: Each with what it reached now.
-        among: How many runs they were drawn from.
-        on_record: How many runs of blocked tasks the report has.
-        seed: Of the draw.
+        found: The drawn runs with their repetitions.
+        among: Number of runs to draw from.
+        on_record: Number of runs of blocked tasks in the report.
+        seed: Seed of the draw.
     """
 
     found: tuple[Rerun, ...]
@@ -81,45 +81,50 @@ class Reruns:
     seed: int
 
     def line(self) -> str:
-        """What was repeated, and what that shows, in one line."""
+        """Describe in one line what was repeated and what that proves."""
         count = len(self.found)
         return (
-            f"repeated {count} of {self.on_record} runs, drawn by --rerun-seed {self.seed} from the {self.among} that "
-            f"need no undefended weights: a publisher who invented 1 of 100 numbers passes this with probability "
-            f"{0.99**count:.2f}; who made the evidence, only a signature shows"
+            f"repeated {count} of {self.on_record} runs, drawn with --rerun-seed {self.seed} from the {self.among} "
+            f"that need no undefended weights: a publisher who invented 1 of 100 numbers passes this check with "
+            f"probability {0.99**count:.2f}; only a signature proves who published the evidence"
         )
 
 
 def rerun(folder: str | Path, config: HardenConfig, *, count: int = 3, seed: int | None = None) -> Reruns:
-    """Repeat runs, with their settings and seeds, on this folder's weights and the references that are at hand.
+    """Repeat runs, with their settings and seeds, on this folder's weights and the available references.
 
-    Every run on record may be drawn, also one that was given up or failed; see :func:`drawn`.
+    Every recorded run may be drawn, including pruned and failed ones; see :func:`drawn`.
 
     Args:
-        folder: A hardened folder, verified.
-        config: Where the data is: the report holds only its fingerprints. Its ``model`` is the base.
-        count: Runs of each blocked task.
-        seed: Of the draw; by default one that no publisher can know.
+        folder: A verified hardened folder.
+        config: Configuration that names the data, of which the report contains only fingerprints, and the base.
+        count: Number of runs of each blocked task.
+        seed: Seed of the draw; by default one that no publisher can predict.
 
     Raises:
-        ValueError: The report is not what its suite makes, or weights or data are not those of the report.
+        ValueError: The report departs from its suite's plan, or weights or data are not those of the report.
     """
     report = AttackReport.load(Path(folder, REPORT))
     if problems := plan_problems(report):
-        raise ValueError(f"{folder}: nothing is repeated from a report that departs from its plan: {problems[0]}.")
+        raise ValueError(f"{folder}: the report departs from its plan, so no run is repeated: {problems[0]}.")
     processor = processor_of(str(folder), config.data)
     targets, columns = _targets(report, str(folder), config.model, processor), processor.model_input_names
     rows = numbered_as(load_data(config, processor), folder)
     tasks = [task for task in blocked_tasks(config, rows, processor) if task.name in report.blocked()]
     if missing := set(report.blocked()) - {task.name for task in tasks}:
-        raise ValueError(f"the configuration has no blocked task {', '.join(sorted(missing))}.")
+        raise ValueError(
+            f"the configuration lacks blocked tasks of the report: {', '.join(sorted(missing))}; pass the "
+            "configuration that the model was hardened with."
+        )
     for task in tasks:
         if known_splits(task) != report.tasks[task.name].fingerprints:
-            raise ValueError(f"{task.name}: these are not the rows that the report's attacks were made with.")
+            raise ValueError(
+                f"{task.name}: the rows differ from those of the report's attacks; use the original data and splits."
+            )
     desired = DesiredData.of(rows["train"], rows["validation"], columns)
     if (desired is not None) != report.suite.desired:
         known = report.suite.desired
-        raise ValueError(f"the report states desired={known}, and the configuration's rows give {not known}.")
+        raise ValueError(f"the report has desired={known}, but the configuration's rows imply {not known}.")
     suite = named_suite(report.suite.name)
     job = Job(suite, [targets["hardened"]], tasks, columns, collator_of(processor), desired=desired)
     attacks = {one.key: one.attack for one in planned(report, suite) if "sibling" not in one.attack.needs}
@@ -135,13 +140,13 @@ def rerun(folder: str | Path, config: HardenConfig, *, count: int = 3, seed: int
 
 
 def drawn(report: AttackReport, runs: list[AttackRun], count: int, seed: int) -> list[AttackRun]:
-    """Some runs of one task, without repetition: any may come, those that headlines rest on more often.
+    """Draw runs of one task without replacement; runs that a headline uses have a larger weight.
 
     Args:
         report: The report.
-        runs: Those to draw from.
-        count: How many at most.
-        seed: Of the draw.
+        runs: Runs to draw from.
+        count: Maximum number of runs to draw.
+        seed: Seed of the draw.
     """
     generator = np.random.default_rng(seed)
     cells = {(run.task, run.examples, run.role) for run in runs if run.role != "undefended"}
@@ -152,15 +157,17 @@ def drawn(report: AttackReport, runs: list[AttackRun], count: int, seed: int) ->
 
 
 def _targets(report: AttackReport, folder: str, base: str, processor: Processor) -> dict[str, Target]:
-    """By role, the models at hand that are those of the report."""
+    """Return, by role, the available models that match the report."""
     hardened = Target("hardened", folder, padding=padding_of(processor))
     known = {role: one.sha256 for role, one in report.models.items()}
     if hardened.identity().sha256 != known["hardened"]:
-        raise ValueError(f"{folder}: these are not the weights that the report's attacks were made on.")
+        raise ValueError(
+            f"{folder}: the weights differ from those that the report's attacks were run on; get the folder again."
+        )
     found = {"hardened": hardened, "raw": Target("raw", "")}
-    here = base if Path(base).is_dir() else ""  # what is on the Hub has no hash that could be compared
+    here = base if Path(base).is_dir() else ""  # a model on the Hub has no hash to compare
     if here and (own := dataclasses.replace(hardened, role="base", folder=here)).identity().sha256 != known["base"]:
-        raise ValueError(f"model {base} of the configuration is not the base that was attacked.")
+        raise ValueError(f"model {base} of the configuration is not the base of the report; name the original base.")
     if here:
         found["base"] = own
     for place in (here, folder):

@@ -1,4 +1,4 @@
-"""The sections of a configuration that say where examples come from; light, so that ``--help`` can list them."""
+"""The data and task sections of a configuration; light imports, so ``--help`` can list their keys quickly."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from ..untrusted_json import check_names
 
 SPLITS = ("train", "validation", "test")
-OWN = ("subset", "revision", "text_column", "text_pair_column", "image_column", "splits")  # of a task's own data set
+OWN = ("subset", "revision", "text_column", "text_pair_column", "image_column", "splits")  # keys that require `path`
 OF_TEXTS = ("text_column", "text_pair_column", "replace_pronouns", "keep_path")
 IN_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "keys and values"}
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the examples come from and how they become a model's inputs.
+    """The data set and how to preprocess it.
 
     Args:
-        path: Hub id, or a folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet``
-            (also ``.json``, ``.jsonl``, ``.csv``); of images also a folder with ``train``, ``validation`` and ``test``,
-            each holding a folder of images for every class (the column ``label``), or images and a ``metadata.csv``
-            with ``file_name`` and columns of labels.
-        text_column: Column with the text; by default ``text``, where no ``image_column`` is given.
+        path: Hub id, or a folder with ``train.parquet``, ``validation.parquet`` and ``test.parquet`` (also ``.json``,
+            ``.jsonl``, ``.csv``). For images also a folder with the subfolders ``train``, ``validation`` and ``test``;
+            each contains one folder of images per class (the column ``label``), or images and a ``metadata.csv`` with
+            ``file_name`` and label columns.
+        text_column: Column with the text; by default ``text``, unless ``image_column`` is given.
         label_column: Column with the desired task's label, text or integer.
-        max_length: Most tokens of an example, as far as the model has positions for them; the rest of a text is cut.
-        only: A true/false column; rows where it is false are left out.
-        replace_pronouns: Replace he/she/him/her/his/hers/himself/herself by neutral ones, as the MLAC
-            paper does with its biographies.
-        splits: Names of the splits, where they are not ``train``, ``validation`` and ``test``, or parts of them, such
+        max_length: Maximum number of tokens per example, up to the model's own maximum; longer texts are truncated.
+        only: Boolean column; rows where it is false are dropped.
+        replace_pronouns: Replace he/she/him/her/his/hers/himself/herself by neutral pronouns, as the MLAC paper does
+            with its biographies.
+        splits: Names of the splits, if they are not ``train``, ``validation`` and ``test``, or slices of splits, such
             as ``validation: "train[80%:]"``.
-        max_rows: Most rows of each split, the first ones of a fixed shuffle; all by default.
-        keep_path: Hub id or folder of unlabelled texts on which the model's general use is kept (``train``), and
-            measured (``test``).
-        keep_text_column: Column with those texts.
-        name: Subset of a data set on the Hub that has several.
+        max_rows: Maximum number of rows per split, taken after a fixed shuffle; by default all.
+        keep_path: Hub id or folder of unlabelled texts that preserve the model's general use (``train``) and measure
+            it (``test``).
+        keep_text_column: Column with the text in ``keep_path``.
+        name: Subset (configuration) of a data set on the Hub.
         revision: Branch, tag or commit of a data set on the Hub.
-        text_pair_column: Column with a second text, where an example is a pair of texts.
-        image_column: Column with the image, where examples are images and the model is a classifier of images; in
-            folders of images the column is ``image``.
+        text_pair_column: Column with the second text, if an example is a pair of texts.
+        image_column: Column with the image, if the model is an image classifier; in folders of images the column is
+            ``image``.
 
     Raises:
-        ValueError: A value is of another kind or out of range, or images have what is of texts.
+        ValueError: A value has the wrong type or is out of range, or a key for texts is set for images.
     """
 
     path: str
@@ -69,14 +69,12 @@ class DataConfig:
     image_column: str | None = None
 
     def __post_init__(self) -> None:
-        """Check every value; without an image column the examples are texts."""
+        """Check every value and set the default of ``text_column``."""
         check_kinds(self)
         if self.image_column is None:
             object.__setattr__(self, "text_column", self.text_column or "text")
         elif of_texts := [name for name in OF_TEXTS if getattr(self, name)]:
-            raise ValueError(
-                f"image_column says that the examples are images, and {of_texts[0]} is of texts: leave one of them out."
-            )
+            raise ValueError(f"image_column is for images, and {of_texts[0]} is for texts: remove one of them.")
         for name in ("max_length", "max_rows"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}.")
@@ -90,17 +88,17 @@ class TaskConfig:
     Args:
         name: Name of the task, for the report: letters, digits, ``_`` and ``-``.
         label_column: Column with the task's label, text or integer.
-        weight: Chance of being drawn in a step, beside those of other tasks.
-        path: Hub id or folder of the task's own data set; by default the rows of ``data`` have its labels too.
-        subset: Subset of ``path``, as ``data.name``.
+        weight: Relative probability of drawing this task in a training step.
+        path: Hub id or folder of the task's own data set; by default the task's labels are in the rows of ``data``.
+        subset: Subset (configuration) of ``path``, as ``data.name``.
         revision: Branch, tag or commit of ``path``.
-        text_column: Column with the text, in ``path``; by default as in ``data``.
-        text_pair_column: Column with a second text, in ``path``.
-        image_column: Column with the image, in ``path``; by default as in ``data``.
+        text_column: Column of ``path`` with the text; by default as in ``data``.
+        text_pair_column: Column of ``path`` with the second text.
+        image_column: Column of ``path`` with the image; by default as in ``data``.
         splits: Splits of ``path``, as ``data.splits``.
 
     Raises:
-        ValueError: A value is of another kind or out of range, or says more of a data set that is not named.
+        ValueError: A value has the wrong type or is out of range, or a key that requires ``path`` is set without it.
     """
 
     name: str
@@ -123,11 +121,11 @@ class TaskConfig:
         own = [n for n in OWN if getattr(self, n)]
         if own and self.path is None:
             raise ValueError(
-                f"{own[0]} is of the task's own data set; name the data set by path, or leave {own[0]} out."
+                f"{own[0]} describes the task's own data set: set path to that data set, or remove {own[0]}."
             )
 
     def own_data(self, data: DataConfig) -> DataConfig | None:
-        """The task's own data set, if it has one: what is not said of it is as in ``data``."""
+        """Return the section of the task's own data set, if any; unset keys are as in ``data``."""
         if self.path is None:
             return None
         return dataclasses.replace(
@@ -146,7 +144,7 @@ class TaskConfig:
 
 
 def check_splits(splits: Mapping[str, Any]) -> None:
-    """Refuse names of splits that are none."""
+    """Check the names of splits and their values."""
     check_names(splits, SPLITS, "splits")
     for split, name in splits.items():
         if not isinstance(name, str):
@@ -154,11 +152,11 @@ def check_splits(splits: Mapping[str, Any]) -> None:
 
 
 def words_of(kind: Any) -> dict[str, str]:
-    """What the docstring of a dataclass says of each of its fields, on one line.
+    """Extract the documentation of each field from a dataclass's docstring, on one line.
 
     Example:
-        >>> words_of(DataConfig)["text_column"]
-        'Column with the text; by default text, where no image_column is given.'
+        >>> words_of(TaskConfig)["label_column"]
+        "Column with the task's label, text or integer."
     """
     said = re.split(r"^    (\w+): ", (inspect.getdoc(kind) or "").partition("Args:\n")[2], flags=re.MULTILINE)
     found = dict(zip(said[1::2], said[2::2], strict=True))
@@ -167,7 +165,7 @@ def words_of(kind: Any) -> dict[str, str]:
 
 
 def kinds_of(hint: Any) -> list[type]:
-    """The types that an annotation such as ``dict[str, str] | None`` admits."""
+    """Return the types that an annotation such as ``dict[str, str] | None`` allows."""
     hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return [get_origin(one) or one for one in hints]
 
@@ -189,7 +187,7 @@ def words_in(file: str, kind: str) -> dict[str, str]:
 
 
 def check_kinds(config: Any) -> None:
-    """Refuse a value of another type than its field's; true is no number, but a whole number is a number."""
+    """Check every value against the type of its field; a boolean is not a number, but an integer is a float."""
     for name, hint in get_type_hints(type(config)).items():
         value, kinds = getattr(config, name), kinds_of(hint)
         if type(value) not in kinds and not (type(value) is int and float in kinds):

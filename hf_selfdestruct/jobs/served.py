@@ -1,4 +1,4 @@
-"""Secret questions for a classifier of texts or of images, and its answers in one of the ways that it may be served."""
+"""Secret probes for a text or image classifier, and its answers under one way of serving."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ from transformers import (
     AutoTokenizer,
 )
 
-WORDS = (4, 12)  # of a text, at least and at most
-LONGEST = 64  # tokens of a text; the rest is cut
-BLOCKS = 8  # of one colour, in each direction of an image
+WORDS = (4, 12)  # minimum and maximum number of words per text
+LONGEST = 64  # maximum number of tokens per text
+BLOCKS = 8  # number of uniform blocks along each side of an image
 
 
 def probes_of(folder: str | Path, count: int, seed: int) -> list[str]:
-    """Texts of random words, or images of random colours (PNG in base64, as endpoints take them in JSON).
+    """Make texts of random words, or images of random colours (PNG in base64, as endpoints accept them in JSON).
 
-    They are nothing that a provider could know or would answer by heart.
+    A provider cannot predict the probes, nor store their answers in advance.
 
     Args:
-        folder: The classifier's.
-        count: How many.
-        seed: What they depend on.
+        folder: Folder of the classifier.
+        count: Number of probes.
+        seed: Seed of the probes.
 
     Raises:
-        ValueError: The folder holds no classifier of texts or images, or its tokenizer knows too few words.
+        ValueError: The model is no text or image classifier, or its vocabulary has too few words.
     """
     generator = np.random.default_rng(seed)
     if _kind(folder) is AutoModelForImageClassification:
         size = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False).size or {}
-        edge = size.get("height") or size.get("shortest_edge") or 224  # as it is read: resizing differs by library
+        edge = (
+            size.get("height") or size.get("shortest_edge") or 224
+        )  # the size the model reads: resizing differs by library
         places = np.arange(edge) * BLOCKS // edge
         colours = generator.integers(0, 256, (count, BLOCKS, BLOCKS, 3), dtype=np.uint8)
         return [base64.b64encode(Image().encode_example(one[places][:, places])["bytes"]).decode() for one in colours]
@@ -49,7 +51,7 @@ def probes_of(folder: str | Path, count: int, seed: int) -> list[str]:
         word for word in tokenizer.get_vocab() if word.isalnum() and word not in tokenizer.all_special_tokens
     )
     if len(words) < 8:
-        raise ValueError(f"{folder}: its tokenizer knows too few whole words to make probes of.")
+        raise ValueError(f"{folder}: the vocabulary has {len(words)} whole words; probes need at least 8.")
     lengths = generator.integers(*WORDS, count, endpoint=True)
     return [" ".join(generator.choice(words, length)) for length in lengths]
 
@@ -58,15 +60,15 @@ def probes_of(folder: str | Path, count: int, seed: int) -> list[str]:
 def served(
     folder: str | Path, probes: Sequence[str], batch: int, pad: bool, attention: str, threads: int
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Probabilities of every class for every probe, and the names of the classes.
+    """Compute the probabilities of every class for every probe, and return the class names too.
 
     Args:
-        folder: The classifier's.
-        probes: From :func:`probes_of`.
-        batch: Probes answered at once.
-        pad: Whether every text is padded to the longest of all.
-        attention: How attention is computed, where the architecture has several ways.
-        threads: Of torch.
+        folder: Folder of the classifier.
+        probes: Probes of :func:`probes_of`.
+        batch: Batch size.
+        pad: Whether to pad every text to the maximum length.
+        attention: Attention implementation, if the architecture has several.
+        threads: Number of torch threads.
     """
     kind = _kind(folder)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -79,7 +81,7 @@ def served(
         inputs = [processor(_images(part), return_tensors="pt") for part in _parts(probes, batch)]
     else:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        most = min(LONGEST, getattr(config, "max_position_embeddings", LONGEST) - 2)  # RoBERTa's begin at 2
+        most = min(LONGEST, getattr(config, "max_position_embeddings", LONGEST) - 2)  # RoBERTa's positions start at 2
         length = {"padding": "max_length" if pad else True, "max_length": most}
         inputs = [tokenizer(part, truncation=True, return_tensors="pt", **length) for part in _parts(probes, batch)]
     with _threads(threads):
@@ -94,9 +96,7 @@ def _kind(folder: str | Path) -> Any:
     for kind in kinds:
         if type(config) in kind._model_mapping:
             return kind
-    raise ValueError(
-        f"{folder}: a fingerprint is of a classifier of texts or of images, and {config.model_type!r} is none."
-    )
+    raise ValueError(f"{folder}: a fingerprint needs a text or image classifier; got model type {config.model_type!r}.")
 
 
 def _parts(probes: Sequence[str], size: int) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""Where examples come from: files, folders of images and saved data sets here, or data sets on the Hub."""
+"""Load examples from files, image folders and saved data sets, or from the Hub."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from .config import HardenConfig
 from .images import read_image_folder
 from .sections import SPLITS, DataConfig
 
-SAVED = "dataset_dict.json"  # in a folder that DatasetDict.save_to_disk wrote
+SAVED = "dataset_dict.json"  # marks a folder written by DatasetDict.save_to_disk
 
 
 def check_source(data: DataConfig) -> None:
-    """Refuse a local folder that is missing or lacks a file, before anything slower is tried.
+    """Check that a local folder exists and is complete, before any slower step.
 
     Raises:
-        ValueError: What is missing, and where it was looked for.
+        ValueError: A folder or file is missing; the message names both.
     """
     if Path(data.path).is_dir() and (data.name or data.revision):
-        raise ValueError(f"data: {data.path} is a folder here; subset and revision are of data sets on the Hub.")
+        raise ValueError(
+            f"data: {data.path} is a local folder, but subset and revision apply only to the Hub; remove them."
+        )
     names = [file for part in _parts(data).values() for file in _sources(part)]
     _check_folder(data.path, "path", names, images=data.image_column is not None)
     if data.keep_path is not None:
@@ -33,23 +35,23 @@ def check_source(data: DataConfig) -> None:
 
 
 def check_sources(config: HardenConfig) -> None:
-    """As :func:`check_source`, for the examples and for every task's own data set."""
+    """Call :func:`check_source` for the data and for every task's own data set."""
     owned = (task.own_data(config.data) for task in (*config.blocked_tasks, *config.control_tasks))
     for data in (config.data, *filter(None, owned)):
         check_source(data)
 
 
 def read(data: DataConfig) -> DatasetDict:
-    """The examples' splits, as they are stored.
+    """Read the splits without preprocessing.
 
     Raises:
-        ValueError: A missing folder or split, or an unreadable file.
+        ValueError: A folder or split is missing, or a file is unreadable.
     """
     return _read(data.path, _parts(data), data)
 
 
 def read_kept(path: str) -> DatasetDict:
-    """As :func:`read`, the splits of unlabelled texts."""
+    """Read the splits of the unlabelled texts, as :func:`read`."""
     return _read(path, {split: split for split in ("train", "test")})
 
 
@@ -59,7 +61,7 @@ def _check_folder(path: str, key: str, names: list[str], *, images: bool = False
         for name in names:
             _file(folder, name, images=images)
     elif not folder.is_dir() and (folder.is_absolute() or path.startswith(".") or path.count("/") > 1):
-        raise ValueError(f"data: {key}: no folder {path!r}.")
+        raise ValueError(f"data: {key}: no folder {path!r}; check the path.")
 
 
 def _parts(data: DataConfig) -> dict[str, str]:
@@ -67,18 +69,18 @@ def _parts(data: DataConfig) -> dict[str, str]:
 
 
 def _sources(part: str) -> list[str]:
-    """The splits that a split expression, such as ``train[:80%]+extra``, takes rows from."""
+    """Return the splits in a split expression such as ``train[:80%]+extra``."""
     return [re.sub(r"\[.*\]$", "", one.strip()) for one in part.split("+")]
 
 
 def _cut(found: Mapping[str, Dataset], part: str) -> Dataset:
-    """The rows that a split expression names."""
+    """Return the rows of a split expression."""
     if part in found:
         return found[part]
     try:
         pieces = ReadInstruction.from_spec(part).to_absolute({name: len(rows) for name, rows in found.items()})
     except (AssertionError, ValueError) as error:
-        raise ValueError(f"data: splits: {part!r} is no split or part of one ({reason(error)}).") from None
+        raise ValueError(f"data: splits: {part!r} is not a split or a slice of one ({reason(error)}).") from None
     return concatenate_datasets([found[p.splitname].select(range(p.from_, p.to)) for p in pieces])
 
 
@@ -93,9 +95,11 @@ def _read(path: str, parts: Mapping[str, str], data: DataConfig | None = None) -
     try:
         found = load_dataset(path, data and data.name, revision=data and data.revision)
     except DatasetGenerationError as error:
-        raise ValueError(f"data: {path!r} on the Hub cannot be read ({reason(error.__cause__ or error)}).") from None
+        raise ValueError(f"data: cannot read {path!r} on the Hub ({reason(error.__cause__ or error)}).") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"data: {path!r} is neither a folder here nor on the Hub ({reason(error)}).") from None
+        raise ValueError(
+            f"data: {path!r} is neither a local folder nor a data set on the Hub ({reason(error)})."
+        ) from None
     for split, part in parts.items():
         for name in _sources(part):
             check_columns(list(found), name, f"{path}: {split} split")
@@ -103,13 +107,13 @@ def _read(path: str, parts: Mapping[str, str], data: DataConfig | None = None) -
 
 
 def _saved(folder: Path) -> DatasetDict | None:
-    """What ``DatasetDict.save_to_disk`` wrote; ``None`` where the folder holds something else."""
+    """Load a folder of ``DatasetDict.save_to_disk``; return ``None`` for any other folder."""
     if not (folder / SAVED).is_file():
         return None
     try:
         return load_from_disk(str(folder))
     except (OSError, StopIteration, TypeError, ValueError) as error:
-        raise ValueError(f"data: {folder} cannot be read ({reason(error)}).") from None
+        raise ValueError(f"data: cannot read {folder} ({reason(error)}).") from None
 
 
 def _file(folder: Path, name: str, *, images: bool = False) -> Path:
@@ -118,8 +122,8 @@ def _file(folder: Path, name: str, *, images: bool = False) -> Path:
             return folder / f"{name}.{kind}"
     if images and (folder / name).is_dir():
         return folder / name
-    more = f", and no folder {name} of images" if images else ""
-    raise ValueError(f"data: {folder} holds no {name}.parquet, {name}.jsonl, {name}.json or {name}.csv{more}.")
+    more = f", and no image folder {name}" if images else ""
+    raise ValueError(f"data: {folder} contains no {name}.parquet, {name}.jsonl, {name}.json or {name}.csv{more}.")
 
 
 def _load(file: Path) -> Dataset:
@@ -129,4 +133,4 @@ def _load(file: Path) -> Dataset:
             return read_image_folder(file)
         return load_dataset(kind, data_files=str(file), split="train")
     except (DatasetGenerationError, OSError, StopIteration, TypeError, ValueError) as error:
-        raise ValueError(f"data: {file} cannot be read ({reason(error.__cause__ or error)}).") from None
+        raise ValueError(f"data: cannot read {file} ({reason(error.__cause__ or error)}).") from None

@@ -1,4 +1,4 @@
-"""A commented configuration to start from, written from the documentation of its keys."""
+"""Write a commented starter configuration, with the documentation of every key."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .sections import DataConfig, TaskConfig, words_of
 
 WIDTH = 100
 HEAD = """\
-# What to harden, against what, and how. Put your own values in, then run:
+# Which model to harden, against which task, and how. Edit the values, then run:
 #
 #   hf-selfdestruct harden {file}
 #
-# A line such as "# max_rows:" shows a key that may be left out, with its default.
+# A line such as "# max_rows:" shows an optional key with its default.
 
 # Hub id or folder of the model to harden.
 model: {model}
@@ -27,16 +27,16 @@ model: {model}
 data:
 """
 TRAINING = """\
-# Any field of SelfDestructTrainingArguments, and so of transformers' TrainingArguments.
+# Any field of SelfDestructTrainingArguments, including those of transformers' TrainingArguments.
 training:
-  # Where the hardened model goes.
+  # Folder to save the hardened model to.
   output_dir: hardened
-  # Preset of hardening; by default the one that was measured to work for the kind of model.
+  # Hardening preset; by default the best measured one for the kind of model.
   # method:
   # Changes to the preset, by key; `hf-selfdestruct harden --help` lists the keys.
   # adversary:
   # method_options:
-  # --dry_run true on the command line says what hardening will cost, and ends.
+  # --dry_run true on the command line prints what hardening will cost, and exits.
   max_steps: 1000
   per_device_train_batch_size: 24
   learning_rate: 5e-5
@@ -46,10 +46,10 @@ training:
   save_total_limit: 1
   seed: 0
 
-# Suite of attacks, one of smoke, glance, quick, default, mlac, sophon, durability, adaptive or full.
+# Suite of attacks: smoke, glance, quick, default, mlac, sophon, durability, adaptive or full.
 suite: default
 
-# Processes on this machine that share the attacks.
+# Number of attack processes on this machine.
 # workers: 1
 
 """
@@ -68,45 +68,45 @@ CARD = {"title": "A hardened model", "license": "apache-2.0", "language": "en"}
 
 
 def starter(kind: str = "text", file: str = "CONFIG.yaml") -> str:
-    """The text of a configuration that can be read as it is.
+    """Return the text of a valid configuration.
 
     Args:
-        kind: What the examples are.
+        kind: Kind of the examples, a key of :data:`STARTS`.
         file: Name of the configuration, for its first lines.
 
     Raises:
-        ValueError: No examples of this kind can be hardened from a configuration.
+        ValueError: Configurations do not support this kind of examples.
     """
     if kind not in STARTS:
         raise ValueError(
-            f"--kind {kind} is not supported: a configuration can be for {' or '.join(STARTS)}; for other models, use "
-            "SelfDestructTrainer in Python."
+            f"--kind {kind} is not supported: choose {' or '.join(STARTS)}; for other models, use SelfDestructTrainer "
+            "in Python."
         )
     start = STARTS[kind]
     data = _section(DataConfig, start["data"], "  ")
     task = _section(TaskConfig, TASK, "    ")
-    tasks = f"# What to block: one entry for each task.\nblocked_tasks:\n  -\n{task}\n"
-    card = '# The publisher\'s own words; what is left empty is "not stated" on the card.\ncard:\n'
+    tasks = f"# Tasks to block: one entry per task.\nblocked_tasks:\n  -\n{task}\n"
+    card = '# Text of the card; an empty key appears as "not stated".\ncard:\n'
     head = HEAD.format(file=file, model=start["model"])
     return f"{head}{data}\n{tasks}{TRAINING}{card}{_section(CardDetails, CARD, '  ')}"
 
 
 def write_starter(file: str | Path, kind: str = "text") -> None:
-    """Write :func:`starter` into a new file.
+    """Write :func:`starter` to a new file.
 
     Raises:
-        ValueError: The file exists, or no examples of this kind can be hardened from a configuration.
+        ValueError: The file exists, or configurations do not support this kind of examples.
     """
     text = starter(kind, str(file))
     try:
         with open(file, "x", encoding="utf-8") as made:
             made.write(text)
     except FileExistsError:
-        raise ValueError(f"{file} exists, and is not overwritten; name another file.") from None
+        raise ValueError(f"{file} already exists and is not overwritten; pass another file name.") from None
 
 
 def _section(kind: Any, given: Mapping[str, Any], indent: str) -> str:
-    """Every key of a section under its words; those that are not given are commented out, with their defaults."""
+    """Write every key of a section below its documentation; keys not given are commented out with their defaults."""
     lines, words = [], words_of(kind)
     for field in dataclasses.fields(kind):
         lines += textwrap.wrap(words[field.name], WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")

@@ -1,4 +1,4 @@
-"""YAML that means one thing and is as large as it looks."""
+"""Strict YAML: no ambiguity, no expansion."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 MOST_DEPTH = 20
-# Of plain words as YAML 1.2 reads them, and Python, and so the command line: `no` is a word, 0100 is a hundred, 1e-1 a
-# tenth. Those of YAML 1.1 are false, 64 and a word.
+# Plain scalars as YAML 1.2 and Python read them: `no` is text, 0100 is a hundred, 1e-1 a tenth.
+# YAML 1.1 reads these three as false, 64 and text.
 WHOLE = "[0-9]+(?:_[0-9]+)*"
 PLAIN = {
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -23,11 +23,11 @@ PLAIN = {
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse YAML strictly: no key twice in a mapping, no aliases, nested no deeper than :data:`MOST_DEPTH`.
+    """Parse YAML strictly: no duplicate keys, no aliases, no nesting deeper than :data:`MOST_DEPTH`.
 
-    Plain words are read as in YAML 1.2, see :data:`PLAIN`.
+    Plain scalars are read as in YAML 1.2, see :data:`PLAIN`.
 
-    A few lines of aliases of aliases stand for gigabytes; of two equal keys one would be lost without a word.
+    A few lines of nested aliases can expand to gigabytes, and PyYAML silently drops all but one of duplicate keys.
 
     Args:
         text: The YAML.
@@ -55,7 +55,8 @@ class _Strict(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="an alias, such as *name: write the value out", problem_mark=mark)
+            problem = "aliases, such as *name, are not allowed: write the value out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         if self.depth == MOST_DEPTH:
             raise yaml.YAMLError("nested too deeply")
         self.depth += 1
@@ -68,7 +69,7 @@ class _Strict(yaml.SafeLoader):
         for one, _ in node.value:
             key = self.construct_object(one, deep=True)
             if key in seen:
-                problem = f"the key {reprlib.repr(key)} stands twice"
+                problem = f"duplicate key {reprlib.repr(key)}"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=one.start_mark)
             seen.add(key)
         return made

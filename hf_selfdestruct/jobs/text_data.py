@@ -1,4 +1,4 @@
-"""Labelled texts or images: loaded, checked, filtered and made into a model's inputs as a configuration says."""
+"""Load, check, filter and preprocess labelled texts or images as configured."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ PRONOUNS = {
 
 
 def load_data(config: HardenConfig, processor: Processor) -> DatasetDict:
-    """Load, check and filter the examples and make them the model's inputs; label columns become integers.
+    """Load, check, filter and preprocess the examples; label columns become integers.
 
     Args:
-        config: Where they are.
-        processor: The model's tokenizer, or for images its image processor.
+        config: Configuration that names the data.
+        processor: Tokenizer or image processor of the model.
 
     Returns:
         ``train``, ``validation`` and ``test`` with the model's inputs, ``label`` and the blocked columns. Texts are
-        stored as tokens; images become pixels when they are read.
+        stored as tokens; images are converted to pixels when rows are read.
 
     Raises:
-        ValueError: A missing folder, split, column, text or image, an unreadable file, an empty split, or a label
-            seen in only some splits.
+        ValueError: A folder, split, column, text or image is missing, a file is unreadable, a split is empty, or a
+            label does not occur in ``train``.
     """
     data = config.data
     check_source(data)
@@ -56,7 +56,7 @@ def load_data(config: HardenConfig, processor: Processor) -> DatasetDict:
         for column in (*inputs, data.label_column, *blocked, *([data.only] if data.only else [])):
             check_columns(found[split].column_names, column, f"{data.path}, split {split!r}")
     if data.only:
-        # Text such as "false" is true to Python: it would silently keep every row.
+        # Text such as "false" is true in Python: the filter would silently keep every row.
         _check_values(found, data.only, data.path, lambda value: value in (0, 1), "true or false")
         found = found.filter(lambda row: bool(row[data.only]))
     if data.max_rows:
@@ -75,7 +75,7 @@ def load_data(config: HardenConfig, processor: Processor) -> DatasetDict:
 
 
 def _check_inputs(found: DatasetDict, columns: Sequence[str], data: DataConfig) -> None:
-    """Refuse columns that hold no texts, or no images where these are wanted."""
+    """Check that the input columns contain texts, or images if an image column is configured."""
     for column in columns:
         if data.image_column is None:
             _check_values(found, column, data.path, lambda value: isinstance(value, str), "text")
@@ -85,11 +85,12 @@ def _check_inputs(found: DatasetDict, columns: Sequence[str], data: DataConfig) 
 
 
 def _tokenised(found: DatasetDict, columns: Sequence[str], data: DataConfig, tokenizer: Any) -> DatasetDict:
-    """Tokens in the place of texts, no more than the configuration and the model's positions allow."""
+    """Tokenise the texts, truncated to the configured maximum and the model's maximum."""
     most = min(data.max_length, tokenizer.model_max_length)
     if most < data.max_length:
         logger.warning(
-            "max_length is %d, and the model reads %d tokens at most: texts are cut there.", data.max_length, most
+            "max_length is %d, but the model reads at most %d tokens: longer texts are truncated.",
+            *(data.max_length, most),
         )
 
     def tokenise(rows: dict[str, list[Any]]) -> Any:
@@ -100,7 +101,7 @@ def _tokenised(found: DatasetDict, columns: Sequence[str], data: DataConfig, tok
 
 
 def load_own(task: TaskConfig, config: HardenConfig, processor: Processor) -> DatasetDict | None:
-    """As :func:`load_data`, the data set of a task that has its own, with the task's label column.
+    """Load a task's own data set, if any, as :func:`load_data`, with the task's label column.
 
     Raises:
         ValueError: As for :func:`load_data`.
@@ -112,7 +113,7 @@ def load_own(task: TaskConfig, config: HardenConfig, processor: Processor) -> Da
 
 
 def load_kept(data: DataConfig, tokenizer: Processor) -> DatasetDict | None:
-    """Tokenised texts without labels: ``train`` to keep a model's general use on, ``test`` to measure it.
+    """Load tokenised texts without labels: ``train`` preserves a model's general use, ``test`` measures it.
 
     Raises:
         ValueError: As for :func:`load_data`.
@@ -128,7 +129,7 @@ def load_kept(data: DataConfig, tokenizer: Processor) -> DatasetDict | None:
 
 
 def neutral(text: str) -> str:
-    """The text with gendered pronouns replaced, capitals kept.
+    """Replace gendered pronouns and preserve capitals.
 
     Example:
         >>> neutral("She sold her boat; His was new.")
@@ -147,17 +148,19 @@ def _check_values(found: DatasetDict, column: str, where: str, fits: Callable[[A
         for row, value in enumerate(rows[column][:]):
             if not fits(value):
                 raise ValueError(
-                    f"{where}, split {split!r}, column {column!r}, row {row}: must be {wanted}, got {value!r}."
+                    f"{where}, split {split!r}, column {column!r}, row {row}: expected {wanted}, got {value!r}."
                 )
 
 
 def _encode(found: DatasetDict, column: str, where: str) -> DatasetDict:
-    """Labels as integers, numbered by their sorted names in ``train``."""
+    """Encode labels as integers, in the order of their sorted names in ``train``."""
     known = found["train"].features[column]
     if isinstance(known, ClassLabel):
         for split, rows in found.items():
             if rows.features[column] != known:
-                raise ValueError(f"{where}, split {split!r}, column {column!r}: other label names than in train.")
+                raise ValueError(
+                    f"{where}, split {split!r}, column {column!r}: the label names differ from those of train."
+                )
             for row, label in enumerate(rows[column][:]):
                 if label is None or label < 0:
                     raise ValueError(
@@ -170,7 +173,7 @@ def _encode(found: DatasetDict, column: str, where: str) -> DatasetDict:
         if None in seen:
             row = found[split][column][:].index(None)
             raise ValueError(f"{where}, split {split!r}, column {column!r}, row {row}: the label is missing.")
-        # As text, for a label that is a number in one file may be text in another.
+        # Compare as text: a label may be a number in one file and text in another.
         if unknown := sorted({*map(str, seen)} - {*names}):
             raise ValueError(
                 f"{where}, split {split!r}, column {column!r}: label {unknown[0]!r} does not occur in train."

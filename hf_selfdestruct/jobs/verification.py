@@ -1,4 +1,4 @@
-"""Verification: a folder or a repository held against its manifest and its signature, and what that cannot show."""
+"""Verify a folder or a repository against its manifest and signature, and state what that cannot prove."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from ..report.report import AttackReport
 HUB = "hf://"
 MOST_LINES = 50
 UNSIGNED = (
-    "the hashes are unsigned: they reveal accidents, not forgery. Whoever wrote these files could write any report, "
-    "and runs that were left out leave no trace"
+    "the hashes are unsigned: they reveal accidents, not forgery. The author of these files could have written any "
+    "report, and omitted runs leave no trace"
 )
 SIGNED = (
-    "the signature is of this key and covers exactly these files: the key's owner vouches for the report. Whether its "
-    "numbers are true, and no run was left out, the signature does not show"
+    "the signature matches this key and covers exactly these files: the key's owner vouches for the report. The "
+    "signature does not prove that the numbers are true or that no run was omitted"
 )
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What :func:`verify` found.
+    """The result of :func:`verify`.
 
     Attributes:
-        name: What was verified: a path, or ``owner/name@commit``.
-        folder: Where its files lie.
+        name: A path, or ``owner/name@commit``.
+        folder: Folder with the files.
         revision: Commit of a repository; empty for a folder.
-        problems: One line per problem; none when everything agrees.
-        files: How many files were checked, the manifest among them.
-        signed: Whether the signature was checked and is of the key.
-        unchecked: Whether there is a signature, and no key was given.
+        problems: One line per problem; empty if every check passed.
+        files: Number of checked files, including the manifest.
+        signed: Whether the signature was checked and matches the key.
+        unchecked: Whether there is a signature but no key was given.
         written_by: Version of this package that wrote the manifest.
-        adapter: Whether the folder holds only an adapter.
-        planned: Whether the report was held against its suite's plan.
+        adapter: Whether the folder contains only an adapter.
+        planned: Whether the report was checked against its suite's plan.
     """
 
     name: str
@@ -57,36 +57,37 @@ class Verification:
     planned: bool
 
     def lines(self) -> list[str]:
-        """The finding, for a terminal: a verdict and, in the same line, what was not shown."""
+        """Describe the result for a terminal: the verdict and, in the same line, what was not checked."""
         versions = f"{self.files} files, written by hf_selfdestruct {self.written_by}, read by {__version__}"
         if self.problems:
             more = [f"and {len(self.problems) - MOST_LINES} more"] if len(self.problems) > MOST_LINES else []
-            shown = [*self.problems[:MOST_LINES], *more, f"{self.name}: does not agree ({versions})"]
+            shown = [*self.problems[:MOST_LINES], *more, f"{self.name}: verification FAILED ({versions})"]
         else:
-            told = f"; {SIGNATURE} was not checked: give --public-key" if self.unchecked else ""
-            told += "" if self.planned else "; the report was not checked against its suite's plan"
-            told += "; the base of this adapter is no part of it, and was not checked" if self.adapter else ""
-            shown = [f"{self.name}: every file agrees ({versions}); {SIGNED if self.signed else UNSIGNED}{told}"]
+            notes = f"; {SIGNATURE} was not checked: pass --public-key" if self.unchecked else ""
+            notes += "" if self.planned else "; the report was not checked against its suite's plan"
+            notes += "; the adapter's base is not part of the folder and was not checked" if self.adapter else ""
+            shown = [f"{self.name}: every file matches ({versions}); {SIGNED if self.signed else UNSIGNED}{notes}"]
         return [printable(line) for line in shown]
 
 
 def verify(
     source: str, *, revision: str | None = None, public_key: str | Path | None = None, files_only: bool = False
 ) -> Verification:
-    """Hold a hardened folder, or one on the Hub, against its manifest, its suite's plan and, with a key, its signature.
+    """Check a hardened folder or repository against its manifest, its suite's plan and, with a key, its signature.
 
     Args:
         source: A folder, or ``owner/name`` of a repository, see :func:`found_at`.
         revision: Branch, tag or commit of the repository; by default main.
-        public_key: Key (PEM) to check the signature with; what training leaves beside a model is a problem then.
-        files_only: Do not hold the report against its suite's plan: for suites that are not shipped, and reports of
+        public_key: Key (PEM) to check the signature with; files that training leaves beside a model are then
+            problems.
+        files_only: Do not check the report against its suite's plan: for suites that are not shipped, and reports of
             earlier versions.
 
     Returns:
-        What was found.
+        The result.
 
     Raises:
-        ValueError: There is no such folder, it has no readable manifest, or there is no such key.
+        ValueError: The folder, its manifest or the key is missing or unreadable.
         ConnectionError: The Hub cannot be reached, or refuses.
     """
     folder, commit = found_at(source, revision)
@@ -112,30 +113,30 @@ def verify(
 
 
 def found_at(source: str, revision: str | None = None) -> tuple[Path, str]:
-    """The folder that somebody named, and its commit where it was fetched from the Hub.
+    """Find a folder, or fetch a repository from the Hub; return the folder and the commit of a repository.
 
     Args:
-        source: ``hf://owner/name`` is a repository. ``owner/name`` is one too, unless there is such a folder here:
-            neither is meant then. All else is a folder.
-        revision: Of a repository.
+        source: ``hf://owner/name`` is a repository. ``owner/name`` is one too, but ambiguous, and refused, if a folder
+            of that name exists. Anything else is a folder.
+        revision: Branch, tag or commit of a repository.
 
     Raises:
-        ValueError: There is no such folder, both could be meant, or a folder has no revision.
+        ValueError: The folder does not exist, ``source`` is ambiguous, or a revision is given for a folder.
         ConnectionError: The Hub cannot be reached, or refuses.
     """
     name, path = source.removeprefix(HUB), Path(source)
     is_name, is_folder = bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name)), path.is_dir()
     if source.startswith(HUB) and not is_name:
-        raise ValueError(f"{source} is no repository; a model on the Hub is named {HUB}owner/name.")
+        raise ValueError(f"{source} is not a repository; write {HUB}owner/name.")
     if name == source and is_folder and is_name:
         raise ValueError(
-            f"{source} is a folder here, and could be a model on the Hub: write ./{source} or {HUB}{source}."
+            f"{source} is a local folder, but could also be a model on the Hub: write ./{source} or {HUB}{source}."
         )
     if name == source and is_folder:
         if revision:
-            raise ValueError(f"{source} is a folder, and --revision is of a repository: leave it out.")
+            raise ValueError(f"{source} is a folder, and --revision applies only to a repository: remove it.")
         return path, ""
     if not is_name:
-        raise ValueError(f"no folder {source}; a model on the Hub is named owner/name.")
+        raise ValueError(f"no folder {source}; for a model on the Hub, write owner/name.")
     folder = fetched(name, revision=revision)
     return folder, folder.name

@@ -1,1 +1,1 @@
-"""A hardened model's folder and its way to the Hub: card, manifest, signature, push."""
+"""Publish a hardened model: card, manifest, signature, push to the Hub."""

@@ -1,4 +1,4 @@
-"""The model card: a report and the user's own words, rendered. It knows no model."""
+"""Render the model card from a report and the publisher's details. No model is loaded."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from .card_tables import attack_rows, desired_lines, flat, results
 NOT_STATED = "not stated"
 MAIN_PLOT = "score_against_examples"
 CARD_TAGS = ("hf_selfdestruct", "tamper-resistance")
-MOST_BYTES = 1024 * 1024  # of the user's own words
-CLOSED_FORMS = {  # what was done to a model before it was trained, and what that takes from its users
+MOST_BYTES = 1024 * 1024  # size limit of card.json
+CLOSED_FORMS = {  # edits of the model before training, and what they cost its users
     "merge_words": "Words that reveal a blocked label share one embedding with others, merged until no group is "
     "predictive beyond {} standard errors: the model cannot distinguish these words.",
     "merge_groups": "Merged words form at most {} groups.",
     "erase_directions": "At most {} directions of each blocked task were erased from the input embeddings.",
-    "keep_directions": "The input embeddings were reduced to at most {} directions that predict the desired task: what "
-    "other tasks need of the words is gone too.",
+    "keep_directions": "The input embeddings were reduced to at most {} directions that predict the desired task; "
+    "information that other tasks need was removed too.",
     "keeping_erases": "The model was distilled from a copy of the original with the blocked tasks erased from its "
     "hidden states (LEACE).",
 }
-CONSIDERATIONS = {  # after the framework that details.py names
+CONSIDERATIONS = {  # after the framework cited in card_details.py
     "product_hazards": "Product hazards (harm done with the model as it is)",
     "data_hazards": "Data hazards (harm made possible by what is published)",
     "attention_hazards": "Attention hazards (harm done by drawing attention to it)",
@@ -55,11 +55,11 @@ CONSIDERATIONS = {  # after the framework that details.py names
     "takedown": "Takedown",
 }
 ADMITTED = {
-    "": "none set by this card",
-    "auto": "whoever agrees to the conditions",
-    "manual": "whom the publisher lets in",
+    "": "no gate set by this card",
+    "auto": "anyone who accepts the conditions",
+    "manual": "users approved by the publisher",
 }
-# What loads a model, by the Hub's name of its task, and what loads what prepares its inputs.
+# Auto classes of the model and of its tokenizer or processor, by pipeline tag of the Hub.
 LOADING = {
     "text-classification": ("AutoModelForSequenceClassification", "AutoTokenizer"),
     "image-classification": ("AutoModelForImageClassification", "AutoImageProcessor"),
@@ -70,14 +70,14 @@ LOADING = {
     "text-generation": ("AutoModelForCausalLM", "AutoTokenizer"),
     "fill-mask": ("AutoModelForMaskedLM", "AutoTokenizer"),
 }
-# What an attacker from outside did to this judge; it stands on every card until the judge is better.
+# The known limits of the attack suite; printed on every card until the suite is better.
 JUDGE_LIMITS = (
-    "The judge behind this card was beaten. On the biographies that it was developed on, an attacker from outside "
-    "did as well as the judge's strongest attack or better at most budgets: with words alone (a bag-of-words "
-    "classifier, no weights), or with the words whose embeddings the published weights show to be equal. "
-    "Fine-tuning in this judge is under-tuned, and the judge is being rebuilt."
+    "An external attacker beat the attack suite behind this card. On the biographies used to develop the suite, that "
+    "attacker matched or beat the suite's strongest attack at most budgets: with words alone (a bag-of-words "
+    "classifier, no weights), or with the groups of words that have equal embeddings in the published weights. "
+    "Fine-tuning in this suite is under-tuned, and the suite is being rebuilt."
 )
-# Markdown shows these as the characters they name and reads no structure in them.
+# Markdown renders these entities as plain characters, without markup.
 ENTITIES = str.maketrans({character: f"&#{ord(character)};" for character in "&<>|[]`\\#"})
 
 
@@ -85,20 +85,20 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
     """Render a card.
 
     Args:
-        report: The evidence; every number on the card comes out of it.
-        details: The user's own words.
+        report: The evidence: the source of every number on the card.
+        details: The publisher's details.
         plots: Paths of the plots, relative to the card.
 
     Returns:
-        Markdown with a YAML head.
+        Markdown with YAML metadata.
 
     Raises:
-        ValueError: The report has no blocked tasks or no hardened model: there is nothing to make a card of.
+        ValueError: The report has no blocked tasks or no hardened model.
     """
     if not report.tasks:
-        raise ValueError("the report has no blocked tasks: there is nothing to make a card of.")
+        raise ValueError("the report has no blocked tasks, which a card needs; attack a model to write a new report.")
     if "hardened" not in report.models:
-        raise ValueError("the report has no hardened model: there is nothing to make a card of.")
+        raise ValueError("the report has no hardened model, which a card needs; attack one to write a new report.")
     controls = {task: control_rows(report, task) for task in report.tasks if task not in report.blocked()}
     considerations = _considerations(details)
     plots, title = list(plots), details.title or report.models["hardened"].name or "Hardened model"
@@ -159,13 +159,13 @@ def _template() -> Template:
 
 
 def _selected_on(report: AttackReport) -> str:
-    """Rows of the selection split; several numbers where blocked tasks differ."""
+    """Number of rows of the selection split; several numbers if blocked tasks differ."""
     counts = {report.tasks[task].rows.selection for task in report.blocked()} - {0}
     return " or ".join(map(str, sorted(counts))) or NOT_STATED
 
 
 def _seeds(report: AttackReport) -> str:
-    """Over how many attack seeds the means are: the fewest and the most."""
+    """Smallest and largest number of attack seeds of the means."""
     counts = [count for task in report.tasks for count in seeds(report, task)]
     return " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else NOT_STATED
 
@@ -177,15 +177,15 @@ def _considerations(details: CardDetails) -> list[tuple[str, str]]:
         value = said.get(name, "")
         rows.append((label, "; ".join(value) if isinstance(value, list) else value))
     rows += [
-        ("Who gets the files", ADMITTED[details.gate.mode]),
-        ("Contact (also for a break of this defence)", details.contact),
+        ("Who may download the files", ADMITTED[details.gate.mode]),
+        ("Contact (also to report a break of this defence)", details.contact),
         ("Licence", details.license),
     ]
     return rows
 
 
 def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:
-    hardened = report.desired.of("hardened") if details.pipeline_tag else {}  # the Hub wants a task's name
+    hardened = report.desired.of("hardened") if details.pipeline_tag else {}  # the Hub requires a task name
     results = [
         EvalResult(
             task_type=details.pipeline_tag,
@@ -217,17 +217,17 @@ def _metadata(report: AttackReport, details: CardDetails, title: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as one line of text: it never becomes markup, breaks a table or starts a heading."""
+    """Convert a value to one line of text, escaped so that it cannot add markup, table cells or headings."""
     if isinstance(value, int | float):
         return value
     return " ".join(str(value).split()).translate(ENTITIES)
 
 
 def details_of(folder: str | Path) -> CardDetails:
-    """The user's own words in ``folder/selfdestruct/card.json``; empty ones where there is no such file.
+    """Read ``folder/selfdestruct/card.json``; return empty details if the file does not exist.
 
     Raises:
-        ValueError: The file is broken.
+        ValueError: The file is invalid.
     """
     path = Path(folder, "selfdestruct", "card.json")
     if not path.is_file():
@@ -239,10 +239,10 @@ def details_of(folder: str | Path) -> CardDetails:
 
 
 def card_of(folder: str | Path) -> str:
-    """The card of ``folder/selfdestruct``: its ``report.json``, ``card.json`` and plots, rendered.
+    """Render the card of a folder from ``report.json``, ``card.json`` and the plots in ``folder/selfdestruct``.
 
     Raises:
-        ValueError: The folder holds no readable report, or a broken ``card.json``.
+        ValueError: The report is missing or unreadable, or ``card.json`` is invalid.
     """
     evidence = Path(folder, "selfdestruct")
     report, details = AttackReport.load(evidence / "report.json"), details_of(folder)
@@ -250,10 +250,10 @@ def card_of(folder: str | Path) -> str:
 
 
 def render_folder(folder: str | Path) -> Path:
-    """Write ``folder/README.md``, the card of ``folder/selfdestruct``.
+    """Write the card of a folder to ``folder/README.md``.
 
     Raises:
-        ValueError: The folder holds no readable report, or a broken ``card.json``.
+        ValueError: The report is missing or unreadable, or ``card.json`` is invalid.
     """
     card = Path(folder, "README.md")
     write_whole(card, card_of(folder))

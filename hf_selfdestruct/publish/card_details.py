@@ -1,4 +1,4 @@
-"""What only the publisher knows of a model, in the publisher's words."""
+"""Details of a card that only the publisher can state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ..untrusted_json import checked
 
-PIPELINES = {  # last words of an architecture's name, or PEFT's task type
+PIPELINES = {  # by the suffix of an architecture's name, or by PEFT's task type
     "ForSequenceClassification": "text-classification",
     "SEQ_CLS": "text-classification",
     "ForImageClassification": "image-classification",
@@ -30,17 +30,17 @@ LISTS = {
 
 @dataclass(frozen=True)
 class ReleaseConsiderations:
-    """What was weighed before publishing, after Ovadya and Whittlestone (2019, arXiv:1907.11274).
+    """Release considerations, after Ovadya and Whittlestone (2019, arXiv:1907.11274).
 
     Args:
-        product_hazards: Harm done with the model as it is.
-        data_hazards: Harm made possible by what was published: weights, data, details of the method.
-        attention_hazards: Harm done by drawing attention to what can be done.
-        affected: Who could be harmed.
-        stages: Stages of release, in order: to whom, when, and what decides on the next.
+        product_hazards: Harms from using the model as published.
+        data_hazards: Harms that the published weights, data or details of the method enable.
+        attention_hazards: Harms from drawing attention to what is possible.
+        affected: People who could be harmed.
+        stages: Stages of release, in order: to whom, when, and the criterion for the next stage.
         access: Conditions of access.
-        review: Who outside looked at it before.
-        takedown: How it is withdrawn, and what then happens to copies.
+        review: External reviewers before the release.
+        takedown: How the model is withdrawn, and what happens to copies.
     """
 
     product_hazards: tuple[str, ...] = ()
@@ -53,22 +53,22 @@ class ReleaseConsiderations:
     takedown: str = ""
 
     def stated(self) -> dict[str, Any]:
-        """What is not empty, as plain values."""
+        """Return the fields that are not empty, as plain values."""
         plain = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
         return {name: value for name, value in plain.items() if value}
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Who must ask before downloading.
+    """Gated access on the Hub.
 
     Args:
-        mode: ``auto`` (whoever agrees gets it), ``manual`` (the publisher decides), or empty for no gate.
-        prompt: What a visitor reads.
+        mode: ``auto`` (access for anyone who accepts), ``manual`` (the publisher approves), or empty for no gate.
+        prompt: Text of the access request form.
         fields: Question to the kind of its answer: ``text``, ``checkbox``, ``date_picker`` or ``country``.
 
     Raises:
-        ValueError: No such mode or kind of answer.
+        ValueError: The mode or a kind of answer is unknown.
     """
 
     mode: str = ""
@@ -84,7 +84,7 @@ class Gate:
                 raise ValueError(f"gate: the answer to {question!r} must be one of {', '.join(ANSWERS)}; got {kind!r}.")
 
     def metadata(self, blocked: list[str]) -> dict[str, Any]:
-        """The ``extra_gated_*`` keys of a card; what is not given asks who, why, and for a promise.
+        """Return the ``extra_gated_*`` keys of a card; by default the form asks for name, purpose and a promise.
 
         Args:
             blocked: Names of the blocked tasks.
@@ -95,30 +95,30 @@ class Gate:
         promise = f"I will not fine-tune this model, or help others to, to: {tasks}"
         asked = {"Name": "text", "Affiliation": "text", "Intended use": "text", promise: "checkbox"}
         prompt = (
-            f"This model was hardened against being fine-tuned to: {tasks}. Say who you are and what you need it for."
+            f"This model was hardened against fine-tuning to: {tasks}. State who you are and why you need the model."
         )
         return {"extra_gated_prompt": self.prompt or prompt, "extra_gated_fields": self.fields or asked}
 
 
 @dataclass(frozen=True)
 class CardDetails:
-    """The user's own words; what is left empty is printed as "not stated".
+    """The publisher's details; the card prints "not stated" for an empty one.
 
     Args:
         title: Heading of the card.
         license: Hub licence identifier, such as ``apache-2.0``.
-        base_model: Hub id of the model that was hardened.
-        datasets: Hub ids of the data.
-        dataset_name: Name of the desired task's data for readers, such as ``GLUE SST2``.
-        dataset_config: Its configuration on the Hub, such as ``sst2``.
+        base_model: Hub id of the base model.
+        datasets: Hub ids of the data sets.
+        dataset_name: Display name of the desired task's data set, such as ``GLUE SST2``.
+        dataset_config: Configuration of that data set on the Hub, such as ``sst2``.
         language: Language codes.
-        tags: The Hub's tags, beside those of every card.
-        pipeline_tag: The Hub's name of the desired task; what is left empty is read off the model, where it tells.
-        intended_use: What the model is for.
-        contact: Whom to tell about a break or a harm.
-        release_plan: How and to whom it is released, in a sentence.
-        release: What was weighed before publishing.
-        gate: Who must ask before downloading.
+        tags: Tags on the Hub, in addition to those of every card.
+        pipeline_tag: Pipeline tag of the desired task on the Hub; by default inferred from the model.
+        intended_use: Intended use of the model.
+        contact: Contact to report a break or a harm.
+        release_plan: How and to whom the model is released, in one sentence.
+        release: Release considerations.
+        gate: Gated access on the Hub.
     """
 
     title: str = ""
@@ -137,7 +137,7 @@ class CardDetails:
     gate: Gate = field(default_factory=Gate)
 
     def of_model(self, config: dict[str, Any]) -> CardDetails:
-        """The details with what a model's configuration, or an adapter's, tells.
+        """Infer an empty ``pipeline_tag`` from the configuration of a model or an adapter.
 
         Args:
             config: Content of ``config.json`` or ``adapter_config.json``.
@@ -147,22 +147,22 @@ class CardDetails:
         return dataclasses.replace(self, pipeline_tag=self.pipeline_tag or known)
 
     def to_json(self) -> str:
-        """The details as JSON."""
+        """Return the details as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_dict(cls, raw: Any, where: str = "card") -> CardDetails:
-        """Details from plain values.
+        """Build details from plain values.
 
         Raises:
-            ValueError: An unknown field or a wrong type; the message names it.
+            ValueError: A field is unknown or has the wrong type; the message names it.
         """
         details: CardDetails = checked(cls, _with_lists(raw), where)
         return details
 
 
 def _with_lists(raw: Any) -> Any:
-    """Where several may stand, one may stand without a list."""
+    """Wrap single strings in lists where lists are expected."""
     if not isinstance(raw, dict):
         return raw
     for part, names in LISTS.items():

@@ -1,4 +1,4 @@
-"""The tables of a card: a report's numbers as rows of text."""
+"""Tables of a card: rows of text from the numbers of a report."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NOISE = 0.03
 
 @dataclass(frozen=True)
 class Result:
-    """One row of the result: a blocked task at one number of examples, best attack against best attack.
+    """One row of the result: a blocked task at one number of examples, each model under its strongest attack.
 
     Args:
-        cells: The task, the number of examples, and what the strongest attack reaches on each model.
+        cells: The task, the number of examples, and the accuracy of the strongest attack on each model.
         difference: Hardened minus scratch.
         added: What the raw input reaches without a model, and what the hardened weights add to the best attack without
             weights; empty where the report does not record what this takes.
-        is_open: The hardened model is not blocked here: its weights add something or, where that is not known, it
-            gives more than scratch.
+        is_open: Whether the hardened model is not blocked here: its weights add something or, where that is unknown,
+            it is better than scratch.
         attack: The attack on the hardened model that the selection split prefers.
     """
 
@@ -37,13 +37,13 @@ class Result:
 
 
 def results(report: AttackReport) -> list[Result]:
-    """The result, nothing left out: a row for each blocked task and number of examples.
+    """Return one row for each blocked task and number of examples.
 
     Args:
         report: The evidence.
 
     Returns:
-        The rows where an attack on the hardened model completed.
+        The rows for which an attack on the hardened model completed.
     """
     rows = []
     for task in report.blocked():
@@ -68,7 +68,7 @@ def results(report: AttackReport) -> list[Result]:
 
 
 def attack_rows(report: AttackReport, task: str) -> list[list[str]]:
-    """Every attack on a task, those that reached most on the hardened model first."""
+    """List every attack on a task, ordered by accuracy on the hardened model, highest first."""
     cells = {(s.attack, s.examples, s.role): s for s in report.summaries(task)}
     runs_by: dict[tuple[str, int], list[AttackRun]] = {}
     for run in report.runs:
@@ -95,7 +95,7 @@ def attack_rows(report: AttackReport, task: str) -> list[list[str]]:
 
 
 def desired_lines(report: AttackReport) -> list[str]:
-    """Desired quality, by metric: what each model reaches that was measured."""
+    """Describe desired quality by metric, for every measured model."""
     lines = []
     for metric in sorted({m for role in report.roles() for m in report.desired.of(role)}):
         values = {role: report.desired.of(role).get(metric) for role in report.roles()}
@@ -105,7 +105,7 @@ def desired_lines(report: AttackReport) -> list[str]:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested settings as one list, by dotted names."""
+    """Flatten nested settings to a list with dotted names."""
     found: list[tuple[str, Any]] = []
     for name, value in sorted(values.items()):
         inner = isinstance(value, dict)

@@ -1,4 +1,4 @@
-"""Evidence that a folder holds already: set aside before other weights come into the folder."""
+"""Set aside the existing evidence of a folder before its weights are replaced."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 def has_evidence(folder: Path) -> bool:
-    """Whether a folder holds a report, a manifest or a signature."""
+    """Whether a folder contains a report, a manifest or a signature."""
     return any((folder / name).exists() for name in (REPORT, MANIFEST, SIGNATURE))
 
 
 def holds(folder: Path, model: Path) -> bool:
-    """Whether a folder holds every file of a saved model as it is, the stamp in the configuration aside."""
+    """Whether a folder contains every file of a saved model unchanged, except for the stamp in the configuration."""
     others = (p for p in model.iterdir() if p.is_file() and p.suffix != ".safetensors" and p.name != LEFT_BY_TRAINER)
     return weights_hash(folder) == weights_hash(model) and all(_content(folder / p.name) == _content(p) for p in others)
 
@@ -40,14 +40,14 @@ def _content(path: Path) -> Any:
 
 
 def set_aside(folder: Path) -> None:
-    """Move the evidence that a folder holds, card and signature included, into ``_earlier/<n>``."""
+    """Move the evidence of a folder, including card and signature, to ``_earlier/<n>``."""
     if not has_evidence(folder):
         return
     place = next(p for n in itertools.count(1) if not (p := folder / EARLIER / str(n)).exists())
     place.mkdir(parents=True)
-    for name in (CARD, SIGNATURE, Path(MANIFEST).parent.name):  # the last one marks what is still to be moved
+    for name in (CARD, SIGNATURE, Path(MANIFEST).parent.name):  # the last one marks an unfinished move
         if (folder / name).exists():
             os.replace(folder / name, place / name)
     logger.warning(
-        "the evidence in %s belongs to the weights it was made with, which are replaced: moved to %s", folder, place
+        "the evidence in %s belongs to the previous weights, which are being replaced: moved to %s", folder, place
     )

@@ -1,4 +1,4 @@
-"""What stands where in a hardened folder: the files that are published, and those that may lie beside them."""
+"""Layout of a hardened folder: the published files, and the files allowed beside them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 MANIFEST = "selfdestruct/manifest.json"
 REPORT = "selfdestruct/report.json"
 CARD = "selfdestruct/card.json"
-SIGNATURE = "model.sig"  # signs the manifest too, so that it is not in it
-# Of a sentence encoder: how sentence_transformers reads the model. The first names classes; stock_loading reads which.
+SIGNATURE = "model.sig"  # not listed in the manifest, which it signs
+# Files of a sentence encoder. The first one names classes; sentence_files checks them.
 MODULES = "modules.json"
 SENTENCE_FILES = ("sentence_bert_config.json", "config_sentence_transformers.json")
 SENTENCE_FOLDERS = ("[0-9]_Pooling/config.json", "[0-9]_Normalize/config.json")
@@ -25,8 +25,8 @@ PUBLISHED = (
     "chat_template.jinja", "README.md", REPORT, CARD, "selfdestruct/*.png", MODULES, *SENTENCE_FILES,
     *SENTENCE_FOLDERS,
 )  # fmt: skip
-VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")  # any word may stand there, and many
-# Executable and pickled kinds, and weights that no safetensors reader would check; the last name has code run.
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")  # large, with arbitrary words as keys
+# Executable and pickled files, and weights in other formats than safetensors; the last name can run code.
 SUSPECT = (
     "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.dill", "*.joblib", "*.npy", "*.npz", "*.h5", "*.keras",
     "*.gguf", "*.ggml", "*.msgpack", "*.onnx", "*.pb", "*.tflite", "*.ot", "*.nemo", "*.distcp", "*.llamafile",
@@ -34,27 +34,27 @@ SUSPECT = (
     "*.sh", "*.bat", "*.jar", "*.whl", "*.egg", "*.zip", "*.tar", "*.tar.*", "*.tgz", "*.7z", MODULES,
 )  # fmt: skip
 
-# Beside the published files may lie, and nothing else:
-# 1. on the publisher's machine, what training leaves there, none of which a stock loader reads.
+# Only these files may lie beside the published ones:
+# 1. on the publisher's machine, files that training leaves; no stock loader reads them.
 LEFT_BY_TRAINER = "training_args.bin"
 LEFT_FILES = ("_*", LEFT_BY_TRAINER, "trainer_state.json", "*_results.json")
 LEFT_IN_FOLDERS = ("_*/**", "checkpoint-*/**", "runs/**/events.out.tfevents.*")
 LEFT_BY_KILLED_WRITES = tuple(
     f"{n}.part" for n in ("README.md", "config.json", "adapter_config.json", REPORT, MANIFEST)
 )
-# Pickles that Trainer writes; all others are refused in its folders too.
+# Pickles that Trainer writes; its folders must not contain any others.
 TRAINERS_PICKLES = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth")
-# 2. beside a download, what Git and the Hub's client need.
+# 2. beside a download, files of Git and of the Hub's client.
 LEFT_BY_DOWNLOADS = (".gitattributes", ".cache/huggingface/**")
 
 
 def is_published(name: str) -> bool:
-    """Whether a relative POSIX path is of a kind that a hardened model is published with."""
+    """Whether files with this relative POSIX path are published."""
     return _matches(name, PUBLISHED)
 
 
 def published_files(folder: str | Path) -> list[str]:
-    """Files of a hardened folder that are published, as relative POSIX paths, sorted.
+    """List the published files of a hardened folder as relative POSIX paths, sorted.
 
     An allow-list: checkpoints, pickles, logs and folders whose name starts with ``_`` never match.
     """
@@ -64,48 +64,48 @@ def published_files(folder: str | Path) -> list[str]:
 
 
 def suspects(names: Iterable[str]) -> list[str]:
-    """Those of some paths in a folder or a repository that can run code or hide weights, sorted."""
+    """Return the paths that can run code or hide weights, sorted."""
     return sorted(n for n in names if any(fnmatchcase(PurePosixPath(n).name.lower(), p) for p in SUSPECT))
 
 
 def config_file(folder: str | Path) -> Path:
-    """The folder's ``config.json``, or the ``adapter_config.json`` of a folder that holds only an adapter."""
+    """Return the path of ``config.json``, or of ``adapter_config.json`` if the folder contains only an adapter."""
     whole, adapter = Path(folder, "config.json"), Path(folder, "adapter_config.json")
     return adapter if adapter.is_file() and not whole.is_file() else whole
 
 
 def strays(folder: Path, listed: Container[str], *, alone: bool, links: Path | None) -> dict[str, str]:
-    """What stands in a folder beside the files of its manifest, and may not; nothing is opened or followed.
+    """Find files that must not lie beside those of the manifest; no file is opened and no link followed.
 
     Args:
         folder: The folder.
-        listed: Files of its manifest.
-        alone: Whether what training leaves on the publisher's machine is refused too.
-        links: Where links of files may point to; by default nowhere.
+        listed: Files of the manifest.
+        alone: Whether to refuse files that training leaves on the publisher's machine, too.
+        links: Folder that links may point to; by default links are refused.
 
     Returns:
-        What is wrong with each, by its path.
+        The problem of each file, by path.
     """
     found = {}
     for name, entry in _entries(folder):
         known = name in listed or name in (MANIFEST, SIGNATURE)
         if entry.is_symlink():
-            replaced = not alone and name.startswith("_") and "/" not in name  # of a lock or a staged copy
+            replaced = not alone and name.startswith("_") and "/" not in name  # replaced by a lock or a staged copy
             if not (replaced or (known and links and Path(entry.path).resolve().parent == links)):
                 found[name] = "is a link; refused"
         elif not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
-            found[name] = "is no regular file; refused"
+            found[name] = "is not a regular file; refused"
         elif known:
             continue
         elif suspects([name]) and not (_is_left(name, alone) and _matches(PurePosixPath(name).name, TRAINERS_PICKLES)):
-            found[name] = "can run code or hide weights, and is no part of a hardened model"
+            found[name] = "can run code or hide weights, and is not part of a hardened model"
         elif not _is_left(name, alone):
             found[name] = "not in the manifest"
     return found
 
 
 def is_left_by_download(name: str) -> bool:
-    """Whether a file beside a published model serves Git or the Hub's client alone."""
+    """Whether a file beside a published model belongs to Git or to the Hub's client."""
     return _matches(name, LEFT_BY_DOWNLOADS)
 
 
@@ -120,7 +120,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Everything below a folder that is no folder itself, with its relative POSIX path."""
+    """Yield every entry below a folder, except folders, with its relative POSIX path."""
     waiting = [""]
     while waiting:
         inner = waiting.pop()

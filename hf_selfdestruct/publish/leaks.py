@@ -1,4 +1,4 @@
-"""Secrets in files that are about to be published: tokens and paths of this machine, however they are written."""
+"""Find secrets in files before they are published: tokens and paths of this machine, escaped or not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from huggingface_hub import get_token
 
 from ..files import opened
 
-# Whatever stands before one: a line break that was escaped, or an underscore, is a letter to a regular expression.
+# No word boundary before a token: an escaped line break or an underscore would be part of the word.
 TOKENS = {
     "a Hugging Face Hub token": r"hf_(?:oauth|jwt)_[\w.-]{16,}|hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}",
     "a GitHub token": r"gh[opsur]_[A-Za-z0-9]{30,}|github_pat_\w{30,}",
@@ -24,31 +24,31 @@ TOKENS = {
     "a Slack token": r"xox[abeprs]-[\w-]{20,}",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
 }
-SHORTEST = 8  # characters of a token in use: a shorter one stands in honest words too
+SHORTEST = 8  # minimum characters of a token in use: a shorter one also occurs in ordinary text
 ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
 LINES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
-ROUNDS = 4  # of undoing escapes: JSON may stand in a text of JSON that is shown on the card
+ROUNDS = 4  # of unescaping: the card may show JSON inside JSON strings
 PATH = re.compile(r"(?<![\w.])/[^\s\"'`<>|:;,()\[\]{}*?\\]+")
-# What is on every machine reveals nothing of this one.
+# Folders of every machine reveal nothing about this one.
 EVERYWHERE = ("bin", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "usr", "var", "System", "Library")
-MOST_HEADER = 128 * 1024 * 1024  # bytes of a safetensors header; safetensors itself reads no more than 100 MB
-MOST_PACKED = 16 * 1024 * 1024  # characters of one compressed text in a PNG
+MOST_HEADER = 128 * 1024 * 1024  # maximum bytes of a safetensors header; safetensors itself reads at most 100 MB
+MOST_PACKED = 16 * 1024 * 1024  # maximum bytes of one decompressed text in a PNG
 
 
 def leaks(names: Iterable[str], copy: str | Path, folder: str | Path, *, token: str | None = None) -> list[str]:
-    """What files would reveal; empty when they may be published.
+    """List the secrets that files would reveal; an empty list means they may be published.
 
-    Searched are texts, tokenizers, the headers of safetensors and the texts in PNGs, as they are and with their escapes
-    undone. The weights themselves and the pixels are not.
+    The search covers texts, tokenizers, the headers of safetensors and the texts in PNGs, as written and unescaped.
+    It does not cover the weights and the pixels.
 
     Args:
         names: Files to search, relative to ``copy``.
-        copy: Where the files are.
-        folder: Where the files came from.
-        token: The token in use, besides that of ``hf auth login`` and ``HF_TOKEN``.
+        copy: Folder with the files.
+        folder: Folder that the files were copied from.
+        token: The token in use, in addition to those of ``hf auth login`` and ``HF_TOKEN``.
 
     Returns:
-        One line for each file and kind of secret, sorted; no line holds the secret itself, but for paths.
+        One line for each file and kind of secret, sorted; a line shows no secret except for paths.
     """
     given = (token, get_token(), os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN"))
     used = {one for one in given if isinstance(one, str) and len(one) >= SHORTEST}
@@ -57,14 +57,14 @@ def leaks(names: Iterable[str], copy: str | Path, folder: str | Path, *, token: 
     for name in names:
         for text in _texts(Path(copy, name)):
             for form in _forms(text):
-                found |= {f"{name}: holds what looks like {kind}" for kind, p in TOKENS.items() if re.search(p, form)}
-                found |= {f"{name}: holds the Hub token in use" for one in used if one in form}
-                found |= {f"{name}: holds a path of this machine: {path}" for path in _paths(form, own)}
+                found |= {f"{name}: seems to contain {kind}" for kind, p in TOKENS.items() if re.search(p, form)}
+                found |= {f"{name}: contains the Hub token in use" for one in used if one in form}
+                found |= {f"{name}: contains a path of this machine: {path}" for path in _paths(form, own)}
     return sorted(found)
 
 
 def _forms(text: str) -> Iterator[str]:
-    """A text as it is, and as readers of JSON, Markdown or addresses understand it."""
+    """Yield a text as written, and unescaped like JSON, HTML and URLs."""
     for _ in range(ROUNDS):
         yield text
         before, text = text, html.unescape(unquote(ESCAPE.sub(_undone, text)))
@@ -79,11 +79,11 @@ def _undone(match: re.Match[str]) -> str:
 
 
 def _own_paths(folder: Path) -> dict[str, str]:
-    """Paths that name this machine's user or work, with patterns of them."""
+    """Return paths that reveal this machine's user or work, with patterns that match them."""
     own = {folder.absolute(), folder.resolve(), folder.resolve().parent, Path.home(), Path.cwd()}
     patterns = {}
     for path in own:
-        # `/root` alone may be a word of a vocabulary; something below it is this machine's.
+        # `/root` alone may be a word of a vocabulary; a path below it belongs to this machine.
         end = r"(?!\w)" if len(path.parts) > 2 else r"[/\\]+\w" if path == Path.home() and len(path.parts) > 1 else None
         for name in {str(path), path.as_posix()} if end else ():
             patterns[name] = rf"(?<![\w.]){re.escape(name)}{end}".replace("\\ ", r"\s+")
@@ -91,7 +91,7 @@ def _own_paths(folder: Path) -> dict[str, str]:
 
 
 def _paths(text: str, own: dict[str, str]) -> list[str]:
-    """A path of this machine in a text, where there is one: of its user's, or another that exists."""
+    """Find a path of this machine in a text: one of its user, or another that exists."""
     if found := [name for name, pattern in own.items() if re.search(pattern, text)]:
         return [max(found, key=len)]
     for path in sorted({*PATH.findall(text)}):
@@ -102,7 +102,7 @@ def _paths(text: str, own: dict[str, str]) -> list[str]:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """What can be read in a file."""
+    """Yield the texts in a file."""
     with opened(path) as file:
         if path.suffix == ".safetensors":
             parts: Iterable[bytes] = [file.read(min(int.from_bytes(file.read(8), "little"), MOST_HEADER))]
@@ -112,7 +112,7 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def _png_texts(content: bytes) -> Iterator[bytes]:
-    """All of a PNG but its pixels; what is compressed, unpacked too."""
+    """Yield all chunks of a PNG but its pixels, and decompress compressed texts."""
     place, kind = 8, b""
     while place < len(content) and kind != b"IEND":
         size, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
@@ -121,11 +121,11 @@ def _png_texts(content: bytes) -> Iterator[bytes]:
         if kind != b"IDAT":
             yield chunk
         rest = chunk.partition(b"\0")[2]  # after the keyword
-        # Between them stands the method; in iTXt also whether it is compressed, its language and the keyword in that.
+        # Skip the compression method; in iTXt also the compression flag, the language and the translated keyword.
         packed = rest[2:].partition(b"\0")[2].partition(b"\0")[2] if kind == b"iTXt" else rest[1:]
         if kind in (b"zTXt", b"iTXt", b"iCCP"):
             try:
                 yield zlib.decompressobj().decompress(packed, MOST_PACKED)
-            except zlib.error:  # it was not compressed, or nobody can read it
+            except zlib.error:  # not compressed, or unreadable
                 continue
     yield content[place:]

@@ -1,4 +1,4 @@
-"""The manifest: hashes of every published file, and what does not agree with them."""
+"""The manifest: hashes of every published file, and the checks against them."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ __all__ = [
     "suspects",
     "write_manifest",
 ]
-CURE = "Put these files back as they were, or attack again: trainer.attack() writes the evidence anew."
-# Written anew with a card; the last two are what a write that was killed leaves.
+CURE = "Restore these files, or attack again: trainer.attack() writes new evidence."
+# Files that rendering a card replaces; the last two are left by an interrupted write.
 RENEWED = ("README.md", CARD, "README.md.part", f"{MANIFEST}.part")
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What a manifest says of a file.
+    """A file in a manifest.
 
     Attributes:
-        sha256: Its hash.
-        size: Its size in bytes.
+        sha256: Hash of the file.
+        size: Size in bytes.
     """
 
     sha256: str
@@ -73,11 +73,11 @@ class Manifest:
     """The content of a manifest.
 
     Attributes:
-        files: Every published file but the manifest and the signature, by its relative POSIX path.
-        recipe: The report's.
-        data: Blocked task to the fingerprints of its splits.
-        versions: Packages that attacked.
-        hf_selfdestruct: The version of this package that wrote it.
+        files: Every published file except the manifest and the signature, by relative POSIX path.
+        recipe: Recipe of the report.
+        data: Task to the fingerprints of its splits.
+        versions: Package versions of the attacks.
+        hf_selfdestruct: Version of this package that wrote the manifest.
     """
 
     files: dict[str, Listed]
@@ -88,7 +88,7 @@ class Manifest:
 
 
 def write_manifest(folder: str | Path) -> Path:
-    """Hash every published file into ``selfdestruct/manifest.json``; written last, whole or not at all."""
+    """Write the hashes of all published files to ``selfdestruct/manifest.json``, atomically and last."""
     folder = Path(folder)
     files = {n: Listed(file_hash(folder / n), (folder / n).stat().st_size) for n in published_files(folder)}
     content = _manifest_of(AttackReport.load(folder / REPORT), files, __version__)
@@ -98,35 +98,35 @@ def write_manifest(folder: str | Path) -> Path:
 
 
 def read_manifest(folder: str | Path, *, links: Path | None = None) -> Manifest:
-    """The manifest of a folder.
+    """Read the manifest of a folder.
 
     Args:
         folder: The folder.
-        links: Where it may be a link to; by default nowhere.
+        links: Folder that the manifest may link to; by default links are refused.
 
     Raises:
-        ValueError: There is none, it is no manifest, or it names a path outside the folder.
+        ValueError: The manifest is missing or invalid, or names a path outside the folder.
     """
     path = Path(folder, MANIFEST)
     for one in (path.parent, path):
         if one.is_symlink() and one.resolve().parent != links:
             raise ValueError(f"{one} is a link to another folder; refused.")
     if not path.is_file():
-        raise ValueError(f"{folder} has no {MANIFEST}: it is not a hardened folder, or was never attacked.")
+        raise ValueError(f"{folder} has no {MANIFEST}: it is no hardened folder, or its model was never attacked.")
     try:
         found: Manifest = checked(Manifest, parse_json(read_text(path, MOST_BYTES)), "manifest")
     except ValueError as error:
         raise ValueError(f"{path}: not a manifest: {error}") from None
     for name, facts in found.files.items():
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
-            raise ValueError(f"{path}: names {name!r}, a path outside the folder; refused.")
+            raise ValueError(f"{path}: lists {name!r}, a path outside the folder; refused.")
         if not re.fullmatch("[0-9a-f]{64}", facts.sha256) or facts.size < 0:
-            raise ValueError(f"{path}: not a manifest: {name!r} has no SHA-256 or size.")
+            raise ValueError(f"{path}: not a manifest: {name!r} has no valid SHA-256 or size.")
     return found
 
 
 def stamp_config(folder: str | Path, stamp: dict[str, Any]) -> None:
-    """Put ``{"hf_selfdestruct": stamp}`` into the config, where stock ``transformers`` carries it along."""
+    """Write ``{"hf_selfdestruct": stamp}`` to the config; stock ``transformers`` preserves this key."""
     path = config_file(folder)
     config = json.loads(path.read_text(encoding="utf-8"))
     config["hf_selfdestruct"] = stamp
@@ -134,20 +134,20 @@ def stamp_config(folder: str | Path, stamp: dict[str, Any]) -> None:
 
 
 def problems(folder: str | Path, *, alone: bool = False, links: Path | None = None) -> list[str]:
-    """What does not agree in a hardened folder; empty when everything does.
+    """List the mismatches of a hardened folder; empty if every check passes.
 
-    Whatever the manifest does not list is a problem, but for what :mod:`layout` names.
+    A file that the manifest does not list is a problem, except those that :mod:`layout` allows.
 
     Args:
         folder: A hardened folder.
-        alone: Whether what training leaves on the publisher's machine is a problem too.
-        links: Where links of its files may point to; by default nowhere.
+        alone: Whether files that training leaves on the publisher's machine are problems too.
+        links: Folder that links may point to; by default links are refused.
 
     Returns:
-        One line per problem, naming the file; strangers' words in it may hold control characters.
+        One line per problem that names the file; untrusted text in it may contain control characters.
 
     Raises:
-        ValueError: The folder has no readable manifest, or one that names a path outside the folder.
+        ValueError: The manifest is missing or unreadable, or names a path outside the folder.
     """
     folder = Path(folder)
     manifest = read_manifest(folder, links=links)
@@ -155,17 +155,17 @@ def problems(folder: str | Path, *, alone: bool = False, links: Path | None = No
 
 
 def renew_card(folder: str | Path) -> Path:
-    """Render ``README.md`` again, after an edit of ``selfdestruct/card.json``, and list both in the manifest.
+    """Render ``README.md`` again after an edit of ``selfdestruct/card.json``, and update both in the manifest.
 
     Raises:
-        ValueError: The folder holds no readable evidence, or another file has changed: a new manifest
-            would declare the change genuine.
+        ValueError: The evidence is missing or unreadable, or another file has changed: a new manifest would declare
+            the change genuine.
     """
     folder = Path(folder)
     AttackReport.load(folder / REPORT)
     found = _changes(folder, read_manifest(folder), alone=False, links=None)
     if changes := [line for line in found if not line.startswith(tuple(f"{name}: " for name in RENEWED))]:
-        raise ValueError(f"{folder}: no new card beside changed evidence: {'; '.join(changes)}. {CURE}")
+        raise ValueError(f"{folder}: evidence has changed, so no new card is rendered: {'; '.join(changes)}. {CURE}")
     card = render_folder(folder)
     write_manifest(folder)
     return card
@@ -177,25 +177,25 @@ def _manifest_of(report: AttackReport, files: dict[str, Listed], version: str) -
 
 
 def _changes(folder: Path, manifest: Manifest, *, alone: bool, links: Path | None) -> list[str]:
-    """Files that are not as the manifest lists them, and files that stand there beside those."""
+    """Find files that differ from the manifest, and files that the manifest does not list."""
     found = strays(folder, manifest.files, alone=alone, links=links)
     for name, facts in manifest.files.items():
         path = folder / name
         if not is_published(name):
-            found[name] = "is in the manifest, and no kind of file that a hardened model is published with"
+            found[name] = "is in the manifest, but hardened models are not published with this kind of file"
         elif name in found:
             continue
         elif not path.is_file():
             found[name] = "missing"
         elif (size := path.stat().st_size) != facts.size:
-            found[name] = f"changed since the manifest was written: has {size} bytes, and {facts.size} are listed"
+            found[name] = f"changed since the manifest was written: has {size} bytes, but {facts.size} are listed"
         elif file_hash(path) != facts.sha256:
             found[name] = "changed since the manifest was written"
     return [f"{name}: {what}" for name, what in sorted(found.items())]
 
 
 def _disagreements(folder: Path, manifest: Manifest) -> list[str]:
-    """What the listed files say of each other: weights, configuration, report, manifest and card."""
+    """Check the listed files against each other: weights, configuration, report, manifest and card."""
     # A file may have been removed together with its entry in the manifest.
     config = config_file(folder).name
     if missing := [name for name in (REPORT, "README.md", config) if name not in manifest.files]:
@@ -204,23 +204,25 @@ def _disagreements(folder: Path, manifest: Manifest) -> list[str]:
     try:
         report, details = AttackReport.load(folder / REPORT), details_of(folder)
     except ValueError as error:
-        return [*found, f"{REPORT}: cannot be read: {error}"]
+        return [*found, f"{REPORT}: unreadable: {error}"]
     found += dangers(folder, [*manifest.files], contents, base=details.base_model)
     found += sentence_problems([*manifest.files], contents)
     stamp = contents[config].get("hf_selfdestruct") if isinstance(contents.get(config), dict) else None
     if not isinstance(stamp, dict) or stamp.get("report_sha256") != manifest.files[REPORT].sha256:
-        found.append(f"{config}: does not carry the hash of {REPORT}")
+        found.append(f"{config}: does not contain the hash of {REPORT}")
     if not report.sha256("hardened") or report.sha256("hardened") != weights_hash(folder):
-        found.append(f"{REPORT}: was measured on other weights than the folder's")
+        found.append(f"{REPORT}: was measured on different weights from those in the folder")
     if _manifest_of(report, manifest.files, manifest.hf_selfdestruct) != manifest:
-        found.append(f"{MANIFEST}: says other things of the recipe, the data or the versions than {REPORT}")
+        found.append(f"{MANIFEST}: recipe, data or versions differ from those in {REPORT}")
     plots = sorted(name for name in manifest.files if name.endswith(".png"))
     if read_text(folder / "README.md", MOST_BYTES) != render(report, details, plots=plots):
-        found.append(f"README.md: is not what {REPORT} and card.json render{_by(manifest.hf_selfdestruct)}")
+        found.append(
+            f"README.md: differs from the card rendered from {REPORT} and card.json{_by(manifest.hf_selfdestruct)}"
+        )
     return found
 
 
 def _by(version: str) -> str:
     if version == __version__:
         return ""
-    return f" in hf_selfdestruct {__version__}; {version} wrote it: verify it with that version"
+    return f" by hf_selfdestruct {__version__}; version {version} wrote it, so verify it with that version"

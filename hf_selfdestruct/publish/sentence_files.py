@@ -1,4 +1,4 @@
-"""The files by which ``sentence_transformers`` opens an encoder: allowed where they name its plainest parts alone."""
+"""Check the files of ``sentence_transformers``: they may name only its simplest modules."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 from .layout import MODULES, SENTENCE_FILES
 
 ROOT = "sentence_transformers"
-# Each part: the classes that are it, by every name the library gave them, and the folder that it lies in. None of them
-# has weights beside the model's own.
+# Each module: every name of its class in the library's history, and its folder. None of them has weights of its own.
 PARTS = {
     "Transformer": ({f"{ROOT}.models.Transformer", f"{ROOT}.base.modules.transformer.Transformer"}, ""),
     "Pooling": ({f"{ROOT}.models.Pooling", f"{ROOT}.sentence_transformer.modules.pooling.Pooling"}, "[0-9]_Pooling"),
     "Normalize": ({f"{ROOT}.models.Normalize", f"{ROOT}.base.modules.normalize.Normalize"}, "[0-9]_Normalize"),
 }
-SETTINGS = {  # of the first part; others could have methods called, or other files read
+SETTINGS = {  # of the first module; other settings could call methods or read other files
     "max_seq_length": lambda value: value is None or isinstance(value, int),
     "do_lower_case": lambda value: isinstance(value, bool),
     "transformer_task": lambda value: value == "feature-extraction",
@@ -28,24 +27,24 @@ SETTINGS = {  # of the first part; others could have methods called, or other fi
 
 
 def sentence_problems(names: Iterable[str], contents: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the files of a sentence encoder among some listed files.
+    """List the problems of a sentence encoder's files.
 
     Args:
-        names: The files.
-        contents: What is in the JSON among them.
+        names: The listed files.
+        contents: Parsed content of the JSON files.
 
     Returns:
         One line per problem, naming the file.
     """
     found = [name for name in names if name in SENTENCE_FILES or name.endswith("/config.json")]
     if MODULES not in names:
-        return [f"{name}: belongs to a sentence encoder, and there is no {MODULES}" for name in found]
+        return [f"{name}: belongs to a sentence encoder, but {MODULES} is missing" for name in found]
     return [*_module_problems(contents.get(MODULES), found), *_setting_problems(contents.get(SENTENCE_FILES[0], {}))]
 
 
 def _module_problems(modules: Any, found: list[str]) -> Iterator[str]:
     if not isinstance(modules, list) or not modules:
-        yield f"{MODULES}: is no list of modules"
+        yield f"{MODULES}: is not a list of modules"
         return
     places = set()
     for module in modules:
@@ -53,21 +52,21 @@ def _module_problems(modules: Any, found: list[str]) -> Iterator[str]:
         kind, path = held.get("type"), held.get("path")
         folder = next((place for kinds, place in PARTS.values() if isinstance(kind, str) and kind in kinds), None)
         if folder is None:
-            yield f"{MODULES}: has a class loaded that is none of {', '.join(PARTS)} of {ROOT}"
+            yield f"{MODULES}: loads a class other than {', '.join(PARTS)} of {ROOT}"
         elif (
             not isinstance(path, str) or not re.fullmatch(folder, path) or held.keys() - {"idx", "name", "path", "type"}
         ):
-            yield f"{MODULES}: has other files loaded than those of its parts"
+            yield f"{MODULES}: loads files that do not belong to its modules"
         else:
             places.add(f"{path}/config.json")
-    yield from (f"{name}: {MODULES} does not name it" for name in found if "/" in name and name not in places)
+    yield from (f"{name}: not named in {MODULES}" for name in found if "/" in name and name not in places)
 
 
 def _setting_problems(settings: Any) -> Iterator[str]:
     name = SENTENCE_FILES[0]
     if not isinstance(settings, dict):
-        yield f"{name}: holds no settings"
+        yield f"{name}: contains no settings"
         return
     for key, value in settings.items():
         if key not in SETTINGS or not SETTINGS[key](value):
-            yield f"{name}: {key} is none of the settings of a plain sentence encoder"
+            yield f"{name}: {key} is not an allowed setting of a sentence encoder"

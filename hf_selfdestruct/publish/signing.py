@@ -1,4 +1,4 @@
-"""Signatures by a key of one's own: OpenSSF model signing, offline."""
+"""Sign and verify with a local key: OpenSSF model signing, offline."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .stock_loading import MOST_BYTES
 
 
 def sign(folder: str | Path, private_key: str | Path) -> Path:
-    """Sign every file of a staged folder; ``model_signing verify key`` of others verifies it too.
+    """Sign every file of a staged folder; ``model_signing verify key`` accepts the signature too.
 
     Args:
-        folder: Nothing but what will be published.
-        private_key: An elliptic-curve key in PEM, unencrypted, such as ``openssl ecparam -name prime256v1 -genkey
-            -noout`` writes.
+        folder: A folder that contains only files to publish.
+        private_key: An unencrypted elliptic-curve key in PEM, such as that of ``openssl ecparam -name prime256v1
+            -genkey -noout``.
 
     Returns:
         ``folder/model.sig``.
 
     Raises:
-        ValueError: The extra ``sign`` is not installed, or this is no such key.
+        ValueError: The extra ``sign`` is not installed, or the key is invalid.
     """
     _extra()
     from model_signing import signing
@@ -32,21 +32,23 @@ def sign(folder: str | Path, private_key: str | Path) -> Path:
     path.unlink(missing_ok=True)
     try:
         signing.Config().use_elliptic_key_signer(private_key=_key(private_key)).sign(Path(folder), path)
-    except (ValueError, TypeError, AttributeError) as error:  # the last for a key that is no elliptic curve
-        raise ValueError(f"{private_key}: not a private elliptic-curve key in PEM, unencrypted ({error}).") from None
+    except (ValueError, TypeError, AttributeError) as error:  # the last for other kinds of keys
+        raise ValueError(
+            f"{private_key}: expected an unencrypted elliptic-curve private key in PEM ({error})."
+        ) from None
     return path
 
 
 def signature_problems(folder: str | Path, public_key: str | Path, *, links: Path | None = None) -> list[str]:
-    """What does not agree with a folder's signature; empty when it is the key owner's, and of exactly these files.
+    """Check the signature of a folder; an empty list means that it matches the key and exactly these files.
 
     Args:
-        folder: A folder in which :func:`manifest.problems` finds none.
-        public_key: The other half of the key that signed, in PEM.
-        links: Where links of the folder's files may point to; by default nowhere.
+        folder: A folder without :func:`manifest.problems`.
+        public_key: The public key of the signer, in PEM.
+        links: Folder that links may point to; by default links are refused.
 
     Raises:
-        ValueError: The extra ``sign`` is not installed, there is no such key, or no manifest.
+        ValueError: The extra ``sign`` is not installed, or the key or the manifest is missing.
     """
     _extra()
     from cryptography.exceptions import InvalidSignature
@@ -61,12 +63,12 @@ def signature_problems(folder: str | Path, public_key: str | Path, *, links: Pat
         config = verifying.Config().use_elliptic_key_verifier(public_key=key)
         config.set_hashing_config(hashing).verify(folder, folder / SIGNATURE)
     except (ValueError, TypeError, KeyError, IndexError, OSError, AttributeError, InvalidSignature) as error:
-        return [f"{SIGNATURE}: not of this key and these files ({reason(error)})"]
+        return [f"{SIGNATURE}: does not match this key and these files ({reason(error)})"]
     return []
 
 
 def _hashing_of(paths: list[Path]) -> Any:
-    """Hashes these files, whatever the signature would have ignored, so that it must cover each and no other."""
+    """Configure the hashing of exactly these files, regardless of the paths that the signature ignores."""
     from model_signing import hashing
 
     class Exactly(hashing.Config):
@@ -74,15 +76,15 @@ def _hashing_of(paths: list[Path]) -> Any:
             return super().hash(model_path, files_to_hash=paths)
 
         def add_ignored_paths(self, *, model_path: Any, paths: Any) -> None:
-            """Called with the paths that the signature ignores; a signature that covers less would pass."""
+            """Ignore no paths: otherwise a signature that covers fewer files would pass."""
 
-    # Files that the Hub's client has fetched are links into its cache.
+    # Files fetched by the Hub's client are links to its cache.
     return Exactly().set_ignored_paths(paths=[], ignore_git_paths=False).set_allow_symlinks(True)
 
 
 def _key(path: str | Path) -> Path:
     if not Path(path).is_file():
-        raise ValueError(f"no key at {path}.")
+        raise ValueError(f"no key at {path}; check the path.")
     return Path(path)
 
 
@@ -90,4 +92,4 @@ def _extra() -> None:
     try:
         import model_signing  # noqa: F401
     except ImportError:
-        raise ValueError("signatures need an extra: pip install 'hf-selfdestruct[sign]'.") from None
+        raise ValueError("signatures need the extra `sign`: pip install 'hf-selfdestruct[sign]'.") from None

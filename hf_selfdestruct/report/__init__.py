@@ -1,1 +1,1 @@
-"""What the attacks found: the record, and its comparison, tables and plots."""
+"""Results of the attacks: the record, and its comparison, tables and plots."""

@@ -1,4 +1,4 @@
-"""What one attack run left on record, and how runs over seeds are summarised. It knows no torch."""
+"""The record of one attack run, and summaries of runs over seeds. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ROLES = ("base", "undefended", "hardened", "scratch")
-# Rows beside the models: scratch again on other random weights, scratch with more data and steps, the raw input.
+# References besides the models: scratch with other random weights, scratch with more data and steps, the raw input.
 REFERENCES = ("null", "more", "raw")
 NOT_MEASURED = "not measured"
 STATUSES = ("ok", "pruned", "failed")
@@ -20,11 +20,11 @@ class Scores:
     """Quality on one split; of another task than a classification ``score`` takes the place of what needs classes.
 
     Attributes:
-        accuracy: Share of rows labelled right.
-        auc: Area under the ROC curve, one class against the rest, mean over classes.
-        balanced_accuracy: Mean over classes of the share labelled right.
+        accuracy: Accuracy.
+        auc: Area under the ROC curve, one class against the rest, averaged over classes.
+        balanced_accuracy: Recall averaged over classes.
         loss: Cross-entropy in nats; of another task what fine-tuning minimises.
-        extra: Metrics of the user's own; ``None`` where one is undefined.
+        extra: The user's metrics; ``None`` for an undefined one.
         score: The score that the task's facts name, where that is not accuracy; the higher the better.
     """
 
@@ -48,10 +48,10 @@ class Scores:
 
     @property
     def merit(self) -> tuple[float, float]:
-        """What an attacker chooses by: accuracy, then AUC; of another kind of task its score alone.
+        """The attacker's selection criterion: accuracy, then AUC; the score alone of another kind of task.
 
-        A resisting model gives many settings the commonest label's accuracy. The loss would not tell them apart well:
-        it prefers what has learned nothing to what is often right and too sure.
+        On a resistant model, many settings reach the accuracy of the commonest label. AUC breaks such ties better than
+        the loss, which prefers a classifier that learned nothing to an accurate but overconfident one.
         """
         return self.value, self.auc or 0.0
 
@@ -62,25 +62,25 @@ class AttackRun:
 
     Attributes:
         task: Blocked task.
-        attack: The attack's name in the field.
+        attack: Name of the attack in the literature.
         role: ``hardened``, ``undefended``, ``base``, ``scratch``, or one of :data:`REFERENCES`.
-        examples: Blocked training examples the attacker had.
+        examples: Number of blocked training examples.
         seed: Seed of subset, head and data order.
         settings: Hyper-parameters.
         chosen: Whether the selection split chose these settings for this attack, model and ``examples``.
-        status: ``ok``; ``pruned`` for settings given up at an early rung; ``failed`` for a run that crashed or
-            diverged (never counted as resisted).
-        selection: Scores on the split the attacker selects on; ``None`` when failed.
-        test: Scores on the test split; ``None`` when failed or pruned.
+        status: ``ok``; ``pruned`` for settings stopped at an early rung; ``failed`` for a run that crashed or diverged
+            (never counted as resisted).
+        selection: Scores on the selection split; ``None`` if failed.
+        test: Scores on the test split; ``None`` if failed or pruned.
         steps: Optimizer steps (0 for a closed-form or convex fit).
         seconds: Wall time.
-        error: What went wrong, when failed.
+        error: Error message, if failed.
         flops: Floating-point operations of training, as counted by torch on one step (of encoding, for a probe).
-        curve: Pairs of step and score on the selection split, at every look.
-        desired_drop: Desired-task accuracy lost through the attack; ``None`` where it was not measured.
-        optimism: What of the selection score is owed to having been the best of many settings.
-        found: What the run itself chose on the selection split, such as a probe's layer.
-        predictions: Class probabilities of the test rows, see :func:`.packing.packed`; on record for chosen runs.
+        curve: Pairs of step and score on the selection split, at every evaluation.
+        desired_drop: Loss of desired accuracy caused by the attack; ``None`` if not measured.
+        optimism: Selection bias: the part of the selection score due to choosing the best of many settings.
+        found: Choices that the run itself made on the selection split, such as a probe's layer.
+        predictions: Class probabilities of the test rows, see :func:`.packing.packed`; recorded for chosen runs.
         selected: Class probabilities of the selection rows, likewise.
     """
 
@@ -110,8 +110,8 @@ class AttackRun:
 class Summary:
     """Test scores of one attack on one model over seeds: mean, standard deviation, worst (highest score).
 
-    ``selection`` is the mean score on the selection split without the optimism of having been chosen there:
-    what attacks are ranked by. ``desired_drop`` is ``None`` where it was not measured.
+    ``selection`` is the mean score on the selection split, corrected for selection bias; attacks are ranked by it.
+    ``desired_drop`` is ``None`` if it was not measured.
     """
 
     attack: str
@@ -133,7 +133,7 @@ class Summary:
 
 
 def summarise(runs: Sequence[AttackRun]) -> Summary:
-    """Runs of one attack on one model with one number of examples, chosen and completed, as one summary."""
+    """Summarise the chosen and completed runs of one attack on one model with one number of examples."""
     tests = [run.test for run in runs if run.test]
     values = [test.value for test in tests]
     drops = [run.desired_drop for run in runs if run.desired_drop is not None]
@@ -160,7 +160,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def summaries_of(runs: Iterable[AttackRun]) -> list[Summary]:
-    """One summary per attack, examples and role, over the seeds of the chosen settings."""
+    """Summarise runs per attack, examples and role, over the seeds of the chosen settings."""
     groups: dict[tuple[str, int, str], list[AttackRun]] = {}
     for run in runs:
         if run.chosen and run.status == "ok":
@@ -169,7 +169,7 @@ def summaries_of(runs: Iterable[AttackRun]) -> list[Summary]:
 
 
 def cell(summary: Summary | None) -> str:
-    """A summary in a table: mean and standard deviation, the latter where there are several seeds."""
+    """Format a summary for a table: mean, and standard deviation if there are several seeds."""
     if summary is None:
         return NOT_MEASURED
     spread = "" if math.isnan(summary.deviation) else f" ± {summary.deviation:.3f}"

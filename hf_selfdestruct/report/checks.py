@@ -1,4 +1,4 @@
-"""What a report from a stranger must hold beyond its types."""
+"""Consistency checks of an untrusted report, beyond its types."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .facts import TaskFacts
 from .packing import unpacked, unpacked_labels
 from .record import Record
 
-# Far above what any suite makes: what a card costs to render is bounded too.
+# Far above the size of any suite's report; these limits also bound the cost of rendering a card.
 MOST_TASKS, MOST_BUDGETS, MOST_ATTACKS, MOST_LOOKS = 20, 200, 100, 1000
 
 
 def check_report(report: Record) -> None:
-    """Refuse a report whose tasks or runs do not hold together.
+    """Check that the tasks and runs of a report are consistent.
 
     Raises:
-        ValueError: What is wrong, and where.
+        ValueError: A value is wrong; the message names its place.
     """
     _check_count(report.tasks, MOST_TASKS, "report.tasks", "tasks")
     for name, facts in report.tasks.items():
@@ -28,7 +28,7 @@ def check_report(report: Record) -> None:
     for i, run in enumerate(report.runs):
         _check_run(run, f"report.runs[{i}]")
     if unknown := {run.task for run in report.runs} - report.tasks.keys():
-        raise ValueError(f"report: runs of tasks that it does not list: {', '.join(sorted(unknown))}.")
+        raise ValueError(f"report: runs of unlisted tasks: {', '.join(sorted(unknown))}.")
     budgets = [examples for task in report.tasks for examples in report.budgets(task)]
     _check_count(budgets, MOST_BUDGETS, "report", "numbers of examples")
     names = {*report.attacks, *(run.attack for run in report.runs)}
@@ -41,16 +41,16 @@ def check_report(report: Record) -> None:
 
 def _check_count(found: Sized, most: int, where: str, what: str) -> None:
     if len(found) > most:
-        raise ValueError(f"{where} has {len(found)} {what}; at most {most} are read.")
+        raise ValueError(f"{where} has {len(found)} {what}; the limit is {most}.")
 
 
 def _check_task(facts: TaskFacts, where: str) -> None:
     if not 0 <= facts.majority <= 1:
-        raise ValueError(f"{where}.majority must lie in [0, 1], got {facts.majority}.")
+        raise ValueError(f"{where}.majority must be in [0, 1], got {facts.majority}.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,23}", facts.score):
         raise ValueError(f"{where}.score must be a name of at most 24 letters, digits, spaces, '_' and '-'.")
     if not facts.has_classes and (facts.num_labels or facts.labels or facts.selection):
-        raise ValueError(f"{where}: a task scored by {facts.score!r} has no num_labels and no labels on record.")
+        raise ValueError(f"{where}: a task scored by {facts.score!r} has no num_labels and no labels.")
     if (least := min(facts.num_labels, *astuple(facts.rows), *(s.rows for s in facts.fingerprints.values()))) < 0:
         raise ValueError(f"{where}: num_labels and numbers of rows must be at least 0, got {least}.")
     for name in ("labels", "selection"):
@@ -59,7 +59,7 @@ def _check_task(facts: TaskFacts, where: str) -> None:
         except ValueError as error:
             raise ValueError(f"{where}.{name}: {error}") from None
         if len(labels) and labels.max() >= facts.num_labels:
-            raise ValueError(f"{where}.{name}: label {labels.max()} is outside num_labels, {facts.num_labels}.")
+            raise ValueError(f"{where}.{name}: label {labels.max()} must be less than num_labels, {facts.num_labels}.")
 
 
 def _check_run(run: AttackRun, where: str) -> None:
@@ -74,12 +74,12 @@ def _check_run(run: AttackRun, where: str) -> None:
         ("test", run.test, run.status == "ok"),
     ):
         if (scores is not None) != there:
-            raise ValueError(f"{where}: a run that is {run.status!r} cannot have {split} {scores!r}.")
+            raise ValueError(f"{where}: a run with status {run.status!r} cannot have {split} {scores!r}.")
         if scores:
             bounded = (scores.accuracy, scores.auc, scores.balanced_accuracy)
             known = all(0 <= score <= 1 for score in bounded if score is not None) and math.isfinite(scores.value)
             if not known or scores.loss < 0:
-                raise ValueError(f"{where}.{split}: scores must lie in [0, 1], losses at 0 or above; got {scores}.")
+                raise ValueError(f"{where}.{split}: scores must be in [0, 1] and losses at least 0; got {scores}.")
     _check_count(run.curve, MOST_LOOKS, f"{where}.curve", "points")
     if any(len(point) != 2 for point in run.curve):
         raise ValueError(f"{where}.curve: expected pairs of step and score.")
@@ -93,7 +93,7 @@ def _check_kind(run: AttackRun, facts: TaskFacts, where: str) -> None:
 
 
 def _check_predictions(run: AttackRun, facts: TaskFacts, where: str) -> None:
-    """Predictions agree with the accuracy beside them, so that neither can be edited alone."""
+    """Check the predictions against the accuracy, so that neither can be edited alone."""
     for split, name, text, labels, scores in (
         ("test", "predictions", run.predictions, facts.labels, run.test),
         ("selection", "selected", run.selected, facts.selection, run.selection),
@@ -101,14 +101,16 @@ def _check_predictions(run: AttackRun, facts: TaskFacts, where: str) -> None:
         if not text:
             continue
         if not facts.num_labels:
-            raise ValueError(f"{where}.{name}: the task states no num_labels.")
+            raise ValueError(f"{where}.{name}: the task has no num_labels.")
         right = unpacked_labels(labels)
         try:
             predictions = unpacked(text, facts.num_labels)
         except ValueError as error:
             raise ValueError(f"{where}.{name}: {error}") from None
         if len(predictions) != len(right):
-            raise ValueError(f"{where}.{name}: {len(predictions)} rows; the task has {len(right)} {split} labels.")
+            raise ValueError(f"{where}.{name}: {len(predictions)} rows, but the task has {len(right)} {split} labels.")
         accuracy = float((predictions.argmax(axis=1) == right).mean())
         if scores is None or abs(accuracy - scores.value) > 1e-6:
-            raise ValueError(f"{where}: accuracy on {split} does not follow from its {name} ({accuracy:.6f}).")
+            raise ValueError(
+                f"{where}: {split} accuracy differs from that of the predictions ({name}: {accuracy:.6f})."
+            )

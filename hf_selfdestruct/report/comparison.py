@@ -1,4 +1,4 @@
-"""Best attack against best attack, with an interval: what a report says in numbers. Pure functions, no torch."""
+"""Compare two models under their strongest attacks, with confidence intervals. Pure functions, no torch."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from .record import Record
 Choice = Callable[[Record], tuple[str, dict[int, np.ndarray]]]
 
 DRAWS = 2000
-MOST_UNITS = 1500  # rows beyond are drawn in groups
+MOST_UNITS = 1500  # more rows than these are drawn in groups
 
 
 @dataclass(frozen=True)
 class Difference:
-    """First model's score minus the second's, each under the attack that the selection split holds strongest.
+    """First model's score minus the second's, each under the strongest attack on the selection split.
 
     Attributes:
-        examples: Blocked examples the attacker had.
+        examples: Number of blocked examples.
         attacks: The two attacks.
         mean: The difference.
         low: Lower end of the interval.
-        high: Upper end.
-        seeds: Attack seeds that both were attacked with.
-        models: Hardening seeds, one report each.
+        high: Upper end of the interval.
+        seeds: Number of attack seeds that both models share.
+        models: Number of hardening seeds, one report each.
     """
 
     examples: int
@@ -45,7 +45,7 @@ class Difference:
     models: int
 
     def __str__(self) -> str:
-        """Such as ``+.012 [-.004, +.028]``."""
+        """Format such as ``+.012 [-.004, +.028]``."""
         texts = (f"{value:+.3f}" for value in (self.mean, self.low, self.high))
         mean, low, high = (text[0] + text[1:].removeprefix("0") for text in texts)
         return f"{mean} [{low}, {high}]"
@@ -61,25 +61,25 @@ def difference(
     metric: str = "accuracy",
     level: float = 0.95,
 ) -> Difference | None:
-    """Compare two roles, best attack against best attack, each chosen on the selection split.
+    """Compare two roles under their strongest attacks, each chosen on the selection split.
 
-    A hierarchical bootstrap over hardening seed (one report each), attack seed and test row; the same seeds and rows
-    are drawn for both roles, so that what they share cancels. See :func:`interval`.
+    The interval comes from a hierarchical bootstrap over hardening seed (one report each), attack seed and test row.
+    Both roles use the same draws of seeds and rows, so shared variation cancels. See :func:`interval`.
 
     Args:
         reports: One report, or reports of several hardening seeds on the same task.
         task: Blocked task.
-        examples: Blocked examples the attacker had.
+        examples: Number of blocked examples.
         first: A role.
-        second: Another, or ``null``: scratch again on other random weights.
+        second: Another role, or ``null``: scratch with other random weights.
         metric: One of :data:`METRICS`.
-        level: Of the interval.
+        level: Confidence level of the interval.
 
     Returns:
-        The difference; ``None`` where one of the two was not measured, or keeps no predictions.
+        The difference; ``None`` if one of the two was not measured, or has no predictions.
 
     Raises:
-        ValueError: Unknown metric, or reports with different test rows.
+        ValueError: The metric is unknown, or the reports have different test rows.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}.")
@@ -111,7 +111,7 @@ def compared(
     """
     all_reports = [reports] if not isinstance(reports, Sequence) else list(reports)
     if len({report.tasks[task].labels for report in all_reports}) > 1:
-        raise ValueError(f"task {task!r}: the reports were made on different test rows; attack all models on the same.")
+        raise ValueError(f"task {task!r}: the reports have different test rows; attack all models on the same rows.")
     models, attacks = [], ("", "")
     for report in all_reports:
         pair = [first(report), second(report)]
@@ -127,25 +127,25 @@ def compared(
 
 
 def interval(values: np.ndarray, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
-    """Interval for the mean of ``values`` by a bootstrap over models, seeds within them, and rows across all.
+    """Confidence interval for the mean of ``values`` by a bootstrap over models, seeds within models, and rows.
 
-    The bootstrap gives the shape. Its scale is set without bias to the sum of the variances among the topmost units
-    (models, or the seeds of a single one) and among rows, and widened by Student's t with Satterthwaite's degrees of
-    freedom, for a spread known from three seeds is not well known. What is particular to a unit and a row stands in
-    both variances: so much on the safe side makes up for an attack chosen on a finite selection split.
+    The bootstrap determines the shape. The scale is an unbiased estimate: the sum of the variances among the top-level
+    units (models, or the seeds of a single model) and among rows. Student's t with Satterthwaite's degrees of freedom
+    widens it, because few seeds estimate a variance poorly. Both variances include the interaction of unit and row;
+    this conservative choice compensates for choosing the attack on a finite selection split.
 
     Args:
         values: Contributions, shape ``(models, seeds, rows)``.
-        level: Probability that the interval covers the truth.
-        draws: Bootstrap draws.
-        seed: Of the draws.
+        level: Confidence level.
+        draws: Number of bootstrap draws.
+        seed: Seed of the draws.
 
     Returns:
         Lower and upper end.
     """
     models, seeds, rows = values.shape
     size = -(-rows // MOST_UNITS)
-    units = rows // size  # what is left over has no part in the shape; it has in centre and scale
+    units = rows // size  # the remaining rows affect only centre and scale, not the shape
     flat = values[..., : units * size].reshape(models * seeds, units, size).mean(axis=2)
     parts = [(part * (of_rows @ flat.T)).sum(axis=1) for part, of_rows in _drawn(models, seeds, units, draws, seed)]
     means = np.concatenate(parts)
@@ -159,9 +159,9 @@ def interval(values: np.ndarray, *, level: float = 0.95, draws: int = DRAWS, see
     return float(centre + factor * low), float(centre + factor * high)
 
 
-@functools.lru_cache(maxsize=3)  # all comparisons of a report draw the same
+@functools.lru_cache(maxsize=3)  # all comparisons of a report share the draws
 def _drawn(models: int, seeds: int, rows: int, draws: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Bootstrap weights of units and of rows, a part of the draws at a time."""
+    """Draw bootstrap weights of units and of rows, in chunks."""
     generator = np.random.default_rng(seed)
 
     def drawn(count: int, *shape: int) -> np.ndarray:
@@ -172,7 +172,7 @@ def _drawn(models: int, seeds: int, rows: int, draws: int, seed: int) -> list[tu
 
 
 def _variance(values: np.ndarray) -> tuple[float, float]:
-    """Variance of the mean, crossed over units (models, or the seeds of a single one) and rows, and its freedom."""
+    """Variance of the mean over units (models, or seeds of a single model) crossed with rows; degrees of freedom."""
     units = values.mean(axis=1) if len(values) > 1 else values[0]
     count, rows = units.shape
     of_unit, of_row = units.mean(axis=1), units.mean(axis=0)
@@ -184,11 +184,11 @@ def _variance(values: np.ndarray) -> tuple[float, float]:
 
 
 def _by_seed(report: Record, task: str, examples: int, role: str, metric: str) -> tuple[str, dict[int, np.ndarray]]:
-    """The strongest attack and, by seed, each test row's contribution."""
+    """Return the strongest attack and, by seed, the contribution of each test row."""
     found = report.strongest_runs(task, examples, role)
     labels = unpacked_labels(report.tasks[task].labels)
     classes = report.tasks[task].num_labels
-    # Scratch again has seeds of its own; it is paired with scratch in their order.
+    # `null` has its own seeds, which are paired with those of scratch in order.
     first = min((run.seed for run in found), default=0) if role == "null" else 0
     kept = [run for run in found if run.predictions]
     rows = {r.seed - first: contributions(labels, unpacked(r.predictions, classes), metric) for r in kept}

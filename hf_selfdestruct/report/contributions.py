@@ -1,7 +1,7 @@
-"""What each test row adds to a metric. Pure functions, no torch.
+"""Contributions of test rows to a metric. Pure functions, no torch.
 
-Every metric here is a mean over test rows of a row's contribution, so one bootstrap serves them all: accuracy
-and loss are such means already; AUC and balanced accuracy are written as their value plus each row's influence on it.
+Every metric is the mean of the rows' contributions, so the same bootstrap works for all metrics. Accuracy and loss are
+means by definition; the contributions to AUC and balanced accuracy are the metric's value plus the row's influence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ METRICS = ("accuracy", "auc", "balanced_accuracy", "loss")
 
 
 def contributions(labels: np.ndarray, probabilities: np.ndarray, metric: str) -> np.ndarray:
-    """What each row adds to a metric: the metric is their mean.
+    """Compute each row's contribution to a metric; their mean is the metric.
 
     Args:
         labels: Shape ``(rows,)``.
@@ -44,7 +44,7 @@ def _recall_parts(own: np.ndarray, hits: np.ndarray) -> np.ndarray:
 
 
 def _auc_parts(own: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Placements of each row among those of the other label (DeLong 1988), as influences on the AUC."""
+    """Placement values of each row among the rows of the other label (DeLong 1988), as influences on the AUC."""
     ranks = rankdata(scores)
     placed = np.empty(len(scores))
     placed[own] = (ranks[own] - rankdata(scores[own])) / (~own).sum()

@@ -1,4 +1,4 @@
-"""What a report states beside its runs, as frozen data: suite, tasks, models, attacks, desired quality. No torch."""
+"""Facts in a report besides the runs: suite, tasks, models, attacks, desired quality. Frozen data, no torch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class SuiteFacts:
-    """The suite whose attacks were run.
+    """The attack suite.
 
     Attributes:
-        name: Its name.
-        version: Its version; two reports compare where both agree.
-        seeds: Repetitions of the chosen settings; ``None`` where they are not stated.
-        limit: Most rows of the selection and of the test split; ``None`` for all.
-        note: What its protocol does to the scores; empty where there is nothing to say.
-        record: By which plan the report is checked; ``None`` before there was one.
-        desired: Whether the attacker had the desired task's rows; ``None`` where it is not stated.
+        name: Name of the suite.
+        version: Version of the suite; reports are comparable if name and version are equal.
+        seeds: Number of seeds of the chosen settings; ``None`` if not stated.
+        limit: Maximum rows of the selection and of the test split; ``None`` for all.
+        note: Effect of the protocol on the scores, if any.
+        record: Version of the plan to check the report against; ``None`` for older reports.
+        desired: Whether the attacker had the desired task's rows; ``None`` if not stated.
     """
 
     name: str
@@ -30,12 +30,12 @@ class SuiteFacts:
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows that the attacks had of a task; 0 where they are not stated.
+    """Number of rows per split of a task in the attacks; 0 if not stated.
 
     Attributes:
-        train: Rows to train on.
-        selection: Rows to choose settings by.
-        test: Rows of the scores.
+        train: Training rows.
+        selection: Rows to choose settings on.
+        test: Rows to score on.
     """
 
     train: int = 0
@@ -48,8 +48,8 @@ class SplitFacts:
     """Fingerprint of a split of a task.
 
     Attributes:
-        rows: How many it has.
-        sha256: Hash of their content and labels.
+        rows: Number of rows.
+        sha256: Hash of the rows' content and labels.
     """
 
     rows: int
@@ -61,7 +61,7 @@ ACCURACY = "accuracy"  # by which classifications are scored
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """A task that the models were attacked on.
+    """A task of the attacks.
 
     Attributes:
         majority: What the best constant answer scores: the rate of the commonest test label.
@@ -106,18 +106,18 @@ class TaskFacts:
         return f"scored by {self.score}; the best constant answer scores {self.majority:.3f}"
 
     def rows_in(self, split: str) -> int:
-        """Rows of a split, as its fingerprint counts them; 0 where it has none."""
+        """Return the number of rows in the fingerprint of a split; 0 without a fingerprint."""
         return self.fingerprints[split].rows if split in self.fingerprints else 0
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model that was attacked.
+    """An attacked model.
 
     Attributes:
-        name: Its folder's name; empty where it is not stated.
-        sha256: Hash of its weights (of the configuration, for random ones); empty where there are none to hash here.
-        unlike_plain: What differs where plain ``transformers`` does not load it as it was trained; else empty.
+        name: Name of the model's folder; empty if not stated.
+        sha256: Hash of the weights (of the configuration, for random weights); empty if there are no local weights.
+        unlike_plain: How the model loaded by plain ``transformers`` differs from the trained one; empty if it does not.
     """
 
     name: str = ""
@@ -130,8 +130,8 @@ class AttackFacts:
     """An attack of the suite.
 
     Attributes:
-        assumes: What the attacker is assumed to hold; empty where it is not stated.
-        outside: Whether it stands outside the headline, because it starts from what it is meant to recover.
+        assumes: What the attacker is assumed to have; empty if not stated.
+        outside: Whether the headline excludes the attack, because it starts from what it should recover.
     """
 
     assumes: str = ""
@@ -143,7 +143,7 @@ class DesiredFacts:
     """Quality on the desired task.
 
     Attributes:
-        dataset: Where it was measured; empty where it is not stated.
+        dataset: Data set of the measurement; empty if not stated.
         quality: Role to its metrics, by name.
     """
 
@@ -151,5 +151,5 @@ class DesiredFacts:
     quality: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def of(self, role: str) -> dict[str, float]:
-        """Metrics of a role; none where it was not measured."""
+        """Return the metrics of a role; empty if not measured."""
         return self.quality.get(role, {})

@@ -1,4 +1,4 @@
-"""Class probabilities and labels as text, so that a report holds what its scores follow from. It knows no torch."""
+"""Encode class probabilities and labels as text, so that scores can be recomputed from a report. No torch."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ import binascii
 
 import numpy as np
 
-LEAST = -60.0  # log-probabilities below this are cut, counted from the likeliest class
-FLOOR = 1e-20  # probabilities below this rank no rows: they are what is left of a class that was never seen
+LEAST = -60.0  # lower limit of log-probabilities relative to the most likely class
+FLOOR = 1e-20  # smaller probabilities do not rank rows: they are residues of classes never seen in training
 
 
 def rounded(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities as they can be kept on record.
+    """Round probabilities to the precision of the record.
 
-    Scores are computed from these, so that the record says exactly what the scores say.
+    Scores are computed from rounded probabilities, so they can be recomputed exactly from the record.
     """
     return _restored(_kept(probabilities))
 
 
 def packed(probabilities: np.ndarray) -> str:
-    """Probabilities ``(rows, classes)`` as text; :func:`unpacked` gives back what :func:`rounded` gives."""
+    """Encode probabilities ``(rows, classes)`` as text; :func:`unpacked` returns them :func:`rounded`."""
     return base64.b64encode(_kept(probabilities).tobytes()).decode()
 
 
 def packed_size(rows: int, classes: int) -> int:
-    """Length of the text of so many probabilities."""
+    """Return the length of the text for this number of rows and classes."""
     return 4 * -(-2 * rows * classes // 3)
 
 
 def unpacked(text: str, classes: int) -> np.ndarray:
-    """Probabilities ``(rows, classes)`` from text.
+    """Decode probabilities ``(rows, classes)``.
 
     Raises:
         ValueError: The text is not such an array.
     """
     logs = _array(text, "<f2").reshape(-1, classes)
-    if not (np.abs(logs) <= -LEAST).all():  # so that nothing overflows; what is not a number fails too
-        raise ValueError(f"log-probabilities must lie within ±{-LEAST:.0f}.")
+    if not (np.abs(logs) <= -LEAST).all():  # prevents overflow, and refuses NaN
+        raise ValueError(f"log-probabilities must be within ±{-LEAST:.0f}.")
     return _restored(logs)
 
 
 def _kept(probabilities: np.ndarray) -> np.ndarray:
-    """Log-odds to the likeliest class, in half precision: fine where classes are nearly equal, coarse elsewhere.
+    """Log-odds to the most likely class in half precision: fine for nearly equal classes, coarse for unlikely ones.
 
-    What is kept of kept ones is the same.
+    The function is idempotent on restored probabilities.
     """
     with np.errstate(divide="ignore"):
         logs = np.log(probabilities)
@@ -57,12 +57,12 @@ def _restored(logs: np.ndarray) -> np.ndarray:
 
 
 def packed_labels(labels: np.ndarray) -> str:
-    """Integer labels as text, for :func:`unpacked_labels`."""
+    """Encode integer labels as text, for :func:`unpacked_labels`."""
     return base64.b64encode(np.asarray(labels).astype("<u2").tobytes()).decode()
 
 
 def unpacked_labels(text: str) -> np.ndarray:
-    """Integer labels from text.
+    """Decode integer labels.
 
     Raises:
         ValueError: The text is not such an array.

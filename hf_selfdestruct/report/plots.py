@@ -28,7 +28,7 @@ def save_plots(report: Record, folder: str | Path) -> list[Path]:
 
     Args:
         report: The report.
-        folder: Where the PNG files go; made if missing.
+        folder: Folder of the PNG files; created if missing.
 
     Returns:
         Paths of the files, four per blocked task.
@@ -66,22 +66,23 @@ def score_against_examples(report: Record, task: str) -> Figure:
     axes.set_xscale("log")
     axes.set_xticks(budgets, [str(n) for n in budgets])
     axes.minorticks_off()
-    axes.set_xlabel("blocked examples the attacker has")
+    axes.set_xlabel("blocked examples")
     _close(axes, report, task, empty=not axes.lines)
     return figure
 
 
 def cost_to_recover(report: Record, task: str) -> Figure:
     """Best score against optimizer steps, by the chosen settings of all attacks with all examples."""
-    value = f"selection {report.tasks[task].score}, best so far,\nmean over seeds, corrected for the choice"
-    figure, axes = _figure(f"What an attacker reaches in so many steps: “{task}”", value)
+    score = report.tasks[task].score
+    value = f"best selection {score} so far,\nmean over seeds, corrected for selection bias"
+    figure, axes = _figure(f"Best attack {score} by optimizer steps: “{task}”", value)
     examples = max(report.budgets(task), default=0)
     points = {
         role: sorted((step, reached) for reached, step, _ in looks(report, task, examples, role))
         for role in report.roles()
     }
     most = max((step for found in points.values() for step, _ in found), default=0)
-    end = max(10.0, 1.2 * most)  # past the last look, so that a gain at the last look is seen
+    end = max(10.0, 1.2 * most)  # beyond the last evaluation, so that a gain there is visible
     for role in [role for role in points if points[role]]:
         steps, reached = zip(*points[role], strict=True)
         best = np.maximum.accumulate(reached)
@@ -122,7 +123,7 @@ def attacks_and_models(report: Record, task: str) -> Figure:
         _say_empty(axes)
     labels = [f"{_short(a)} ({most[a]}{', outside' if report.outside(a) else ''})" for a in attacks]
     axes.set_xticks(range(len(roles)) if attacks else (), roles if attacks else ())
-    # A name may hold a dollar sign, and is no formula.
+    # A name may contain a dollar sign; it is not a formula.
     axes.set_yticks(range(len(attacks)), labels, fontsize=9, parse_math=False)
     axes.set_title(f"Test {report.tasks[task].score} on “{task}”, by attack (examples)", loc="left", fontsize=11)
     axes.tick_params(length=0)
@@ -133,10 +134,10 @@ def attacks_and_models(report: Record, task: str) -> Figure:
 def expected_best(report: Record, task: str) -> Figure:
     """Selection score that the best of so many settings has on average, drawn at random from all, whatever attack's.
 
-    With all examples, at the first seed; a setting given up at a rung counts with what it had reached there.
+    With all examples, at the first seed; a pruned setting counts with its accuracy at the rung.
     """
     figure, axes = _figure(
-        f"Does searching longer help? “{task}”", f"selection {report.tasks[task].score}, expected best"
+        f"Does a longer search help? “{task}”", f"expected best selection {report.tasks[task].score}"
     )
     examples = max(report.budgets(task), default=0)
     runs = [run for role in report.roles() for run in report.runs_of(task, examples, role)]
@@ -148,13 +149,13 @@ def expected_best(report: Record, task: str) -> Figure:
         axes.plot(range(1, len(best) + 1), best, marker=".", label=role, **_line(role))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0, 1 + max(map(len, tried.values()), default=0))
-    axes.set_xlabel(f"settings drawn at random from all that did not fail, with {examples} examples")
+    axes.set_xlabel(f"number of random settings (without failed runs), with {examples} examples")
     _close(axes, report, task, empty=not any(tried.values()))
     return figure
 
 
 def best_of(values: Sequence[float]) -> np.ndarray:
-    """Expected maximum of 1, 2, ... of the values, drawn without replacement: the order of a search plays no part.
+    """Expected maximum of 1, 2, ... values drawn without replacement, independent of the order of the search.
 
     Example:
         >>> best_of([0.0, 1.0])
@@ -162,7 +163,7 @@ def best_of(values: Sequence[float]) -> np.ndarray:
     """
     count, ranked = len(values), np.sort(values)
     ranks, below, expected = np.arange(1, count + 1), np.ones(count), np.empty(count)
-    for drawn in range(count):  # below: probability that no drawn one ranks higher, C(rank, k) / C(count, k)
+    for drawn in range(count):  # below: probability that no drawn value ranks higher, C(rank, k) / C(count, k)
         below *= np.maximum(ranks - drawn, 0) / (count - drawn)
         expected[drawn] = np.diff(below, prepend=0.0) @ ranked
     return expected
@@ -197,6 +198,6 @@ def _say_empty(axes: Axes) -> None:
 
 
 def _short(name: str) -> str:
-    """A name on one line of bounded length."""
+    """Shorten a name to one line."""
     name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

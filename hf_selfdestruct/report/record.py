@@ -1,4 +1,4 @@
-"""What the attacks found, as frozen data, and what is asked of it. It knows no torch."""
+"""The results of the attacks as frozen data, with queries. No torch."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from .attack_run import ROLES, AttackRun, Summary, summaries_of
 from .facts import AttackFacts, DesiredFacts, ModelFacts, SuiteFacts, TaskFacts
 
 SCHEMA_VERSION = 3
-NEARLY = 1e-3  # of the norm: what rounding to half precision changes in weights is about as much
+NEARLY = 1e-3  # relative to the norm: about the effect of rounding weights to half precision
 
 
 @dataclass(frozen=True)
 class Record:
-    """Everything an attack suite found, and what it was run on.
+    """The results of an attack suite, with facts on its tasks and models.
 
     Attributes:
         suite: The suite.
-        tasks: Name (letters, digits, ``_`` and ``-``) of each task.
-        models: Role of each model attacked.
+        tasks: Tasks by name (letters, digits, ``_`` and ``-``).
+        models: Attacked models by role.
         runs: Every run.
-        attacks: Name of each attack.
+        attacks: Attacks by name.
         desired: Quality on the desired task.
-        recipe: How the model was hardened; empty when it is not known.
-        checks: Doubts the suite raised about its own result.
+        recipe: Recipe of the hardening; empty if unknown.
+        checks: Doubts that the suite raised about its own result.
         versions: Package versions.
-        distances: Role to the distance of its trunk's weights to the hardened model's, relative to their norm.
+        distances: Role to the distance of its trunk's weights from the hardened model's, relative to their norm.
         schema_version: Version of this format.
     """
 
@@ -45,53 +45,53 @@ class Record:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        for name in self.tasks:  # names become files' names
+        for name in self.tasks:  # names become file names
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-                raise ValueError(f"tasks: {name!r} is no name of letters, digits, '_' and '-'.")
+                raise ValueError(f"tasks: a name may have only letters, digits, '_' and '-'; got {name!r}.")
 
     def roles(self) -> list[str]:
-        """Roles that were attacked, in the order of the tables."""
+        """Return the attacked roles, in the order of the tables."""
         return [role for role in ROLES if role in self.models]
 
     def blocked(self) -> list[str]:
-        """Blocked tasks: those that are no controls."""
+        """Return the names of the blocked tasks, without controls."""
         return [name for name, facts in self.tasks.items() if not facts.control]
 
     def sha256(self, role: str) -> str:
-        """Hash of a role's weights; empty where none was attacked, or it has none."""
+        """Return the hash of a role's weights; empty if the role was not attacked or has none."""
         return self.models[role].sha256 if role in self.models else ""
 
     def unchanged_from(self) -> list[str]:
-        """Roles whose weights the hardened model has, exactly or nearly: it was not hardened."""
+        """Return the roles whose weights the hardened model shares, exactly or nearly: it was not hardened."""
         return [role for role, distance in self.distances.items() if distance < NEARLY]
 
     def budgets(self, task: str) -> list[int]:
-        """Numbers of examples at which the models were attacked on a task, ascending."""
+        """Return the numbers of examples of the attacks on a task, ascending."""
         return sorted({examples for name, examples, role in self._runs if name == task and role in ROLES})
 
     def outside(self, attack: str) -> bool:
-        """Whether an attack stands outside the headline."""
+        """Whether the headline excludes an attack."""
         return attack in self.attacks and self.attacks[attack].outside
 
     def summaries(self, task: str) -> list[Summary]:
-        """One summary per attack, examples and role, over the seeds of the chosen settings."""
+        """Return one summary per attack, examples and role, over the seeds of the chosen settings."""
         return list(self._summaries.get(task, ()))
 
     def runs_of(self, task: str, examples: int, role: str) -> list[AttackRun]:
-        """All runs on one model with one number of examples, chosen or not, in the order of the report."""
+        """Return all runs on one model with one number of examples, chosen or not, in the order of the report."""
         return list(self._runs.get((task, examples, role), ()))
 
     def strongest(
         self, task: str, examples: int, role: str, *, most_desired_drop: float | None = None
     ) -> Summary | None:
-        """The attack that the selection split holds strongest; what it reaches on test is the result.
+        """Return the strongest attack on the selection split; its test scores are the result.
 
         Args:
             task: A task.
-            examples: Blocked examples the attacker had.
+            examples: Number of blocked examples.
             role: A role.
-            most_desired_drop: Count only attacks that cost the desired task no more accuracy than this; base and
-                scratch have none, for their heads were never trained for that task.
+            most_desired_drop: Consider only attacks that reduce desired accuracy by at most this; none for base and
+                scratch, whose heads were not trained for the desired task.
         """
         if most_desired_drop is not None and role in ("base", "scratch"):
             return None
@@ -104,13 +104,13 @@ class Record:
         return max(found, key=lambda s: s.selection, default=None)
 
     def strongest_runs(self, task: str, examples: int, role: str) -> list[AttackRun]:
-        """The runs, by seed, of the attack that the selection split holds strongest."""
+        """Return the runs, by seed, of the strongest attack on the selection split."""
         best = self.strongest(task, examples, role)
         name = best.attack if best else ""
         found = [r for r in self.runs_of(task, examples, role) if r.attack == name and r.chosen and r.test]
         return sorted(found, key=lambda run: run.seed)
 
-    # Asked for at every cell of every table: one pass over the runs serves them all.
+    # Cached, because every cell of every table needs them.
 
     @cached_property
     def _runs(self) -> dict[tuple[str, int, str], list[AttackRun]]:

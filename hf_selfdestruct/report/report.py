@@ -1,4 +1,4 @@
-"""The attack report: a record with its table, read from JSON and written to it. It knows no torch."""
+"""The attack report: a record with a table and JSON serialisation. No torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .facts import ACCURACY
 from .record import SCHEMA_VERSION, Record
 from .tables import report_table
 
-BEFORE = 2  # the version before, whose reports are still read
-MOST_BYTES = 256 * 1024 * 1024  # most of it are predictions
+BEFORE = 2  # the previous schema version, which is still read
+MOST_BYTES = 256 * 1024 * 1024  # size limit; predictions are the largest part
 
 
 @dataclass(frozen=True)
 class AttackReport(Record):
-    """Everything an attack suite found, and what it was run on: the fields of :class:`Record`, its table and its JSON.
+    """The results of an attack suite: a :class:`Record` with a table and JSON serialisation.
 
     Example:
         ```python
@@ -31,7 +31,7 @@ class AttackReport(Record):
     """
 
     def table(self, *, width: int = 130) -> str:
-        """The result as text: best attack against best attack, then every attack, desired quality and doubts."""
+        """Format the report as text: strongest attacks, every attack, differences, desired quality and doubts."""
         return report_table(self, width)
 
     def to_json(self) -> str:
@@ -41,17 +41,17 @@ class AttackReport(Record):
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON; a reader never sees half a file."""
+        """Write the JSON atomically."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, self.to_json())
 
     @classmethod
     def from_json(cls, text: str) -> AttackReport:
-        """Read what :meth:`to_json` wrote.
+        """Parse the JSON of :meth:`to_json`.
 
         Raises:
-            ValueError: Not a report, or one of another schema version; the message names the field.
+            ValueError: The text is not a report, or has another schema version; the message names the field.
         """
         try:
             raw = parse_json(text)
@@ -68,7 +68,7 @@ class AttackReport(Record):
         """
         path = Path(path)
         if not path.is_file():
-            raise ValueError(f"no report at {path}.")
+            raise ValueError(f"no report at {path}; check the path.")
         try:
             return cls.from_json(read_text(path, MOST_BYTES))
         except ValueError as error:
@@ -81,7 +81,7 @@ def _stated(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _report_from(raw: Any) -> AttackReport:
-    # The version first: what another version holds is no mistake of its writer.
+    # Check the version first: the fields of another version are not mistakes.
     version = raw.get("schema_version", SCHEMA_VERSION) if isinstance(raw, dict) else SCHEMA_VERSION
     if version not in (BEFORE, SCHEMA_VERSION):
         raise ValueError(f"report has schema_version {version!r}; this version reads {BEFORE} and {SCHEMA_VERSION}.")
@@ -91,7 +91,7 @@ def _report_from(raw: Any) -> AttackReport:
 
 
 def _as_written_now(raw: dict[str, Any]) -> dict[str, Any]:
-    """A report of the version before, unchecked: the place of measurement stood among the roles of ``desired``."""
+    """Convert a report of the previous schema version, in which ``desired`` had a key ``dataset`` among the roles."""
     desired = raw.get("desired")
     if not isinstance(desired, dict):
         return raw

@@ -1,4 +1,4 @@
-"""Reports as text: best attack against best attack, every attack, what it cost, desired quality, doubts."""
+"""Format reports as text: strongest attacks, every attack, costs, desired quality, doubts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WITHOUT_PREDICTIONS = "the report holds no predictions of this kind of task: dif
 
 
 def report_table(report: Record, width: int) -> str:
-    """A report as text."""
+    """Format a report as text."""
     parts: list[RenderableType] = []
     for task in report.tasks:
         parts.append(_task_table(report, task))
@@ -38,22 +38,22 @@ def report_table(report: Record, width: int) -> str:
 
 
 def comparison_table(reports: Sequence[Record], names: Sequence[str], width: int = 130) -> str:
-    """Reports side by side: the strongest attack on each hardened model, and what the suite's version says of it.
+    """Compare reports side by side: the strongest attack on each hardened model, and doubts about comparability.
 
     Args:
-        reports: Two reports or more, 26 at most.
-        names: A name for each, such as its file's.
-        width: Of the text, in characters.
+        reports: Between 2 and 26 reports.
+        names: Name of each report, such as its file name.
+        width: Width of the text, in characters.
 
     Raises:
-        ValueError: They have no blocked task in common, or are too many.
+        ValueError: The reports have no blocked task in common, or are too many.
     """
     if len(reports) > len(ascii_uppercase):
-        raise ValueError(f"at most {len(ascii_uppercase)} reports are put side by side; got {len(reports)}.")
+        raise ValueError(f"at most {len(ascii_uppercase)} reports can be compared; got {len(reports)}.")
     scores = {task: reports[0].tasks[task].score for task in reports[0].blocked()}
     tasks = [t for t in scores if all(t in r.blocked() and r.tasks[t].score == scores[t] for r in reports)]
     if not tasks:
-        raise ValueError("the reports have no blocked task in common: there is nothing to compare.")
+        raise ValueError("the reports have no blocked task in common; compare reports of the same blocked task.")
     parts: list[RenderableType] = []
     for task in tasks:
         table = Table(title=f"Blocked task {task!r}: strongest attack on each model, test {scores[task]}")
@@ -76,19 +76,19 @@ def comparison_table(reports: Sequence[Record], names: Sequence[str], width: int
     suites = {(r.suite.name, r.suite.version) for r in reports}
     if len(suites) > 1:
         listed = ", ".join(f"{name} v{version}" for name, version in sorted(suites))
-        parts.append(f"doubt: made with different suites ({listed}): the numbers do not compare.")
+        parts.append(f"doubt: the suites differ ({listed}): the numbers are not comparable.")
     for task in tasks:
         if any(r.tasks[task].fingerprints != reports[0].tasks[task].fingerprints for r in reports):
-            parts.append(f"doubt: {task}: made on different data: the numbers do not compare.")
+            parts.append(f"doubt: {task}: the data differ: the numbers are not comparable.")
     return _text(parts, width)
 
 
 def _task_table(report: Record, task: str) -> Table:
     facts = report.tasks[task]
     fewest = min(seeds(report, task), default=0)
-    kind, wish = "Blocked task", "lower is better blocked"
+    kind, wish = "Blocked task", "lower is better"
     if facts.control:
-        kind, wish = "Control task", "higher is better kept"
+        kind, wish = "Control task", "higher is better"
     table = Table(
         title=f"{kind} {task!r}: test {facts.score} after attack (suite {report.suite.name} "
         f"v{report.suite.version}; {wish})",
@@ -112,12 +112,12 @@ def _task_table(report: Record, task: str) -> Table:
 
 
 def seeds(report: Record, task: str) -> list[int]:
-    """Over how many attack seeds each mean of a task is."""
+    """Return the number of attack seeds of each mean of a task."""
     return [s.seeds for s in report.summaries(task) if s.role in report.roles()]
 
 
 def reference_lines(report: Record, task: str) -> list[str]:
-    """What puts the numbers in scale: a constant answer, the raw input alone, scratch with more data and steps.
+    """Describe reference values: a constant answer, the raw input alone, scratch with more data and steps.
 
     The attack that the selection split prefers need not be the one that reached most on test, which is stated too.
     """
@@ -143,13 +143,11 @@ def _highest(report: Record, task: str) -> list[str]:
     best = max(found, key=lambda s: s.mean, default=None)
     if best is None:
         return []
-    return [
-        f"highest of {len(names)} attacks on hardened ({len(runs)} runs, {most} examples) {cell(best)}, {best.attack}"
-    ]
+    return [f"highest of {len(names)} attacks ({len(runs)} runs, {most} examples) {cell(best)}, {best.attack}"]
 
 
 def _headline_table(report: Record, task: str) -> Table:
-    table = Table(title="Best attack against best attack: differences in test scores, with their 95 % intervals")
+    table = Table(title="Strongest attack against strongest attack: differences in test scores, with 95 % intervals")
     table.add_column("examples", justify="right")
     table.add_column("strongest on hardened")
     for name in DIFFERENCES[1:-1]:
@@ -191,7 +189,7 @@ def difference_rows(report: Record, task: str) -> list[list[str]]:
 
 
 def cost_rows(report: Record, task: str) -> list[list[str]]:
-    """By model: the cost to recover, and the strongest attack that keeps the desired task."""
+    """Rows by model: the cost to recover, and the strongest attack that preserves the desired task."""
     budgets, rows = report.budgets(task), []
     for role in report.roles() if budgets else ():
         kept = report.strongest(task, budgets[-1], role, most_desired_drop=DESIRED_DROP)
@@ -200,7 +198,7 @@ def cost_rows(report: Record, task: str) -> list[list[str]]:
 
 
 def control_rows(report: Record, task: str) -> list[list[str]]:
-    """By model: what fine-tuning to a control task reaches, its difference to undefended, and its cost."""
+    """Rows by model: accuracy of fine-tuning to a control task, difference from undefended, and cost."""
     budgets, rows = report.budgets(task), []
     for role in report.roles() if budgets else ():
         apart = None if role == "undefended" else difference(report, task, budgets[-1], role, "undefended")
@@ -217,8 +215,8 @@ def _cost(report: Record, task: str, role: str) -> list[str]:
 def _cost_table(report: Record, task: str) -> Table:
     lost = f"≤ {DESIRED_DROP:.2f} desired lost"
     table = _by_model(
-        f"Cost to recover 90 % of what the {reference(report)} model gives; "
-        "strongest attack that keeps the desired task",
+        f"Cost to recover 90 % of the {reference(report)} model's gain; "
+        "strongest attack that preserves the desired task",
         ("examples", "steps", "FLOPs", lost),
         cost_rows(report, task),
     )
@@ -230,7 +228,7 @@ def _cost_table(report: Record, task: str) -> Table:
 
 def _control_table(report: Record, task: str) -> Table:
     return _by_model(
-        f"Benign fine-tuning, and what it costs to reach 90 % of what the {reference(report)} model gains",
+        f"Benign fine-tuning, and the cost to reach 90 % of the {reference(report)} model's gain",
         (report.tasks[task].score, "− undefended", "steps", "FLOPs"),
         control_rows(report, task),
     )
@@ -264,5 +262,5 @@ def _text(parts: Iterable[RenderableType], width: int) -> str:
     console = Console(file=StringIO(), width=width, force_terminal=False, highlight=False, markup=False, emoji=False)
     for part in parts:
         console.print(part)
-    # Names and doubts may be a stranger's: what steers a terminal is left out.
+    # Names and doubts are untrusted: drop terminal control characters.
     return "".join(c for c in console.file.getvalue() if c == "\n" or c.isprintable())  # type: ignore[attr-defined]
