@@ -144,7 +144,7 @@ def test_float32_keeps_what_adam_allows() -> None:
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="trajectory must be one of device, cpu, recompute; got 'disk'"):
         way("exact", trajectory="disk")(toy_episode())
-    with pytest.raises(ValueError, match="3 inner steps need one more share, got 2"):
+    with pytest.raises(ValueError, match="3 inner steps need 4 shares, got 2"):
         toy_episode(step_weights=[0.5, 0.5]).episode()
 
 

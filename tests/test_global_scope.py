@@ -136,5 +136,5 @@ def test_an_optimizer_that_needs_all_is_not_given_pieces():
 
 
 def test_an_unrolled_graph_is_one_process_s_own():
-    with pytest.raises(ValueError, match="unrolled meta-gradient is one process's own"):
+    with pytest.raises(ValueError, match="works in a single process, got"):
         unrolled(episode(ranks=Processes(0, 2)))

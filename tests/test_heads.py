@@ -212,9 +212,11 @@ def test_what_cannot_be_classified_is_refused_with_the_cure() -> None:
     config = BertGenerationConfig(
         vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
     )
-    with pytest.raises(ValueError, match=r"BertGenerationEncoder has no head .* model_class=\).* BertGenerationConfig"):
+    with pytest.raises(
+        ValueError, match=r"BertGenerationEncoder has no classification .* model_class=\).* BertGenerationConfig"
+    ):
         heads.skeleton(BertGenerationEncoder(config), 2)
-    with pytest.raises(ValueError, match="has no head for a classification task"):
+    with pytest.raises(ValueError, match="has no classification head"):
         heads.skeleton(tiny_model("bert"), 2, auto_class=AutoModelForImageClassification)
 
 
@@ -255,9 +257,9 @@ def test_more_layers_are_more_of_them_and_all_are_not_the_embeddings(architectur
 
 
 def test_more_layers_than_there_are_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match=r"trainable='last_3': BertForSequenceClassification has 2 layers\."):
+    with pytest.raises(ValueError, match=r"trainable='last_3': BertForSequenceClassification has 2 layers; use fewer"):
         heads.last_layers(tiny_model(), 3)
-    with pytest.raises(ValueError, match=r"trainable='last_1': Linear has 0 layers\."):
+    with pytest.raises(ValueError, match=r"trainable='last_1': Linear has 0 layers; use fewer"):
         heads.last_layers(nn.Linear(2, 2), 1)
 
 

@@ -144,7 +144,7 @@ def test_resuming_does_not_start_over(make_trainer, tiny_model, tmp_path) -> Non
         ({"method_options": {"merge_groups": 3}}, "merge_groups needs merge_words"),
         (
             {"method_options": {"keep_directions": 16}},
-            "keep_directions=16 of embeddings with 16 directions would keep everything",
+            "keep_directions=16 has no effect on embeddings with 16 dimensions",
         ),
         ({"method_options": {"erase_directions": -1}}, "erase_directions must be a whole number of at least 0; got -1"),
     ],
@@ -163,7 +163,7 @@ def test_directions_of_the_desired_task_need_one_integer_label_per_row(tiny_mode
 
 
 def test_a_model_without_words_is_told_so_before_training(tiny_model) -> None:
-    with pytest.raises(ValueError, match="no table of input embeddings to change"):
+    with pytest.raises(ValueError, match="no table of input embeddings to edit"):
         embeddings_of(tiny_model("resnet"))
 
 

@@ -84,7 +84,7 @@ def test_layer_out_of_range_is_named_with_their_number(layer) -> None:
 def test_missing_outputs_get_the_cure(build) -> None:
     batch = inputs_of("bert")
     bare, classifier = (build("bert", auto)(**batch) for auto in (AutoModel, AutoModelForSequenceClassification))
-    with pytest.raises(ValueError, match=r"BaseModelOutput\w* has no logits; give a model with a task head"):
+    with pytest.raises(ValueError, match=r"BaseModelOutput\w* has no logits; use a model with a task head"):
         LogitDistillation()(bare, bare, batch)
     with pytest.raises(ValueError, match="has no logits"):
         LogitDistillation()(classifier, bare, batch)
@@ -100,7 +100,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         LogitDistillation()(ours, short, {})
     with pytest.raises(ValueError, match="3 hidden states, the original 2"):
         HiddenStateDistillation()(ours, short, {})
-    with pytest.raises(ValueError, match="one class have no distribution; use Hidden"):
+    with pytest.raises(ValueError, match="at least two classes, got one; use Hidden"):
         LogitDistillation()(short, short, {})
     feature_map = SimpleNamespace(last_hidden_state=draw(2, 3, 4, 5))
     with pytest.raises(ValueError, match="no first position; use pooling='mean'"):

@@ -102,7 +102,7 @@ def test_best_scale() -> None:
 
 
 def test_split_needs_two_rows() -> None:
-    with pytest.raises(ValueError, match="another to score"):
+    with pytest.raises(ValueError, match="one to score"):
         SPLIT(torch.zeros(1, 4, 3), torch.zeros(1, 4, dtype=torch.long))
 
 

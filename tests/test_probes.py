@@ -151,7 +151,7 @@ def test_layers_can_be_chosen() -> None:
 
 def test_probes_say_what_they_need() -> None:
     hidden, labels = states(3)
-    with pytest.raises(ValueError, match=r"4 rows or more.*got 3"):
+    with pytest.raises(ValueError, match=r"at least 4 rows.*got 3"):
         value(hidden, labels)
     with pytest.raises(ValueError, match="needs hidden states"):
         value([], torch.zeros(8, dtype=torch.long))
@@ -198,5 +198,5 @@ def test_gradient_norm_where_it_is_zero(inputs) -> None:
 def test_gradient_norm_of_a_broken_model_is_not_finite() -> None:
     weights = torch.full((2, 2), math.nan, requires_grad=True)
     assert not linear(weights, torch.ones(4, 2), torch.tensor([0, 1, 1, 1])).isfinite()
-    with pytest.raises(ValueError, match="needs the weights"):
+    with pytest.raises(ValueError, match="needs the adversary's trained weights"):
         GradientNorm()(torch.zeros(2, 2), torch.tensor([0, 1]))

@@ -1,1 +1,1 @@
-"""Closed forms that take a blocked task out of a model's inputs before the first step."""
+"""Closed forms that remove a blocked task from a model's input embeddings before the first step."""

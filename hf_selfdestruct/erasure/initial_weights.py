@@ -1,11 +1,11 @@
-"""What a model starts hardening from: the less its weights remember of a blocked task, the less there is to recover.
+"""Edit the input embeddings in closed form before hardening starts.
 
-Training alone moves a pretrained model little: what it knows of the words stays in its input embeddings, where a probe
-or a fine-tuning finds it. Three cures, in closed form, before the first step. *Merging* makes words that tell the
-classes apart one with their opposites (see :mod:`vocabulary`), against fine-tuning. *Erasing* takes the blocked tasks'
-directions out of the input embeddings, against probes. Both leave a model of general use. *Keeping* leaves of each word
-nothing but some directions that tell the desired task: for a model with one purpose. What is gone for the attacker is
-gone for a buyer with another task, and the report's control tasks say how much that is.
+Training alone changes a pretrained model little: knowledge about words remains in the input embeddings, where a probe
+or fine-tuning recovers it. Three edits remove it before the first step. *Merging* gives words that reveal a class one
+shared embedding with their opposites (see :mod:`word_merging`), against fine-tuning. *Erasing* removes the blocked
+tasks' directions from the embeddings, against probes. Both preserve general use. *Keeping* reduces the embeddings to
+some directions that predict the desired task, for a model with a single purpose. The edits also remove information that
+other benign tasks need; the report's control tasks measure how much.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from .leace import directions
 from .word_merging import expected_counts, joined, merged, neutral_groups, row_counts
 
 ROWS, BATCH = 16384, 256
-NEIGHBOUR_DIRECTIONS = 20  # taken out of the table in which opposites are looked for
+NEIGHBOUR_DIRECTIONS = 20  # erased from the table that is used to find opposites
 
 Collate = Callable[[list[dict[str, Any]]], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Forms:
-    """The closed forms to apply before the first step; 0 leaves one out.
+    """The closed forms to apply before the first step; 0 disables one.
 
     Args:
-        merge_words: Standard errors from which on words that tell blocked classes apart are merged.
-        merge_groups: Most groups that merged words end in; 0 is any.
-        erase_directions: Directions of each blocked task that are erased.
-        keep_directions: Directions of the desired task that are left.
+        merge_words: Threshold, in standard errors, above which words that reveal a blocked label are merged.
+        merge_groups: Maximum number of merged groups; 0 for no limit.
+        erase_directions: Number of directions to erase per blocked task.
+        keep_directions: Number of directions of the desired task to retain.
     """
 
     merge_words: float = 0.0
@@ -50,7 +50,7 @@ class Forms:
     keep_directions: int = 0
 
     def any(self) -> bool:
-        """Whether the weights are changed."""
+        """Whether any closed form is enabled."""
         return bool(self.merge_words or self.erase_directions or self.keep_directions)
 
 
@@ -64,20 +64,20 @@ def initial_weights(
     collate: Collate,
     spared: Sequence[int] = (),
 ) -> Weights:
-    """The weights that arguments ask to change before the first step.
+    """Compute the edited weights.
 
     Args:
         model: The model; it is not changed.
-        asked: The closed forms that are asked for.
-        tasks: Blocked tasks, of which the adversary's rows are looked at.
-        desired: The desired task's training rows.
-        columns: Columns the model accepts.
-        collate: Makes a batch of blocked rows.
-        spared: Words that are neither merged nor reduced: the tokenizer's own. Those beyond the table, which a
-            tokenizer has if words were added to it alone, are left out.
+        asked: The closed forms to apply.
+        tasks: Blocked tasks; only their adversary rows are used.
+        desired: Training rows of the desired task.
+        columns: Columns that the model accepts.
+        collate: Collates a batch of blocked rows.
+        spared: Tokens that are neither merged nor reduced: the tokenizer's special tokens. Tokens without an embedding,
+            which exist if tokens were added to the tokenizer only, are ignored.
 
     Returns:
-        Parameter name to new values; empty where nothing is asked for.
+        Parameter name to new values; empty if no closed form is enabled.
     """
     if not asked.any():
         return {}
@@ -96,7 +96,7 @@ def initial_weights(
 
 
 def without(table: Tensor, erased: Tensor) -> Tensor:
-    """A table of embeddings in which all rows have their mean along some directions.
+    """Erase directions from a table of embeddings: all rows become equal to their mean along them.
 
     Args:
         table: Shape ``(rows, width)``.
@@ -107,7 +107,7 @@ def without(table: Tensor, erased: Tensor) -> Tensor:
 
 
 def reduced(table: Tensor, kept: Tensor) -> Tensor:
-    """A table of embeddings of which some directions are left, stretched to the size it had: layers above know that.
+    """Reduce a table of embeddings to some directions, rescaled to its former variance, which the layers expect.
 
     Args:
         table: Shape ``(rows, width)``.
@@ -120,39 +120,39 @@ def reduced(table: Tensor, kept: Tensor) -> Tensor:
 
 
 def embeddings_of(model: PreTrainedModel) -> tuple[str, Tensor]:
-    """Name and values of a model's table of input embeddings.
+    """Return the name and the values of a model's input embeddings.
 
     Raises:
-        ValueError: It has none.
+        ValueError: The model has no table of input embeddings.
     """
     try:
         table = getattr(model.get_input_embeddings(), "weight", None)
-    except NotImplementedError:  # transformers' answer for models of images
+    except NotImplementedError:  # raised by image models of transformers
         table = None
     name = next((n for n, p in model.named_parameters() if p is table), None)
     if name is None or table is None or table.dim() != 2:
         raise ValueError(
-            f"{type(model).__name__} has no table of input embeddings to change: set merge_words, "
-            "erase_directions and keep_directions to 0 in method_options=, or use method='mlac_fast'."
+            f"{type(model).__name__} has no table of input embeddings to edit: set merge_words, erase_directions and "
+            "keep_directions to 0 in method_options=, or choose a method without them, such as 'mlac_fast'."
         )
     return name, table.detach()
 
 
 def check_initialization(model: PreTrainedModel, asked: Forms, desired: Any) -> None:
-    """Refuse what :func:`initial_weights` could not do.
+    """Check that :func:`initial_weights` can apply the closed forms.
 
     Raises:
-        ValueError: The model has no embeddings or too narrow ones, the desired task no integer labels to find
-            directions by, or merged words are to be joined where none are merged.
+        ValueError: The model has no embeddings or too narrow ones, the desired task has no integer labels, or
+            ``merge_groups`` is set without ``merge_words``.
     """
     if asked.merge_groups and not asked.merge_words:
-        raise ValueError("merge_groups needs merge_words, the threshold beyond which words are merged; set both.")
+        raise ValueError("merge_groups needs merge_words, the threshold for merging words; set it too.")
     if asked.any():
         width = embeddings_of(model)[1].shape[1]
         if asked.keep_directions >= width:
             raise ValueError(
-                f"keep_directions={asked.keep_directions} of embeddings with {width} directions would keep everything: "
-                f"set fewer, such as {width // 4}."
+                f"keep_directions={asked.keep_directions} has no effect on embeddings with {width} dimensions: set a "
+                f"smaller number, such as {width // 4}."
             )
     if asked.keep_directions:
         _label_of(desired)
@@ -192,13 +192,13 @@ def _words(rows: list[dict[str, Any]]) -> tuple[list[Any], np.ndarray]:
 
 
 def _label_of(desired: Any) -> str:
-    """The column with the desired task's integer labels."""
+    """Return the column with the desired task's integer labels."""
     found = label_column_of(desired.column_names) if isinstance(desired, Dataset) else None
     labels = desired.with_format(None)[found][:] if found else []
     if found is None or not all(isinstance(label, int) for label in labels) or len(set(labels)) < 2:
         raise ValueError(
-            "keep_directions needs a map-style train_dataset with one integer label per row, of two classes or more: "
-            "give one, or set method_options={'keep_directions': 0}, as methods other than 'one_purpose' do."
+            "keep_directions needs a map-style train_dataset with one integer label per row and at least two classes: "
+            "pass one, or set method_options={'keep_directions': 0} or another method than 'one_purpose'."
         )
     return found
 
@@ -211,7 +211,7 @@ def _labelled(desired: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _pooled(table: Tensor, rows: list[dict[str, Any]], collate: Collate) -> tuple[Tensor, Tensor]:
-    """Mean embedding of each row, and the labels."""
+    """Return the mean embedding of each row, and the labels."""
     pooled, labels = [], []
     for start in range(0, len(rows), BATCH):
         batch = collate(rows[start : start + BATCH])

@@ -1,10 +1,10 @@
-"""What of a concept is linear, in closed form: the directions that tell it, and the least change that erases it.
+"""Linear concept erasure in closed form: the predictive directions, and the smallest change that erases a concept.
 
 LEACE, Belrose et al. 2023, arXiv:2306.03819, theorem 4.3: with whitening ``W = C_xx^(-1/2)`` and ``P`` the orthogonal
-projection onto the columns of ``W C_xz``, the map is ``r(x) = x - W^+ P W (x - mean)``. One direction for two classes
-is enough against linear probes of the very features it was fitted to. It is not where the features are still to be
-trained on: then :func:`directions` finds one set of directions after the other, as INLP does (Ravfogel et al. 2020,
-arXiv:2004.07667), by ridge regressions instead of support vector machines.
+projection onto the columns of ``W C_xz``, the map is ``r(x) = x - W^+ P W (x - mean)``. For two classes, one direction
+suffices against linear probes of the same features. It does not suffice if the features are trained further:
+:func:`directions` then finds several sets of directions in turn, as INLP does (Ravfogel et al. 2020,
+arXiv:2004.07667), with ridge regressions instead of support vector machines.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-RIDGE = 0.1  # of the mean variance of a feature
-_LEAST = 1e-6  # directions whose variance is below this share of the largest are left as they are
+RIDGE = 0.1  # relative to the mean variance of a feature
+_LEAST = 1e-6  # directions with less variance than this share of the largest are not changed
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,22 +35,22 @@ class Erasure:
     right: Tensor
 
     def __call__(self, states: Tensor) -> Tensor:
-        """States of shape ``(..., width)`` without the concept.
+        """Erase the concept from states of shape ``(..., width)``.
 
-        A mean over positions of erased states is the erased mean: the map is affine.
+        The map is affine, so the mean over erased positions equals the erased mean.
         """
         mean, left, right = (part.to(states) for part in (self.mean, self.left, self.right))
         return states - (states - mean) @ right.T @ left.T
 
 
 def leace(tasks: Sequence[tuple[Tensor, Tensor]]) -> Erasure:
-    """The erasure of one concept, or of several at once.
+    """Fit the erasure of one or several concepts.
 
-    For one task the guarantee is exact on the rows given: afterwards the classes' means are equal, so that no linear
-    classifier beats the best constant. Several tasks share one covariance of all their rows.
+    For one task the guarantee is exact on the given rows: the class means become equal, so no linear classifier beats
+    the best constant one. Several tasks share the covariance of all rows.
 
     Args:
-        tasks: For each, features of shape ``(rows, width)`` and integer labels of shape ``(rows,)``.
+        tasks: For each task, features of shape ``(rows, width)`` and integer labels of shape ``(rows,)``.
 
     Example:
         >>> rows = torch.tensor([[0.0, 1.0], [0.0, 3.0], [4.0, 1.0], [4.0, 3.0]])
@@ -75,17 +75,17 @@ def leace(tasks: Sequence[tuple[Tensor, Tensor]]) -> Erasure:
 
 
 def directions(features: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Directions along which features tell the classes apart, the most telling first.
+    """Find directions of the features that predict the classes, the most predictive first.
 
-    Each round fits a ridge regression of the classes, takes the space of its weights and projects the features off it.
+    Each round fits a ridge regression of the classes and projects the features onto the complement of its weights.
 
     Args:
         features: Shape ``(rows, width)``.
         labels: Integers of shape ``(rows,)``.
-        count: Directions wanted.
+        count: Number of directions.
 
     Returns:
-        Orthonormal columns, shape ``(width, count)`` in float64; fewer where nothing is left to tell.
+        Orthonormal columns, shape ``(width, count)`` in float64; fewer if no predictive direction remains.
     """
     hot = one_hot(labels.unique(return_inverse=True)[1]).double()
     rest, wanted = features.double() - features.double().mean(0), hot - hot.mean(0)
@@ -94,7 +94,7 @@ def directions(features: Tensor, labels: Tensor, count: int) -> Tensor:
     while found.shape[1] < count:
         weights = torch.linalg.solve(rest.T @ rest / len(rest) + ridge, rest.T @ wanted / len(rest))
         left, strengths, _ = torch.linalg.svd(weights - found @ (found.T @ weights), full_matrices=False)
-        least = least or 1e-6 * strengths.max().item()  # what is below is rounding
+        least = least or 1e-6 * strengths.max().item()  # smaller values are rounding errors
         new = left[:, strengths > least][:, : count - found.shape[1]]
         if not new.shape[1]:
             break

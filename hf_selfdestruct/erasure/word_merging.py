@@ -1,14 +1,14 @@
-"""What single words tell of a blocked task, taken out of the vocabulary: opposites become one.
+"""Merge words that reveal a blocked label with their opposites, so that they share one embedding.
 
-However a model is trained, the word it reads tells an attacker what a bag of words would. Here a word that one class
-uses more than its share is merged with its nearest neighbour that other classes use more ("sister" with "brother",
-"king" with "queen"): both then have one embedding, which tells less than either. Merging goes on, the most telling
-word first, until no group tells more than a threshold. Most of what the words mean is kept, for neighbours mean
-nearly the same. To tell merged words apart again takes an attacker examples of every single one.
+However a model is trained, its input reveals to an attacker as much as a bag-of-words classifier finds. Merging gives a
+word that one class uses more often ("sister", "king") one shared embedding with its nearest neighbour that other
+classes use more often ("brother", "queen"); the shared embedding is less predictive than either word. Merging starts
+with the most predictive word and ends when no group is predictive beyond a threshold. Most of the meaning is preserved,
+because neighbours have similar meanings. To separate merged words again, an attacker needs examples of every word.
 
-Rows are few and words many: of most words a corpus tells little, but the model tells more ("megan" is not seen, and
-lies near "jennifer"). So a ridge regression of what is seen on the embeddings says what to expect of each word, and
-counts as some rows seen.
+Most words are too rare for a reliable estimate from the rows alone, but the embeddings add information: "megan" may not
+occur, and lies near "jennifer". A ridge regression on the embeddings predicts the class counts of each word, and the
+prediction counts as a fixed number of observed rows.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-PARTNER = 1.0  # standard errors from which on a word may be merged
-EXPECTED = 30  # rows that an expectation counts for
-SHRUNK = 3  # a ridge regression on so weak a signal falls short of it by about this factor
-RIDGE = 0.5  # of the mean variance of a feature
-RARE = 10  # rows at which a word's own share is believed half
+PARTNER = 1.0  # minimum association, in standard errors, of a word that may be merged
+EXPECTED = 30  # number of rows that a prediction counts as
+SHRUNK = 3  # corrects the shrinkage of the ridge regression, which underestimates weak signals by about this factor
+RIDGE = 0.5  # relative to the mean variance of a feature
+RARE = 10  # number of rows at which a word's own counts have weight 1/2
 
 
 def row_counts(rows: Sequence[Sequence[int]], labels: np.ndarray, vocabulary: int) -> np.ndarray:
-    """In how many rows of each class each word stands.
+    """Count the rows of each class in which each word occurs.
 
     Args:
-        rows: Word numbers of each row.
-        labels: Integers from 0 on, shape ``(rows,)``.
-        vocabulary: Number of words.
+        rows: Token ids of each row.
+        labels: Integers from 0, shape ``(rows,)``.
+        vocabulary: Size of the vocabulary.
 
     Returns:
         Shape ``(vocabulary, classes)``.
@@ -46,14 +46,14 @@ def row_counts(rows: Sequence[Sequence[int]], labels: np.ndarray, vocabulary: in
 
 
 def association(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """By how many standard errors each class has more or fewer of a word's rows than its share.
+    """Deviation, in standard errors, of each class's share of a word's rows from its share of all rows.
 
     Args:
         counts: Rows by word and class, shape ``(words, classes)``.
         shares: Share of each class in all rows, shape ``(classes,)``.
 
     Returns:
-        Shape ``(words, classes)``; 0 for words that stand nowhere.
+        Shape ``(words, classes)``; 0 for words that do not occur.
     """
     seen = counts.sum(axis=1, keepdims=True)
     errors = np.sqrt(seen * shares * (1 - shares))
@@ -61,7 +61,7 @@ def association(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def expected_counts(table: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """What each word's embedding lets expect, as rows by class.
+    """Predict the rows by class of each word from its embedding.
 
     Args:
         table: Embeddings, shape ``(vocabulary, width)``.
@@ -85,19 +85,19 @@ def expected_counts(table: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def neutral_groups(
     table: np.ndarray, tasks: Sequence[np.ndarray], threshold: float, *, spared: Sequence[int] = ()
 ) -> list[list[int]]:
-    """Groups of words to merge.
+    """Find groups of words to merge.
 
     Args:
-        table: Embeddings to find neighbours by, shape ``(vocabulary, width)``: those without the tasks' directions, so
-            that opposites are near.
-        tasks: For each blocked task rows by word and class, shape ``(vocabulary, classes)``: those seen, those expected
-            or both.
-        threshold: Merging ends when no group's association with any class is larger, in standard errors, or none has
-            an opposite left.
-        spared: Words that stay as they are: a tokenizer's own.
+        table: Embeddings to find neighbours in, shape ``(vocabulary, width)``; erase the tasks' directions first, so
+            that opposites are neighbours.
+        tasks: For each blocked task, rows by word and class, shape ``(vocabulary, classes)``: observed, predicted or
+            both.
+        threshold: Merging ends when no group's association with any class exceeds this many standard errors, or no
+            opposites remain.
+        spared: Tokens to leave unchanged: a tokenizer's special tokens.
 
     Returns:
-        Groups of two words or more; each word is in one group at most.
+        Groups of at least two words; each word is in at most one group.
     """
     shares = [counts.sum(axis=0) / max(counts.sum(), 1) for counts in tasks]
     told = np.hstack([association(c.astype(float), s) for c, s in zip(tasks, shares, strict=True)])
@@ -124,15 +124,15 @@ def neutral_groups(
 
 
 def joined(groups: Sequence[Sequence[int]], table: np.ndarray, weights: np.ndarray, most: int) -> list[list[int]]:
-    """Groups joined to fewer, those near each other first.
+    """Join groups to fewer, larger ones by k-means.
 
-    Opposites made one can still be told apart where they stand in different contexts. In a large group they cannot.
+    The context may still reveal which of two merged opposites was meant; in a large group it reveals less.
 
     Args:
         groups: Groups of words.
-        table: Embeddings to find neighbours by, shape ``(vocabulary, width)``.
-        weights: How often each word is used, shape ``(vocabulary,)``.
-        most: Groups wanted; fewer stay as they are.
+        table: Embeddings to find neighbours in, shape ``(vocabulary, width)``.
+        weights: Number of rows with each word, shape ``(vocabulary,)``.
+        most: Maximum number of groups.
     """
     if len(groups) <= most:
         return [list(group) for group in groups]
@@ -142,12 +142,12 @@ def joined(groups: Sequence[Sequence[int]], table: np.ndarray, weights: np.ndarr
 
 
 def merged(table: Tensor, groups: Sequence[Sequence[int]], counts: np.ndarray) -> Tensor:
-    """A table of embeddings in which each group has one row: the mean of its own, weighted by how often they are used.
+    """Replace the embeddings of each group by their mean, weighted by the frequency of the words.
 
     Args:
         table: Shape ``(vocabulary, width)``.
         groups: Words to merge.
-        counts: How often each word is used, shape ``(vocabulary,)``.
+        counts: Number of rows with each word, shape ``(vocabulary,)``.
     """
     found = table.clone()
     for group in groups:
@@ -157,9 +157,9 @@ def merged(table: Tensor, groups: Sequence[Sequence[int]], counts: np.ndarray) -
 
 
 class TiedRows:
-    """Keeps rows of a table equal that are equal now: they learn as one.
+    """Tie the rows of a table that are equal now, so that training updates them together.
 
-    Nothing has to be stored for it: a table loaded from a checkpoint has the same equal rows.
+    Ties need no storage: a table loaded from a checkpoint has the same equal rows.
 
     Args:
         table: The embeddings.
@@ -174,7 +174,7 @@ class TiedRows:
         self._first = first.scatter_reduce(0, self._group, self._rows, "amin")
 
     def gather(self) -> None:
-        """Before the optimizer steps: every row of a group gets the sum of their gradients."""
+        """Assign the sum of a group's gradients to each of its rows; call before the optimizer step."""
         if self._table.grad is not None and len(self._rows):
             gradient = self._table.grad
             sums = gradient.new_zeros(len(self._first), gradient.shape[1])
@@ -182,7 +182,7 @@ class TiedRows:
             gradient[self._rows] = sums[self._group]
 
     def spread(self) -> None:
-        """After it: every row of a group is what the first one is, to the last bit."""
+        """Copy the first row of a group to the others, bitwise; call after the optimizer step."""
         with torch.no_grad():
             self._table[self._rows] = self._table[self._first[self._group]]
 

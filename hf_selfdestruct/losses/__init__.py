@@ -1,4 +1,4 @@
-"""Losses: what blocks, at the adversary's weights, and what keeps, by the distance to the original."""
+"""Blocking losses at the adversary's weights, and keeping losses that measure the distance to the original."""
 
 from .base import BlockingLoss, View
 from .blocking import (

@@ -1,4 +1,4 @@
-"""What a blocking loss is, and what it may look at."""
+"""The interface of blocking losses, and their input."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class View:
-    """What a loss may look at: the adversary's model at theta_k on rows it has not trained on.
+    """Input of a loss: outputs of the adversary's model at theta_k on held-out rows.
 
     Attributes:
         logits: Shape ``(batch, outputs)`` or ``(batch, positions, outputs)``; a classification has an output per class.
         labels: Shape ``(batch,)`` or ``(batch, positions)``; the class :data:`IGNORED` never counts.
-        hidden_states: Of every layer, embeddings included: ``(batch, positions, width)``, or
-            ``(batch, channels, height, width)`` for convolutional nets.
+        hidden_states: Hidden states of every layer, including embeddings: ``(batch, positions, width)``, or
+            ``(batch, channels, height, width)`` for convolutional networks.
         mask: Shape ``(batch, positions)``, 1 where a position counts.
-        weights: The weights the adversary moves, part of the graph of ``logits``.
+        weights: The weights that the adversary trains, part of the graph of ``logits``.
     """
 
     logits: Tensor
@@ -34,19 +34,19 @@ class View:
     weights: Sequence[Tensor] = ()
 
     def counts(self) -> Tensor:
-        """Which labels count, shaped like them."""
+        """Return a mask of the labels that count."""
         here = counting(self.labels)
         return here & self.mask.bool() if self.mask is not None and self.mask.shape == here.shape else here
 
     def counted(self) -> tuple[Tensor, Tensor]:
-        """Logits ``(n, classes)`` and labels ``(n,)`` of the positions that count."""
+        """Return logits ``(n, classes)`` and labels ``(n,)`` of the positions that count."""
         here = self.counts()
         if not here.any():
-            raise ValueError(f"no position counts: all labels are {IGNORED} or masked")
+            raise ValueError(f"no position counts: all labels are {IGNORED} or masked; check the blocked rows.")
         return self.logits[here], self.labels[here]
 
     def half(self) -> Tensor:
-        """Which counted positions lie in every other row that has any, to fit on; the others are to score on."""
+        """Return a mask of the counted positions to fit on, those of every second row; the others are to score on."""
         here = self.counts()
         rows = here.flatten(1).any(1) if here.dim() > 1 else here
         first = rows.cumsum(0) % 2 == 1
@@ -60,18 +60,18 @@ def counting(labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BlockingLoss(ABC):
-    """A scalar to minimise so that an adversary's model says nothing about the blocked labels.
+    """A scalar to minimise so that an adversary's model does not predict the blocked labels.
 
     Args:
-        weight: Factor among several losses. Whoever adds them up multiplies by it; :meth:`forward` does not.
+        weight: Factor in the sum of several losses; :meth:`forward` does not apply it.
     """
 
     weight: float = field(default=1.0, kw_only=True)
     citation: ClassVar[str] = ""
     kinds: ClassVar[tuple[str, ...] | None] = ("classification",)  # of task that it can be measured on; None for any
     wants_hidden_states: ClassVar[bool] = False
-    second_order: ClassVar[bool] = False  # contains a gradient, so that its own gradient differentiates twice
-    fewest_rows: ClassVar[int] = 1  # that it can be measured on
+    second_order: ClassVar[bool] = False  # the loss contains a gradient, so its own gradient is of second order
+    fewest_rows: ClassVar[int] = 1  # minimum number of rows to measure it
     on_general: ClassVar[bool] = False  # measured on general rows (desired or kept) instead of blocked ones
 
     def __post_init__(self) -> None:
@@ -84,12 +84,12 @@ class BlockingLoss(ABC):
 
     @abstractmethod
     def forward(self, view: View) -> Tensor:
-        """The loss, a scalar tensor, without its weight."""
+        """Compute the loss, a scalar tensor, without its weight."""
 
     def __call__(self, logits: Tensor, labels: Tensor, **rest: Any) -> Tensor:
-        """:meth:`forward` of ``View(logits, labels, **rest)``."""
+        """Call :meth:`forward` with ``View(logits, labels, **rest)``."""
         return self.forward(View(logits, labels, **rest))
 
     def config(self) -> dict[str, Any]:
-        """Name and arguments, for the report."""
+        """Return name and arguments, for the report."""
         return {"name": type(self).__name__, **asdict(self)}

@@ -1,7 +1,7 @@
-"""Blocking losses: what hardening minimises on a held-out blocked batch, at every inner step.
+"""Blocking losses, which hardening minimises on a held-out blocked batch at every inner step.
 
-A loss maps a :class:`View` of the adversary's model to a scalar to *minimise*. Where it says "flip-proof", a
-model that keeps the information but permutes its answers gains nothing.
+A loss maps a :class:`View` of the adversary's model to a scalar to *minimise*. A "flip-proof" loss does not decrease if
+the model retains the information and only permutes its answers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class UniformKL(BlockingLoss):
 class NegativeCrossEntropy(BlockingLoss):
     """``log C - min(CE, log C)``: the plain adversarial loss, clamped at chance level. In [0, log C].
 
-    Kept to reproduce others' methods: the clamp stops it from diverging, but a model that flips labels scores 0.
+    Provided to reproduce other methods: the clamp prevents divergence, but a model that flips labels has loss 0.
 
     Example:
         >>> NegativeCrossEntropy()(torch.tensor([[-9.0, 9.0]]), torch.tensor([0])).item()
@@ -69,7 +69,7 @@ class CrossEntropy(BlockingLoss):
 class InverseCrossEntropy(BlockingLoss):
     """``-log(1 - p_y)``, as in the paper (its code computes ``CE(-logits)``). In [0, inf).
 
-    For two classes it is the cross-entropy of the other label, so that it rewards flipping labels.
+    For two classes this is the cross-entropy of the other label, so it rewards flipping labels.
     """
 
     citation = _SOPHON
@@ -95,9 +95,9 @@ class Entropy(BlockingLoss):
 
 @dataclass(frozen=True)
 class DenialOfService(BlockingLoss):
-    """Mean squared output, 0 where the model only ever predicts zero. In [0, inf), flip-proof: label-free.
+    """Mean squared output, 0 if the model always outputs zero. In [0, inf), flip-proof: label-free.
 
-    It can be measured on any kind of task, for it reads neither classes nor labels.
+    It fits any kind of task, because it reads neither classes nor labels.
     """
 
     citation = _SOPHON
@@ -112,7 +112,7 @@ class Collapse(BlockingLoss):
     """``-log p_target`` at every counted position of general rows: the model collapses when tampered with. In [0, inf).
 
     Args:
-        target: The class or token that is predicted everywhere.
+        target: The class or token to predict everywhere.
     """
 
     target: int = 0
@@ -134,20 +134,20 @@ class HeadAdjustedCrossEntropy(BlockingLoss):
     """Cross-entropy left after the attacker's best linear recalibration of the logits.
 
     ``log C - min_W CE(z W, y)`` over C x C matrices W with entries in [-1, 1], no bias. In [0, log C], flip-proof:
-    W = 0 is feasible, so the adjusted cross-entropy never exceeds log C, and 0 says that no linear map of the
-    logits beats chance. W* is fitted and scored on the same rows, so the envelope theorem gives the gradient with
-    W* held constant.
+    W = 0 is feasible, so the adjusted cross-entropy never exceeds log C, and 0 means that no linear map of the logits
+    beats chance. W* is fitted and scored on the same rows, so by the envelope theorem the gradient treats W* as
+    constant.
 
     Args:
-        normalize: Centre the logits over the batch and bring them to unit root mean square first, so that the loss
-            cannot be fooled by shrinking or shifting them. ``False`` is the paper's form.
-        split: Fit W* on every other row and score it on the rest; by default where the batch has fewer than 2 C * C
-            rows: there W* fits noise and the loss cannot fall. The gradient then goes through W* too. A map fitted to
-            few rows is too sure of itself, so one factor in [0, 1] is fitted to the rows that score: a map worse
-            than chance counts as chance, but one that knows something is not lost in its exaggeration.
-        iterations: Most steps of the solver.
-        tolerance: The solver stops when the cross-entropy is at most this far above its minimum.
-        epsilon: Root mean square below which logits count as constant.
+        normalize: Centre the logits over the batch and scale them to unit root mean square first, so that shrinking or
+            shifting them does not lower the loss. ``False`` is the paper's form.
+        split: Fit W* on every second row and score it on the rest; by default if the batch has fewer than 2 C * C rows,
+            where W* fits noise and the loss cannot decrease. The gradient then also flows through W*. A map fitted to
+            few rows is overconfident, so one factor in [0, 1] is fitted to the scored rows: a map worse than chance
+            counts as chance, and an informative map is not penalised for overconfidence.
+        iterations: Maximum number of solver steps.
+        tolerance: The solver stops when the cross-entropy is within this distance of its minimum.
+        epsilon: Logits with a smaller root mean square count as constant.
 
     Example:
         >>> flipped = torch.tensor([[-9.0, 9.0], [9.0, -9.0]])
@@ -171,14 +171,14 @@ class HeadAdjustedCrossEntropy(BlockingLoss):
         logits, labels = view.counted()
         if self.normalize:
             logits = logits - logits.mean(dim=0, keepdim=True)
-            # Under the root, epsilon keeps the gradient finite where the logits are constant: blocked.
+            # Epsilon inside the square root keeps the gradient finite for constant (blocked) logits.
             logits = logits / (logits.square().mean() + self.epsilon**2).sqrt()
         split = len(labels) < 2 * logits.shape[-1] ** 2 if self.split is None else self.split
         if not split:
             return _below_chance(logits @ self._adjustment(logits.detach(), labels), labels)
         fit = view.half()
         if fit.all():
-            raise ValueError("HeadAdjustedCrossEntropy(split=True) needs a row to fit and another to score on")
+            raise ValueError("HeadAdjustedCrossEntropy(split=True) needs at least one row to fit and one to score on")
         adjusted, labels = logits[~fit] @ self._adjustment(logits[fit], labels[fit]), labels[~fit]
         return _below_chance(best_scale(adjusted, labels) * adjusted, labels)
 
@@ -187,7 +187,7 @@ class HeadAdjustedCrossEntropy(BlockingLoss):
 
 
 def _below_chance(logits: Tensor, labels: Tensor) -> Tensor:
-    """``log C - min(CE, log C)``: how far the cross-entropy is below chance."""
+    """Compute ``log C - min(CE, log C)``, the margin of the cross-entropy below chance."""
     chance = math.log(logits.shape[-1])
     return chance - cross_entropy(logits, labels).clamp(max=chance)
 

@@ -1,13 +1,12 @@
 """The attacker's best linear recalibration of the logits: ``argmin_W CE(z W, y)`` over a box, batched.
 
-The problem is smooth and convex, but close to a linear program where the logits are large, so it is solved by
-a primal-dual interior-point method: about ten Newton steps at unit scale, a few dozen at any scale. It ends on
-a certificate, not on a small step: ``<G, W> + |G|_1``, with G the gradient, bounds how far the value at W is
-above the optimum.
+The problem is smooth and convex, but close to a linear program for large logits. A primal-dual interior-point method
+solves it: about ten Newton steps at unit scale, a few dozen at any scale. The solver stops on a certificate, not on a
+small step: ``<G, W> + |G|_1``, with G the gradient, bounds the distance of the value at W from the optimum.
 
-The barrier also settles what the problem leaves open. Adding a constant to a row of W changes no softmax, so
-minimisers form a flat face; the barrier's is the centre of that face, unique and a smooth function of the
-logits, whose derivative is one more solve with the matrix of Newton's method.
+The barrier also makes the solution unique. Adding a constant to a row of W does not change the softmax, so the
+minimisers form a flat face. The barrier selects the centre of that face, a smooth function of the logits; its
+derivative is one more solve with the Newton matrix.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import one_hot
 
 MOST_DENSE_CLASSES = 20  # up to 400 unknowns, Cholesky is faster than conjugate gradients
-_SHRINK = 0.05  # of the barrier, per Newton step
-_REACH = 0.99  # a step goes at most this far to the nearest bound
-_NOISE = 1e-13  # what is lost in float64 when values of order 1 are compared
+_SHRINK = 0.05  # factor on the barrier per Newton step
+_REACH = 0.99  # maximum share of the distance to the nearest bound per step
+_NOISE = 1e-13  # rounding error of comparing float64 values of order 1
 
 
 def best_adjustment(logits: Tensor, labels: Tensor, *, tolerance: float = 1e-6, iterations: int = 100) -> Tensor:
     """``argmin_W CE(logits W, labels)`` over matrices with entries in [-1, 1], one for each leading index.
 
-    However few the ``iterations``, the result is feasible and not worse than W = 0. Where logits are not
-    finite, W = 0. Gradients flow through the minimiser; detach the logits to do without.
+    For any number of ``iterations``, the result is feasible and not worse than W = 0. For non-finite logits, W = 0.
+    Gradients flow through the minimiser; detach the logits to avoid this.
 
     Args:
         logits: Shape ``(*, rows, classes)``.
         labels: Shape ``(*, rows)``, integers.
-        tolerance: The solver stops when no cross-entropy is more than this above its optimum. Down to 1e-9 it
-            always gets there; below, rounding may keep it from that where logits are large.
-        iterations: Most Newton steps.
+        tolerance: The solver stops when every cross-entropy is within this distance of its optimum. It always reaches
+            1e-9; for smaller values and large logits, rounding may prevent convergence.
+        iterations: Maximum number of Newton steps.
 
     Returns:
         Shape ``(*, classes, classes)``.
@@ -56,14 +55,14 @@ def best_adjustment(logits: Tensor, labels: Tensor, *, tolerance: float = 1e-6, 
 
 
 def best_scale(logits: Tensor, labels: Tensor) -> Tensor:
-    """``argmin_a CE(a logits, labels)`` over a in [0, 1], by bisection of its derivative; without gradient.
+    """``argmin_a CE(a logits, labels)`` over a in [0, 1], by bisection of the derivative; without gradient.
 
     Args:
         logits: Shape ``(rows, classes)``.
         labels: Shape ``(rows,)``, integers.
 
     Returns:
-        Scalar tensor. At the minimum the cross-entropy is at most log C, that of 0.
+        Scalar tensor. At the minimum the cross-entropy is at most log C, its value at a = 0.
     """
     z = logits.detach()
     target = one_hot(labels, z.shape[-1])
@@ -78,9 +77,9 @@ def best_scale(logits: Tensor, labels: Tensor) -> Tensor:
 class _BestAdjustment(torch.autograd.Function):
     """Implicit differentiation of ``G(z, W) + barrier'(W) = 0``, which holds at the minimiser.
 
-    ``dW = -(H + D)^-1 (dG/dz) dz``, with H and D the Hessians of the cross-entropy and of the barrier. D is
-    huge for entries at a bound, so that they stay there, and tiny for free ones, where it keeps flat directions
-    at their centre: the derivative of the KKT conditions, without a decision on which entries are free.
+    ``dW = -(H + D)^-1 (dG/dz) dz``, with H and D the Hessians of the cross-entropy and of the barrier. D is huge for
+    entries at a bound, which fixes them, and tiny for free entries, where it centres flat directions. This is the
+    derivative of the KKT conditions without choosing an active set.
     """
 
     @staticmethod
@@ -105,7 +104,7 @@ class _BestAdjustment(torch.autograd.Function):
 
 
 class _Problem:
-    """Any number of such problems side by side, in float64; W is flat, shape ``(problems, classes * classes)``."""
+    """A batch of such problems in float64; W is flat, of shape ``(problems, classes * classes)``."""
 
     def __init__(self, logits: Tensor, labels: Tensor) -> None:
         self.rows, self.classes = logits.shape[-2:]
@@ -115,12 +114,12 @@ class _Problem:
         self.target = one_hot(labels.to(device), self.classes).view_as(z).to(z) / self.rows
         self._zt = self.z.mT / self.rows
         self._pull = -self.z.mT.bmm(self.target)
-        # A Hessian of large entries may be indefinite by rounding; this is below what its entries resolve.
+        # Rounding can make a Hessian of large entries indefinite; this shift is below the resolution of its entries.
         self._rounding = _NOISE * self.z.square().amax((1, 2)).view(-1, 1)
 
     @cached_property
     def _outer(self) -> Tensor:
-        """Outer products of the rows of z, over their number."""
+        """Outer products of the rows of z, divided by the number of rows."""
         outer = (self.z.unsqueeze(-1) * self.z.unsqueeze(-2)).flatten(2)
         return outer.mT / self.rows
 
@@ -129,14 +128,14 @@ class _Problem:
         return w.view(-1, self.classes, self.classes)
 
     def at(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cross-entropies, probabilities, and gradients (flat) at W."""
+        """Return cross-entropies, probabilities, and flat gradients at W."""
         logp = self.z.bmm(self.square(w)).log_softmax(-1)
         p = logp.exp()
         gradient = torch.baddbmm(self._pull, self._zt, p)
         return -(logp * self.target).sum((1, 2)), p, gradient.flatten(1)
 
     def newton(self, p: Tensor, barrier: Tensor, *, precision: float = 1e-4) -> Callable[[Tensor], Tensor]:
-        """Solves ``(H + diag(barrier)) x = right`` for flat right-hand sides; ``precision`` is relative."""
+        """Return a solver of ``(H + diag(barrier)) x = right`` for flat right-hand sides; ``precision`` is relative."""
         if self.classes <= MOST_DENSE_CLASSES:
             return self._by_cholesky(p, barrier)
         return self._by_conjugate_gradients(p, barrier, precision)
@@ -179,25 +178,25 @@ class _Problem:
 
 
 def _solve(problem: _Problem, tolerance: float, iterations: int) -> tuple[Tensor, Tensor]:
-    """The minimisers and the barrier's Hessian there, both flat."""
+    """Return the minimisers and the barrier's Hessian there, both flat."""
     with torch.inference_mode():  # a fifth faster on small problems
         w, barrier = _interior_point(problem, tolerance, iterations)
     return w.clone(), barrier.clone()  # usable by autograd
 
 
 def _interior_point(problem: _Problem, tolerance: float, iterations: int) -> tuple[Tensor, Tensor]:
-    """Newton's method on the barrier problem while the barrier shrinks.
+    """Newton's method on the barrier problem with a shrinking barrier.
 
-    ``slack`` is how far W is from its upper and its lower bounds, and ``price`` the multiplier of either;
-    at the optimum of the barrier problem their product is the barrier's height everywhere. Prices start where they
-    balance the gradient. The barrier never grows, and each step reduces the barrier problem's value, so the
-    cross-entropy never exceeds the one it starts from, log C at W = 0.
+    ``slack`` is the distance of W from its upper and lower bounds, and ``price`` the multiplier of each bound; at the
+    optimum of the barrier problem their product equals the barrier's height everywhere. The initial prices balance the
+    gradient. The barrier never grows, and each step reduces the barrier problem's value, so the cross-entropy never
+    exceeds its initial value, log C at W = 0.
     """
     w = problem.z.new_zeros(problem.z.shape[0], problem.classes**2)
     value, p, gradient = problem.at(w)
     sides = w.new_tensor([1.0, -1.0]).view(2, 1, 1)
     slack, room = torch.ones_like(w).expand(2, -1, -1), torch.zeros_like(value)
-    lowest = tolerance / (2 * problem.classes**2)  # there the certificate is half the tolerance
+    lowest = tolerance / (2 * problem.classes**2)  # here the certificate is half the tolerance
     price = (-sides * gradient).clamp(min=0) + gradient.abs().mean(1, keepdim=True) + lowest
     height = price.mean((0, 2))
     share = _SHRINK / problem.classes**2
@@ -213,7 +212,7 @@ def _interior_point(problem: _Problem, tolerance: float, iterations: int) -> tup
         direction = -solve(gradient + push[0] - push[1])
         toward = sides * direction
         dearer = push - price + barrier * toward
-        # A step of its own for W and for the prices: short of their bounds, and for W also downhill.
+        # Separate step sizes for W and for the prices: within the bounds, and for W also downhill.
         fastest = torch.stack([toward / slack, -dearer / price]).amax((1, 3))
         step, price_step = (unsolved / fastest.div(_REACH).clamp(min=1)).unbind()
         start, start_slack, before = w, slack, value - height * room
@@ -229,5 +228,5 @@ def _interior_point(problem: _Problem, tolerance: float, iterations: int) -> tup
 
 
 def _shaped(result: Tensor, logits: Tensor) -> Tensor:
-    """Flat or stacked results, with the leading shape, type and device of the logits."""
+    """Reshape flat or stacked results to the leading shape, type and device of the logits."""
     return result.view(*logits.shape[:-2], -1, logits.shape[-1]).to(logits)

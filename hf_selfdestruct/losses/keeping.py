@@ -1,7 +1,7 @@
-"""Keeping losses: how far the model being hardened has moved from the frozen original on the same batch.
+"""Keeping losses: the distance between the model being hardened and the frozen original on the same batch.
 
-They keep the desired task, or the general use of a model that has no single one. Padding never counts,
-on whichever side it stands; an image batch has no ``attention_mask``, so all its positions count.
+They preserve the desired task, or the general use of a model without a single task. Padding never counts, neither on
+the left nor on the right; an image batch has no ``attention_mask``, so all its positions count.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-LEAST = 1e-12  # an original whose mean square is below this counts as zero: its distance stays finite
+LEAST = 1e-12  # lower limit of the original's mean square, so that relative distances stay finite
 POOLINGS = ("mean", "first", "last")
 _ASK = "call the model with output_hidden_states=True"
 
 
 @dataclass(frozen=True)
 class KeepingLoss(ABC):
-    """A scalar to minimise so that the model goes on doing what the original does.
+    """A scalar to minimise so that the model preserves the behaviour of the original.
 
     Args:
-        weight: Factor among several losses; :func:`total` applies it, the loss itself does not.
+        weight: Factor in the sum of several losses; :func:`total` applies it, the loss itself does not.
 
     Attributes:
-        citation: Where it comes from.
+        citation: Source of the loss.
         wants_hidden_states: Whether both models must be called with ``output_hidden_states=True``.
-        wants_labels: Whether it reads the labels and the model's own loss instead of the original.
+        wants_labels: Whether the loss uses the labels and the model's own loss instead of the original.
 
     Raises:
         ValueError: A field is out of range.
@@ -49,23 +49,23 @@ class KeepingLoss(ABC):
 
     @abstractmethod
     def forward(self, outputs: Any, original: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """The loss.
+        """Compute the loss.
 
         Args:
-            outputs: What the model being hardened gives on the batch.
-            original: What the frozen original gives on it; no gradient flows there.
-            batch: What both were called with.
+            outputs: Outputs of the model being hardened.
+            original: Outputs of the frozen original; no gradient flows to it.
+            batch: Inputs of both models.
 
         Returns:
-            Scalar tensor, 0 where both agree.
+            Scalar tensor, 0 if both outputs are equal.
         """
 
     def __call__(self, outputs: Any, original: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """Same as :meth:`forward`."""
+        """Call :meth:`forward`."""
         return self.forward(outputs, original, batch)
 
     def config(self) -> dict[str, Any]:
-        """Name and arguments, for the report."""
+        """Return name and arguments, for the report."""
         return {"name": type(self).__name__, **asdict(self)}
 
 
@@ -73,11 +73,11 @@ class KeepingLoss(ABC):
 class LogitDistillation(KeepingLoss):
     r"""``T^2 KL(original || model)`` of the softened class or token probabilities, averaged over rows or positions.
 
-    In [0, inf); 0 where the two distributions are the same. The factor ``T^2`` keeps the size of the
-    gradient independent of T.
+    In [0, inf); 0 if the two distributions are equal. The factor ``T^2`` makes the size of the gradient independent
+    of T.
 
     Args:
-        temperature: T; above 1 it also keeps the order of the unlikely classes.
+        temperature: T; values above 1 also preserve the order of unlikely classes.
 
     Example:
         >>> from transformers.modeling_outputs import SequenceClassifierOutput
@@ -97,25 +97,25 @@ class LogitDistillation(KeepingLoss):
 
     def forward(self, outputs: Any, original: Any, batch: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
         instead = "use HiddenStateDistillation or EmbeddingDistillation"
-        logits = _both("logits", outputs, original, f"give a model with a task head, or {instead}")
+        logits = _both("logits", outputs, original, f"use a model with a task head, or {instead}")
         ours, theirs, counted = _compared(*logits, outputs, batch)
-        if ours.shape[-1] < 2:  # softmax of one number is always 1: it would keep nothing, and say 0
-            raise ValueError(f"logits of one class have no distribution; {instead}.")
+        if ours.shape[-1] < 2:  # the softmax of one number is always 1, so the loss would always be 0
+            raise ValueError(f"LogitDistillation needs at least two classes, got one; {instead}.")
         model, target = (log_softmax(z[counted] / self.temperature, dim=-1) for z in (ours, theirs))
         return self.temperature**2 * kl_div(model, target, log_target=True, reduction="batchmean")
 
 
 @dataclass(frozen=True)
 class HiddenStateDistillation(KeepingLoss):
-    """Squared distance to the original's hidden states, relative to their mean square; the mean over layers.
+    """Squared distance to the original's hidden states, relative to their mean square, averaged over layers.
 
-    In [0, inf); 0 only where all chosen states are equal. It has no unit: 1 is the distance of a model
-    that gives zeros. MLAC takes the last layer alone; TAR takes all, with the norm instead of its square,
-    which has no gradient where both models are equal, as they are when training starts. A norm behind the
-    last of ``hidden_states``, as in a ViT, is not seen.
+    In [0, inf); 0 only if all chosen states are equal. The loss is dimensionless: all-zero states have distance 1. MLAC
+    uses only the last layer. TAR uses all layers and the norm instead of its square; the norm has no gradient if both
+    models are equal, as they are when training starts. A norm after the last of ``hidden_states``, as in a ViT, is not
+    included.
 
     Args:
-        layers: Which entries of ``hidden_states``: 0 is the embeddings, -1 the last; ``None`` is all.
+        layers: Indices in ``hidden_states``: 0 for the embeddings, -1 for the last layer; ``None`` for all.
 
     Example:
         ```python
@@ -142,11 +142,11 @@ class HiddenStateDistillation(KeepingLoss):
         ours, theirs = _both("hidden_states", outputs, original, _ASK)
         count = len(ours)
         if len(theirs) != count:
-            raise ValueError(f"the model gives {count} hidden states, the original {len(theirs)}.")
+            raise ValueError(f"the model returns {count} hidden states, the original {len(theirs)}.")
         distances = []
         for layer in range(count) if self.layers is None else self.layers:
             if not -count <= layer < count:
-                raise ValueError(f"layer {layer} is out of range: there are {count}, from 0 (the embeddings) on.")
+                raise ValueError(f"layer {layer} is out of range: there are {count} hidden states (0: embeddings).")
             here, there, counted = _compared(ours[layer], theirs[layer], outputs, batch)
             here, there = here[counted], there[counted]
             distances.append((here - there).square().mean() / there.square().mean().clamp(min=LEAST))
@@ -155,18 +155,17 @@ class HiddenStateDistillation(KeepingLoss):
 
 @dataclass(frozen=True)
 class EmbeddingDistillation(KeepingLoss):
-    """Squared distance to the original's pooled embedding, relative to its squared length; the mean over rows.
+    """Squared distance to the original's pooled embedding, relative to its squared length, averaged over rows.
 
-    In [0, inf); 0 only where the embeddings are equal. A cosine alone would not see a changed length, on
-    which dot products and linear heads rely; and this bounds the angle too: its sine squared is at most
-    the relative squared distance. Rows without any token do not count.
+    In [0, inf); 0 only if the embeddings are equal. Cosine similarity would ignore the length, which matters for dot
+    products and linear heads. The distance also bounds the angle: the squared sine is at most the relative squared
+    distance. Rows without tokens do not count.
 
-    ``last_hidden_state`` is pooled, which is what users of a bare model take; the last of
-    ``hidden_states`` where a model gives only those, as one with a head does. They differ in a ViT, by the
-    final norm.
+    The loss pools ``last_hidden_state``, as users of a bare model do, or the last of ``hidden_states`` if a model
+    returns only those, as a model with a head does. In a ViT the two differ by the final norm.
 
     Args:
-        pooling: ``"mean"`` over the counted positions, or the ``"first"`` or ``"last"`` of them.
+        pooling: ``"mean"`` over the counted positions, or the ``"first"`` or ``"last"`` counted position.
     """
 
     pooling: str = "mean"
@@ -196,12 +195,12 @@ class EmbeddingDistillation(KeepingLoss):
         return squared.mean()
 
     def _pool(self, states: Tensor, counted: Tensor) -> Tensor:
-        # The mean over all counted positions, or over the one where counting them, from either end, says 1.
+        # The mean over all counted positions, or over the first one from either end (cumulative count 1).
         if self.pooling == "first":
             counted = counted & (counted.cumsum(dim=1) == 1)
         if self.pooling == "last":
             counted = counted & (counted.flip(1).cumsum(dim=1).flip(1) == 1)
-        # Filled, not multiplied by 0: padding may hold inf or nan.
+        # Fill instead of multiplying by 0: padding may contain inf or nan.
         return states.masked_fill(~counted[..., None], 0.0).sum(dim=1) / counted.sum(dim=1, keepdim=True)
 
 
@@ -209,7 +208,7 @@ class EmbeddingDistillation(KeepingLoss):
 class LanguageModeling(KeepingLoss):
     """The model's own masked- or causal-language-modelling loss on the labels of the batch.
 
-    In [0, inf), and seldom 0: it follows the text, not the original, which may be ``None``.
+    In [0, inf), and rarely 0: the target is the text, not the original, which may be ``None``.
     """
 
     citation = "Henderson, Mitchell et al. 2023, Self-Destructing Models, arXiv:2211.14946"
@@ -220,10 +219,10 @@ class LanguageModeling(KeepingLoss):
         # A classifier has a loss too, but one vector of logits per row.
         if loss is None or labels is None or logits is None or logits.dim() != 3 or labels.dim() != 2:
             raise ValueError(
-                f"{type(outputs).__name__} has no language-modelling loss; give a model with a language-modelling "
+                f"{type(outputs).__name__} has no language-modelling loss; use a model with a language-modelling "
                 "head (AutoModelForMaskedLM, AutoModelForCausalLM) and one label per token."
             )
-        if (labels == -100).all():  # a short batch in which no token was masked: torch's mean of nothing is nan
+        if (labels == -100).all():  # a short batch without masked tokens: torch's mean over nothing is nan
             return logits[..., :0].sum()
         return loss
 
@@ -237,12 +236,12 @@ KEEPING_LOSSES: dict[str, type[KeepingLoss]] = {
 
 
 def total(losses: Iterable[KeepingLoss], outputs: Any, original: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """Weighted sum of several keeping losses on one batch; 0 where there are none."""
+    """Compute the weighted sum of several keeping losses on one batch; 0 if there are none."""
     return sum((loss.weight * loss(outputs, original, batch) for loss in losses), start=torch.zeros(()))
 
 
 def _both(name: str, outputs: Any, original: Any, cure: str) -> tuple[Any, Any]:
-    """The same field of both outputs."""
+    """Return the same field of both outputs."""
     for given in (outputs, original):
         if getattr(given, name, None) is None:
             raise ValueError(f"{type(given).__name__} has no {name}; {cure}.")
@@ -250,12 +249,12 @@ def _both(name: str, outputs: Any, original: Any, cure: str) -> tuple[Any, Any]:
 
 
 def _compared(ours: Tensor, theirs: Tensor, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Both as ``(batch, positions, features)`` in float32 or better, and which positions count."""
+    """Return both as ``(batch, positions, features)`` in at least float32, and the mask of positions that count."""
     if ours.shape != theirs.shape:
-        raise ValueError(f"the model gives shape {tuple(ours.shape)}, the original {tuple(theirs.shape)}.")
-    mask = batch.get("attention_mask") if ours.dim() > 2 else None  # one vector per row: nothing is padded
+        raise ValueError(f"the model returns shape {tuple(ours.shape)}, the original {tuple(theirs.shape)}.")
+    mask = batch.get("attention_mask") if ours.dim() > 2 else None  # one vector per row has no padding
     if mask is not None and getattr(outputs, "encoder_last_hidden_state", None) is not None:
-        raise ValueError("the attention_mask of an encoder-decoder model says nothing of its decoder's positions.")
+        raise ValueError("the attention_mask of an encoder-decoder model does not cover its decoder's positions.")
     ours = ours.to(torch.promote_types(ours.dtype, torch.float32))
     ours, theirs = (_by_position(values) for values in (ours, theirs.detach().to(ours)))
     if mask is None:

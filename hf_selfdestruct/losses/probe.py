@@ -1,8 +1,8 @@
-"""Blocking losses that look beyond the logits: at the adversary's gradient and at its hidden states.
+"""Blocking losses beyond the logits: on the adversary's gradient and on its hidden states.
 
-MLAC trained a linear probe per inner step. These probes are ridge regressions in closed form: the same answer
-as a probe trained to convergence on one half of the rows and scored on the other, but without weights to keep
-and without steps to take. Everything happens between rows, so that layers of any width are solved together.
+MLAC trained a linear probe per inner step. These probes are ridge regressions in closed form: equivalent to a probe
+trained to convergence on one half of the rows and scored on the other, but without stored weights and training steps.
+The solution uses only inner products of rows, so layers of any width are solved together.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .base import BlockingLoss, View
 
 _MLAC = "Henderson, Mitchell et al. 2023, Self-Destructing Models, arXiv:2211.14946"
 _POOLINGS = ("mean", "first", "last")
-_SMALLEST = 1e-6  # root mean square below which features count as constant
+_SMALLEST = 1e-6  # features with a smaller root mean square count as constant
 
 
 @dataclass(frozen=True)
 class GradientNorm(BlockingLoss):
     """Euclidean norm of the gradient of the blocked cross-entropy with respect to the adversary's weights.
 
-    In [0, inf): 0 leaves the adversary nothing to follow. Not flip-proof: a model that answers perfectly has no
-    gradient either, so it goes along with another loss.
+    In [0, inf): at 0 the adversary has no gradient to follow. Not flip-proof: a perfect classifier has no gradient
+    either, so combine this loss with another one.
     """
 
     citation = _MLAC
@@ -37,7 +37,7 @@ class GradientNorm(BlockingLoss):
 
     def forward(self, view: View) -> Tensor:  # noqa: D102
         if not view.weights:
-            raise ValueError("GradientNorm needs the weights that the adversary moves")
+            raise ValueError("GradientNorm needs the adversary's trained weights; pass View(..., weights=...)")
         loss = cross_entropy(*view.counted())
         gradients = torch.autograd.grad(loss, list(view.weights), create_graph=True, allow_unused=True)
         square = sum((g.square().sum() for g in gradients if g is not None), start=0 * loss)
@@ -46,16 +46,16 @@ class GradientNorm(BlockingLoss):
 
 @dataclass(frozen=True)
 class RepresentationProbe(BlockingLoss):
-    """Share of the blocked labels' variance that linear probes of the hidden states explain, mean over layers.
+    """Share of the blocked labels' variance that layer probes explain, averaged over layers.
 
-    Probes are ridge regressions in closed form, fitted on every other row and scored on the rest, then the other
-    way round (see :func:`variance_explained`). In [0, 1]; flip-proof and scale-proof.
-    Where every position has a label, each position is a row of the regression, else rows are pooled.
+    Layer probes are ridge regressions in closed form with two-fold cross-validation: fitted on every second row, scored
+    on the rest, and vice versa (see :func:`variance_explained`). In [0, 1]; flip-proof and scale-proof.
+    If every position has a label, each position is a row of the regression; otherwise positions are pooled.
 
     Args:
         ridge: Penalty, relative to the mean squared length of a centred row of features.
-        layers: Which hidden states; negative ones count from the last. All by default.
-        pooling: ``"mean"``, ``"first"`` or ``"last"`` of the positions that the mask counts.
+        layers: Indices of the hidden states; negative indices count from the last. By default all.
+        pooling: ``"mean"``, ``"first"`` or ``"last"`` of the positions in the mask.
     """
 
     ridge: float = 0.1
@@ -73,31 +73,31 @@ class RepresentationProbe(BlockingLoss):
     def forward(self, view: View) -> Tensor:  # noqa: D102
         here, states = view.counts(), view.hidden_states
         if not states:
-            raise ValueError("RepresentationProbe needs hidden states")
+            raise ValueError("RepresentationProbe needs hidden states; pass View(..., hidden_states=...)")
         rows = int((here.flatten(1).any(1) if here.dim() > 1 else here).sum())
         if rows < self.fewest_rows:
             raise ValueError(
-                f"RepresentationProbe needs {self.fewest_rows} rows or more to fit and score on, got {rows}"
+                f"RepresentationProbe needs at least {self.fewest_rows} rows to fit and score on, got {rows}"
             )
         chosen = range(len(states)) if self.layers is None else self.layers
         known = all(-len(states) <= layer < len(states) for layer in chosen)
         self._check(known and len(chosen) > 0, "layers", f"some of the {len(states)} that have hidden states")
-        # One layer at a time: stacked before pooling, all activations would be copied.
+        # One layer at a time: stacking before pooling would copy all activations.
         pooled = [states[i] if here.dim() > 1 else pool(states[i], view.mask, self.pooling) for i in chosen]
         features = [states[here] for states in pooled]
         return variance_explained(features, view.labels[here], view.half(), ridge=self.ridge).mean()
 
 
 def variance_explained(features: Sequence[Tensor], labels: Tensor, half: Tensor, *, ridge: float) -> Tensor:
-    """Share of the labels' variance that probes explain on rows they were not fitted on.
+    """Share of the labels' variance that probes explain on held-out rows.
 
-    Each layer's features are centred and brought to unit root mean square with the statistics of the rows
-    that fit; ridge regression of the centred one-hot labels on them predicts the other rows'. What the
-    prediction leaves is compared with what the fitting rows' class frequencies leave. Both halves fit once;
-    the mean is returned. A half in which all labels are equal tells nothing: 0.
+    Each layer's features are centred and scaled to unit root mean square with the statistics of the fitting rows. Ridge
+    regression of the centred one-hot labels on these features predicts the held-out rows. The residual is compared with
+    that of predicting the class frequencies of the fitting rows. The result is the mean over both folds; a fold with
+    constant labels counts as 0.
 
     Args:
-        features: Of each layer, shape ``(rows, width)``; widths may differ.
+        features: Features of each layer, shape ``(rows, width)``; widths may differ.
         labels: Shape ``(rows,)``, integers.
         half: Shape ``(rows,)``, true for one half of the rows.
         ridge: Penalty, relative to the mean squared length of a row.
@@ -105,8 +105,8 @@ def variance_explained(features: Sequence[Tensor], labels: Tensor, half: Tensor,
     Returns:
         One value in [0, 1] for each layer.
     """
-    centred = [f - f.mean(0) for f in features]  # between large numbers of a common offset, digits would be lost
-    stacked = pad_sequence([f.T for f in centred], batch_first=True)  # zeros change no inner product
+    centred = [f - f.mean(0) for f in features]  # a large common offset would cost precision
+    stacked = pad_sequence([f.T for f in centred], batch_first=True)  # padding with zeros preserves inner products
     inner = stacked.mT @ stacked
     floor = _SMALLEST**2 * labels.new_tensor([f.shape[1] for f in features]).view(-1, 1, 1)
     targets = one_hot(labels.unique(return_inverse=True)[1]).to(inner)
@@ -114,7 +114,7 @@ def variance_explained(features: Sequence[Tensor], labels: Tensor, half: Tensor,
 
 
 def _explained(inner: Tensor, floor: Tensor, targets: Tensor, fit: Tensor, ridge: float) -> Tensor:
-    """One fold of :func:`variance_explained`, on inner products ``(layers, rows, rows)``."""
+    """Compute one fold of :func:`variance_explained` from inner products ``(layers, rows, rows)``."""
     fitting = inner[:, fit]
     inner = inner - fitting.mean(1, keepdim=True) - fitting.mean(1).unsqueeze(-1)
     inner = inner + fitting[..., fit].mean((1, 2), keepdim=True)

@@ -1,1 +1,1 @@
-"""The gradient of the blocking loss through an adversary's inner steps."""
+"""Gradients of the blocking loss through the inner steps of an adversary."""

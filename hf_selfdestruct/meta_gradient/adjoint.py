@@ -1,13 +1,13 @@
-"""Exact meta-gradients at flat memory: the discrete adjoint of the inner loop.
+"""Exact meta-gradients with memory independent of K: the discrete adjoint of the inner loop.
 
-Forwards, K inner steps without a graph. Backwards, the gradient with respect to theta_k follows from that with
-respect to theta_{k+1}: through the transpose of the optimizer's update, and through the inner gradient, whose
-Jacobian is the Hessian of the inner loss: one Hessian-vector product per step. With ``lambda_k`` for the
+The forward pass runs K inner steps without a graph. The backward pass computes the gradient with respect to theta_k
+from that with respect to theta_{k+1}: through the transpose of the optimizer's update, and through the inner gradient,
+whose Jacobian is the Hessian of the inner loss. This costs one Hessian-vector product per step. With ``lambda_k`` the
 objective's gradient at (theta_k, optimizer state), ``A`` the update's transpose and ``H_k`` the Hessian::
 
     lambda_k = A_theta(lambda_{k+1}) + H_k A_g(lambda_{k+1}) + share_k * grad(blocking loss at theta_k)
 
-Weights that the adversary does not move get the mixed part of ``H_k`` likewise.
+Weights that the adversary does not train receive the mixed part of ``H_k`` in the same way.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from .trajectory import Trajectory
 
 
 def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "device") -> MetaGradient:
-    """Exact gradients with activation memory flat in K.
+    """Compute exact gradients with activation memory independent of K.
 
     Args:
         episode: The simulated fine-tuning.
-        hvp: ``"double_backward"`` (its losses must be twice differentiable: eager or math attention), 5K+1
-            forward-backward passes, or ``"finite_difference"`` (any kernel), 4K+1.
-        trajectory: See :class:`~hf_selfdestruct.trajectory.Trajectory`; ``"recompute"`` costs about K more.
+        hvp: ``"double_backward"`` needs twice differentiable losses (eager or math attention) and 5K+1
+            forward-backward passes; ``"finite_difference"`` works with any kernel and needs 4K+1.
+        trajectory: See :class:`~hf_selfdestruct.meta_gradient.trajectory.Trajectory`; ``"recompute"`` costs about K
+            more passes.
 
     Returns:
-        Exact gradients for the published weights and, where it learns, for the adversary: that is a second
-        objective, with Hessian-vector products of its own.
+        Exact gradients for the published weights and, for a learning adversary, for the adversary's own objective,
+        which needs separate Hessian-vector products.
     """
     course = FlatEpisode(episode)
     x, f = course.start()
@@ -41,7 +42,7 @@ def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "
     path = Trajectory(course, f, trajectory)
     path.run(x, optimizer.init(x))
     course.end(x)
-    # Costates: gradients of each objective with respect to x and f, to the optimizer's state, and to the rate.
+    # Costates: gradients of each objective with respect to x and f, the optimizer state, and the learning rate.
     sums = [course.zeros(x, f) for _ in range(2 if episode.learns or episode.learns_rate else 1)]
     states: list[State] = [optimizer.init(x) for _ in sums]
     rates: list[Tensor] = [x.new_zeros(()) for _ in sums]

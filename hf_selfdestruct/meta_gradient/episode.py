@@ -1,4 +1,4 @@
-"""One simulated fine-tuning as a mathematical object: what moves, by which losses, and what is measured."""
+"""One simulated fine-tuning as a mathematical object: trained weights, inner losses, and measurements."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..models.functional import Weights
 
 @dataclass(frozen=True)
 class Reading:
-    """What is measured at one theta_k, on blocked rows that no adversary trains on.
+    """Measurements at one theta_k, on blocked rows that no adversary trains on.
 
     Attributes:
         loss: Blocking loss, a scalar with its graph.
-        objective: The blocked task's loss, with its graph: what the adversary itself minimises.
+        objective: The blocked task's loss, with its graph: the adversary's own objective.
         score: The blocked task's score.
     """
 
@@ -29,27 +29,27 @@ class Reading:
 
 @dataclass(frozen=True)
 class Episode:
-    """One simulated fine-tuning of K inner steps, start to end.
+    """One simulated fine-tuning of K inner steps.
 
     Args:
         published: Weights of the model that the adversary starts from, by name.
-        own: The adversary's own weights (its head, its adapters), by name; no name of ``published``.
-        moving: Names the adversary trains; the others stay where they are.
-        inner_losses: K functions from weights to the scalar that each inner step descends.
-        measure: From weights to a :class:`Reading`.
-        shares: K+1 weights of the blocking losses at theta_0 .. theta_K; ``None`` where nothing is measured.
+        own: The adversary's own weights (head, adapters), by name; the names differ from those in ``published``.
+        moving: Names of the weights that the adversary trains; the others are constant.
+        inner_losses: K functions from weights to the loss of each inner step.
+        measure: Function from weights to a :class:`Reading`.
+        shares: K+1 weights of the blocking losses at theta_0 .. theta_K; ``None`` at steps without a measurement.
         optimizer: Inner optimizer.
-        learning_rate: Its rate.
-        learns: Whether gradients for ``own`` are wanted.
-        learns_rate: Whether a gradient for the rate is wanted.
-        wanted: Names of published weights whose meta-gradient is wanted; all by default.
-        carries: Whether the fast weights at the end are wanted.
-        ranks: The processes that share it. Each one's inner losses are its part of a sum, and each one's readings are
-            the whole's with the graph of its own rows.
+        learning_rate: Inner learning rate.
+        learns: Whether to compute gradients for ``own``.
+        learns_rate: Whether to compute a gradient for the learning rate.
+        wanted: Names of published weights to compute the meta-gradient for; by default all.
+        carries: Whether to return the fast weights after the last inner step.
+        ranks: The processes that share the episode. The inner losses of each process are its part of a sum; the
+            readings of each process are those of all rows, with the graph of its own rows.
 
     Raises:
-        ValueError: The numbers of steps and shares do not fit, or an optimizer that needs the whole gradient is asked
-            to work on pieces.
+        ValueError: The numbers of steps and shares do not match, or the optimizer needs the whole gradient but
+            gradients are sharded.
     """
 
     published: Weights
@@ -69,37 +69,40 @@ class Episode:
     def __post_init__(self) -> None:
         """Check the lengths against each other."""
         if len(self.shares) != len(self.inner_losses) + 1:
-            raise ValueError(f"{len(self.inner_losses)} inner steps need one more share, got {len(self.shares)}.")
+            raise ValueError(
+                f"{len(self.inner_losses)} inner steps need {len(self.inner_losses) + 1} shares, got "
+                f"{len(self.shares)}."
+            )
         if self.ranks.sharded and not self.optimizer.elementwise:
             raise ValueError(
-                f"{self.optimizer} needs the whole gradient, of which each process has a piece; use another one."
+                f"{self.optimizer} needs the whole gradient, but each process has only a shard; use an elementwise "
+                "optimizer."
             )
 
     @property
     def steps(self) -> int:
-        """K."""
+        """The number of inner steps, K."""
         return len(self.inner_losses)
 
     def names(self) -> list[str]:
-        """Names of published weights whose meta-gradient is wanted."""
+        """Return the names of published weights to compute the meta-gradient for."""
         return [n for n in self.published if self.wanted is None or n in self.wanted]
 
 
 @dataclass(frozen=True)
 class MetaGradient:
-    """What an episode gave.
+    """The result of an episode.
 
     Attributes:
         loss: Weighted blocking loss.
-        weights: Its gradient with respect to the published weights, by name.
-        own: Gradient of the adversary's objective (the weighted blocked loss, every weight taken as
-            positive) with respect to its own weights, by name; empty unless it learns.
-        learning_rate: The same for its rate, or ``None``.
-        losses: Blocking loss at theta_0 .. theta_K, where measured, by k.
-        scores: The blocked task's score there.
-        hvp_error: Estimated relative error of Hessian-vector products by finite differences (the largest of
-            the episode), or ``None``.
-        fast: The weights that moved, as they were after the last inner step; empty unless asked for.
+        weights: Gradient of ``loss`` with respect to the published weights, by name.
+        own: Gradient of the adversary's objective (the blocked task's loss, weighted by absolute values) with respect to
+            its own weights, by name; empty unless the adversary learns.
+        learning_rate: Gradient of the adversary's objective with respect to its learning rate, or ``None``.
+        losses: Blocking loss at the measured steps of theta_0 .. theta_K, by k.
+        scores: The blocked task's score at the same steps.
+        hvp_error: Largest estimated relative error of Hessian-vector products by finite differences, or ``None``.
+        fast: Fast weights after the last inner step; empty unless requested.
     """
 
     loss: float

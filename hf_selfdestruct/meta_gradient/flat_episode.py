@@ -1,4 +1,4 @@
-"""An episode on flat vectors: leaves to differentiate at, and gradients that are added up in place."""
+"""An episode on flat vectors: leaves for differentiation, and gradients accumulated in place."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from .episode import Episode, MetaGradient, Reading
 class FlatEpisode:
     """An episode on flat vectors.
 
-    The weights that move lie in one vector ``x``; those that do not, but whose gradient is asked for, in ``f``. A
-    gradient with respect to both is one vector, ``x``'s part first. Where several processes share the episode, a
-    gradient is the sum of theirs, and each may keep only its piece of every vector (see :class:`ranks.Processes`).
+    Vector ``x`` contains the trained weights, and ``f`` the fixed weights whose gradient is requested. A gradient with
+    respect to both is one vector, with the part of ``x`` first. If several processes share the episode, a gradient is
+    the sum over processes, and each process may store only its shard of every vector (see
+    :class:`distributed.Processes`).
 
     Args:
         episode: The episode.
 
     Attributes:
-        moving: How weights lie in ``x``.
-        fixed: How weights lie in ``f``.
+        moving: Layout of ``x``.
+        fixed: Layout of ``f``.
     """
 
     episode: Episode
@@ -34,7 +35,7 @@ class FlatEpisode:
     fixed: Layout = field(init=False)
 
     def __post_init__(self) -> None:
-        """Sort the weights into those that move, those asked about, and constants."""
+        """Sort the weights into trained, fixed with a gradient, and constant."""
         episode, self.ranks = self.episode, self.episode.ranks
         self._start = {**episode.published, **episode.own}
         asked = {*episode.names(), *episode.own} - episode.moving
@@ -53,33 +54,33 @@ class FlatEpisode:
         return self.ranks.length(self.moving.total)
 
     def start(self) -> tuple[Tensor, Tensor]:
-        """New vectors ``x`` at theta_0, and ``f``."""
+        """Return new vectors ``x``, at theta_0, and ``f``."""
         x, f = (layout.flatten(self._start, like=self._like) for layout in (self.moving, self.fixed))
         return self.ranks.piece(x), self.ranks.piece(f)
 
     def zeros(self, x: Tensor, f: Tensor) -> Tensor:
-        """A gradient that is 0."""
+        """Return a zero gradient."""
         return x.new_zeros(len(x) + len(f))
 
     def empty(self, x: Tensor, f: Tensor) -> Tensor:
-        """Room for a gradient."""
+        """Return memory for a gradient."""
         return x.new_empty(len(x) + len(f))
 
     def weights(self, x: Tensor, f: Tensor) -> Weights:
-        """All weights by name, differentiable with respect to the vectors."""
+        """Return all weights by name, differentiable with respect to the vectors."""
         return {**self._constant, **self._split(self.moving, x), **self._split(self.fixed, f)}
 
     def leaves(self, x: Tensor, f: Tensor, *, fixed: bool = True) -> tuple[Weights, list[Tensor]]:
-        """All weights by name, and those among them to differentiate at, in the order of a gradient.
+        """Return all weights by name, and the leaves among them, in the order of a gradient.
 
-        Leaves share the vectors' memory; a vector may change in place once nobody differentiates there.
+        Leaves share the vectors' memory; change a vector in place only after differentiating.
         """
         moving = {n: w.detach().requires_grad_() for n, w in self._split(self.moving, x).items()}
         others = {n: w.detach().requires_grad_(fixed) for n, w in self._split(self.fixed, f).items()}
         return {**self._constant, **moving, **others}, [*moving.values(), *(others.values() if fixed else ())]
 
     def inner_gradient(self, k: int, x: Tensor, f: Tensor, *, out: Tensor) -> Tensor:
-        """Gradient of inner step k's loss, without graph, written to ``out``: for ``x``, or for both by its length."""
+        """Write the gradient of inner step k's loss to ``out``; the length of ``out`` selects ``x`` or both vectors."""
         weights, leaves = self.leaves(x, f, fixed=len(out) > len(x))
         self._write(out, grad([self.episode.inner_losses[k](weights)], leaves))
         return out
@@ -87,7 +88,7 @@ class FlatEpisode:
     def add_hessian_products(
         self, k: int, x: Tensor, f: Tensor, vectors: Sequence[Tensor], sums: Sequence[Tensor]
     ) -> None:
-        """Add to each sum the gradient with respect to both of ``<inner gradient for x, v>``, v its vector."""
+        """Add the gradient of ``<inner gradient for x, v>`` with respect to both vectors to each sum, v its vector."""
         weights, leaves = self.leaves(x, f)
         inner = grad([self.episode.inner_losses[k](weights)], leaves[: len(self.moving.sizes)], graph=True)
         used = [i for i, g in enumerate(inner) if g is not None and g.requires_grad]
@@ -98,13 +99,13 @@ class FlatEpisode:
             self._add(total, found, 1.0)
 
     def read(self, k: int, weights: Weights) -> Reading:
-        """Measure at theta_k and keep the readings."""
+        """Measure at theta_k and store the readings."""
         reading = self.episode.measure(weights)
         self._losses[k], self._scores[k] = reading.loss.detach(), reading.score
         return reading
 
     def measure(self, k: int, x: Tensor, f: Tensor, sums: Sequence[Tensor]) -> None:
-        """Measure at theta_k and add the weighted gradients: of the blocking loss and, if asked, of the objective."""
+        """Measure at theta_k and add the weighted gradients of the blocking loss and, if requested, the objective."""
         share = self.episode.shares[k]
         if share is None:
             return
@@ -115,19 +116,19 @@ class FlatEpisode:
                 self._add(total, grad([value], leaves, keep=value is reading.loss and len(sums) > 1), factor)
 
     def end(self, x: Tensor) -> None:
-        """Keep the fast weights after the last inner step, where they are wanted; ``x`` may change afterwards."""
+        """Copy the fast weights after the last inner step, if requested; ``x`` may change afterwards."""
         if self.episode.carries:
             self._fast = x.detach().clone()
 
     def result(
         self, blocked: Tensor, own: Tensor | None, rate: Tensor | None, hvp_error: float | None = None
     ) -> MetaGradient:
-        """Name the gradients.
+        """Return the gradients by name.
 
         Args:
-            blocked: Of the blocking loss.
-            own: Of the adversary's objective.
-            rate: Of the adversary's objective, for its rate.
+            blocked: Gradient of the blocking loss.
+            own: Gradient of the adversary's objective.
+            rate: Gradient of the adversary's objective with respect to its learning rate.
             hvp_error: See :class:`MetaGradient`.
         """
         episode = self.episode
@@ -152,12 +153,12 @@ class FlatEpisode:
         return {**self._split(self.moving, x), **self._split(self.fixed, f)}
 
     def _parts(self, gradient: Tensor) -> list[Tensor]:
-        """A whole gradient, by weights; one for ``x`` alone has no others."""
+        """Split a whole gradient by weights; it may cover ``x`` alone."""
         x, f = gradient[: self.moving.total], gradient[self.moving.total :]
         return [*self.moving.split(x).values(), *(self.fixed.split(f).values() if len(f) else ())]
 
     def _together(self, found: Sequence[Tensor | None]) -> Tensor:
-        """The sum of every process's gradient, as far as it is kept here."""
+        """Sum the gradients of all processes, and return this process's part."""
         count, sums = len(self.moving.sizes), []
         for layout, values in ((self.moving, found[:count]), (self.fixed, found[count:])):
             if values:
@@ -192,7 +193,7 @@ def grad(
     keep: bool = False,
     graph: bool = False,
 ) -> list[Tensor | None]:
-    """``torch.autograd.grad``, where an output without graph has none and what takes no part gets ``None``."""
+    """As ``torch.autograd.grad``, but return ``None`` for unused inputs and for outputs without a graph."""
     if not inputs or not any(output.requires_grad for output in outputs):
         return [None] * len(inputs)
     found = torch.autograd.grad(

@@ -1,4 +1,4 @@
-"""Hessian-vector products of an inner loss, with respect to moving and fixed weights."""
+"""Hessian-vector products of an inner loss, with respect to trained and fixed weights."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ Products = Callable[[FlatEpisode, int, Tensor, Tensor, Tensor, Sequence[Tensor],
 def double_backward(
     course: FlatEpisode, k: int, x: Tensor, f: Tensor, g: Tensor, vectors: Sequence[Tensor], sums: Sequence[Tensor]
 ) -> None:
-    """Gradients of ``<inner gradient, v>``: exact, for losses that are twice differentiable.
+    """Exact gradients of ``<inner gradient, v>``, for twice differentiable losses.
 
     Args:
         course: The episode on flat vectors.
         k: Inner step.
-        x: Moving weights there.
+        x: Trained weights at step k.
         f: Fixed weights.
-        g: The inner gradient there; not used.
-        vectors: What to multiply by, each of the shape of ``x``.
-        sums: To which the products are added, each for both ``x`` and ``f``.
+        g: Inner gradient at step k; not used.
+        vectors: Vectors to multiply by, each of the shape of ``x``.
+        sums: Accumulators of the products, each for both ``x`` and ``f``.
     """
     course.add_hessian_products(k, x, f, vectors, sums)
 
 
 class FiniteDifference:
-    """Central differences of first-order gradients: any kernel will do.
+    """Central differences of first-order gradients, for any kernel.
 
-    The step along v is ``width`` of the length of the weights. Its error is estimated
-    from what costs nothing: rounding, from the size of the gradients against their difference; truncation, from the
-    second difference, which the inner gradient that is already known completes. Rounding falls with the step and
-    truncation grows with its square, so each product also says what the next step's width should be.
+    The step along v is the norm of the weights times ``width``. The error estimate needs no further passes: the
+    rounding error follows from the norm of the gradients relative to their difference, and the truncation error from
+    the second difference with the known inner gradient. Rounding decreases with the step and truncation grows with its
+    square, so each product also determines the width of the next step.
     """
 
     FIRST, LEAST, MOST = 2e-4, 1e-7, 1e-2
 
     def __init__(self) -> None:
         self._width = self.FIRST
-        self._room: list[Tensor] = []  # used again at every step: new memory costs more than the sums
+        self._room: list[Tensor] = []  # reused at every step: allocation costs more than the sums
 
     def __call__(
         self,
@@ -55,16 +55,16 @@ class FiniteDifference:
         vectors: Sequence[Tensor],
         sums: Sequence[Tensor],
     ) -> float:
-        """Hessian-vector products.
+        """Add Hessian-vector products.
 
         Args:
             course: The episode on flat vectors.
             k: Inner step.
-            x: Moving weights there.
+            x: Trained weights at step k.
             f: Fixed weights.
-            g: The inner gradient there.
-            vectors: What to multiply by.
-            sums: To which the products are added, each for both ``x`` and ``f``.
+            g: Inner gradient at step k.
+            vectors: Vectors to multiply by.
+            sums: Accumulators of the products, each for both ``x`` and ``f``.
 
         Returns:
             The largest estimated relative error.
@@ -85,7 +85,7 @@ class FiniteDifference:
 
     def _step(self, course: FlatEpisode, x: Tensor, v: Tensor) -> float:
         length = course.ranks.norm(v)
-        # Weights that are all zero have no size of their own to go by.
+        # All-zero weights have norm 0: use a lower limit.
         return self._width * max(course.ranks.norm(x), 1e-3 * course.moving.total**0.5) / length if length else 0.0
 
     def _error(self, ranks: Processes, g: Tensor, difference: Tensor, low: Tensor) -> float:

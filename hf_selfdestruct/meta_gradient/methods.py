@@ -1,7 +1,7 @@
-"""Three ways to a meta-gradient: of blocking losses at the fast weights, with respect to published weights.
+"""Three methods for meta-gradients of blocking losses at the fast weights, with respect to published weights.
 
-Each turns an :class:`~hf_selfdestruct.episode.Episode` into a :class:`~hf_selfdestruct.episode.MetaGradient`.
-All return gradients, not graphs, so that memory is free again before the desired task's backward.
+Each method maps an :class:`~.episode.Episode` to a :class:`~.episode.MetaGradient`. All return gradients, not graphs,
+so their memory is free before the desired task's backward pass.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ META_GRADIENTS = ("exact", "unrolled", "first_order")
 
 
 def unrolled(episode: Episode) -> MetaGradient:
-    """Exact gradients by plain autograd through all K steps; memory grows with K. The slow twin of ``exact``.
+    """Compute exact gradients by autograd through all K steps; memory grows with K. A slow reference for ``exact``.
 
     Args:
         episode: The simulated fine-tuning; its losses must be twice differentiable.
 
     Returns:
-        Exact gradients for the published weights and, where it learns, for the adversary.
+        Exact gradients for the published weights and, for a learning adversary, for its own weights.
 
     Raises:
-        ValueError: Several processes share the episode: no graph goes through what they exchange.
+        ValueError: Several processes share the episode: autograd does not cross their communication.
     """
     if episode.ranks.size > 1:
-        raise ValueError("an unrolled meta-gradient is one process's own; use 'exact', which gives the same.")
+        raise ValueError(
+            f"meta_gradient='unrolled' works in a single process, got {episode.ranks.size}; use 'exact', which "
+            "computes the same gradient."
+        )
     course = FlatEpisode(episode)
     leaves = [value.requires_grad_() for value in course.start()]
     x, f = leaves
@@ -55,16 +58,16 @@ def unrolled(episode: Episode) -> MetaGradient:
 
 
 def first_order(episode: Episode) -> MetaGradient:
-    """Gradients at theta_k applied to theta_0 (FOMAML, SOPHON, TAR); memory flat in K.
+    """Apply the gradients at theta_k to theta_0 (FOMAML, SOPHON, TAR); memory is independent of K.
 
-    The Jacobian of theta_k with respect to theta_0 is taken as the identity. For the rate, theta_k is
-    taken as ``theta_0 - rate * (sum of the update directions)`` with the directions held constant.
+    The Jacobian of theta_k with respect to theta_0 is approximated by the identity. For the gradient of the learning
+    rate, theta_k is ``theta_0 - rate * (sum of the update directions)`` with constant directions.
 
     Args:
-        episode: The simulated fine-tuning; any attention kernel will do.
+        episode: The simulated fine-tuning; any attention kernel works.
 
     Returns:
-        Approximate gradients; exact as the inner rate goes to 0.
+        Approximate gradients, exact in the limit of a zero learning rate.
     """
     course = FlatEpisode(episode)
     x, f = course.start()
@@ -84,7 +87,7 @@ def first_order(episode: Episode) -> MetaGradient:
 
 
 def method(name: str, **options: Any) -> Callable[[Episode], MetaGradient]:
-    """The way behind ``meta_gradient=``: ``unrolled``, ``exact`` (with its options) or ``first_order``."""
+    """Return the method named by ``meta_gradient=``: ``unrolled``, ``exact`` (with its options) or ``first_order``."""
     if name == "exact":
         return lambda episode: exact(episode, **options)
     return {"unrolled": unrolled, "first_order": first_order}[name]

@@ -1,4 +1,4 @@
-"""One outer step: the desired loss plus a blocking loss whose gradient is the meta-gradient."""
+"""The loss of an outer step: the desired loss plus a blocking loss whose gradient is the meta-gradient."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ STEP_WEIGHTS = ("uniform", "last", "exponential", "drop")
 
 @dataclass(frozen=True)
 class MetaLoss:
-    """What one outer step minimises.
+    """The loss of one outer step.
 
     Attributes:
-        total: ``desired + blocking_weight * blocking``, ready for one backward.
-        terms: Readings by their logged names.
+        total: ``desired + blocking_weight * blocking``, for a single backward pass.
+        terms: Readings by logged name.
     """
 
     total: Tensor
@@ -29,16 +29,16 @@ class MetaLoss:
 
 
 def step_shares(kind: str, steps: int, every: int = 1) -> list[float | None]:
-    """Weights of the K+1 blocking losses; those above 0 sum to 1.
+    """Return the weights of the K+1 blocking losses; the positive ones sum to 1.
 
     Args:
         kind: ``uniform``, ``last`` (theta_K alone), ``exponential`` (``exp((k - K) / 16)``, TAR's rate) or ``drop``
-            (+1 at theta_0, -1 at theta_K: what the adversary has gained, Booster).
+            (+1 at theta_0, -1 at theta_K: the adversary's gain, Booster).
         steps: K.
-        every: Measure at every so many steps and at theta_K only.
+        every: Interval between measured steps, counted back from theta_K.
 
     Returns:
-        K+1 numbers; ``None`` where nothing is measured.
+        K+1 numbers; ``None`` at steps without a measurement.
     """
     if kind == "drop":
         return [1.0, *[None] * (steps - 1), -1.0][: steps + 1]
@@ -62,17 +62,17 @@ def meta_loss(
 ) -> MetaLoss:
     """Join the desired loss and a meta-gradient into one scalar.
 
-    The blocking loss enters as its value plus a term that is linear in the live parameters and zero in
-    value; its gradient is the meta-gradient, exactly or clipped. One backward then serves both, which is what
-    gradient accumulation, scaling and data-parallel reduction expect.
+    The blocking loss is represented by its value plus a term that is linear in the live parameters and has value 0; the
+    gradient of that term is the (clipped) meta-gradient. One backward pass then computes both gradients, as gradient
+    accumulation, scaling and data-parallel reduction expect.
 
     Args:
         desired: Desired loss with its graph, scalar.
         parameters: The live parameters, by name.
-        gradient: What the adversary's episode gave.
+        gradient: The result of the adversary's episode.
         blocking_weight: Weight of the blocking loss.
-        max_norm: What the meta-gradient's norm is clipped to before it is weighted; ``None`` leaves it.
-        score: What the blocked task's score is called in the readings.
+        max_norm: Maximum norm of the meta-gradient, clipped before weighting; ``None`` for no limit.
+        score: Name of the blocked task's score in the readings.
 
     Returns:
         The total and the readings.
@@ -85,7 +85,7 @@ def meta_loss(
     norm = torch.stack(norms).norm().item() if norms else 0.0
     if max_norm is not None and norm > max_norm:
         linear = linear * (max_norm / norm)
-    blocking = gradient.loss + (linear - linear.detach())  # in this order: exactly the loss
+    blocking = gradient.loss + (linear - linear.detach())  # this order makes the value exactly the loss
     terms = {
         "blocking_loss": gradient.loss,
         "meta_grad_norm": norm,
@@ -97,7 +97,7 @@ def meta_loss(
 
 
 def _here(live: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """A parameter and a whole value for it, both as far as this process keeps them."""
+    """Return this process's shards of a parameter and of a whole value for it."""
     if not isinstance(live, DTensor):
         return live, value
     value = distribute_tensor(value, live.device_mesh, live.placements, src_data_rank=None)

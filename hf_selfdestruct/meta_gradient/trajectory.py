@@ -1,4 +1,4 @@
-"""The adversary's way, kept so that it can be walked backwards."""
+"""Storage of an inner-loop trajectory for the backward pass."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Place = tuple[int, Tensor, State, Tensor]
 
 
 class Trajectory:
-    """K inner steps forwards, then backwards, with weights and optimizer state at each.
+    """Run K inner steps forward, then visit them in reverse with the weights and the optimizer state of each step.
 
-    Weights and state are kept at some steps only; those between are replayed from the inner gradients (an optimizer
-    step costs little), bitwise as they were.
+    Only some steps store weights and optimizer state (checkpoints); the steps between are replayed bitwise from the
+    inner gradients, because an optimizer step is cheap.
 
     Args:
         course: The episode on flat vectors.
-        f: Weights that do not move.
-        kind: ``"device"`` keeps the K inner gradients where they are, ``"cpu"`` in main memory, and
-            ``"recompute"`` keeps none and computes them again, one stretch of about sqrt(3 K) steps at a time: with
-            Adam that many gradients and a third as many starts (weights and two moments) lie in memory.
+        f: Fixed weights.
+        kind: ``"device"`` stores the K inner gradients on the device, ``"cpu"`` in main memory. ``"recompute"`` stores
+            none and recomputes them, one segment of about sqrt(3 K) steps at a time: with Adam, memory contains that
+            many gradients and a third as many checkpoints (weights and two moments).
 
     Raises:
-        ValueError: Another ``kind``.
+        ValueError: ``kind`` is unknown.
     """
 
     def __init__(self, course: FlatEpisode, f: Tensor, kind: str) -> None:
@@ -39,10 +39,10 @@ class Trajectory:
         steps = course.episode.steps * (3 if kind == "recompute" else 1)
         self._stretch = max(1, math.isqrt(max(steps - 1, 0)) + 1)
         self._starts: list[tuple[Tensor, State]] = []
-        self._gradients: list[Tensor] = []  # none where they are computed again
+        self._gradients: list[Tensor] = []  # empty if they are recomputed
 
     def run(self, x: Tensor, state: State) -> None:
-        """Go forwards from theta_0 to theta_K, in place."""
+        """Run forward from theta_0 to theta_K, in place."""
         g = torch.empty_like(x)
         for k in range(self._course.episode.steps):
             if k % self._stretch == 0:
@@ -56,7 +56,7 @@ class Trajectory:
                 self._gradients.append(g.to("cpu", copy=True))
 
     def back(self) -> Iterator[Place]:
-        """Go backwards: ``(k, theta_k, state, inner gradient)`` for k = K-1 .. 0; what is behind is let go."""
+        """Yield ``(k, theta_k, state, inner gradient)`` for k = K-1 .. 0, and free the memory of visited steps."""
         while self._starts:
             x, state = self._starts.pop()
             first = len(self._starts) * self._stretch
@@ -67,7 +67,7 @@ class Trajectory:
                 del self._gradients[first:]
 
     def _replayed(self, x: Tensor, state: State, first: int) -> Iterator[Place]:
-        """A stretch from kept gradients: forwards once, every place kept."""
+        """Replay a segment from stored gradients: one forward pass that stores every step."""
         kept: list[Place] = []
         for k, saved in enumerate(self._gradients[first:], start=first):
             if kept:
@@ -79,7 +79,7 @@ class Trajectory:
             yield kept.pop()
 
     def _recomputed(self, start: Tensor, before: State, first: int, last: int) -> Iterator[Place]:
-        """A stretch from its start alone: its gradients once, then to each place anew, in the same memory."""
+        """Recompute a segment from its checkpoint: gradients once, then each step from the start in the same memory."""
         x, state = torch.empty_like(start), {n: torch.empty_like(v) for n, v in before.items()}
         found: list[Tensor] = []
 

@@ -1,1 +1,1 @@
-"""Models as functions of their weights, their heads, and their copies on several devices."""
+"""Models as functions of their weights, task heads, and computation on several processes."""

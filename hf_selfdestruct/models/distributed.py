@@ -1,4 +1,4 @@
-"""The processes that simulate one adversary together."""
+"""Processes that share the simulation of one adversary."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from ..files import locked
 
 @dataclass(frozen=True)
 class Processes:
-    """Who computes which rows of each batch, and who keeps which piece of each flat vector.
+    """Assignment of batch rows and of shards of flat vectors to processes.
 
-    Each process computes with its rows; gradients are added up over all. With ``sharded`` it keeps only its piece of
-    every flat vector (weights, moments, trajectory, gradients), and whole weights exist for the time of one forward
-    and backward, as in ZeRO-3 (1910.02054) without its layers. One process, the default, has all and waits for none.
+    Each process computes with its rows, and gradients are summed over processes. With ``sharded``, a process stores
+    only its shard of every flat vector (weights, moments, trajectory, gradients); whole weights exist only during one
+    forward and backward pass, as in ZeRO-3 (1910.02054) but without per-layer gathering. By default a single process
+    has all rows and vectors.
 
     Args:
-        rank: This process, counted from 0.
-        size: How many there are.
-        sharded: Whether flat vectors are shared out.
+        rank: Rank of this process, from 0.
+        size: Number of processes.
+        sharded: Whether flat vectors are sharded.
 
     Example:
         >>> Processes(rank=1, size=3).rows(8)
@@ -39,15 +40,15 @@ class Processes:
     sharded: bool = False
 
     def rows(self, count: int) -> slice:
-        """Which of ``count`` rows are this process's."""
+        """Return the slice of ``count`` rows that this process computes."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def part(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This process's rows of a batch that all of them hold."""
+        """Return this process's rows of a batch that every process has."""
         return {name: value[self.rows(len(value))] for name, value in batch.items()}
 
     def joined(self, part: Tensor, count: int) -> Tensor:
-        """All ``count`` rows from everyone's; only one's own have a graph, so that gradients add up to the whole."""
+        """Gather all ``count`` rows; only this process's rows have a graph, so that gradients sum to the whole."""
         if self.size == 1:
             return part
         mine, whole = self.rows(count), part.new_zeros((count, *part.shape[1:]))
@@ -56,11 +57,11 @@ class Processes:
         return torch.cat([whole[: mine.start], part, whole[mine.stop :]])
 
     def length(self, total: int) -> int:
-        """Length of the piece that one process keeps of a flat vector."""
+        """Return the length of one process's shard of a flat vector."""
         return -(-total // self.size) if self.sharded else total
 
     def piece(self, full: Tensor) -> Tensor:
-        """The piece that this process keeps of a flat vector that all of them hold; the last is filled up with 0."""
+        """Return this process's shard of a flat vector that every process has; the last shard is padded with 0."""
         if not self.sharded:
             return full
         length = self.length(len(full))
@@ -68,7 +69,7 @@ class Processes:
         return pad(mine, (0, length - len(mine)))  # always a copy
 
     def full(self, piece: Tensor, total: int) -> Tensor:
-        """The flat vector of ``total`` numbers that the pieces make."""
+        """Gather a flat vector of ``total`` numbers from its shards."""
         if not self.sharded:
             return piece
         found = piece.new_empty(len(piece) * self.size)
@@ -76,10 +77,10 @@ class Processes:
         return found[:total]
 
     def summed(self, window: Callable[[int, int], Tensor], total: int) -> Tensor:
-        """The sum of everyone's flat vectors, as far as this process keeps it; where sharded, never whole.
+        """Sum the flat vectors of all processes and return this process's shard, without building a whole sum.
 
         Args:
-            window: From two places to a new tensor of this process's numbers between them.
+            window: Function from start and stop to a new tensor of this process's numbers in that range.
             total: Length of the vector.
         """
         if not self.sharded:
@@ -94,14 +95,14 @@ class Processes:
         return mine
 
     def total(self, value: Tensor) -> Tensor:
-        """A sum over a whole flat vector, from the sum over one's piece."""
+        """Reduce a sum over this process's shard to the sum over the whole flat vector."""
         if self.sharded:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
     def norm(self, piece: Tensor) -> float:
-        """Length of a whole flat vector, from one's piece."""
+        """Compute the norm of a whole flat vector from this process's shard."""
         return self.total(piece.norm().square()).sqrt().item() if self.sharded else piece.norm().item()
 
 
@@ -109,16 +110,16 @@ ALONE = Processes()
 
 
 def anyone(accelerator: Accelerator, said: bool) -> bool:
-    """Whether any process says so; every one must ask."""
+    """Whether the value is true in any process; every process must call this."""
     return bool(accelerator.reduce(torch.tensor(float(said), device=accelerator.device), reduction="sum"))
 
 
 @contextmanager
 def working_in(folder: str | Path) -> Iterator[None]:
-    """The only run that works in a folder, which is made; the first process locks it for all of the run.
+    """Create a folder and lock it for this run; only the main process holds the lock.
 
     Raises:
-        ValueError: Another run works there.
+        ValueError: Another run uses the folder.
     """
     if not PartialState().is_main_process:
         yield

@@ -16,13 +16,13 @@ Weights = dict[str, Tensor]
 
 
 class Layout:
-    """How named weights lie in one flat vector.
+    """Layout of named weights in one flat vector.
 
-    One vector instead of a dictionary makes an optimizer's update a handful of kernels, whatever the number of
-    parameters, and its transpose too.
+    With one vector instead of a dictionary, an optimizer update and its transpose need a few kernels, independent of
+    the number of parameters.
 
     Args:
-        weights: Weights by name; only names, shapes and their order are kept.
+        weights: Weights by name; only names, shapes and their order are stored.
 
     Example:
         >>> layout = Layout({"a": torch.zeros(2, 3), "b": torch.zeros(4)})
@@ -36,23 +36,23 @@ class Layout:
         self.total = sum(self.sizes)
 
     def flatten(self, weights: Mapping[str, Tensor], *, like: Tensor) -> Tensor:
-        """The named weights as one new vector, of the kind of ``like`` where there are none."""
+        """Concatenate the named weights to a new vector; if there are none, it has the type of ``like``."""
         parts = [whole(weights[name].detach()).reshape(-1) for name in self.shapes]
         return torch.cat(parts) if parts else like.new_zeros(0)
 
     def split(self, flat: Tensor) -> Weights:
-        """Views of a vector, by name; differentiable."""
+        """Return differentiable views of a vector, by name."""
         parts = flat.split(self.sizes)
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def window(self, values: Sequence[Tensor | None], start: int, stop: int, *, like: Tensor) -> Tensor:
-        """Numbers ``start`` to ``stop`` of the vector that values in the order of the names make.
+        """Return numbers ``start`` to ``stop`` of the concatenated values.
 
         Args:
-            values: A tensor for each name; ``None`` stands for zeros.
-            start: First number.
-            stop: First number behind; what lies behind the vector is 0.
-            like: A tensor of the wanted kind.
+            values: One tensor per name, in order; ``None`` means zeros.
+            start: Index of the first number.
+            stop: Index after the last number; numbers beyond the vector are 0.
+            like: A tensor of the result's type and device.
         """
         found, offset = like.new_zeros(stop - start), 0
         for size, value in zip(self.sizes, values, strict=True):
@@ -64,22 +64,22 @@ class Layout:
 
 
 def whole(value: Tensor) -> Tensor:
-    """A weight whole, wherever its shards are; every process must ask for it."""
+    """Gather a weight from its shards; every process must call this."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def call(module: nn.Module, weights: Mapping[str, Tensor], inputs: Mapping[str, Any], *, twice: bool = False) -> Any:
-    """Outputs of ``module`` run with ``weights``.
+    """Call ``module`` with ``weights``.
 
     Args:
-        module: A skeleton; its own weights are never read.
-        weights: Every parameter and buffer that the forward touches, by the module's names.
-        inputs: Keyword arguments of its forward.
-        twice: Whether the result must be twice differentiable: fused attention kernels are not, so torch's
-            attention is then composed of plain operations.
+        module: A skeleton; its own weights are not used.
+        weights: Every parameter and buffer that the forward pass uses, by the module's names.
+        inputs: Keyword arguments of the forward pass.
+        twice: Whether the result must be twice differentiable. Fused attention kernels are not, so torch's math
+            attention is used then.
 
     Returns:
-        What the module returns.
+        The outputs of the module.
     """
     with sdpa_kernel([SDPBackend.MATH]) if twice else nullcontext():
         return functional_call(module, dict(weights), kwargs=dict(inputs))
@@ -87,9 +87,9 @@ def call(module: nn.Module, weights: Mapping[str, Tensor], inputs: Mapping[str, 
 
 @contextmanager
 def seeded(seed: int | None, devices: Iterable[torch.device] = ()) -> Iterator[None]:
-    """Random numbers from ``seed`` inside, the global generators as they were afterwards; ``None``: nothing.
+    """Seed the random generators inside the context and restore them afterwards; ``None`` has no effect.
 
-    Two evaluations of the same dropout, as finite differences and recomputation need them, draw the same masks.
+    Finite differences and recomputation evaluate dropout twice and need the same masks.
     """
     if seed is None:
         yield
@@ -101,9 +101,9 @@ def seeded(seed: int | None, devices: Iterable[torch.device] = ()) -> Iterator[N
 
 @contextmanager
 def dropout(module: nn.Module, *, on: bool) -> Iterator[None]:
-    """Dropout on or off inside, every module in its own mode afterwards.
+    """Enable or disable dropout inside the context and restore every module's mode afterwards.
 
-    Normalisation keeps to its running statistics, and leaves them alone.
+    Batch normalisation uses its running statistics and does not update them.
     """
     modes = [(child, child.training) for child in module.modules()]
     for child, _ in modes:

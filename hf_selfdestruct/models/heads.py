@@ -1,8 +1,8 @@
-"""Task heads, found from the model's own class and never by a layer's name.
+"""Task heads, found from the model's class and never by a layer's name.
 
-A model is a trunk (its ``base_model``) and a head (every other parameter). A *skeleton* is the architecture
-with a head for another task and no weights of its own: all of them are supplied at call time, so it shares
-nothing with the live model (no training flags, no autocast wrapper, no hooks) and weighs nothing.
+A model consists of a trunk (its ``base_model``) and a head (every other parameter). A *skeleton* is the architecture
+with a head for another task and without weights. The caller passes all weights, so a skeleton shares nothing with the
+live model (no training flags, no autocast wrapper, no hooks) and needs no memory.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ AUTO_CLASSES = {
     "input_values": AutoModelForAudioClassification,
     "input_features": AutoModelForAudioClassification,
 }
-# Their heads have labels for tokens, pixels, boxes or ends of an answer, not one for a whole row.
+# Heads with labels for tokens, pixels, boxes or answer spans instead of one label per row.
 OF_PARTS: tuple[Any, ...] = (
     *(AutoModelForTokenClassification, AutoModelForQuestionAnswering, AutoModelForDocumentQuestionAnswering),
     *(AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation, AutoModelForObjectDetection),
@@ -46,15 +46,15 @@ OF_PARTS: tuple[Any, ...] = (
 
 
 def trunk_prefix(model: PreTrainedModel) -> str:
-    """Prefix of the trunk's parameter names, such as ``"bert."``; empty for a bare trunk."""
+    """Return the prefix of the trunk's parameter names, such as ``"bert."``; empty for a bare trunk."""
     return "" if model.base_model is model else f"{model.base_model_prefix}."
 
 
 def head_names(model: PreTrainedModel) -> list[str]:
-    """Names of the head's parameters, in the model's order; none for a bare trunk.
+    """Return the names of the head's parameters, in the model's order; none for a bare trunk.
 
-    A classifier in which transformers finds no trunk (CLIP's, SigLIP's) has for its head what depends on the number of
-    labels.
+    In classifiers without a separate trunk in transformers (CLIP, SigLIP), the head consists of the parameters whose
+    shape depends on the number of labels.
     """
     names, prefix = [name for name, _ in model.named_parameters()], trunk_prefix(model)
     if prefix:
@@ -64,33 +64,33 @@ def head_names(model: PreTrainedModel) -> list[str]:
 
 
 def has_task_head(model: PreTrainedModel) -> bool:
-    """Whether the model's head classifies whole rows, into as many classes as it has labels (unlike an LM's)."""
+    """Whether the model's head classifies whole rows, with one output per label (unlike a language-modelling head)."""
     return not any(is_of(model, auto_class) for auto_class in OF_PARTS) and bool(_sized(model))
 
 
 def is_of(model: PreTrainedModel, auto_class: Any) -> bool:
-    """Whether the model is what an ``AutoModelFor...`` class makes of its architecture, or of a class made from it."""
+    """Whether the model is an instance, or of a subclass, of the class that ``AutoModelFor...`` maps its config to."""
     return isinstance(model, auto_class._model_mapping.get(stock_config_class(model.config), ()))
 
 
 def skeleton(
     model: PreTrainedModel, num_labels: int, *, twice: bool = False, auto_class: Any = None
 ) -> PreTrainedModel:
-    """The model's architecture with ``num_labels`` outputs and weights on the ``meta`` device.
+    """Build the model's architecture with ``num_labels`` outputs on the ``meta`` device.
 
     Args:
-        model: A model; with a head that classifies whole rows its class is kept, else (a bare trunk, a language
-            model, a tagger) the class is the one that transformers has for classifying such inputs.
-        num_labels: Classes of the task the new head is for.
-        twice: Whether it must be twice differentiable (see :func:`functional.call`): then its attention is torch's,
-            or plain operations where a model has no such attention; by default it is the live model's.
-        auto_class: The ``AutoModelFor...`` class whose head is wanted, instead.
+        model: A model. If its head classifies whole rows, the skeleton has the same class; otherwise (a bare trunk, a
+            language model, a tagger) it has transformers' class for classifying such inputs.
+        num_labels: Number of classes of the new head.
+        twice: Whether it must be twice differentiable (see :func:`functional.call`). If so, attention is torch's SDPA,
+            or eager where a model has no SDPA; by default it is the live model's.
+        auto_class: The ``AutoModelFor...`` class of the new head, instead.
 
     Returns:
-        A model in evaluation mode, to be called through ``torch.func.functional_call``.
+        A model in evaluation mode, to call through ``torch.func.functional_call``.
 
     Raises:
-        ValueError: There is no such class for this architecture.
+        ValueError: This architecture has no such class.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -105,32 +105,32 @@ def skeleton(
     kind = auto_class and auto_class._model_mapping.get(stock_config_class(model.config), None)
     if kind is None:
         raise ValueError(
-            f"{type(model).__name__} has no head for a classification task, and transformers has none to put on "
-            f"it; give BlockedTask(..., model_class=) an AutoModelFor... class with {type(model.config).__name__}."
+            f"{type(model).__name__} has no classification head, and transformers has none for its architecture; pass "
+            f"BlockedTask(..., model_class=) an AutoModelFor... class that supports {type(model.config).__name__}."
         )
     return _built(kind[0] if isinstance(kind, tuple) else kind, model, num_labels, twice)
 
 
 def stock_config_class(config: PreTrainedConfig) -> type[PreTrainedConfig]:
-    """The class that reads a saved configuration where a class of the user's own is not at hand."""
+    """Return the configuration class of transformers for a model type, else the configuration's own class."""
     return CONFIG_MAPPING[config.model_type] if config.model_type in CONFIG_MAPPING else type(config)
 
 
 def live_skeleton(model: PreTrainedModel, *, twice: bool = False) -> PreTrainedModel:
-    """The live model's own class and head, without weights."""
+    """Build a skeleton of the live model's class and head."""
     return _built(type(model), model, model.config.num_labels or 0, twice)
 
 
 def names_between(module: PreTrainedModel, model: PreTrainedModel, *, keep_head: bool = False) -> dict[str, str]:
-    """Which of a skeleton's parameters and buffers are the live model's: skeleton's name to live name.
+    """Map the names of a skeleton's parameters and buffers to those of the live model.
 
     Args:
-        module: A skeleton, with adapters or without.
+        module: A skeleton, with or without adapters.
         model: The live model.
-        keep_head: Whether the published head is one of them.
+        keep_head: Whether to include the published head.
 
     Returns:
-        The trunk's names (as far as the live trunk has them in this shape) and, if kept, the head's.
+        The names in the trunk with equal shapes in both models and, if kept, those in the head.
     """
     live = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     ours, theirs = trunk_prefix(module), trunk_prefix(model)
@@ -145,13 +145,13 @@ def names_between(module: PreTrainedModel, model: PreTrainedModel, *, keep_head:
 
 
 def draw(module: PreTrainedModel, names: Iterable[str], seed: int, *, device: torch.device | str = "cpu") -> dict:
-    """Fresh weights from the architecture's own initialisation (adapters: from PEFT's).
+    """Initialise new weights as the architecture does (adapters: as PEFT does).
 
     Args:
         module: A skeleton.
-        names: Names of the parameters wanted, such as a head's.
-        seed: Seed of the draw; the global generator is left as it was.
-        device: Where the tensors are wanted.
+        names: Names of the parameters to initialise, such as those of a head.
+        seed: Seed of the initialisation; the global generator is not affected.
+        device: Device of the tensors.
 
     Returns:
         Parameter name to tensor, without gradient.
@@ -159,37 +159,39 @@ def draw(module: PreTrainedModel, names: Iterable[str], seed: int, *, device: to
     wanted = list(names)
     real = copy.deepcopy(module)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too, for good
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs permanently, too
         owners = _owners(real, wanted)
         for child in owners.values():
             child.to_empty(device="cpu", recurse=False)
             for value in child.parameters(recurse=False):
-                value.data.fill_(math.nan)  # to tell what nobody initialises
-        # Children first, as from_config does: some modules set a child's scale from the outside.
+                value.data.fill_(math.nan)  # to detect uninitialised parameters
+        # Children first, as in from_config: some modules rescale a child afterwards.
         for name, child in reversed([*real.named_modules()]):
             if not name or any(f"{owner}.".startswith(f"{name}.") for owner in owners):
                 module._init_weights(child)
         _reset_adapters(real)
     drawn: dict[str, Tensor] = {n: p.detach() for n, p in real.named_parameters()}
     if unmade := [n for n in wanted if drawn[n].isnan().any()]:
-        raise ValueError(f"{type(module).__name__} does not say how to initialise {', '.join(unmade)}.")
+        raise ValueError(
+            f"{type(module).__name__} does not initialise {', '.join(unmade)}; add it to the class's _init_weights."
+        )
     return {n: drawn[n].to(device) for n in wanted}
 
 
 def last_layers(module: PreTrainedModel, count: int) -> list[str]:
-    """Names of the parameters of the last ``count`` layers and of everything after them.
+    """Return the names of the parameters of the last ``count`` layers and of all later parameters.
 
-    The layers are those of the module list that holds the most parameters.
+    The layers are those of the module list with the most parameters.
 
     Raises:
-        ValueError: There are fewer layers, or none.
+        ValueError: The model has fewer layers.
     """
     lists = {n: m for n, m in module.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
     sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in lists.items()}
     name = max(sizes, key=lambda n: sizes[n], default="")
     layers = len(lists[name]) if name else 0
     if layers < count:
-        raise ValueError(f"trainable='last_{count}': {type(module).__name__} has {layers} layers.")
+        raise ValueError(f"trainable='last_{count}': {type(module).__name__} has {layers} layers; use fewer, or 'all'.")
     names = [n for n, _ in module.named_parameters()]
     first = next(i for i, n in enumerate(names) if n.startswith(f"{name}.{layers - count}."))
     return names[first:]
@@ -206,13 +208,13 @@ def _built(kind: Any, model: PreTrainedModel, num_labels: int, twice: bool = Fal
 
 
 def _sized(model: PreTrainedModel) -> set[str]:
-    """Names of the parameters whose shape depends on the number of labels."""
+    """Return the names of the parameters whose shape depends on the number of labels."""
     two, three = ({n: p.shape for n, p in _built(type(model), model, labels).named_parameters()} for labels in (2, 3))
     return {name for name, shape in three.items() if two.get(name) != shape}
 
 
 def _owners(module: nn.Module, names: list[str]) -> dict[str, nn.Module]:
-    """The modules that hold the named parameters themselves, by name, once each, in order."""
+    """Return the modules that own the named parameters, by name, without duplicates, in order."""
     return {owner: module.get_submodule(owner) for owner in (name.rpartition(".")[0] for name in names)}
 
 

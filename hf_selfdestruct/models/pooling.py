@@ -1,4 +1,4 @@
-"""One vector for a row, from its positions."""
+"""Pooling of positions to one vector per row."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
-    """One vector per row of the batch.
+    """Pool hidden states to one vector per row of the batch.
 
     Args:
-        hidden: Shape ``(batch, positions, width)``, or ``(batch, channels, height, width)``, which is averaged
-            over its map.
-        mask: Shape ``(batch, positions)``, 1 where a position counts; all do without one.
-        pooling: ``"mean"`` over, ``"first"`` or ``"last"`` of the positions that count.
+        hidden: Shape ``(batch, positions, width)``, or ``(batch, channels, height, width)``, which is averaged over
+            height and width.
+        mask: Shape ``(batch, positions)``, 1 where a position counts; ``None`` counts all.
+        pooling: ``"mean"``, ``"first"`` or ``"last"`` of the positions that count.
 
     Returns:
         Shape ``(batch, width)``.

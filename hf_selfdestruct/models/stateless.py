@@ -1,4 +1,4 @@
-"""What stands for the adversary's model: a skeleton, and which of its weights are published and which its own."""
+"""The adversary's model: a skeleton that separates published weights from the adversary's own weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from transformers import PreTrainedModel
 from . import heads
 from .functional import Weights, call
 
-OWN = "own."  # before the adversary's own names, so that its head is never taken for the published one
+OWN = "own."  # prefix of the adversary's own names, to distinguish its head from the published one
 INDEX = "rows.index"
 ADAPTER = "lora_"
 WRAPPED = ".base_layer."
 
 
 class RowEmbedding(nn.Module):
-    """An embedding of which only some rows exist.
+    """An embedding with only some of its rows.
 
-    An adversary reads and moves the rows its batches use; the others feel nothing, whatever the optimizer. Word
-    embeddings are often half of an encoder. Inputs stay as they are (models read padding and ends off them);
-    ``index`` says in which place a token's row is. A padding row, which gets no gradient, has place 0.
+    An adversary reads and trains only the rows in its batches; the others do not change under any optimizer. Word
+    embeddings are often half of an encoder. Token ids are not renumbered, because models infer padding and sequence
+    ends from them; ``index`` maps a token id to its row. The padding row, which gets no gradient, is row 0.
     """
 
     index: Tensor
@@ -38,20 +38,20 @@ class RowEmbedding(nn.Module):
         self.padding_idx = whole.padding_idx
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Embeddings of tokens, shape ``(*tokens.shape, width)``."""
+        """Return embeddings of shape ``(*tokens.shape, width)``."""
         return embedding(self.index[tokens], self.weight, None if self.padding_idx is None else 0)
 
 
 class StatelessModel:
-    """A weightless model for one kind of adversary, called with weights by the live model's names.
+    """A model without weights for one kind of adversary, called with weights by the live model's names.
 
     Args:
-        module: See :func:`heads.skeleton`; taken over.
+        module: Module of :func:`heads.skeleton`; changed in place.
         model: The live model.
-        keep_head: Whether the published head is used.
-        lora: Adapters to put on it.
-        rows: Whether to let only the used rows of the word embeddings exist.
-        twice: Whether it must be twice differentiable.
+        keep_head: Whether to use the published head.
+        lora: Adapters to add.
+        rows: Whether to allocate only the used rows of the word embeddings.
+        twice: Whether the model must be twice differentiable.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class StatelessModel:
         self.own = [n for n, _ in module.named_parameters() if n not in self.names]
         if homeless := [n for n, _ in module.named_buffers() if n not in self.names]:
             raise ValueError(
-                f"{type(module).__name__} keeps statistics that the live model does not have ({', '.join(homeless)}); "
-                "such a head cannot be simulated."
+                f"{type(module).__name__} has buffers that the live model does not have ({', '.join(homeless)}); such "
+                "a head cannot be simulated, so use another model_class."
             )
         self.padding: int | None = None
         self.embedding: str | None = None
@@ -86,12 +86,12 @@ class StatelessModel:
             self.embedding = self.names[f"{inner}.weight"]
 
     def run(self, weights: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Any:
-        """Outputs of the model.
+        """Run the model.
 
         Args:
-            weights: Published weights and buffers by live names, own weights by their names after ``OWN``, and
-                where rows are left out their ``INDEX``.
-            inputs: Keyword arguments of the forward.
+            weights: Published weights and buffers by live names, own weights by name with prefix ``OWN``, and ``INDEX``
+                if only some rows of the embeddings are allocated.
+            inputs: Keyword arguments of the forward pass.
         """
         inner = {name: weights[outer] for name, outer in self.names.items() if outer in weights}
         inner.update({name: weights[OWN + name] for name in self.own})
@@ -100,11 +100,11 @@ class StatelessModel:
         return call(self.module, inner, inputs, twice=self._twice)
 
     def draw(self, seed: int, *, device: torch.device) -> Weights:
-        """Fresh own weights, head and adapters, by skeleton names, at least float32; a decision of ``seed`` alone."""
+        """Initialise the own weights (head and adapters) from ``seed`` alone, by skeleton names, at least float32."""
         return {n: w.to(self._kind) for n, w in heads.draw(self.module, self.own, seed, device=device).items()}
 
     def trained(self, trainable: str | LoraConfig) -> set[str]:
-        """Names (published and own) of the weights that an adversary trains who trains so much."""
+        """Return the names (published and own) of the weights that an adversary with this setting trains."""
         if trainable == "all":
             chosen: Iterable[str] = [n for n, _ in self.module.named_parameters()]
         elif isinstance(trainable, str) and trainable.startswith("last_"):
@@ -115,12 +115,12 @@ class StatelessModel:
 
 
 def plain(name: str) -> str:
-    """A weight's name without ``OWN`` and without PEFT's wrapping: the same whatever is adapted."""
+    """Strip ``OWN`` and PEFT's wrapping from a weight's name: it is then the same with and without adapters."""
     return name.removeprefix(OWN).replace(WRAPPED, ".")
 
 
 def can_compact(module: PreTrainedModel) -> bool:
-    """Whether the word embeddings are a plain table that only the tokens of the input read."""
+    """Whether the word embeddings are a plain table, used only to embed input tokens."""
     try:
         whole = module.get_input_embeddings()
     except (AttributeError, NotImplementedError):
@@ -133,15 +133,15 @@ def can_compact(module: PreTrainedModel) -> bool:
 
 
 def used_rows(batches: Iterable[Mapping[str, Tensor]], count: int, padding: int | None) -> tuple[Tensor, Tensor]:
-    """Which of ``count`` rows some batches use, and each row's place among them.
+    """Find the rows of an embedding table that batches use, and each row's position among them.
 
     Args:
-        batches: Batches with ``input_ids``; one without any means that every row is taken for used.
-        count: Rows of the whole table.
+        batches: Batches with ``input_ids``; if one has none, all rows count as used.
+        count: Number of rows of the whole table.
         padding: Row of the padding token, which comes first.
 
     Returns:
-        Row numbers, shape ``(used,)``, and places, shape ``(count,)``; unused rows have place 0.
+        Row numbers, shape ``(used,)``, and positions, shape ``(count,)``; unused rows have position 0.
     """
     tokens = [batch.get("input_ids") for batch in batches]
     if not tokens or any(t is None for t in tokens):
