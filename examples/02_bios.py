@@ -1,8 +1,8 @@
-"""The whole job on real biographies, from a configuration file.
+"""Harden and attack on real biographies, from a configuration file.
 
-As it stands it needs the Hub (LabHC/bias_in_bios). For a local folder with train, validation and test
-files (parquet, jsonl or csv) that hold text, profession and gender, load wikibios.yaml instead and name
-the folder: load_config(here / "wikibios.yaml", ["--data.path", "my-folder"]).
+This example downloads LabHC/bias_in_bios from the Hub. For a local folder with train, validation and test files
+(parquet, jsonl or csv) and columns for text, profession and gender, load wikibios.yaml instead and pass the folder:
+load_config(here / "wikibios.yaml", ["--data.path", "my-folder"]).
 """
 
 from pathlib import Path
@@ -12,11 +12,11 @@ from hf_selfdestruct.jobs.job import harden
 
 here = Path(__file__).parent
 
-# 1. Read and check every key; nothing is trained yet.
+# 1. Read the configuration and check every key.
 config = load_config(here / "bios.yaml")
 
-# 2. Harden, attack, write the folder. Killed half-way, the same call goes on where it stopped.
+# 2. Harden, attack and write the folder. If interrupted, run the script again to resume.
 report = harden(config)
 
-# 3. The same evidence as on the card.
+# 3. Save a copy of the report.
 report.save("bios-report.json")

@@ -1,7 +1,7 @@
-"""The judge alone, on pictures: how much does a network that knows digits give someone who wants another task?
+"""Run an attack suite alone, on images: how much does a digit classifier help an attacker with another task?
 
-The model is trained here on scikit-learn's handwritten digits; any folder or Hub id of an image or text
-classifier can stand in its place. About two minutes on a CPU.
+The example trains a model on scikit-learn's handwritten digits; replace it by any folder or Hub id of an image or text
+classifier. About two minutes on a CPU.
 """
 
 import torch
@@ -12,13 +12,13 @@ from transformers import ResNetConfig, ResNetForImageClassification, default_dat
 from hf_selfdestruct import BlockedTask
 from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning, HeadOnly, Target
 
-# 1. Digits as pictures of three channels; the task to be judged is whether a digit is at least five.
+# 1. Digits as images with three channels; the attacked task is whether a digit is at least five.
 digits = load_digits()
 pixels = torch.tensor(digits.images, dtype=torch.float32)[:, None].repeat(1, 3, 2, 2) / 8 - 1
 
 
 def split(rows: slice, labels: list[int]) -> Dataset:
-    """Rows of the data with their labels."""
+    """Return a slice of the images with labels."""
     return Dataset.from_dict({"pixel_values": pixels[rows].tolist(), "label": labels[rows]})
 
 
@@ -30,7 +30,7 @@ task = BlockedTask(
     test=split(slice(1000, None), large),
 )
 
-# 2. A network that tells even digits from odd ones; somebody publishes it.
+# 2. Train and save the published model: a classifier of even and odd digits.
 torch.manual_seed(0)
 model = ResNetForImageClassification(
     ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", num_labels=2)
@@ -44,7 +44,7 @@ for _ in range(150):
     optimizer.zero_grad()
 model.save_pretrained("digits-model")
 
-# 3. A suite of one's own, on the published model and on random weights of the same architecture.
+# 3. Run a custom suite on the published model and on random weights of the same architecture.
 suite = AttackSuite(
     "digits",
     1,

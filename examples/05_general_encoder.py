@@ -1,4 +1,4 @@
-"""Harden a bare encoder that has no single desired task: keep its embeddings as they are, block gender.
+"""Harden a bare encoder without a desired task: preserve its embeddings, block gender.
 
 Needs: pip install 'hf-selfdestruct[demo]'. Minutes on a CPU.
 """
@@ -31,14 +31,14 @@ gender = BlockedTask(
     "gender", train=bios["train"], attack=bios["validation"], test=bios["test"], label_column="gender", num_labels=2
 )
 
-# 2. What the simulated attackers do: full fine-tuning, adapters, a head alone.
+# 2. The adversaries: full fine-tuning, adapters, head only.
 adversaries = [
     Adversary(learning_rate=Range(1e-5, 1e-3), steps=(2, 4), head="random", weight=2.0),
     Adversary(optimizer=AdamW(), learning_rate=Range(1e-4, 1e-2), steps=4, trainable="lora"),
     Adversary(learning_rate=1e-2, steps=4, trainable="head"),
 ]
 
-# 3. No labels and no head: keeping losses are the desired loss.
+# 3. Without labels and head, the keeping losses are the desired loss.
 trainer = SelfDestructTrainer(
     model,
     SelfDestructTrainingArguments(
@@ -61,5 +61,5 @@ trainer = SelfDestructTrainer(
 )
 trainer.train()
 
-# 4. A stock folder: AutoModel.from_pretrained("hardened-encoder") needs nothing of this package.
+# 4. Save a stock folder: AutoModel.from_pretrained("hardened-encoder") loads it without this package.
 trainer.save_model()

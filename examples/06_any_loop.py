@@ -1,6 +1,6 @@
-"""Harden in a training loop of your own, without a Trainer: ``accelerate launch examples/06_any_loop.py``.
+"""Harden in a custom training loop, without a Trainer: ``accelerate launch examples/06_any_loop.py``.
 
-The model's weights are, bit for bit, those that ``SelfDestructTrainer`` gives with the same settings.
+The weights are bitwise equal to those of ``SelfDestructTrainer`` with the same settings.
 Needs: pip install 'hf-selfdestruct[demo]'. Minutes on a CPU.
 """
 
@@ -19,7 +19,7 @@ from hf_selfdestruct.demo.job import minilm
 
 
 def harden(model, data, task, tokenizer, config, *, steps, batch_size, rate):  # noqa: ANN001, ANN201
-    """Train on the desired task and block another, for some steps of some rows; the readings of the last one."""
+    """Train on the desired task and block another task; return the readings of the last step."""
     set_seed(config.seed)
     accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True))
     collate = DataCollatorWithPadding(tokenizer)

@@ -96,8 +96,8 @@ class MetaGradient:
     Attributes:
         loss: Weighted blocking loss.
         weights: Gradient of ``loss`` with respect to the published weights, by name.
-        own: Gradient of the adversary's objective (the blocked task's loss, weighted by absolute values) with respect to
-            its own weights, by name; empty unless the adversary learns.
+        own: Gradient of the adversary's objective (the blocked task's loss, weighted by absolute values) with respect
+            to its own weights, by name; empty unless the adversary learns.
         learning_rate: Gradient of the adversary's objective with respect to its learning rate, or ``None``.
         losses: Blocking loss at the measured steps of theta_0 .. theta_K, by k.
         scores: The blocked task's score at the same steps.
