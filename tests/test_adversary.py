@@ -155,8 +155,8 @@ def test_options_are_all_that_can_be_met() -> None:
         ({"optimizer": (Adam(), torch.optim.Adam)}, "optimizer must .* got <class 'torch.optim"),
         ({"learning_rate": Range(1e-4, 1e-3), "learns_rate": True}, "learned rate .* got learning_rate=Range"),
         ({"learning_rate": (1e-4, 1e-3), "learns_rate": True}, "learned rate .* got learning_rate="),
-        ({"optimizer": ()}, "optimizer: nothing to draw from"),
-        ({"steps": ()}, "steps: nothing to draw from"),
+        ({"optimizer": ()}, "optimizer is empty"),
+        ({"steps": ()}, "steps is empty"),
     ],
 )
 def test_mistakes(fields, message) -> None:

@@ -62,7 +62,7 @@ def test_a_whole_script_ends_as_with_trainer(trained, hub, monkeypatch, tmp_path
     (said,) = [line for line in caplog.messages if line.startswith("push_to_hub=True")]
     assert "when you call trainer.push_to_hub() after trainer.attack()" in said
     trainer.save_model()
-    with pytest.raises(ValueError, match=r"holds no evidence to publish: call trainer\.attack\(\) first"):
+    with pytest.raises(ValueError, match=r"contains no evidence to publish: call trainer\.attack\(\) before"):
         trainer.push_to_hub(**SCRIPT)
     trainer.create_model_card(**SCRIPT)
     draft = (folder / "README.md").read_text()

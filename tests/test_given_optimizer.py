@@ -123,7 +123,7 @@ def test_what_no_sibling_can_have_is_said_before_training(make_trainer, tmp_path
 
 
 def test_an_optimizer_of_other_weights_is_refused(make_trainer, tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"optimizers= hold no weight that an adversary starts.*are merged"):
+    with pytest.raises(ValueError, match=r"optimizers= contain no weight that an adversary starts.*are merged"):
         make_trainer(tmp_path, model=tiny_model(), optimizers=(OPTIMIZERS["sgd"](tiny_model()), None))
 
 

@@ -92,7 +92,7 @@ DAMAGE = {
     "more weights": (WEIGHTS, joined("model-1.safetensors"), "model-1.safetensors was put there later"),
     "an adapter": (WEIGHTS, joined("adapter_config.json"), "adapter_config.json was put there later"),
     "only the model": (WEIGHTS, unlisted("optimizer.pt"), "the optimizer's state is missing"),
-    "no seal": (SEAL, Path.unlink, f"no {SEAL}, so it was not written to its end"),
+    "no seal": (SEAL, Path.unlink, f"no {SEAL}: it is incomplete"),
     "half a seal": (SEAL, shortened, f"{SEAL} is damaged"),
     "a seal of another kind": (SEAL, lambda path: path.write_text("[]"), f"{SEAL} is damaged .*expected an object"),
 }

@@ -90,7 +90,7 @@ def test_it_goes_on_exactly():
     second.load_state_dict(state)
     steps(model, second, 2, start=2, optimizer=optimizer)
     assert_bitwise(weights_of(model), weights_of(whole))
-    with pytest.raises(ValueError, match=r"holds adversaries \[\('other', '0'\)\]"):
+    with pytest.raises(ValueError, match=r"contains adversaries \[\('other', '0'\)\]"):
         second.load_state_dict({name.replace("blocked/", "other/"): value for name, value in state.items()})
 
 

@@ -172,7 +172,7 @@ class Asking(Named):
 
 
 def test_a_class_that_wants_more_is_refused(make_trainer, tmp_path):
-    with pytest.raises(ValueError, match=r"Asking\(config\) does not make such a model again .*more"):
+    with pytest.raises(ValueError, match=r"Asking\(config\) does not create such a model again .*more"):
         make_trainer(tmp_path, model=Asking(tiny_config("bert"), more=1))
 
 

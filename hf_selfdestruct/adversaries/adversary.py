@@ -144,7 +144,7 @@ class Adversary:
     def __post_init__(self) -> None:
         """Check every value that can be drawn."""
         if empty := [item.name for item in dataclasses.fields(self) if not self.options(item.name)]:
-            raise ValueError(f"{empty[0]}: nothing to draw from.")
+            raise ValueError(f"{empty[0]} is empty: give at least one value.")
         for name, least in (("steps", 0), ("prelude", 0), ("batch_size", 1), ("examples", 1), ("carries", 1)):
             for value in self.options(name):
                 if (value is not None or name != "examples") and (type(value) is not int or value < least):
@@ -163,7 +163,9 @@ class Adversary:
                 raise ValueError(f"optimizer must be an InnerOptimizer, such as Adam(); got {value!r}.")
         several = [n for n in ("carries", "trainable", "head") if len(self.options(n)) > 1]
         if several and max(self.options("carries")) > 1:
-            raise ValueError(f"an adversary that goes on from where it was (carries) needs one value of {several[0]}.")
+            raise ValueError(
+                f"an adversary that continues over several outer steps (carries) needs one value of {several[0]}."
+            )
         preludes = self.options("prelude")
         if any(preludes) and (part := [v for v in self.options("trainable") if v != "all"]):
             raise ValueError(
@@ -172,8 +174,8 @@ class Adversary:
             )
         if max(self.options("carries")) > 1 and any(preludes) and not all(preludes):
             raise ValueError(
-                "an adversary that goes on from where it was (carries) cannot move the desired task's head in some "
-                f"outer steps alone: give a prelude that is always or never 0, got {self.prelude!r}."
+                "an adversary that continues over several outer steps (carries) must train the desired task's head in "
+                f"all of them or in none: set a prelude that is always or never 0, got {self.prelude!r}."
             )
         if self.learns_rate and not isinstance(self.learning_rate, int | float):
             raise ValueError(f"a learned rate starts from one number; got learning_rate={self.learning_rate!r}.")

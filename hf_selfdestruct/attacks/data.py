@@ -200,14 +200,14 @@ def check_controls(tasks: Sequence[BlockedTask], controls: Sequence[BlockedTask]
     names = [task.name for task in (*tasks, *controls)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(
-            f"two tasks have the name {twice[0]!r}, by which a report tells their runs apart: blocked tasks and "
-            "controls need names of their own."
+            f"two tasks have the name {twice[0]!r}, but a report identifies runs by it: give every blocked task "
+            "and control a different name."
         )
     for control, task in itertools.product(controls, tasks):
         if _same(control, task):
             raise ValueError(
-                f"control task {control.name!r} is blocked task {task.name!r}: both label the same rows alike, so that "
-                "nothing would count as blocked; give a control whose labels are others."
+                f"control task {control.name!r} is blocked task {task.name!r}: both label the same rows alike, and "
+                "fine-tuning to a control must succeed; choose a control with other labels."
             )
 
 

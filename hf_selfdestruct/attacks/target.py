@@ -168,8 +168,8 @@ def refuse_adapter(folder: str) -> None:
     """
     if find_adapter_config_file(folder):
         raise ValueError(
-            f"{folder}: it holds an adapter (adapter_config.json), which changes what its weights say or names a base "
-            "elsewhere: merge the adapter into the weights (merge_and_unload), save these, and remove its files."
+            f"{folder}: it contains an adapter (adapter_config.json), which changes the weights or refers to another "
+            "base: merge the adapter into the weights (merge_and_unload), save these, and remove its files."
         )
 
 

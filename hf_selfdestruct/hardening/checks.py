@@ -88,8 +88,8 @@ def check_losses(
         )
     if not has_loss(model) and not keeping:
         raise ValueError(
-            f"{type(model).__name__} has no head and so no loss: give keeping_losses=, such as "
-            "[HiddenStateDistillation(), EmbeddingDistillation()], that keep it as it is."
+            f"{type(model).__name__} has no head and therefore no loss: pass keeping_losses=, such as "
+            "[HiddenStateDistillation(), EmbeddingDistillation()]."
         )
     if keep_dataset is not None and not isinstance(keep_dataset, Dataset):
         raise TypeError(f"keep_dataset must be a map-style datasets.Dataset, got {type(keep_dataset).__name__}.")
@@ -145,8 +145,8 @@ def check_desired(datasets: Mapping[str, Any], model: PreTrainedModel) -> None:
         if has_loss(model) and len(named := [column for column in LABELS if column in data.column_names]) > 1:
             raise ValueError(
                 f"{name} has {len(named)} columns that transformers takes for the desired task's labels, "
-                f"{' and '.join(named)}, and collators differ in which they read: rename or remove one, also where it "
-                "holds a blocked task's labels (BlockedTask(label_column=...) takes any name)."
+                f"{' and '.join(named)}, and collators differ in which they read: rename or remove one, even if it "
+                "contains a blocked task's labels (BlockedTask(label_column=...) accepts any name)."
             )
         label = label_column_of(data.column_names)
         if label is None or count < 2 or model.config.problem_type == "multi_label_classification":
@@ -213,8 +213,8 @@ def check_processes(
     if config.adversary_settings.scope == "local":
         if any(adversary.carries > 1 for adversary in adversaries):
             raise ValueError(
-                "an adversary that goes on from where it was (carries) is one process's own, and would be lost in a "
-                "checkpoint of several; set adversary={'scope': 'global'}, or leave carries at 1."
+                "an adversary that continues over several outer steps (carries) belongs to one process; a checkpoint of "
+                "several processes would lose it: set adversary={'scope': 'global'}, or leave carries at 1."
             )
         return
     if config.meta_gradient == "unrolled":
@@ -250,13 +250,13 @@ def check_reached(model: PreTrainedModel, config: HardeningConfig, published: Co
     weights = dict(model.named_parameters())
     if any(".base_layer." in name for name in weights):
         raise ValueError(
-            "the model holds PEFT adapters, which the stock model of an adversary does not: merge them into its "
-            "weights first (an adversary with adapters of its own is adversary={'trainable': 'lora'})."
+            "the model contains PEFT adapters, which the stock model of an adversary does not: merge them into the "
+            "weights first (for an adversary that trains adapters, set adversary={'trainable': 'lora'})."
         )
     reached = any(weights[name].requires_grad for name in {*published} & weights.keys())
     if config.blocking_weight and not reached:
         raise ValueError(
-            "no weight that an adversary starts from requires a gradient, so that nothing could be blocked: unfreeze "
+            "no weight that an adversary starts from requires a gradient, so hardening cannot block anything: unfreeze "
             "layers of the trunk, or set blocking_weight=0."
         )
 

@@ -223,7 +223,7 @@ class HardeningObjective:
         expected = {(task, str(number)) for task, number in self.simulator.learned}
         if found != expected:
             raise ValueError(
-                f"the state holds adversaries {sorted(found)}, this run has {sorted(expected)}; resume with the "
+                f"the state contains adversaries {sorted(found)}, but this run has {sorted(expected)}; resume with the "
                 "blocked tasks and adversaries of the first run."
             )
         for (task, number), adversary in self.simulator.learned.items():

@@ -31,12 +31,12 @@ def check_tasks(tasks: Sequence[BlockedTask], columns: Sequence[str]) -> None:
         raise ValueError("blocked_tasks is empty: give at least one BlockedTask, or use transformers.Trainer.")
     for task in tasks:
         if not isinstance(task, BlockedTask):
-            raise TypeError(f"blocked_tasks must hold BlockedTask objects, got {type(task).__name__}.")
+            raise TypeError(f"blocked_tasks must contain BlockedTask objects, got {type(task).__name__}.")
         for split, data in task.splits().items():
             if not ({*(found := columns_of(data))} - {*LABELS, task.label_column}) & {*columns}:
                 raise ValueError(
                     f"blocked task {task.name!r}, split {split!r}: none of its columns ({', '.join(found)}) is an "
-                    "input of the model; tokenise (or transform) it the way train_dataset is."
+                    "input of the model; tokenise (or transform) it like train_dataset."
                 )
     names = [task.name for task in tasks]
     if len({*names}) < len(names):

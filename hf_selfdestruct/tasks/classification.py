@@ -146,7 +146,7 @@ def _check_names(column: LabelColumn) -> None:
         if names != named[first]:
             raise ValueError(
                 f"blocked task {column.task!r}, column {column.name!r}: the classes are {names} in split {split!r} "
-                f"and {named[first]} in split {first!r}, so that a number means different ones; encode the texts of "
+                f"and {named[first]} in split {first!r}, so a number means different classes; encode the texts of "
                 f"{first} by class_encode_column(), then those of {split} by "
                 f"{split}.cast_column({column.name!r}, {first}.features[{column.name!r}])."
             )

@@ -169,8 +169,8 @@ def _save(trainer: HardeningTrainer) -> None:
             return
         if other and not trained:
             raise ValueError(
-                f"{folder} holds a model with other weights than this trainer's, which has not trained: nothing was "
-                f"overwritten. Load the model from {folder} into the trainer, call train() first, or give another "
+                f"{folder} contains a model with other weights than this trainer's, which has not trained; nothing was "
+                f"overwritten. Load the model from {folder} into the trainer, call train() first, or set another "
                 "output_dir."
             )
         if trainer.is_world_process_zero():

@@ -28,7 +28,7 @@ class OuterStepCallback(TrainerCallback):
         trainer, objective = self._trainer, self._trainer.objective
         if objective.blocks(state.global_step) and objective.blocked_step != state.global_step:
             raise RuntimeError(
-                f"step {state.global_step} added no blocking loss, so that the model would not be hardened: "
+                f"step {state.global_step} added no blocking loss, so training would not harden the model: "
                 f"{type(trainer).__name__}.training_step must call super().training_step(...), which adds the loss to "
                 "what compute_loss returns; override compute_loss alone to change the desired loss."
             )

@@ -102,6 +102,6 @@ def check_given_optimizer(trainer: HardeningTrainer, model: PreTrainedModel) -> 
     published = {n for n in trainer.objective.simulator.published & weights.keys() if weights[n].requires_grad}
     if trainer.args.blocking_weight and given is not None and given.names and not published & {*chain(*given.names)}:
         raise ValueError(
-            "optimizers= hold no weight that an adversary starts from, so that nothing could be blocked: make the "
-            "optimizer of the weights of the model that the trainer trains (adapters are merged into them)."
+            "optimizers= contain no weight that an adversary starts from, so hardening cannot block anything: create "
+            "the optimizer from the weights of the model that the trainer trains (adapters are merged into them)."
         )

@@ -67,7 +67,6 @@ def special_words(tokenizer: Any, collate: Any, *, needed: bool) -> Sequence[int
             return known.all_special_ids
     if needed:
         logger.warning(
-            "no tokenizer is known, so that its special tokens are merged and reduced like any word: give "
-            "processing_class= the tokenizer."
+            "no tokenizer given: special tokens will be merged and reduced like any other word. Pass processing_class=."
         )
     return ()

@@ -41,8 +41,7 @@ def unpublished(args: SelfDestructTrainingArguments) -> SelfDestructTrainingArgu
     if args.push_to_hub:
         args.push_to_hub = False
         logger.warning(
-            "push_to_hub=True: nothing is uploaded while training; the model is published when you call "
-            "trainer.push_to_hub() after trainer.attack()."
+            "push_to_hub=True: training uploads nothing; call trainer.push_to_hub() after trainer.attack() to publish."
         )
     return args
 
@@ -109,7 +108,7 @@ def publish(trainer: HardeningTrainer, message: str | None, **named: Any) -> Any
     args, folder = trainer.args, trainer.folder
     if not (folder / MANIFEST).is_file():
         raise ValueError(
-            f"{folder} holds no evidence to publish: call trainer.attack() first, and trainer.push_to_hub() then."
+            f"{folder} contains no evidence to publish: call trainer.attack() before trainer.push_to_hub()."
         )
     words = {name: named.pop(name) for name in WORDS if name in named}
     usual = {"token": args.hub_token, "private": args.hub_private_repo, "revision": args.hub_revision}

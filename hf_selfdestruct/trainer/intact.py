@@ -163,7 +163,7 @@ def begun(folder: str | Path) -> bool:
 
 def _check(folder: Path, model: PreTrainedModel | None, resuming: bool) -> None:
     if not (folder / SEAL).is_file():
-        raise ValueError(f"it has no {SEAL}, so it was not written to its end, or by a version that wrote none")
+        raise ValueError(f"it has no {SEAL}: it is incomplete, or an earlier version wrote it")
     sealed = _sealed(folder)
     if missing := [
         what for name, what in NEEDED.items() if resuming and not any(fnmatch(f, name) for f in sealed.files)
@@ -205,7 +205,7 @@ def _hash(path: str, inode: int, size: int, time: int) -> str:
 def _compare(sealed: Seal, model: PreTrainedModel) -> None:
     ours, shapes = architecture(model), _shapes(model)
     if sealed.model != ours:
-        raise ValueError(f"it holds another model ({_words(sealed.model)}), and this run's is {_words(ours)}")
+        raise ValueError(f"it contains another model ({_words(sealed.model)}) than this run ({_words(ours)})")
     for name in sorted({*sealed.tensors} | {*shapes}):
         theirs, mine = sealed.tensors.get(name), shapes.get(name)
         if theirs != mine:

@@ -269,7 +269,9 @@ class SelfDestructMixin(HardeningTrainer):
 
     def hyperparameter_search(self, *_: Any, **__: Any) -> Any:
         """Refused: each trial would make a new model, and the adversaries and the original are the first one's."""
-        raise NotImplementedError("it makes a new model for each trial: make a trainer in an objective of your own.")
+        raise NotImplementedError(
+            "hyperparameter_search makes a new model for each trial: create a trainer in your own objective instead."
+        )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")

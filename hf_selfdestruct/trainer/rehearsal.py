@@ -41,8 +41,8 @@ def check_loads_again(model: PreTrainedModel) -> None:
             made = type(model)(stored)
     except FAILURES as error:
         raise ValueError(
-            f"{name}(config) does not make such a model again ({reason(error)}), so that nobody could load it: let "
-            "the class take its configuration alone, and read from it what else it needs."
+            f"{name}(config) does not create such a model again ({reason(error)}), so users could not load it: let the "
+            "class take only its configuration, and read everything else from there."
         ) from None
     shapes = {name: tuple(weight.shape) for name, weight in made.named_parameters()}
     if differing := sorted(n for n in weights.keys() | shapes.keys() if weights.get(n) != shapes.get(n)):
@@ -162,8 +162,8 @@ def _give_trunk(judges: PreTrainedModel, model: PreTrainedModel, *, spared: Set[
     trunk = {name for name, _ in judges.named_parameters()} - head
     if lost := sorted(trunk - found.keys() - {heads.trunk_prefix(judges) + name for name in spared}):
         raise ValueError(
-            f"the trunk of {type(model).__name__} cannot be found by {type(judges).__name__}, as which anybody would "
-            f"load it: name the attribute that holds the trunk as {type(judges).__name__} does "
+            f"the trunk of {type(model).__name__} cannot be found by {type(judges).__name__}, the class that users "
+            f"load it with: name the attribute of the trunk as {type(judges).__name__} does "
             f"({judges.base_model_prefix!r}), and set base_model_prefix to that name (it lacks {lost[0]})."
         )
     given: dict[int, Any] = {}

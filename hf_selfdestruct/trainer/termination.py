@@ -61,8 +61,8 @@ class Termination(TrainerCallback):
             return
         self._agreed = control.should_save = control.should_training_stop = True
         logger.warning(
-            "SIGTERM: training stops after step %d, whose checkpoint goes to %s; train(resume_from_checkpoint=True) "
-            "goes on from there.",
+            "SIGTERM: training stops after step %d and saves a checkpoint to %s; train(resume_from_checkpoint=True) "
+            "resumes from it.",
             state.global_step,
             args.output_dir,
         )

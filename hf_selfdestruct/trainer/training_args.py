@@ -70,7 +70,7 @@ class SelfDestructTrainingArguments(HardeningConfig, TrainingArguments):
                 raise ValueError(f"{name}={getattr(self, name)!r} cannot be combined with hardening: {why}; {cure}.")
         if self.fsdp and self.adversary_settings.scope != "global":
             raise ValueError(
-                "sharded weights belong to no process alone, so that all simulate one adversary: set "
+                "with sharded weights all processes must simulate one adversary: set "
                 f"adversary={{'scope': 'global'}} with fsdp={self.fsdp!r}, or launch without FSDP."
             )
         config = self.fsdp_config if self.fsdp and isinstance(self.fsdp_config, dict) else {}

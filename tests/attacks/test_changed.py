@@ -68,7 +68,7 @@ def test_a_model_swapped_in_the_middle_ends_the_attack(
         Target("hardened", places["hardened"], sibling=places["sibling"]),
         Target("scratch", places["base"], random=True),
     ]
-    with pytest.raises(ValueError, match=f"^the weights of '{told}' changed while they were attacked: .*there.$"):
+    with pytest.raises(ValueError, match=f"^the weights of '{told}' changed during the attack: .*folder.$"):
         attacked(suite_of(attack, examples=(10,)), targets, [task_of(rows=40)], storage=storage)
     mixed = told == during  # the run in which it was swapped
     assert attack.calls[-1][-1] == during or not mixed
@@ -83,9 +83,9 @@ def test_an_adapter_beside_the_weights_is_refused(folder, tmp_path, base):
     model.add_adapter(LoraConfig(r=2, target_modules=["query", "value"]))
     model.save_pretrained(copied)
     for target in (Target("hardened", copied), Target("scratch", copied, random=True)):
-        with pytest.raises(ValueError, match=r"copy: it holds an adapter .*merge the adapter into the weights"):
+        with pytest.raises(ValueError, match=r"copy: it contains an adapter .*merge the adapter into the weights"):
             target.load(2, seed=0)
-    with pytest.raises(ValueError, match="it holds an adapter"):
+    with pytest.raises(ValueError, match="it contains an adapter"):
         Target("undefended", copied).published()
 
 

@@ -137,7 +137,7 @@ def test_equal_weights_in_another_architecture_are_run_anew(folder, task_of, att
 
 @pytest.mark.parametrize("roles", [("hardened", "hardened"), ("hardened", "mine")])
 def test_models_of_one_role_or_of_an_unknown_one_are_refused(folder, task_of, attacked, roles):
-    with pytest.raises(ValueError, match=f"a role of its own among .*; got {', '.join(roles)}"):
+    with pytest.raises(ValueError, match=f"a different role of .*; got {', '.join(roles)}"):
         attacked(suite_of(HeadOnly()), [Target(role, folder) for role in roles], [task_of()])
 
 

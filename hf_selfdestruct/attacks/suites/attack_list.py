@@ -58,7 +58,7 @@ class AttackList:
             if (known := attacks.setdefault(entry.attack.name, entry.attack)) != entry.attack:
                 raise ValueError(
                     f"suite {self.name!r}: two different attacks have the name {known.name!r}, {known} and "
-                    f"{entry.attack}; runs are told apart by it, so give one of them another name."
+                    f"{entry.attack}; a report identifies runs by it; rename one of them."
                 )
 
     def plan(self, available: int, has: frozenset[str] = frozenset({"desired", "sibling"})) -> list[tuple[Attack, int]]:
@@ -84,7 +84,7 @@ class AttackList:
             if unfit := [attack.name for attack in attacks if not attack.fits(task.kind)]:
                 raise ValueError(
                     f"suite {self.name!r} cannot attack task {task.name!r}, a {task.kind.name}, by {', '.join(unfit)}: "
-                    f"give a suite of your own, with attacks that can ({', '.join(fitting) or 'FullFineTuning()'})."
+                    f"pass a suite of attacks that can ({', '.join(fitting) or 'FullFineTuning()'})."
                 )
 
     def repeats(self, examples: int) -> tuple[int, ...]:

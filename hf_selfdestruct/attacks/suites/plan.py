@@ -64,8 +64,8 @@ class Job:
         roles = [target.role for target in self.targets]
         if {*roles} - {*ROLES} or len({*roles}) < len(roles):
             raise ValueError(
-                f"each model under attack needs a role of its own among {', '.join(ROLES)}; got {', '.join(roles)}. "
-                "Runs are told apart by it: attack several hardened models one after the other."
+                f"each attacked model needs a different role of {', '.join(ROLES)}; got {', '.join(roles)}. "
+                "A report identifies runs by it: attack several hardened models one after the other."
             )
         check_controls(self.tasks, self.controls)
         self.suite.check_fits([*self.tasks, *self.controls])

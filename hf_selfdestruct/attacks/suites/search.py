@@ -82,8 +82,8 @@ class Search:
         for folder, before in self.files.items():
             if _content(folder) != before:
                 raise Changed(
-                    f"the weights of {self.target.role!r} changed while they were attacked: {folder} holds another "
-                    "model than when the attacks began. Attack again while nothing writes there."
+                    f"the weights of {self.target.role!r} changed during the attack: {folder} contains another model "
+                    "than at its start. Attack again while nothing writes to the folder."
                 )
 
     def _files(self) -> dict[str, tuple[str, str]]:
