@@ -213,7 +213,7 @@ def check_processes(
     if config.adversary_settings.scope == "local":
         if any(adversary.carries > 1 for adversary in adversaries):
             raise ValueError(
-                "an adversary that continues over several outer steps (carries) belongs to one process; a checkpoint of "
+                "an adversary that continues over outer steps (carries) belongs to one process; a checkpoint of "
                 "several processes would lose it: set adversary={'scope': 'global'}, or leave carries at 1."
             )
         return
