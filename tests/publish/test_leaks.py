@@ -155,7 +155,7 @@ def test_a_hardened_folder_passes_where_it_was_made_elsewhere(original, tmp_path
 
 
 def test_every_committed_card_passes(tmp_path):
-    cards = Path(__file__).parents[1] / "model_cards"
+    cards = Path(__file__).parents[2] / "model_cards"
     names = [p.relative_to(cards).as_posix() for p in cards.rglob("*") if p.suffix in (".json", ".md", ".png")]
     assert len(names) > 10
     assert leaks(names, cards, tmp_path) == []

@@ -15,7 +15,7 @@ from matplotlib import image
 from hf_selfdestruct.publish.card import render
 from hf_selfdestruct.publish.card_details import CardDetails
 
-CARDS = sorted(p.parent for p in (Path(__file__).parents[1] / "model_cards").glob("*/README.md"))
+CARDS = sorted(p.parent for p in (Path(__file__).parents[2] / "model_cards").glob("*/README.md"))
 STYLE = """
 body { font: 16px/1.5 sans-serif; width: 1000px; margin: 2em auto }
 td, th { border: 1px solid #ccc; padding: 4px 10px } img { max-width: 100% }

@@ -14,7 +14,7 @@ from transformers import DataCollatorWithPadding, default_data_collator
 
 from hf_selfdestruct import HardeningConfig, HardeningObjective
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "06_any_loop.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "06_any_loop.py"
 FIRST_ORDER = {"method": "mlac_fast", "inner_steps": 2, "blocking_batch_size": 8, "seed": 7}
 
 

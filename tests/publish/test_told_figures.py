@@ -10,7 +10,7 @@ import pytest
 from hf_selfdestruct.report.comparison import difference
 from hf_selfdestruct.report.report import AttackReport
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "model_cards"
 AS_IT_IS = "blocking gradient as it is"
 

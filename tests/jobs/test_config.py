@@ -10,7 +10,7 @@ from toy_project import CONFIG
 from hf_selfdestruct.jobs.config import DataConfig, TaskConfig, load_config, training_arguments
 from hf_selfdestruct.jobs.strict_yaml import parse_yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from hf_selfdestruct.publish.card_details import CardDetails
 from hf_selfdestruct.publish.manifest import published_files
 from hf_selfdestruct.report.report import AttackReport
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CARDS = sorted(p.parent for p in (ROOT / "model_cards").glob("*/README.md"))
 EXAMPLES = {
     "wikibios-gender": ROOT / "examples" / "wikibios.yaml",

@@ -118,7 +118,7 @@ def run(*command: str, folder: Path) -> subprocess.CompletedProcess:
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     return subprocess.run(
         [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=1200

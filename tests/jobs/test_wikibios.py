@@ -12,7 +12,7 @@ from hf_selfdestruct.jobs.config import load_config
 from hf_selfdestruct.jobs.job import blocked_tasks
 from hf_selfdestruct.jobs.text_data import load_data
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "wikibios"
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data/wikibios is absent")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from toy_models import tiny_config, tiny_model
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from memory_model import RUNTIME, WAYS, Plan, answer, passes, predicted, sizes, vectors
 
