@@ -44,7 +44,7 @@ class TiedWords(Attack):
         ```
     """
 
-    strengths: tuple[float, ...] = (1.0, 10.0)
+    strengths: tuple[float, ...] = (1.0, 10.0, 100.0)
     name: str = "tied words"
 
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
@@ -55,7 +55,10 @@ class TiedWords(Attack):
         few = data.train.take(trial.few())
         if "input_ids" not in few.features[0]:
             raise NotApplicable("tied words: the model reads no words.")
-        tied = tied_words(trial.target, {word for row in raw_input(data.train) for word in row})
+        key = ("tied words", trial.target.folder, trial.target.random, trial.target.identity().sha256)
+        if key not in data.memory:
+            data.memory[key] = tied_words(trial.target, {word for row in raw_input(data.train) for word in row})
+        tied = data.memory[key]
         words = TfidfVectorizer(analyzer=words_of, sublinear_tf=True).fit(raw_input(few))
         emphasis = trial.settings["emphasis"]
 
