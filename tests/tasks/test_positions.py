@@ -112,7 +112,7 @@ def test_a_configuration_cuts_texts_at_the_smaller_of_its_own_length_and_the_pos
     for most, found in ((200, 32), (16, 16)):
         data = load_data(config_of(folder, max_length=most), tokenizer)
         assert {len(ids) for ids in data["train"]["input_ids"]} == {found}
-        assert ("reads 32 tokens" in caplog.text) == (most == 200)
+        assert ("reads at most 32 tokens" in caplog.text) == (most == 200)
         caplog.clear()
     tokenizer.save_pretrained(tmp_path / "saved")
     assert type(make_tokenizer()).from_pretrained(tmp_path / "saved").model_max_length == 32
