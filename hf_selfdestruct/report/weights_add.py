@@ -6,9 +6,10 @@ reveal beyond that is what a defence can take away; what the input reveals, no w
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from .packing import unpacked, unpacked_labels
 from .record import Record
 
 SHARES = (0.25, 0.5, 0.75)  # of the raw input, where it is combined with a model
+RAW = "raw input"  # the attack of the role raw
 WITHOUT = ("raw", "scratch")  # the raw input is always there
 MOST_ADDED, MOST_HIGH = 0.01, 0.03
 BLOCKED_IF = f"blocked where the weights add at most {MOST_ADDED} and the interval ends at most at {MOST_HIGH}"
@@ -37,10 +39,13 @@ ADDED_COLUMNS = (
 class Combination:
     """An attack, alone or combined with the raw input: the mean of both log-probabilities, weighted.
 
+    With all examples it may also be averaged over its seeds.
+
     Attributes:
         attack: Name of the attack.
         role: The model attacked, or ``raw``.
         share: Weight of the raw input; 0 for the attack alone.
+        averaged: Whether the log-probabilities of all seeds are averaged.
         merit: Mean accuracy on the selection rows over seeds, less the optimism of the attack's choice; between
             equals the smaller loss.
     """
@@ -48,12 +53,14 @@ class Combination:
     attack: str
     role: str
     share: float
-    merit: tuple[float, float]
+    averaged: bool = False
+    merit: tuple[float, float] = (0.0, 0.0)
 
     def __str__(self) -> str:
         """Such as ``layer probe with raw input``."""
         model = " from scratch" if self.role == "scratch" else ""
-        return f"{self.attack}{model}" + (" with raw input" if self.share else "")
+        averaged = ", seeds averaged" if self.averaged else ""
+        return f"{self.attack}{model}{' with raw input' if self.share else ''}{averaged}"
 
 
 def weights_add(
@@ -131,20 +138,19 @@ def best_combination(report: Record, task: str, examples: int, *roles: str) -> C
     return max(found, key=lambda one: one.merit, default=None)
 
 
-def combined(model: np.ndarray, raw: np.ndarray, share: float) -> np.ndarray:
-    """The weighted geometric mean of two predictions, normalised: a mean of log-probabilities.
+def combined(predictions: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """The weighted geometric mean of predictions, normalised: a mean of log-probabilities.
 
     Args:
-        model: Class probabilities, shape ``(rows, classes)``, all positive.
-        raw: Others, of the same shape.
-        share: Weight of the second.
+        predictions: Class probabilities, each of shape ``(rows, classes)`` and all positive.
+        weights: One for each, of sum 1.
 
     Example:
-        >>> combined(np.array([[0.8, 0.2]]), np.array([[0.2, 0.8]]), 0.5)
+        >>> combined([np.array([[0.8, 0.2]]), np.array([[0.2, 0.8]])], [0.5, 0.5])
         array([[0.5, 0.5]])
     """
-    logs = (1 - share) * np.log(model) + share * np.log(raw)
-    values = np.exp(logs - logs.max(axis=1, keepdims=True))
+    logs = sum(weight * np.log(one) for weight, one in zip(weights, predictions, strict=True))
+    values = np.exp(logs - np.max(logs, axis=1, keepdims=True))
     return np.asarray(values / values.sum(axis=1, keepdims=True))
 
 
@@ -154,38 +160,44 @@ def blocked(found: Difference) -> bool:
 
 
 def _combinations(report: Record, task: str, examples: int, role: str) -> Iterator[Combination]:
-    facts, raw = report.tasks[task], _runs(report, task, examples, "raw").get("raw input", {})
+    facts, raw = report.tasks[task], _runs(report, task, examples, "raw").get(RAW, {})
     labels = unpacked_labels(facts.selection)
     for attack, runs in _runs(report, task, examples, role).items():
         luck = statistics.fmean(run.optimism for run in runs.values())
-        for share in (0.0, *(SHARES if role != "raw" and runs.keys() <= raw.keys() else ())):
-            parts = [
-                _predicted(run.selected, raw[seed].selected if share else "", share, facts.num_labels)
-                for seed, run in runs.items()
-            ]
+        shares = (0.0, *(SHARES if role != "raw" and runs.keys() <= raw.keys() else ()))
+        # With all examples every seed has the same ones, so that an attacker can average over seeds.
+        averages = (False, True) if examples == facts.rows.train and len(runs) > 1 else (False,)
+        for share, averaged in itertools.product(shares, averages):
+            one = Combination(attack, role, share, averaged)
+            answers = _answers(report, task, examples, one, "selected").values()
             right, loss = (
-                statistics.fmean(float(contributions(labels, part, metric).mean()) for part in parts)
+                statistics.fmean(float(contributions(labels, answer, metric).mean()) for answer in answers)
                 for metric in ("accuracy", "loss")
             )
-            yield Combination(attack, role, share, (right - luck, -loss))
+            yield replace(one, merit=(right - luck, -loss))
 
 
 def _rows(report: Record, task: str, examples: int, one: Combination, metric: str) -> dict[int, np.ndarray]:
-    facts, raw = report.tasks[task], _runs(report, task, examples, "raw").get("raw input", {})
-    labels = unpacked_labels(facts.labels)
-    return {
-        seed: contributions(
-            labels,
-            _predicted(run.predictions, raw[seed].predictions if one.share else "", one.share, facts.num_labels),
-            metric,
+    """By seed, what each test row contributes."""
+    labels = unpacked_labels(report.tasks[task].labels)
+    answers = _answers(report, task, examples, one, "predictions")
+    return {seed: contributions(labels, answer, metric) for seed, answer in answers.items()}
+
+
+def _answers(report: Record, task: str, examples: int, one: Combination, split: str) -> dict[int, np.ndarray]:
+    """By seed, class probabilities of the rows of a split."""
+    classes = report.tasks[task].num_labels
+    raw = _runs(report, task, examples, "raw").get(RAW, {}) if one.share else {}
+    found = {
+        seed: combined(
+            [unpacked(getattr(run, split), classes), *([unpacked(getattr(raw[seed], split), classes)] if raw else [])],
+            [1 - one.share, one.share] if raw else [1.0],
         )
         for seed, run in _runs(report, task, examples, one.role)[one.attack].items()
     }
-
-
-def _predicted(model: str, raw: str, share: float, classes: int) -> np.ndarray:
-    own = unpacked(model, classes)
-    return combined(own, unpacked(raw, classes), share) if share else own
+    if not one.averaged:
+        return found
+    return dict.fromkeys(found, combined([*found.values()], [1 / len(found)] * len(found)))
 
 
 def _runs(report: Record, task: str, examples: int, role: str) -> dict[str, dict[int, AttackRun]]:

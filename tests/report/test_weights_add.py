@@ -9,6 +9,7 @@ from made_reports import made_labels, made_probabilities, made_report, made_run
 from hf_selfdestruct.attacks.metrics import scores
 from hf_selfdestruct.publish.card import render
 from hf_selfdestruct.publish.card_details import CardDetails
+from hf_selfdestruct.report.facts import RowCounts
 from hf_selfdestruct.report.packing import packed, packed_labels, rounded, unpacked
 from hf_selfdestruct.report.report import AttackReport
 from hf_selfdestruct.report.weights_add import ADDED_COLUMNS, added_rows, best_combination, combined, weights_add
@@ -49,8 +50,9 @@ def test_a_combination_is_the_normalised_product_of_powers():
     one, other = made_probabilities(LABELS, 0.5, 0), made_probabilities(LABELS, 0.5, 1)
     for share in (0.25, 0.5, 0.75):
         product = one ** (1 - share) * other**share
-        np.testing.assert_allclose(combined(one, other, share), product / product.sum(axis=1, keepdims=True))
-    np.testing.assert_allclose(combined(one, one, 0.5), one)
+        mixed = combined([one, other], [1 - share, share])
+        np.testing.assert_allclose(mixed, product / product.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(combined([one, one, one], [0.2, 0.3, 0.5]), one)
 
 
 def test_the_difference_is_between_the_best_with_and_the_best_without():
@@ -63,8 +65,8 @@ def test_the_difference_is_between_the_best_with_and_the_best_without():
         for group in groups:
             for share in (0.0, 0.25, 0.5, 0.75):
                 mixed = [
-                    [combined(unpacked(getattr(a, split), 2), unpacked(getattr(b, split), 2), share) for a, b in
-                     zip(group, RAW, strict=True)]
+                    [combined([unpacked(getattr(run, split), 2) for run in pair], [1 - share, share])
+                     for pair in zip(group, RAW, strict=True)]
                     for split in ("selected", "predictions")
                 ]  # fmt: skip
                 chosen, test = (
@@ -88,6 +90,20 @@ def test_weights_that_reveal_nothing_add_nothing():
     assert found.mean == pytest.approx(0, abs=0.02)
     assert added_rows(report, "gender")[0][-1] == "yes"
     assert len(added_rows(report, "gender")[0]) == len(ADDED_COLUMNS)
+
+
+def test_with_all_examples_an_attacker_averages_over_seeds():
+    """Three noisy seeds: their mean is chosen, and is better; with fewer examples each seed has other rows."""
+    groups = RAW, SCRATCH, runs_of("hardened", "full fine-tuning", 0.7, 20)
+    report = report_of(*groups)
+    facts = dataclasses.replace(report.tasks["gender"], rows=RowCounts(20, 120, 300))
+    whole = dataclasses.replace(report, tasks={"gender": facts})
+    assert str(best_combination(whole, "gender", 20, "hardened")).endswith(", seeds averaged")
+    assert not best_combination(report, "gender", 20, "hardened").averaged
+    alone = [run.test.accuracy for run in groups[2]]
+    parts = [unpacked(run.predictions, 2) for run in groups[2]]
+    assert accuracy(LABELS, combined(parts, [1 / 3] * 3)) > max(alone)
+    assert weights_add(whole, "gender", 20).attacks[0].endswith("seeds averaged")
 
 
 def test_an_attacker_may_ignore_the_weights():
