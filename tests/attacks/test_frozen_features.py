@@ -17,7 +17,7 @@ from transformers import default_data_collator
 from hf_selfdestruct.attacks import AttackData, AttackSuite, Entry, FullFineTuning, HeadOnly, Target, Trial, Tuning
 from hf_selfdestruct.attacks.methods.features import features_of
 from hf_selfdestruct.attacks.methods.probes import CLASSIFIERS
-from hf_selfdestruct.attacks.methods.references import RawInput, raw_input
+from hf_selfdestruct.attacks.methods.references import RAW_CLASSIFIERS, RawInput, raw_input
 from hf_selfdestruct.attacks.methods.tamper import Recalibrate, Rescale
 from hf_selfdestruct.attacks.metrics import scores
 from hf_selfdestruct.report.packing import rounded
@@ -170,13 +170,15 @@ def test_a_convolution_has_one_pooling(pictures, tmp_path):
 # References
 
 
-def test_raw_input_reads_words_and_their_pairs(readable, noise):
-    attack = RawInput()
+@pytest.mark.parametrize("classifier", RAW_CLASSIFIERS)
+def test_raw_input_reads_words(readable, noise, classifier):
+    attack, settings = RawInput(), {"classifier": classifier, "strength": 10.0}
     target = Target("raw", "")
-    found = attack.run(Trial(target, readable, examples=140, seed=0, settings={"strength": 10.0}))
-    assert found.test.accuracy > 0.85
-    chance = attack.run(Trial(target, noise, examples=140, seed=0, settings={"strength": 10.0}))
+    found = attack.run(Trial(target, readable, examples=140, seed=0, settings=settings))
+    assert found.test.accuracy > 0.8
+    chance = attack.run(Trial(target, noise, examples=140, seed=0, settings=settings))
     assert abs(chance.test.accuracy - 0.5) < 4 * 0.5 / 200**0.5
+    assert settings in attack.space()
 
 
 def test_raw_input_of_pictures_is_their_pixels(pictures):

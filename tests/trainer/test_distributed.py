@@ -73,6 +73,6 @@ def test_two_processes_stay_in_sync(tmp_path, meta_gradient, adversaries):
     assert first["world"] == second["world"] == 2
     assert first["digest"] == second["digest"]  # weights, learned head, learned rate and its moments
     assert first["still"] == []
-    assert first["runs"] == second["runs"] == 4 * 4 + 4 + 1  # four models, the raw input, scratch again
+    assert first["runs"] == second["runs"] == 4 * 4 + 12 + 1  # four models, the raw input, scratch again
     assert first["key"] != second["key"]  # each rank simulates its own adversary
     assert (first["numbers"] != second["numbers"]) == (adversaries == "several")

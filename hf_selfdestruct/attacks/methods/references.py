@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import ComplementNB, GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -24,10 +26,15 @@ AGAIN = 1000  # first seed of scratch attacked again
 
 @dataclass(frozen=True)
 class RawInput(Attack):
-    """Logistic regression on the input itself, TF-IDF of its token pairs or its pixels: what no weights can hide.
+    """A classifier of the input itself, its tokens or its pixels: what no weights can hide.
+
+    Three classifiers compete on the selection split, each at every strength: logistic regression (``linear``; of tokens
+    on the TF-IDF of tokens and pairs of neighbours, of pixels standardised), the same on simpler features (``plain``;
+    the TF-IDF of tokens alone, pixels as they are) and ``naive Bayes`` (complement naive Bayes on which tokens occur,
+    Gaussian on pixels), which needs fewer examples.
 
     Args:
-        strengths: Inverse regularisation, chosen on the selection split.
+        strengths: Inverse regularisation or smoothing.
         name: Its name in the report.
     """
 
@@ -36,15 +43,14 @@ class RawInput(Attack):
     assumes = "labelled examples of the blocked task, and no weights at all"
 
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
-        return [{"strength": value} for value in self.strengths]
+        return [{"classifier": name, "strength": value} for name in RAW_CLASSIFIERS for value in self.strengths]
 
     def run(self, trial: Trial) -> Outcome:  # noqa: D102
         data = trial.data
         few = data.train.take(trial.few())
-        text = "input_ids" in few.features[0]
-        first = TfidfVectorizer(analyzer=words_of, sublinear_tf=True) if text else StandardScaler()
-        model = make_pipeline(first, LogisticRegression(C=trial.settings["strength"], max_iter=1000))
-        probe = fitted(model, raw_input(few), few.labels)
+        kind = "tokens" if "input_ids" in few.features[0] else "pixels"
+        made = RAW_CLASSIFIERS[trial.settings["classifier"]][kind](trial.settings["strength"])
+        probe = fitted(make_pipeline(*made), raw_input(few), few.labels)
         selection, test = (
             rounded(spread(probe, raw_input(split), data.num_labels)) for split in (data.selection, data.test)
         )
@@ -67,9 +73,35 @@ def raw_input(split: Split) -> Any:
     return np.stack([np.asarray(one[name], dtype=np.float64).ravel() for one in split.features])
 
 
+def single_words(tokens: list[int]) -> list[str]:
+    """Tokens alone."""
+    return [str(token) for token in tokens]
+
+
 def words_of(tokens: list[int]) -> list[str]:
     """Tokens and pairs of neighbours."""
     return [str(t) for t in tokens] + [f"{a} {b}" for a, b in itertools.pairwise(tokens)]
+
+
+def _regression(strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=1000)
+
+
+# By name, and by what the input is made of: the steps of a scikit-learn pipeline, from a strength.
+RAW_CLASSIFIERS: dict[str, dict[str, Callable[[float], tuple[Any, ...]]]] = {
+    "linear": {
+        "tokens": lambda c: (TfidfVectorizer(analyzer=words_of, sublinear_tf=True), _regression(c)),
+        "pixels": lambda c: (StandardScaler(), _regression(c)),
+    },
+    "plain": {
+        "tokens": lambda c: (TfidfVectorizer(analyzer=single_words, sublinear_tf=True), _regression(c)),
+        "pixels": lambda c: (_regression(c),),
+    },
+    "naive Bayes": {
+        "tokens": lambda c: (CountVectorizer(analyzer=single_words, binary=True), ComplementNB(alpha=1 / c)),
+        "pixels": lambda c: (StandardScaler(), GaussianNB(var_smoothing=0.1 / c)),
+    },
+}
 
 
 def with_more(data: AttackData) -> AttackData:
