@@ -20,7 +20,7 @@ class Result:
     """One row of the result: a blocked task at one number of examples, each model under its strongest attack.
 
     Args:
-        cells: The task, the number of examples, and the accuracy of the strongest attack on each model.
+        cells: The task, the number of examples, and the score of the strongest attack on each model.
         difference: Hardened minus scratch.
         added: What the raw input reaches without a model, and what the hardened weights add to the best attack without
             weights; empty where the report does not record what this takes.
@@ -68,7 +68,7 @@ def results(report: AttackReport) -> list[Result]:
 
 
 def attack_rows(report: AttackReport, task: str) -> list[list[str]]:
-    """List every attack on a task, ordered by accuracy on the hardened model, highest first."""
+    """List every attack on a task, ordered by score on the hardened model, highest first."""
     cells = {(s.attack, s.examples, s.role): s for s in report.summaries(task)}
     runs_by: dict[tuple[str, int], list[AttackRun]] = {}
     for run in report.runs:

@@ -153,7 +153,7 @@ def test_table_says_everything():
     text = made_report(runs=missing, checks=("too few seeds",)).table(width=200)
     for word in (*ROLES, "gender", "smoke", "strongest", "head only", "full fine-tuning", "too few seeds", "0.530"):
         assert word in text
-    lines = [line for line in text.splitlines() if "full fine-tuning" in line]
+    lines = [line for line in text.splitlines() if "│ full fine-tuning" in line]
     assert len(lines) == 1
     assert "not measured" in lines[0]
     assert "0.630 ± 0.010" in lines[0]
