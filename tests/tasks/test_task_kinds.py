@@ -194,7 +194,7 @@ def test_a_shipped_loss_fits(tmp_path):
 
 def test_a_suite_that_reads_classes_is_refused_before_the_sibling_is_trained(attacked):
     trainer, _ = attacked
-    with pytest.raises(ValueError, match=r"'tiny' cannot attack task 'size', a regression, by head only: give a suite"):
+    with pytest.raises(ValueError, match=r"'tiny' cannot attack task 'size', a regression, by head only: pass a suite"):
         trainer.attack(TINY_SUITE)
     assert not AnyOf("either", (HeadOnly(), FullFineTuning())).fits(Regression())
     job = Job(TINY_SUITE, [], [toy_task()], ["input_ids"], collate=dict)
