@@ -24,7 +24,7 @@ def test_the_demo_is_ready_to_train(tmp_path):
 
 def test_weights_that_are_not_the_genuine_ones_are_refused(monkeypatch):
     monkeypatch.setattr(recipe, "SHA256", "0" * 64)
-    with pytest.raises(ValueError, match=r"sha256 53aa51172d14.*refused"):
+    with pytest.raises(ValueError, match=r"sha256 53aa51172d14.*expected 000000000000"):
         recipe.minilm()
 
 
