@@ -177,7 +177,7 @@ def test_a_repository_is_named_with_its_commit_and_holds_the_files_of_its_manife
     for line, code, name in zip(lines[2::2], lines[3::2], STRANGERS, strict=True):
         assert code == "CODE 2"
         why = "can run code or hide weights" if name == "a.gguf" else "its manifest does not list"
-        assert f"holds {name}, which {why}" in line
+        assert f"contains {name}, which {why}" in line
     fetched = [r for r in hub.requests if "/resolve/" in r and not r.endswith(MANIFEST)]
     assert fetched
     assert all("/tester/x0/" in r for r in fetched), "something was fetched of a repository that was refused"
