@@ -3,8 +3,8 @@ r"""What words alone give an attacker, without any model, at every number of exa
     python model_cards/words.py OUT.json examples/wikibios_general.yaml examples/wikibios_roles_swapped.yaml \
         --data.path DIR --model MODEL
 
-The reference of the suites on the raw input: logistic regression on the TF-IDF of tokens (and pairs), or naive Bayes, chosen
-with its strength on the selection split, on the same rows as the cards.
+The reference of the suites on the raw input: logistic regression on the TF-IDF of tokens (and pairs), or naive Bayes,
+chosen with its strength on the selection split, on the same rows as the cards.
 """
 
 import json

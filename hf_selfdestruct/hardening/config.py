@@ -175,6 +175,6 @@ def _adversary_of(given: dict[str, Any] | str | Adversary | None) -> dict[str, A
     if isinstance(given, Adversary):
         return described(given)
     if isinstance(given, str) and not given.lstrip().startswith("{"):
-        check_choice("adversary, where it is no mapping,", given, PRESETS)
+        check_choice("adversary, unless it is a mapping,", given, PRESETS)
         return dict(PRESETS[given]["adversary"])
     return mapping_of(given, AdversarySettings, "adversary") or {}
