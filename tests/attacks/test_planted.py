@@ -69,20 +69,19 @@ def reports():
     return {}
 
 
-@pytest.mark.parametrize("draw", range(2))
 @pytest.mark.parametrize("fake", planted.FAKES, ids=lambda f: f.__name__)
-def test_fake_defence_is_seen_through(known, judged, gain, reports, tmp_path, fake, draw):
-    folder = planted.planted(known, fake, draw, tmp_path)
-    found, reports[fake.__name__, draw] = judged(folder, planted.text_task())
+def test_fake_defence_is_seen_through(known, judged, gain, reports, tmp_path, fake):
+    folder = planted.planted(known, fake, 0, tmp_path)
+    found, reports[fake.__name__] = judged(folder, planted.text_task())
     assert found >= SHARE * gain
 
 
 def test_one_attack_alone_would_be_fooled(known, judged, reports, tmp_path):
     """The fakes are no straw men: the commonest attacks, alone, take some of them for a defence."""
-    if ("head_sabotage", 0) not in reports:
+    if "head_sabotage" not in reports:
         folder = planted.planted(known, planted.head_sabotage, 0, tmp_path)
-        reports["head_sabotage", 0] = judged(folder, planted.text_task())[1]
-    alone = {s.attack: s.mean for s in reports["head_sabotage", 0].summaries("xor")}
+        reports["head_sabotage"] = judged(folder, planted.text_task())[1]
+    alone = {s.attack: s.mean for s in reports["head_sabotage"].summaries("xor")}
     assert alone["head only"] < 0.7
     assert alone["full fine-tuning, searched"] < 0.7
     assert alone["layer probe"] < 0.9
@@ -116,10 +115,8 @@ def test_poisoned_batch_statistics_are_seen_through(seeing, judged, tmp_path):
     task = planted.image_task()
     whole, _ = judged(seeing, task)
     assert whole > 0.35
-    for draw in range(2):
-        folder = planted.poisoned(seeing, draw, tmp_path / str(draw))
-        found, _ = judged(folder, task)
-        assert found >= SHARE * whole, draw
+    found, _ = judged(planted.poisoned(seeing, 0, tmp_path / "poisoned"), task)
+    assert found >= SHARE * whole
 
 
 def test_the_image_task_is_not_learned_from_scratch(seeing, judged):
