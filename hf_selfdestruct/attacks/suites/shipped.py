@@ -47,14 +47,14 @@ GLANCE = AttackSuite(
 )
 SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES, steps=(160,), looks=4, prune=True)
 PROBED_FIRST = ProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), looks=4, prune=True)
-QUICK = AttackSuite("quick", 3, (*PROBES, Entry(SEARCHED, MOST), Entry(PROBED_FIRST, MOST)))
+QUICK = AttackSuite("quick", 3, (*PROBES, Entry(PROBED_FIRST, MOST)))
 DEFAULT = AttackSuite(
     "default",
     5,
     (
         *PROBES,
-        Entry(PROBED_FIRST, (100, 400, None)),
-        Entry(SEARCHED, (400, None)),
+        Entry(PROBED_FIRST, (400, None)),
+        Entry(SEARCHED, MOST),
         Entry(parts(90), MOST),
         Entry(optimizers(48), MOST),
         Entry(tampered(48), MOST),
