@@ -76,7 +76,7 @@ def test_equal_attacks_are_planned_once():
 
 def test_two_attacks_of_one_name_are_refused():
     """Their runs would be merged: a report knows attacks by their names."""
-    with pytest.raises(ValueError, match=r"'mine'.*'head only'.*0\.5.*0\.25.*another name"):
+    with pytest.raises(ValueError, match=r"'mine'.*'head only'.*0\.5.*0\.25.*rename one of them"):
         suite_of(HeadOnly(strengths=(0.5,), title="x"), HeadOnly(strengths=(0.5,)), HeadOnly(strengths=(0.25,)))
 
 

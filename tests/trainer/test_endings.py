@@ -60,7 +60,7 @@ def test_a_whole_script_ends_as_with_trainer(trained, hub, monkeypatch, tmp_path
     trainer = trained(push_to_hub=True, hub_model_id="tester/hardened", hub_token="hf_x", compute_metrics=accuracy)
     folder = trainer.folder
     (said,) = [line for line in caplog.messages if line.startswith("push_to_hub=True")]
-    assert "when you call trainer.push_to_hub() after trainer.attack()" in said
+    assert "call trainer.push_to_hub() after trainer.attack() to publish" in said
     trainer.save_model()
     with pytest.raises(ValueError, match=r"contains no evidence to publish: call trainer\.attack\(\) before"):
         trainer.push_to_hub(**SCRIPT)
@@ -164,7 +164,7 @@ def test_weights_that_were_not_trained_there_overwrite_nothing(make_trainer, tra
     for evidence in (False, True):
         if evidence:
             trainer.attack(TINY_SUITE)
-        with pytest.raises(ValueError, match=r"which has not trained: nothing was overwritten\. Load the model from"):
+        with pytest.raises(ValueError, match=r"which has not trained; nothing was overwritten\. Load the model from"):
             make_trainer(folder, model=tiny_model()).attack(TINY_SUITE)
         assert weights_hash(folder) == hardened
         assert not [name for name in ("_earlier", "_saved") if (folder / name).exists()]
