@@ -13,6 +13,7 @@ from hf_selfdestruct.attacks.methods.features import features_of
 from hf_selfdestruct.attacks.methods.forensics import tied_words
 from hf_selfdestruct.attacks.methods.probed_first import linear_map, probed
 from hf_selfdestruct.attacks.methods.probes import fitted
+from hf_selfdestruct.attacks.methods.references import RawInput
 from hf_selfdestruct.attacks.methods.tamper import NotApplicable
 
 
@@ -134,19 +135,23 @@ def test_no_words_are_tied_in_an_ordinary_model(target):
 
 
 def test_merging_the_words_that_reveal_a_task_shows_them(save_model, tmp_path, readable, target):
-    """With few examples the table's own list beats all words, and probes read nothing of the merged ones."""
+    """With eight examples the table's own list beats all words; an ordinary table lists none, and reveals nothing."""
 
     def merge(weights):
         table = weights["bert.embeddings.word_embeddings.weight"]
         table[[4, 5]] = table[[4, 5]].mean(0)
 
     merged, attack = changed(save_model, tmp_path, merge), TiedWords(strengths=(10.0,))
-    settings = attack.space()[-1]
-    found = [
-        np.mean([attack.run(Trial(one, readable, 8, seed, settings)).test.accuracy for seed in range(4)])
-        for one in (merged, target)
-    ]
-    assert found[0] > found[1] + 0.05
+
+    def reached(attack, target, settings):
+        return np.mean([attack.run(Trial(target, readable, 8, seed, settings)).test.accuracy for seed in range(4)])
+
+    (settings,) = attack.space()
+    words = max(reached(RawInput(), Target("raw", ""), one) for one in RawInput().space())
+    assert reached(attack, merged, settings) > words + 0.02
+    plain = attack.run(Trial(target, readable, 8, 0, settings))
+    assert plain.found == {"tied words": 0}
+    assert len({*map(tuple, plain.probabilities.tolist())}) == 1, "the same answer to every row"
     assert attack.run(Trial(merged, readable, 8, 0, settings)).found == {"tied words": 2}
 
 
