@@ -102,7 +102,7 @@ def test_words_of_the_tokenizer_stay_as_they_are(make_trainer, tiny_model, tmp_p
     trainer.objective.prepare(trainer.model)
     same = (trainer.model.get_input_embeddings().weight == before).all(dim=1)
     assert same.nonzero().flatten().tolist() == ([2, 5] if place else [])
-    assert ("give processing_class= the tokenizer" in caplog.text) == (not place)
+    assert ("Pass processing_class=" in caplog.text) == (not place)
 
 
 @pytest.mark.parametrize("precision", [{}, {"bf16_full_eval": True}])
