@@ -78,5 +78,5 @@ class ForgetfulBert(BertForSequenceClassification):
 
 def test_a_weight_that_nobody_initialises_is_refused() -> None:
     bones = heads.skeleton(ForgetfulBert(tiny_config("bert")), 2)
-    with pytest.raises(ValueError, match=r"ForgetfulBert does not initialise scaled.scale\."):
+    with pytest.raises(ValueError, match=r"ForgetfulBert does not initialise scaled.scale;"):
         heads.draw(bones, heads.head_names(bones), 0)
