@@ -10,26 +10,21 @@ import json
 import sys
 from pathlib import Path
 
-from transformers import AutoTokenizer, DataCollatorWithPadding
+from transformers import DataCollatorWithPadding
+from words import configured
 
 from hf_selfdestruct.attacks import Target, named_suite
-from hf_selfdestruct.jobs.config import load_config
-from hf_selfdestruct.jobs.job import blocked_tasks
-from hf_selfdestruct.jobs.text_data import load_data
 from hf_selfdestruct.report.report import AttackReport
 from hf_selfdestruct.report.weights_add import WITHOUT, best_combination, weights_add
 
 
 def main(out: str, *words: str) -> None:
     """Attack, and save what was found by task and number of examples."""
-    files = [word for word in words if word.endswith(".yaml")]
     found = {}
-    for file in files:
-        config = load_config(file, words[len(files) :])
-        tokenizer = AutoTokenizer.from_pretrained(config.model)
+    for config, tokenizer, tasks in configured(words):
         report = named_suite("quick").run(
             [Target("base", config.model), Target("scratch", config.model, random=True)],
-            blocked_tasks(config, load_data(config, tokenizer), tokenizer),
+            tasks,
             columns=tokenizer.model_input_names,
             collate=DataCollatorWithPadding(tokenizer),
             storage=f"sqlite:///{Path(out).resolve()}.db",

@@ -113,6 +113,11 @@ class Record:
     # Cached, because every cell of every table needs them.
 
     @cached_property
+    def memory(self) -> dict[Any, Any]:
+        """What others derive from the record, by keys of their own."""
+        return {}
+
+    @cached_property
     def _runs(self) -> dict[tuple[str, int, str], list[AttackRun]]:
         found: dict[tuple[str, int, str], list[AttackRun]] = {}
         for run in self.runs:

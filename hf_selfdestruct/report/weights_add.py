@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .attack_run import NOT_MEASURED, AttackRun
-from .comparison import Choice, Difference, compared
+from .comparison import Difference, compared
 from .contributions import contributions
 from .packing import unpacked, unpacked_labels
 from .record import Record
@@ -134,8 +134,12 @@ def best_combination(report: Record, task: str, examples: int, *roles: str) -> C
     Returns:
         The combination; ``None`` where the report does not record predictions of the selection rows.
     """
-    found = [one for role in roles for one in _combinations(report, task, examples, role)]
-    return max(found, key=lambda one: one.merit, default=None)
+    for role in roles:
+        if (key := ("combination", task, examples, role)) not in report.memory:
+            found = _combinations(report, task, examples, role)
+            report.memory[key] = max(found, key=lambda one: one.merit, default=None)
+    best = [one for role in roles if (one := report.memory["combination", task, examples, role])]
+    return max(best, key=lambda one: one.merit, default=None)
 
 
 def combined(predictions: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:

@@ -16,13 +16,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from ...report.packing import rounded
 from ..attack import Attack, Outcome, Trial
 from ..data import Split
-from ..metrics import scores
 from ..target import Target
-from .probes import fitted, spread
-from .references import raw_input, single_words
+from .probes import fitted
+from .references import classified, raw_input, single_words
 from .tamper import NotApplicable
 
 NEARLY = 1e-3  # distance of two rows, relative to their norm: what half precision and a little noise change
@@ -69,19 +67,7 @@ class TiedWords(Attack):
             probe = fitted(made, read(few), few.labels)
         else:
             probe = DummyClassifier().fit(read(few), few.labels)
-        selection, test = (
-            rounded(spread(probe, read(split), data.num_labels)) for split in (data.selection, data.test)
-        )
-        return Outcome(
-            scores(data.selection.labels, selection, data.metrics),
-            scores(data.test.labels, test, data.metrics),
-            0,
-            desired_drop=0.0,  # the weights are only read
-            probabilities=test,
-            selected=selection,
-            hits=(selection.argmax(axis=1) == data.selection.labels)[None],
-            found={"tied words": len(tied)},
-        )
+        return classified(probe, data, read, desired_drop=0.0, found={"tied words": len(tied)})  # weights are only read
 
 
 def tied_words(target: Target, words: Iterable[int]) -> set[int]:

@@ -50,18 +50,28 @@ class RawInput(Attack):
         few = data.train.take(trial.few())
         kind = "tokens" if "input_ids" in few.features[0] else "pixels"
         made = RAW_CLASSIFIERS[trial.settings["classifier"]][kind](trial.settings["strength"])
-        probe = fitted(make_pipeline(*made), raw_input(few), few.labels)
-        selection, test = (
-            rounded(spread(probe, raw_input(split), data.num_labels)) for split in (data.selection, data.test)
-        )
-        return Outcome(
-            scores(data.selection.labels, selection, data.metrics),
-            scores(data.test.labels, test, data.metrics),
-            0,
-            probabilities=test,
-            selected=selection,
-            hits=(selection.argmax(axis=1) == data.selection.labels)[None],
-        )
+        return classified(fitted(make_pipeline(*made), raw_input(few), few.labels), data, raw_input)
+
+
+def classified(probe: Any, data: AttackData, read: Callable[[Split], Any], **known: Any) -> Outcome:
+    """What a fitted classifier reaches, without any step.
+
+    Args:
+        probe: What :func:`.probes.fitted` gave.
+        data: What the attacker has.
+        read: Makes the classifier's features of a split.
+        known: Further fields of the outcome.
+    """
+    selection, test = (rounded(spread(probe, read(split), data.num_labels)) for split in (data.selection, data.test))
+    return Outcome(
+        scores(data.selection.labels, selection, data.metrics),
+        scores(data.test.labels, test, data.metrics),
+        0,
+        probabilities=test,
+        selected=selection,
+        hits=(selection.argmax(axis=1) == data.selection.labels)[None],
+        **known,
+    )
 
 
 def raw_input(split: Split) -> Any:
