@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .attack_run import NOT_MEASURED, AttackRun
-from .comparison import Difference, compared
+from .comparison import Choice, Difference, compared
 from .contributions import contributions
 from .packing import unpacked, unpacked_labels
 from .record import Record
