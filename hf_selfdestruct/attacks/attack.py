@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..report.attack_run import Scores
+from ..report.attack_run import AttackRun, Scores
 from ..tasks.kind import TaskKind
-from .data import AttackData
+from .data import AttackData, Split
 from .target import Target
 
 
@@ -25,6 +25,8 @@ class Trial:
         seed: Of subset, head and data order.
         settings: One point of :meth:`Attack.space`.
         until: Stop at this step, a rung, and leave the test split alone; ``None`` for a whole run.
+        refit: A chosen run to make again on training and selection rows: by what it chose itself, such as a layer or a
+            look, because no rows are left to choose on.
     """
 
     target: Target
@@ -33,10 +35,16 @@ class Trial:
     seed: int
     settings: dict[str, Any]
     until: int | None = None
+    refit: AttackRun | None = None
 
     def few(self) -> list[int]:
         """Numbers of the training rows that the run may use: the same for every model attacked."""
         return self.data.few(self.examples, self.seed)
+
+    def rows(self) -> Split:
+        """What the run trains on: those rows and, in a refit, the selection rows."""
+        few = self.data.train.take(self.few())
+        return few if self.refit is None else few.joined(self.data.selection)
 
 
 @dataclass(frozen=True)
@@ -78,12 +86,14 @@ class Attack(ABC):
         outside: Whether it stands outside the headline, because it holds the undefended model itself.
         needs: What must be there for it to run: ``desired`` (benign rows), ``sibling`` (the undefended model).
         kinds: Names of the kinds of task that it can be run on; ``None`` for any.
+        refits: Whether it can be made again on training and selection rows, see :attr:`Trial.refit`.
     """
 
     name: str
     assumes: str = "the published weights and labelled examples of the blocked task"
     outside: bool = False
     kinds: ClassVar[tuple[str, ...] | None] = ("classification",)
+    refits: bool = False
 
     def fits(self, kind: TaskKind) -> bool:
         """Whether it can be run on a kind of task."""
@@ -159,6 +169,11 @@ class AnyOf(Attack):
     def outside(self) -> bool:  # type: ignore[override]
         """Whether one of them stands outside."""
         return any(attack.outside for attack in self.of)
+
+    @property
+    def refits(self) -> bool:  # type: ignore[override]
+        """Whether each of them can be made again on more rows."""
+        return all(attack.refits for attack in self.of)
 
     def fitting(self, available: frozenset[str]) -> Attack | None:  # noqa: D102
         left = tuple(attack for attack in self.of if attack.needs <= available)

@@ -209,7 +209,9 @@ def still_rising(report: AttackReport, task: str) -> Iterator[str]:
     """The score still rises at the last look: with more steps the attack may get further."""
     groups: dict[tuple[str, int], list[AttackRun]] = {}
     for run in report.runs:
-        if run.task == task and run.role == "hardened" and run.chosen and run.status == "ok" and len(run.curve) > 1:
+        if run.task != task or run.examples == report.refit(task):  # which has the curve of the run before
+            continue
+        if run.role == "hardened" and run.chosen and run.status == "ok" and len(run.curve) > 1:
             groups.setdefault((run.attack, run.examples), []).append(run)
     for (attack, examples), runs in groups.items():
         gains = [run.curve[-1][1] - max(point[1] for point in run.curve[:-1]) for run in runs]

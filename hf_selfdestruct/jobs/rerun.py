@@ -134,7 +134,8 @@ def rerun(folder: str | Path, config: HardenConfig, *, count: int = 3, seed: int
         runs = [run for run in report.runs if run.task == name and run.role in targets and _key(run) in attacks]
         among += len(runs)
         for run in drawn(report, runs, count, seed):
-            found.append(Rerun(run, _again(attacks[_key(run)], targets[run.role], data, run)))
+            before = before_refit(report, run)
+            found.append(Rerun(run, _again(attacks[_key(run)], targets[run.role], data, run, before)))
     on_record = sum(run.task in report.blocked() for run in report.runs)
     return Reruns(tuple(found), among, on_record, seed)
 
@@ -177,11 +178,24 @@ def _targets(report: AttackReport, folder: str, base: str, processor: Processor)
     return found
 
 
-def _again(attack: Attack, target: Target, data: AttackData, run: AttackRun) -> Accuracies:
+def before_refit(report: AttackReport, run: AttackRun) -> AttackRun | None:
+    """The run whose settings a refit runs again on more rows; ``None`` where a run is no refit."""
+    if run.role == "more" or run.examples != report.refit(run.task):
+        return None
+    same = report.runs_of(run.task, report.tasks[run.task].rows.train, run.role)
+    return next(r for r in same if r.chosen and (r.attack, r.seed) == (run.attack, run.seed))
+
+
+def _again(
+    attack: Attack, target: Target, data: AttackData, run: AttackRun, before: AttackRun | None = None
+) -> Accuracies:
+    examples = before.examples if before else run.examples
     until = attack.rung(run.settings) if run.status == "pruned" else None
     data = with_more(data) if run.role == "more" else data
     try:
-        return _accuracies(attack.run(Trial(target, data, run.examples, run.seed, run.settings, until)))
+        found = attack.run(Trial(target, data, examples, run.seed, run.settings, until, before))
+        chosen = (before.selection if before else None) or found.selection  # a refit's selection rows were trained on
+        return _accuracies(dataclasses.replace(found, selection=chosen))
     except FAILURES:
         return ()
 

@@ -76,7 +76,7 @@ def cost_to_recover(report: Record, task: str) -> Figure:
     score = report.tasks[task].score
     value = f"best selection {score} so far,\nmean over seeds, corrected for selection bias"
     figure, axes = _figure(f"Best attack {score} by optimizer steps: “{task}”", value)
-    examples = max(report.budgets(task), default=0)
+    examples = report.searched(task)
     points = {
         role: sorted((step, reached) for reached, step, _ in looks(report, task, examples, role))
         for role in report.roles()
@@ -139,7 +139,7 @@ def expected_best(report: Record, task: str) -> Figure:
     figure, axes = _figure(
         f"Does a longer search help? “{task}”", f"expected best selection {report.tasks[task].score}"
     )
-    examples = max(report.budgets(task), default=0)
+    examples = report.searched(task)
     runs = [run for role in report.roles() for run in report.runs_of(task, examples, role)]
     first = min((run.seed for run in runs), default=0)
     inside = [run for run in runs if run.seed == first and not report.outside(run.attack)]

@@ -69,6 +69,15 @@ class Record:
         """Return the numbers of examples of the attacks on a task, ascending."""
         return sorted({examples for name, examples, role in self._runs if name == task and role in ROLES})
 
+    def refit(self, task: str) -> int | None:
+        """Return the number of examples with which chosen settings ran again on training and selection rows, if any."""
+        rows = self.tasks[task].rows
+        return next((n for n in self.budgets(task) if n > rows.train > 0), None)
+
+    def searched(self, task: str) -> int:
+        """Return the largest number of examples with which settings were searched; 0 where there are no runs."""
+        return max((n for n in self.budgets(task) if n != self.refit(task)), default=0)
+
     def outside(self, attack: str) -> bool:
         """Whether the headline excludes an attack."""
         return attack in self.attacks and self.attacks[attack].outside

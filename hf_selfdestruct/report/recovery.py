@@ -64,15 +64,16 @@ def recovery(report: Record, task: str, role: str, *, share: float = 0.9) -> Rec
         The cost; ``None`` without a reference, or if the reference has no gain.
     """
     budgets = report.budgets(task)
-    best = report.strongest(task, budgets[-1], reference(report)) if budgets else None
+    most = report.searched(task)
+    best = report.strongest(task, most, reference(report))
     chance = report.tasks[task].majority
     if best is None or best.mean <= chance:
         return None
     level = chance + share * (best.mean - chance)
     found = {n: report.strongest(task, n, role) for n in budgets}
-    points = list(looks(report, task, budgets[-1], role))
-    if last := found[budgets[-1]]:
-        points += [(last.mean, r.steps, r.flops) for r in report.strongest_runs(task, budgets[-1], role)[:1]]
+    points = list(looks(report, task, most, role))
+    if last := found[most]:
+        points += [(last.mean, r.steps, r.flops) for r in report.strongest_runs(task, most, role)[:1]]
     reached = [point for point in points if point[0] >= level]
     return Recovery(
         role,

@@ -126,7 +126,7 @@ def reference_lines(report: Record, task: str) -> list[str]:
     best = {s.role: s for s in sorted(found, key=lambda s: s.examples)}
     known = [f"{words[role]} {cell(best[role])}" for role in words if role in best]
     facts = report.tasks[task]
-    return [f"{facts.constant} {facts.majority:.3f}", *known, *_highest(report, task)]
+    return [f"{facts.constant} {facts.majority:.3f}", *known, *_highest(report, task), *_refitted(report, task)]
 
 
 def scored(report: Record) -> str:
@@ -144,6 +144,13 @@ def _highest(report: Record, task: str) -> list[str]:
     if best is None:
         return []
     return [f"highest of {len(names)} attacks ({len(runs)} runs, {most} examples) {cell(best)}, {best.attack}"]
+
+
+def _refitted(report: Record, task: str) -> list[str]:
+    """What the last number of examples means where it counts the selection rows."""
+    if (examples := report.refit(task)) is None:
+        return []
+    return [f"{examples} examples are the training and the selection rows: settings were chosen before, and refitted"]
 
 
 def _headline_table(report: Record, task: str) -> Table:

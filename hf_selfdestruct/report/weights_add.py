@@ -39,7 +39,7 @@ ADDED_COLUMNS = (
 class Combination:
     """An attack, alone or combined with the raw input: the mean of both log-probabilities, weighted.
 
-    With all examples it may also be averaged over its seeds.
+    With all examples, or refitted, it may also be averaged over its seeds.
 
     Attributes:
         attack: Name of the attack.
@@ -170,7 +170,7 @@ def _combinations(report: Record, task: str, examples: int, role: str) -> Iterat
         luck = statistics.fmean(run.optimism for run in runs.values())
         shares = (0.0, *(SHARES if role != "raw" and runs.keys() <= raw.keys() else ()))
         # With all examples every seed has the same ones, so that an attacker can average over seeds.
-        averages = (False, True) if examples == facts.rows.train and len(runs) > 1 else (False,)
+        averages = (False, True) if examples >= facts.rows.train > 0 and len(runs) > 1 else (False,)
         for share, averaged in itertools.product(shares, averages):
             one = Combination(attack, role, share, averaged)
             answers = _answers(report, task, examples, one, "selected").values()

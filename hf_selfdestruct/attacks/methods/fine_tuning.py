@@ -78,6 +78,7 @@ class Tuning(Attack):
     prune: bool = False
     trials: int | None = None
     kinds: ClassVar[tuple[str, ...] | None] = None
+    refits = True
 
     def __post_init__(self) -> None:
         if unknown := {*self.optimizers} - {*OPTIMIZERS}:

@@ -44,13 +44,14 @@ class TiedWords(Attack):
 
     strengths: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
     name: str = "tied words"
+    refits = True
 
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
         return [{"strength": value} for value in self.strengths]
 
     def run(self, trial: Trial) -> Outcome:  # noqa: D102
         data = trial.data
-        few = data.train.take(trial.few())
+        few = trial.rows()
         if "input_ids" not in few.features[0]:
             raise NotApplicable("tied words: the model reads no words.")
         key = ("tied words", trial.target.folder, trial.target.random, trial.target.identity().sha256)

@@ -66,6 +66,7 @@ class HeadOnly(Attack):
     joined: bool = False
     tamper: Tamper | None = None
     title: str = ""
+    refits = True
 
     def __post_init__(self) -> None:
         if self.classifier not in CLASSIFIERS:
@@ -88,13 +89,18 @@ class HeadOnly(Attack):
     def run(self, trial: Trial) -> Outcome:  # noqa: D102
         data, few = trial.data, trial.few()
         features = features_of(trial.target, data, trial.seed, self.tamper)
-        labels = data.train.labels[few]
-        if not (groups := self._groups(features)):
+        labels = trial.rows().labels
+        groups = self._groups(features)
+        if trial.refit is not None:
+            groups = {name: cells for name, cells in groups.items() if self._found(name, cells) == trial.refit.found}
+        if not groups:
             raise FloatingPointError("the attacked model's features are not finite, or the same for every row")
         probes, selections = {}, {}
         for name, cells in groups.items():
             made = CLASSIFIERS[self.classifier](trial.settings["strength"], len(few))
             train = features.of("train", cells)[few].astype(np.float64)
+            if trial.refit is not None:
+                train = np.concatenate([train, features.of("selection", cells).astype(np.float64)])
             probes[name] = fitted(make_pipeline(StandardScaler(), made), train, labels)
             selections[name] = rounded(spread(probes[name], features.of("selection", cells), data.num_labels))
         hits = np.stack([selections[name].argmax(axis=1) == data.selection.labels for name in groups])
@@ -103,7 +109,6 @@ class HeadOnly(Attack):
         best = max(tied, key=lambda name: macro_auc(data.selection.labels, selections[name]))
         test = rounded(spread(probes[best], features.of("test", groups[best]), data.num_labels))
         found = scores(data.selection.labels, selections[best], data.metrics)
-        layer, pooling = groups[best][0]
         return Outcome(
             found,
             scores(data.test.labels, test, data.metrics),
@@ -114,8 +119,13 @@ class HeadOnly(Attack):
             probabilities=test,
             selected=selections[best],
             hits=hits,
-            found={"features": best} if self.joined else {"layer": layer, "pooling": pooling},
+            found=self._found(best, groups[best]),
         )
+
+    def _found(self, name: str, cells: list[Cell]) -> dict[str, Any]:
+        """What a report says of the probe that was chosen."""
+        layer, pooling = cells[0]
+        return {"features": name} if self.joined else {"layer": layer, "pooling": pooling}
 
     def _groups(self, features: Features) -> dict[str, list[Cell]]:
         """What is probed, by name: single cells, or several side by side."""

@@ -41,13 +41,14 @@ class RawInput(Attack):
     strengths: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
     name: str = "raw input"
     assumes = "labelled examples of the blocked task, and no weights at all"
+    refits = True
 
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
         return [{"classifier": name, "strength": value} for name in RAW_CLASSIFIERS for value in self.strengths]
 
     def run(self, trial: Trial) -> Outcome:  # noqa: D102
         data = trial.data
-        few = data.train.take(trial.few())
+        few = trial.rows()
         kind = "tokens" if "input_ids" in few.features[0] else "pixels"
         made = RAW_CLASSIFIERS[trial.settings["classifier"]][kind](trial.settings["strength"])
         return classified(fitted(make_pipeline(*made), raw_input(few), few.labels), data, raw_input)

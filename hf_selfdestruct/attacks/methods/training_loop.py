@@ -72,7 +72,7 @@ def tune(
         FloatingPointError: The run diverged.
     """
     data, seed = trial.data, trial.seed
-    few = data.train.take(trial.few())
+    few = trial.rows()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed_of(name, seed))
@@ -97,6 +97,8 @@ def train(
 ) -> Outcome:
     """Train the weights that require a gradient, keep the look that selection prefers, score it on test.
 
+    A refit follows the same schedule without a look, up to the step of the best one (the first of equals) before.
+
     Args:
         model: On its device.
         few: Rows to train on.
@@ -120,6 +122,7 @@ def train(
     schedule = get_scheduler(settings["schedule"], optimizer, warmup, steps)
     at = {max(1, round(steps * (i + 1) / looks)) for i in range(looks)}
     made, flops = settings.get("prelude", 0) + settings.get("distil_steps", 0), 0.0
+    last = trial.until if trial.refit is None else int(max(trial.refit.curve, key=lambda p: p[1])[0]) - made
     best = _Best([], [])
     for step, loss in enumerate(_losses(model, few, trial, benign), start=1):
         with FlopCounterMode(display=False) if step == 1 else contextlib.nullcontext() as counter:
@@ -133,10 +136,12 @@ def train(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step in at:
+        if step in at and trial.refit is None:
             best.look(model, trial.data, made + step)
-        if step == trial.until:
+        if step == last:
             break
+    if trial.refit is not None:
+        return _refitted(model, trial, made + step, before + flops * step)
     return _outcome(model, best, trial, made + step, before + flops * step)
 
 
@@ -156,6 +161,21 @@ def _outcome(model: PreTrainedModel, best: _Best, trial: Trial, steps: int, flop
         probabilities=test,
         selected=best.answers,
         hits=np.stack(best.hits),
+    )
+
+
+def _refitted(model: PreTrainedModel, trial: Trial, steps: int, flops: float) -> Outcome:
+    if trial.refit is None or trial.refit.selection is None:
+        raise ValueError("a refit follows a run that did not fail.")
+    data, kind = trial.data, trial.data.kind
+    test = predictions(model, data, data.test, kind)
+    return Outcome(
+        trial.refit.selection,
+        scores(data.test.labels, test, data.metrics, kind),
+        steps,
+        flops=flops,
+        desired_drop=desired_drop(trial.target, model, data),
+        probabilities=test,
     )
 
 

@@ -17,10 +17,25 @@ ON_TEST = "settings and looks are selected on the test split, as the paper does:
 
 @dataclass(frozen=True)
 class Entry:
-    """An attack and the numbers of examples it is run with; ``None`` means all there are."""
+    """An attack and the numbers of examples it is run with; ``None`` means all there are.
+
+    Args:
+        attack: The attack.
+        examples: Numbers of examples.
+        refit: Whether the settings chosen with all examples are run again on training and selection rows, at every
+            seed: a further number of examples, since the labels of the selection rows are used too.
+
+    Raises:
+        ValueError: The attack cannot be refitted.
+    """
 
     attack: Attack
     examples: tuple[int | None, ...]
+    refit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.refit and not self.attack.refits:
+            raise ValueError(f"{self.attack.name!r} cannot be refitted: leave out refit=True, or set Attack.refits.")
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,8 @@ class AttackList:
         null: Attack scratch again on other random weights, to see what noise alone gives.
 
     Raises:
-        ValueError: Two different attacks have one name; a report could not tell their runs apart.
+        ValueError: Two different attacks have one name, so that a report could not tell their runs apart; or attacks
+            that select on the test split are refitted, which would train on it.
     """
 
     name: str
@@ -60,6 +76,20 @@ class AttackList:
                     f"suite {self.name!r}: two different attacks have the name {known.name!r}, {known} and "
                     f"{entry.attack}; a report identifies runs by it; rename one of them."
                 )
+
+        if self.select_on_test and any(entry.refit for entry in self.entries):
+            raise ValueError(f"suite {self.name!r}: refit=True with select_on_test=True would train on the test split.")
+
+    def refits(self, examples: int, available: int, attack: Attack | None = None) -> bool:
+        """Whether the chosen settings are run again on training and selection rows.
+
+        Args:
+            examples: Training rows of the search.
+            available: Training rows the attacker has; a search with fewer is not refitted.
+            attack: The attack; ``None`` for the raw input, which is refitted where any attack is.
+        """
+        refitted = [entry.attack.name for entry in self.entries if entry.refit]
+        return examples == available and bool(refitted if attack is None else attack.name in refitted)
 
     def plan(self, available: int, has: frozenset[str] = frozenset({"desired", "sibling"})) -> list[tuple[Attack, int]]:
         """What is run on each model: attack and examples.

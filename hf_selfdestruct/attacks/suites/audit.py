@@ -6,11 +6,12 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...report.attack_run import ROLES, AttackRun
 from ...report.contributions import METRICS, contributions
+from ...report.facts import TaskFacts
 from ...report.packing import unpacked, unpacked_labels
 from ...report.report import AttackReport
 from ..attack import Attack
@@ -26,6 +27,8 @@ EXACT = 1e-6
 SLACK = 0.02  # in selection accuracy: what the same steps made twice may differ by on a GPU
 MOST_LUCK = 2.0  # times 1 / sqrt(selection rows): above what a choice among hundreds of settings owes to chance
 MOST_LINES = 50
+# What a refit may change of a run; all else was chosen before.
+REFITTED = ("examples", "test", "steps", "seconds", "flops", "desired_drop", "predictions")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Planned:
         examples: Training rows.
         seeds: Seeds of the chosen settings; settings are searched at the first.
         settings: Instead of a search: the settings at every seed.
+        refit: Whether it is no search, but the chosen settings run again on training and selection rows.
     """
 
     task: str
@@ -47,6 +51,7 @@ class Planned:
     examples: int
     seeds: tuple[int, ...]
     settings: dict[str, Any] | None = None
+    refit: bool = False
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -116,11 +121,13 @@ def planned(report: AttackReport, suite: AttackList) -> Iterator[Planned]:
             if facts.control:
                 tunings = [(attack, n) for attack, n in plan if isinstance(attack, Tuning)]
                 plan = [(attack, n) for attack, n in tunings if n == max(most for _, most in tunings)]
-            yield from (Planned(task, attack, role, n, suite.repeats(n)) for attack, n in plan)
+            for attack, n in plan:
+                yield from _with_refit(Planned(task, attack, role, n, suite.repeats(n)), facts, suite)
         if facts.control:
             continue
         budgets = sorted({n for _, n in union} or {rows})
-        yield from (Planned(task, RawInput(), "raw", n, suite.repeats(n)) for n in budgets)
+        for n in budgets:
+            yield from _with_refit(Planned(task, RawInput(), "raw", n, suite.repeats(n)), facts, suite)
         if suite.more:
             yield Planned(task, suite.more, "more", rows + facts.rows_in("train"), (0,))
         attacks = {attack.name: attack for attack, _ in union}
@@ -129,6 +136,13 @@ def planned(report: AttackReport, suite: AttackList) -> Iterator[Planned]:
             if runs and runs[0].attack in attacks:
                 seeds = tuple(AGAIN + i for i in range(len(runs)))
                 yield Planned(task, attacks[runs[0].attack], "null", examples, seeds, runs[0].settings)
+
+
+def _with_refit(one: Planned, facts: TaskFacts, suite: AttackList) -> Iterator[Planned]:
+    yield one
+    attack = None if one.role == "raw" else one.attack
+    if not facts.control and suite.refits(one.examples, facts.rows.train, attack):
+        yield replace(one, examples=one.examples + facts.rows.selection, refit=True)
 
 
 def _has(report: AttackReport, *roles: str) -> frozenset[str]:
@@ -176,11 +190,13 @@ def _runs(report: AttackReport, suite: AttackList) -> Iterator[str]:
     groups: dict[tuple[str, str, str, int], list[AttackRun]] = {}
     for run in report.runs:
         groups.setdefault((run.task, run.attack, run.role, run.examples), []).append(run)
+    known = dict(groups)
     searches = [(one, groups.pop(one.key, [])) for one in planned(report, suite)]
     fits = {(one.task, one.attack.name, one.examples) for one, runs in searches if not _never_fits(runs)}
     for one, runs in searches:
         luck = MOST_LUCK / math.sqrt(report.tasks[one.task].rows.selection)
-        if problem := _search(one, runs, luck):
+        before = known.get((*one.key[:3], report.tasks[one.task].rows.train), [])
+        if problem := _refit(before, runs) if one.refit else _search(one, runs, luck):
             yield f"{one}: {problem}"
         elif (one.task, one.attack.name, one.examples) in fits and any(r.chosen and not r.selection for r in runs):
             yield f"{one}: the chosen settings failed, so that what the attack reaches is not known"
@@ -219,6 +235,20 @@ def _search(one: Planned, runs: list[AttackRun], luck: float) -> str | None:
         return "more optimism than chance gives on so many selection rows"
     if any(run.status == "ok" and run.steps != one.attack.cost(run.settings) for run in runs):
         return "numbers of steps that are not those of the settings"
+    return None
+
+
+def _refit(before: list[AttackRun], runs: list[AttackRun]) -> str | None:
+    """The first thing in which refitted runs differ from what was chosen before."""
+    chosen = {run.seed: run for run in before if run.chosen}
+    if sorted(run.seed for run in runs) != sorted(chosen):
+        return f"refits at seeds {[run.seed for run in runs]}; the suite refits seeds {sorted(chosen)}"
+    for run in (run for run in runs if run.status != "failed"):
+        first = chosen[run.seed]
+        if replace(run, **{name: getattr(first, name) for name in REFITTED}) != first:
+            return "refits with other settings or selection scores than those of the runs before"
+        if run.steps != max(first.curve, key=lambda point: point[1], default=(0,))[0]:
+            return "refits with numbers of steps that are not those of the look chosen before"
     return None
 
 

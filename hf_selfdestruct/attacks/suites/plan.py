@@ -108,7 +108,8 @@ class Job:
         scratches = [target for target in self.targets if target.role == "scratch" and self.suite.null]
         for task, scratch in itertools.product(self.tasks, scratches):
             attacks = {a.name: a for a, _ in self.suite.plan(len(data[task.name].train.labels), self._has(scratch))}
-            for examples in report.budgets(task.name):
+            rows = len(data[task.name].train.labels)
+            for examples in [n for n in report.budgets(task.name) if n <= rows]:  # what was refitted is not searched
                 runs = report.strongest_runs(task.name, examples, "scratch")
                 if runs:
                     again, attack = dataclasses.replace(scratch, role="null"), attacks[runs[0].attack]
@@ -147,6 +148,8 @@ class Job:
             budgets = [n for plan in plans for _, n in plan]
             beside = [*{*budgets}] * 2  # at each scratch again, and the raw input
             runs = sum(len(self.suite.repeats(n)) for n in (*budgets, *beside)) + 1
+            most = len(task.train.labels)
+            runs += sum(len(self.suite.repeats(n)) for p in plans for a, n in p if self.suite.refits(n, most, a))
             selection, test = len(task.selection.labels), len(task.test.labels)
             if runs * packed_size(selection + test, task.num_labels) > share:
                 most = share // (runs * packed_size(1, task.num_labels))
@@ -165,7 +168,8 @@ class Job:
                 planned = [(attack, examples) for attack, examples in tunings if examples == most]
             for attack, examples in planned:
                 study = self._study(task, attack, examples, target)
-                yield Search(attack, target, data, examples, self.suite.repeats(examples), study)
+                refit = not control and self.suite.refits(examples, len(data.train.labels), attack)
+                yield Search(attack, target, data, examples, self.suite.repeats(examples), study, refit=refit)
         if not control:
             yield from self._references(task, data)
 
@@ -175,7 +179,8 @@ class Job:
         budgets = sorted({n for _, n in self.suite.plan(rows, self._has(*self.targets))} or {rows})
         for examples in budgets if attack.fits(task.kind) else ():
             study = self._study(task, attack, examples, raw)
-            yield Search(attack, raw, data, examples, self.suite.repeats(examples), study)
+            refit = self.suite.refits(examples, rows)
+            yield Search(attack, raw, data, examples, self.suite.repeats(examples), study, refit=refit)
         scratch = next((t for t in self.targets if t.role == "scratch"), None)
         if scratch and self.suite.more:
             more, longer = dataclasses.replace(scratch, role="more"), with_more(data)

@@ -107,7 +107,8 @@ def weight(search: Search) -> float:
     space = search.space()
     whole = search.kept(space) + len(search.seeds) - 1
     looks = max(int(one.get("looks", 1)) for one in space)
-    return search.cost() + whole * (tested + looks * looked) + (len(space) - search.kept(space)) * looked
+    again = search.refits() * tested  # without a look
+    return search.cost() + whole * (tested + looks * looked) + again + (len(space) - search.kept(space)) * looked
 
 
 def step_seconds(job: Job) -> float:

@@ -59,6 +59,9 @@ class Search:
         seeds: Seeds that the chosen settings get; settings are searched at the first.
         study: Name under which runs are on record; it must identify data, model and judge.
         settings: Instead of a search: the settings to run at every seed.
+        refit: Whether the chosen settings are run again at every seed on training and selection rows. Such a run has
+            the rows of both as its ``examples``. Its selection scores, curve and what it found are those of the run
+            before: the choice was made then.
     """
 
     attack: Attack
@@ -68,6 +71,7 @@ class Search:
     seeds: tuple[int, ...]
     study: str
     settings: dict[str, Any] | None = None
+    refit: bool = False
     files: dict[str, tuple[str, str]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,7 +106,11 @@ class Search:
 
     def runs(self) -> int:
         """Number of runs in the report, those that are given up included."""
-        return len(self.space()) + len(self.seeds) - 1
+        return len(self.space()) + len(self.seeds) - 1 + self.refits()
+
+    def refits(self) -> int:
+        """How many of them are on training and selection rows."""
+        return len(self.seeds) if self.refit else 0
 
     def cost(self) -> int:
         """Optimizer steps at most."""
@@ -111,7 +119,7 @@ class Search:
         kept = self.kept(space)
         pruned = space if kept < len(space) else []
         rungs = sum(self._to_rung(one) for one in pruned)
-        return rungs + sum(whole[:kept]) + (len(self.seeds) - 1) * whole[0]
+        return rungs + sum(whole[:kept]) + (len(self.seeds) - 1 + self.refits()) * whole[0]
 
     def _to_rung(self, settings: dict[str, Any]) -> int:
         """Steps to the rung; what comes before the first, such as benign steps, is made on this way too."""
@@ -126,13 +134,15 @@ class Search:
             done: Called after each run.
         """
 
-        def make(settings: dict[str, Any], seed: int, until: int | None) -> RecordedRun:
-            key = _key(settings, seed, until)
+        def make(
+            settings: dict[str, Any], seed: int, until: int | None, before: AttackRun | None = None
+        ) -> RecordedRun:
+            key = _key(settings, seed, until, before)
             record = ledger.recall(self.study, key)
             if record is None:
                 self.check()
                 try:
-                    record = self._run(settings, seed, until)
+                    record = self._run(settings, seed, until, before)
                 finally:  # what is read of half-written weights is an error that says less
                     self.check()
                 ledger.record(self.study, key, record)
@@ -148,15 +158,17 @@ class Search:
             NotOnRecord: One is missing.
         """
 
-        def find(settings: dict[str, Any], seed: int, until: int | None) -> RecordedRun:
-            record = ledger.recall(self.study, _key(settings, seed, until))
+        def find(
+            settings: dict[str, Any], seed: int, until: int | None, before: AttackRun | None = None
+        ) -> RecordedRun:
+            record = ledger.recall(self.study, _key(settings, seed, until, before))
             if record is None:
                 raise NotOnRecord(self.study)
             return record
 
         return self._go(find)
 
-    def _go(self, one: Callable[[dict[str, Any], int, int | None], RecordedRun]) -> list[AttackRun]:
+    def _go(self, one: Callable[..., RecordedRun]) -> list[AttackRun]:
         space, first = self.space(), self.seeds[0]
         kept, given_up = space, []
         if (count := self.kept(space)) < len(space):
@@ -168,14 +180,24 @@ class Search:
         repeated = [one(best.run.settings, seed, None) for seed in self.seeds[1:]]
         # At the first seed the best of all settings was taken, at the others of one setting's looks.
         runs = [_chosen(r, (*tried, *given_up)) if r is best else r.run for r in tried]
-        return [*runs, *(_chosen(r, (r,)) for r in repeated), *(r.run for r in given_up)]
+        runs += [_chosen(r, (r,)) for r in repeated]
+        refitted = [self._refitted(run, one) for run in runs if run.chosen and self.refit]
+        return [*runs, *(r.run for r in given_up), *refitted]
 
-    def _run(self, settings: dict[str, Any], seed: int, until: int | None) -> RecordedRun:
+    def _refitted(self, run: AttackRun, one: Callable[..., RecordedRun]) -> AttackRun:
+        if run.status == "failed":  # there is nothing to make again
+            return dataclasses.replace(run, examples=self.examples + len(self.data.selection.labels))
+        again = one(run.settings, run.seed, None, run).run
+        return dataclasses.replace(again, chosen=True, optimism=run.optimism)
+
+    def _run(
+        self, settings: dict[str, Any], seed: int, until: int | None, before: AttackRun | None = None
+    ) -> RecordedRun:
         """One run; a diverged one is recorded as failed, never as resisted."""
         start = time.perf_counter()
         outcome, error = None, ""
         try:
-            outcome = self.attack.run(Trial(self.target, self.data, self.examples, seed, settings, until))
+            outcome = self.attack.run(Trial(self.target, self.data, self.examples, seed, settings, until, before))
         except FAILURES as failure:
             error = short_reason(failure)
         known: dict[str, Any] = {} if outcome is None else {
@@ -183,12 +205,14 @@ class Search:
             "curve": outcome.curve, "desired_drop": outcome.desired_drop, "found": outcome.found,
             "predictions": self._packed(outcome.probabilities), "selected": self._packed(outcome.selected),
         }  # fmt: skip
+        if known and before is not None:
+            known |= {name: getattr(before, name) for name in ("selection", "curve", "found", "selected")}
         status = "failed" if outcome is None else "ok" if until is None else "pruned"
         run = AttackRun(
             task=self.data.task,
             attack=self.attack.name,
             role=self.target.role,
-            examples=self.examples,
+            examples=self.examples + (len(self.data.selection.labels) if before else 0),
             seed=seed,
             settings=settings,
             chosen=False,
@@ -262,6 +286,6 @@ def _merit(run: AttackRun) -> tuple[float, float]:
     return run.selection.merit if run.selection else (-math.inf, -math.inf)
 
 
-def _key(settings: dict[str, Any], seed: int, until: int | None) -> str:
-    content = [settings, seed] if until is None else [settings, seed, until]
+def _key(settings: dict[str, Any], seed: int, until: int | None, before: AttackRun | None = None) -> str:
+    content = [settings, seed, *([] if until is None else [until]), *([] if before is None else ["refit"])]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
