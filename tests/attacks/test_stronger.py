@@ -80,7 +80,7 @@ def test_fine_tuning_starts_where_the_probe_ends(target, readable):
     attack = ProbedFirst(learning_rates=(1e-3,), steps=(20,), looks=2)
     trial = trial_of(attack, target, readable)
     few = readable.train.take(trial.few())
-    model = probed(target.load(2, 0), few, trial).eval()
+    model = probed(target.load(2, 0), few, trial)[0].eval()
     batch = readable.collate([dict(row) for row in few.features])
     with torch.no_grad():
         start = model(**batch).loss.item()
@@ -91,7 +91,7 @@ def test_fine_tuning_starts_where_the_probe_ends(target, readable):
 
 def test_every_weight_of_the_trunk_and_the_new_head_moves(target, readable):
     trial = trial_of(attack := ProbedFirst(learning_rates=(1e-3,), steps=(2,), looks=1), target, readable)
-    model = probed(target.load(2, 0), readable.train.take(trial.few()), trial)
+    model, _ = probed(target.load(2, 0), readable.train.take(trial.few()), trial)
     loss = model(**readable.collate([dict(row) for row in readable.train.features[:16]])).loss
     loss.backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}

@@ -19,11 +19,13 @@ from transformers.pytorch_utils import Conv1D
 from ...tasks.blocked_task import seed_of
 from ..attack import Attack, Outcome, Trial
 from .optimizers import OPTIMIZERS
+from .step_options import PRECISIONS
 from .tamper import NotApplicable, Tamper, layers_of
 from .training_loop import tune
 
 TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
 GRADIENTS = ("clip", "normalise")
+OPTIONS = ("embedding_factor", "layer_decay", "average", "word_dropout", "patience", "precision")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,13 @@ class Tuning(Attack):
         warmup: Share of the steps in which the rate rises.
         gradient: ``clip`` to norm 1, or ``normalise`` to it, against gradients made small.
         embedding_factor: Factor on the rate of the input embeddings, against words that were made alike.
+        layer_decay: Factor on the rate for each layer from the last one down to the embeddings, which are slowest.
+        average: Share that a running mean of the weights keeps in a step; looks are then taken at the mean too, and
+            the better one counts. 0 for none.
+        word_dropout: Share of the words of a row that each batch leaves out.
+        patience: Fewest steps before training may end, which it then does at the look that lies a third of the steps
+            made after the best one: ``steps`` are the most. 0 for all steps.
+        precision: ``float32``, or ``bf16`` in the forward pass of training.
         prelude: Benign fine-tuning steps first (heal-then-attack).
         poison: Share of blocked rows in a batch, the rest being benign; 0 for blocked rows alone.
         prune: Whether settings are compared at the first look and only the best quarter is run to the end.
@@ -73,6 +82,11 @@ class Tuning(Attack):
     warmup: float = 0.1
     gradient: str = "clip"
     embedding_factor: float = 1.0
+    layer_decay: float = 1.0
+    average: float = 0.0
+    word_dropout: float = 0.0
+    patience: int = 0
+    precision: str = "float32"
     prelude: int = 0
     poison: float = 0.0
     prune: bool = False
@@ -93,6 +107,11 @@ class Tuning(Attack):
             raise ValueError(f"{self.name}: embedding_factor must be positive; got {self.embedding_factor}.")
         if not (0 <= self.poison < 1 and 0 <= self.warmup <= 1 and self.prelude >= 0):
             raise ValueError(f"{self.name}: poison must lie in [0, 1), warmup in [0, 1], prelude at 0 or above.")
+
+        if not (0 < self.layer_decay <= 1 and 0 <= self.average < 1 and 0 <= self.word_dropout < 1):
+            raise ValueError(f"{self.name}: layer_decay must lie in (0, 1], average and word_dropout in [0, 1).")
+        if self.precision not in PRECISIONS or self.patience < 0:
+            raise ValueError(f"{self.name}: precision must be one of {', '.join(PRECISIONS)}, patience 0 or more.")
 
     @property
     def needs(self) -> frozenset[str]:  # noqa: D102
@@ -117,7 +136,8 @@ class Tuning(Attack):
         if self.tamper:
             same["tamper"] = self.tamper.config()
         same |= {k: v for k, v in (("prelude", self.prelude), ("poison", self.poison)) if v}
-        same |= {"embedding_factor": self.embedding_factor} if self.embedding_factor != 1 else {}
+        usual = type(self).__dataclass_fields__  # what is not used is not stated: runs on record stay valid
+        same |= {name: getattr(self, name) for name in OPTIONS if getattr(self, name) != usual[name].default}
         points = self._drawn() if self.trials else product(self.steps, self.optimizers, self.learning_rates)
         return [{"optimizer": name, "learning_rate": rate, "steps": steps, **same} for steps, name, rate in points]
 

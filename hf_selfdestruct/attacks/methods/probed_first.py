@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,18 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..attack import Outcome, Trial
 from ..data import Split, in_batches
-from .batches import averaged, hidden_states, on_device
+from .batches import averaged, hidden_states, mask_of, on_device
 from .fine_tuning import Tuning
 from .probes import fitted
 from .training_loop import tune
 
 STRENGTHS = (0.01, 0.1, 1.0)
+POOLINGS = ("mean", "max", "first", "mix")
 UNSEEN = -10.0  # logit of a class without examples, below the smallest of the others
 
 
 class PooledClassifier(nn.Module):
-    """A model under a linear head on the average of its last layer's tokens.
+    """A model under a linear head on its pooled tokens.
 
     A published head may read one token through a pooler, which a defence can spoil: the average stands beside both.
 
@@ -34,11 +36,16 @@ class PooledClassifier(nn.Module):
         model: The model; its own head is neither used nor trained.
         weight: Of the head, ``(classes, width)``.
         bias: Of the head, ``(classes,)``.
+        pooling: One of :data:`POOLINGS`.
+        layers: Number of hidden states of the last one's width; ``mix`` trains a weight for each.
     """
 
-    def __init__(self, model: PreTrainedModel, weight: Tensor, bias: Tensor) -> None:
+    def __init__(
+        self, model: PreTrainedModel, weight: Tensor, bias: Tensor, pooling: str = "mean", layers: int = 0
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.pooling = model, pooling
+        self.mix = nn.Parameter(weight.new_zeros(layers)) if pooling == "mix" else None
         self.head_weight, self.head_bias = nn.Parameter(weight), nn.Parameter(bias)
         trunk = {id(parameter) for parameter in model.base_model.parameters()}
         for parameter in model.parameters():
@@ -55,7 +62,7 @@ class PooledClassifier(nn.Module):
 
     def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
         """Logits and, where there are labels, their cross-entropy."""
-        features = averaged(hidden_states(self.model, inputs)[-1], inputs)
+        features = pooled(hidden_states(self.model, inputs), inputs, self.pooling, self.mix)
         logits = nn.functional.linear(features, self.head_weight, self.head_bias)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
@@ -63,10 +70,17 @@ class PooledClassifier(nn.Module):
 
 @dataclass(frozen=True)
 class ProbedFirst(Tuning):
-    """Logistic regression on averaged tokens, then fine-tuning of all weights with it as the head (2202.10054).
+    """Logistic regression on pooled tokens, then fine-tuning of all weights with it as the head (2202.10054).
 
-    Fine-tuning under a random head first destroys features that the head then has to find. The probe's strength is
-    chosen on the selection split.
+    Fine-tuning under a random head first destroys features that the head then has to find. The probe's pooling and
+    strength are chosen on the selection split, by the probe.
+
+    Args:
+        poolings: Of :data:`POOLINGS`: the last layer's tokens averaged, their maximum, the first token, or a mix of
+            all layers' averages, of which the shares are trained too.
+
+    Raises:
+        ValueError: Unknown pooling.
 
     Example:
         ```python
@@ -75,43 +89,99 @@ class ProbedFirst(Tuning):
     """
 
     name: str = "probe, then fine-tuning"
+    poolings: tuple[str, ...] = ("mean",)
     kinds = ("classification",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.poolings or {*self.poolings} - {*POOLINGS}:
+            raise ValueError(f"{self.name}: poolings must be of {', '.join(POOLINGS)}; got {self.poolings}.")
 
     def space(self) -> list[dict[str, Any]]:
         """Those of fine-tuning, which state the head."""
-        return [{**settings, "head": "linear probe of averaged tokens"} for settings in super().space()]
+        many = {"head": "linear probe", "poolings": [*self.poolings]}
+        head = {"head": "linear probe of averaged tokens"} if self.poolings == ("mean",) else many
+        return [{**settings, **head} for settings in super().space()]
 
     def run(self, trial: Trial) -> Outcome:
         """Probe and fine-tune once; see :meth:`.attack.Attack.run`."""
-        return tune(self.name, trial, under=lambda model, few: probed(model, few, trial))
+        found: dict[str, Any] = {}
+
+        def under(model: PreTrainedModel, few: Split) -> PooledClassifier:
+            classifier, strength = probed(model, few, trial, self.poolings)
+            found.update(pooling=classifier.pooling, strength=strength)
+            return classifier
+
+        outcome = tune(self.name, trial, under=under)
+        return replace(outcome, found={**outcome.found, **found})
 
 
-def probed(model: PreTrainedModel, few: Split, trial: Trial) -> PooledClassifier:
-    """The model under a head that is a logistic regression on its averaged tokens.
+def probed(
+    model: PreTrainedModel, few: Split, trial: Trial, poolings: Sequence[str] = ("mean",)
+) -> tuple[PooledClassifier, float]:
+    """The model under a head that is a logistic regression on its pooled tokens, and that regression's strength.
 
     Args:
         model: The model, on its device.
         few: Rows to fit to.
-        trial: What the attacker has: the selection split chooses the strength.
+        trial: What the attacker has: the selection split chooses pooling and strength; in a refit they are known.
+        poolings: Poolings to choose from; of maps of pixels there is only the average.
     """
-    data = trial.data
+    data, layers = trial.data, 0
+    strengths: Sequence[float] = STRENGTHS
+    if trial.refit is not None:
+        poolings, strengths = [trial.refit.found["pooling"]], [trial.refit.found["strength"]]
 
     def call(batch: dict[str, Tensor]) -> Tensor:
+        nonlocal layers, poolings
         inputs = on_device(batch, labels=False)
-        return averaged(hidden_states(model, inputs)[-1], inputs)
+        states = hidden_states(model, inputs)
+        layers, poolings = len(_alike(states)), ("mean",) if states[-1].dim() == 4 else poolings
+        return torch.stack([pooled(states, inputs, pooling) for pooling in poolings], dim=1)
 
     model.eval()
     train, selection = (in_batches(split, data.collate, call).astype(np.float64) for split in (few, data.selection))
     if not (np.isfinite(train).all() and np.isfinite(selection).all()):
         raise FloatingPointError("the attacked model's features are not finite")
-    tried = [
-        fitted(make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000)), train, few.labels)
-        for strength in STRENGTHS
-    ]
-    best = max(tried, key=lambda probe: float((probe.predict(selection) == data.selection.labels).mean()))
-    weight, bias = linear_map(best, train.shape[1], data.num_labels)
-    device = next(model.parameters()).device
-    return PooledClassifier(model, *(torch.tensor(part, dtype=torch.float32, device=device) for part in (weight, bias)))
+    tried = {
+        (place, c): fitted(make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)), rows, few.labels)
+        for place, rows in enumerate(train.swapaxes(0, 1))
+        for c in strengths
+    }
+
+    def right(at: tuple[int, float]) -> float:
+        return float((tried[at].predict(selection[:, at[0]]) == data.selection.labels).mean())
+
+    best = max(tried, key=right)
+    parts = linear_map(tried[best], train.shape[2], data.num_labels)
+    weight, bias = (torch.tensor(part, dtype=torch.float32, device=model.device) for part in parts)
+    return PooledClassifier(model, weight, bias, poolings[best[0]], layers), best[1]
+
+
+def pooled(states: Sequence[Tensor], inputs: dict[str, Tensor], pooling: str, mix: Tensor | None = None) -> Tensor:
+    """One vector for each row.
+
+    Args:
+        states: Every hidden state.
+        inputs: The batch.
+        pooling: One of :data:`POOLINGS`.
+        mix: For ``mix``: the logits of the layers' shares; equal shares without.
+    """
+    last = states[-1]
+    if pooling == "mean":
+        return averaged(last, inputs)
+    if pooling == "mix":
+        alike = _alike(states)
+        shares = (last.new_zeros(len(alike)) if mix is None else mix).softmax(0)
+        return torch.stack([share * averaged(one, inputs) for share, one in zip(shares, alike, strict=True)]).sum(0)
+    mask = mask_of(last, inputs)
+    if pooling == "max":
+        return last.masked_fill((mask == 0).unsqueeze(-1), -torch.inf).amax(1)
+    return last[:, 0]
+
+
+def _alike(states: Sequence[Tensor]) -> list[Tensor]:
+    return [one for one in states if one.shape[-1] == states[-1].shape[-1]]
 
 
 def linear_map(probe: Any, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -71,6 +71,28 @@ class ReinitialiseLast(Tamper):
 
 
 @dataclass(frozen=True)
+class ReinitialiseEmbeddings(Tamper):
+    """Fresh rows for words: what a defence took from the table is learned anew, and words that it tied come apart.
+
+    Args:
+        tied: Only for words whose row equals another's.
+    """
+
+    tied: bool = False
+
+    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        fresh = _fresh(model, "embeddings", seed)
+        words = next((n for n, p in model.named_parameters() if id(p) in tables), None)
+        if words is None:
+            raise NotApplicable(f"ReinitialiseEmbeddings(): {type(model).__name__} has no table of words.")
+        table = model.get_parameter(words).data
+        _, groups, sizes = table.unique(dim=0, return_inverse=True, return_counts=True)
+        chosen = sizes[groups] > 1 if self.tied else torch.ones(len(table), dtype=torch.bool, device=table.device)
+        table[chosen] = fresh[words].detach().to(table)[chosen]
+
+
+@dataclass(frozen=True)
 class ShrinkAndPerturb(Tamper):
     """``w <- shrink * w + noise * std(w) * n``, n standard normal (1910.08475).
 

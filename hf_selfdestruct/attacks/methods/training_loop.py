@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, get_scheduler
 
@@ -22,7 +22,7 @@ from ..target import placed
 from .batches import batch_of, epochs, inputs_of, predictions
 from .benign import companion, desired_drop, heal
 from .optimizers import OPTIMIZERS, bound, trained
-from .tamper import NotApplicable
+from .step_options import Average, fewer_words, forward_precision, groups
 
 Prepare = Callable[[PreTrainedModel, Iterator[dict[str, Tensor]]], None]
 
@@ -36,8 +36,16 @@ class _Best:
     merit: tuple[float, float] = (-math.inf, -math.inf)
     answers: np.ndarray | None = None
     state: dict[str, Tensor] | None = None
+    step: int = 0
+    averaged: bool = False
 
-    def look(self, model: PreTrainedModel, data: AttackData, step: int) -> None:
+    def look(self, model: PreTrainedModel, data: AttackData, step: int, average: Average | None = None) -> None:
+        self._look(model, data, step)
+        if average is not None:
+            with average.in_place():
+                self._look(model, data, step, averaged=True)
+
+    def _look(self, model: PreTrainedModel, data: AttackData, step: int, *, averaged: bool = False) -> None:
         kind, labels = data.kind, data.selection.labels
         found = predictions(model, data, data.selection, kind)
         if not np.isfinite(found).all():
@@ -45,10 +53,11 @@ class _Best:
         hits = kind.credit(labels, found)
         merit = scores(labels, found, kind=kind).merit
         if merit > self.merit:
-            self.merit, self.answers = merit, found
+            self.merit, self.answers, self.step, self.averaged = merit, found, step, averaged
             self.state = {name: value.clone() for name, value in model.state_dict().items()}
         self.hits.append(hits)
-        self.curve.append((float(step), float(hits.mean())))
+        value = max(float(hits.mean()), self.curve.pop()[1] if averaged else -math.inf)
+        self.curve.append((float(step), value))
 
 
 def tune(
@@ -105,8 +114,11 @@ def train(
         trial: What the run is given. Its settings are ``learning_rate``, ``steps``, ``batch_size``, ``looks``,
             ``schedule`` and, where they are given, ``optimizer`` (AdamW by default), ``warmup`` (share of the steps,
             0.1), ``gradient`` (``clip`` to norm 1, or ``normalise`` to it), ``embedding_factor`` (on the rate of the
-            input embeddings), ``poison`` (share of blocked rows in a batch), and the steps that were made before:
-            ``prelude`` and ``distil_steps``.
+            input embeddings), ``layer_decay`` (on the rate, for each layer from the last one down), ``average`` (share
+            that a running mean of the weights keeps; looks are taken at both), ``word_dropout`` (share of words that
+            a training batch leaves out), ``precision`` (of the forward pass), ``patience`` (training ends at a look
+            that lies a third of its steps after the best one, but never before so many), ``poison`` (share of
+            blocked rows in a batch), and the steps that were made before: ``prelude`` and ``distil_steps``.
         benign: The model of the desired task, on the same trunk.
         before: Floating-point operations spent before.
 
@@ -117,7 +129,8 @@ def train(
     steps, looks = settings["steps"], settings["looks"]
     shared = [*trained(model), *(trained(benign) if benign is not None and settings.get("poison") else [])]
     weights = list(dict.fromkeys(shared))
-    optimizer = OPTIMIZERS[settings.get("optimizer", "adamw")](_groups(model, weights, settings))
+    optimizer = OPTIMIZERS[settings.get("optimizer", "adamw")](groups(model, weights, settings))
+    average = Average(weights, settings["average"]) if "average" in settings else None
     warmup = int(settings.get("warmup", 0.1) * steps)
     schedule = get_scheduler(settings["schedule"], optimizer, warmup, steps)
     at = {max(1, round(steps * (i + 1) / looks)) for i in range(looks)}
@@ -126,7 +139,8 @@ def train(
     best = _Best([], [])
     for step, loss in enumerate(_losses(model, few, trial, benign), start=1):
         with FlopCounterMode(display=False) if step == 1 else contextlib.nullcontext() as counter:
-            value = loss()
+            with forward_precision(settings):
+                value = loss()
             value.backward()
         if counter is not None:
             flops = float(counter.get_total_flops())
@@ -136,12 +150,17 @@ def train(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+        if average is not None:
+            average.update()
         if step in at and trial.refit is None:
-            best.look(model, trial.data, made + step)
-        if step == last:
+            best.look(model, trial.data, made + step, average)
+        waited = 3 * (made + step - best.step) >= step >= settings.get("patience", math.inf)
+        if step == last or (step in at and trial.refit is None and waited):
             break
     if trial.refit is not None:
-        return _refitted(model, trial, made + step, before + flops * step)
+        averaged = average if average is not None and trial.refit.found["weights"] == "averaged" else None
+        with averaged.in_place() if averaged else contextlib.nullcontext():
+            return _refitted(model, trial, made + step, before + flops * step)
     return _outcome(model, best, trial, made + step, before + flops * step)
 
 
@@ -161,6 +180,7 @@ def _outcome(model: PreTrainedModel, best: _Best, trial: Trial, steps: int, flop
         probabilities=test,
         selected=best.answers,
         hits=np.stack(best.hits),
+        found={"weights": "averaged" if best.averaged else "last"} if "average" in trial.settings else {},
     )
 
 
@@ -184,7 +204,7 @@ def _losses(
 ) -> Iterator[Callable[[], Tensor]]:
     """The loss of each step: of blocked rows, or of a batch in which they are the smaller part."""
     data, seed, settings = trial.data, trial.seed, trial.settings
-    size, poison = settings["batch_size"], settings.get("poison", 0.0)
+    size, poison, dropped = settings["batch_size"], settings.get("poison", 0.0), settings.get("word_dropout", 0.0)
     blocked = max(1, round(size * poison)) if poison else size
     streams = [epochs(len(few.labels), blocked, settings["steps"], seed)]
     if poison and benign is not None and data.desired is not None:
@@ -192,7 +212,8 @@ def _losses(
 
     def loss(rows: np.ndarray, others: np.ndarray | None = None) -> Tensor:
         model.train()
-        value = model(**batch_of(data, few.take(rows.tolist()))).loss
+        batch = batch_of(data, few.take(rows.tolist()))
+        value = model(**(fewer_words(batch, dropped) if dropped else batch)).loss
         if others is None or benign is None or data.desired is None:
             return value
         benign.train()
@@ -201,18 +222,3 @@ def _losses(
 
     for rows in zip(*streams, strict=True):
         yield lambda rows=rows: loss(*rows)  # type: ignore[misc]
-
-
-def _groups(model: PreTrainedModel, weights: list[nn.Parameter], settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The weights with their rates: the input embeddings may have one of their own."""
-    rate, factor = settings["learning_rate"], settings.get("embedding_factor", 1.0)
-    if factor == 1.0:
-        return [{"params": weights, "lr": rate}]
-    try:
-        table = getattr(model.get_input_embeddings(), "weight", None)
-    except NotImplementedError:  # transformers' answer for models of images
-        table = None
-    if table is None or not any(weight is table for weight in weights):
-        raise NotApplicable(f"embedding_factor={factor}: no input embeddings are trained.")
-    rest = [weight for weight in weights if weight is not table]
-    return [{"params": rest, "lr": rate}, {"params": [table], "lr": factor * rate}]

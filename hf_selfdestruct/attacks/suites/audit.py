@@ -233,9 +233,15 @@ def _search(one: Planned, runs: list[AttackRun], luck: float) -> str | None:
         return "settings were given up that were ahead of those kept"
     if any(not 0 <= run.optimism <= (luck if run.chosen else 0.0) for run in runs):
         return "more optimism than chance gives on so many selection rows"
-    if any(run.status == "ok" and run.steps != one.attack.cost(run.settings) for run in runs):
+    if any(run.status == "ok" and not _fewest(one, run) <= run.steps <= one.attack.cost(run.settings) for run in runs):
         return "numbers of steps that are not those of the settings"
     return None
+
+
+def _fewest(one: Planned, run: AttackRun) -> int:
+    """Steps that a run must have made: with patience it may have ended early."""
+    cost = one.attack.cost(run.settings)
+    return min(cost, int(run.settings.get("patience", cost)))
 
 
 def _refit(before: list[AttackRun], runs: list[AttackRun]) -> str | None:

@@ -1,0 +1,125 @@
+"""What an attacker can turn in each step: rates by layer, averaged weights, words left out, precision."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..target import device
+from .tamper import NotApplicable, layers_of
+
+PRECISIONS = ("float32", "bf16")
+
+
+def groups(model: PreTrainedModel, weights: list[nn.Parameter], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The weights with their rates, those of one rate together.
+
+    Args:
+        model: The model.
+        weights: What is trained.
+        settings: ``learning_rate`` and, where they are given, ``embedding_factor`` on the rate of the input embeddings
+            and ``layer_decay``, a factor for each layer from the last one down to the embeddings.
+
+    Raises:
+        NotApplicable: No input embeddings are trained, or the model has no layers.
+    """
+    factors = _by_layer(model, settings["layer_decay"]) if "layer_decay" in settings else {}
+    if (factor := settings.get("embedding_factor", 1.0)) != 1.0:
+        table = _embeddings(model)
+        if table is None or not any(weight is table for weight in weights):
+            raise NotApplicable(f"embedding_factor={factor}: no input embeddings are trained.")
+        factors[id(table)] = factor * factors.get(id(table), 1.0)
+    found: dict[float, list[nn.Parameter]] = {}
+    for weight in weights:
+        found.setdefault(settings["learning_rate"] * factors.get(id(weight), 1.0), []).append(weight)
+    return [{"params": same, "lr": rate} for rate, same in found.items()]
+
+
+def _embeddings(model: PreTrainedModel) -> Tensor | None:
+    try:
+        return getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:  # transformers' answer for models of images
+        return None
+
+
+def _by_layer(model: PreTrainedModel, decay: float) -> dict[int, float]:
+    """By the id of a weight of the trunk, its factor: what precedes the layers has the smallest, what follows 1."""
+    layers = layers_of(model.base_model)
+    if not layers:
+        raise NotApplicable(f"layer_decay={decay}: {type(model).__name__} has no list of layers.")
+    below, factors = len(layers), {}
+    for name, weight in model.base_model.named_parameters():
+        inside = [i for i, layer in enumerate(layers) if name.startswith(f"{layer}.")]
+        if inside:
+            below = len(layers) - 1 - inside[0]
+        elif below < len(layers):
+            below = 0  # a pooler or a last normalisation
+        factors[id(weight)] = decay**below
+    return factors
+
+
+class Average:
+    """A running mean of the weights, which can take their place for a look.
+
+    Args:
+        weights: What is trained.
+        decay: Share of the mean that each step keeps; less in the first steps, of which it would remember the start.
+    """
+
+    def __init__(self, weights: list[nn.Parameter], decay: float) -> None:
+        self._weights, self._decay, self._steps = weights, decay, 0
+        self._means = [weight.detach().clone() for weight in weights]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights in after a step."""
+        self._steps += 1
+        kept = min(self._decay, self._steps / (self._steps + 10))
+        for mean, weight in zip(self._means, self._weights, strict=True):
+            mean.lerp_(weight, 1 - kept)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The mean in the place of the weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for mean, weight in zip(self._means, self._weights, strict=True):
+            now = weight.clone()
+            weight.copy_(mean)
+            mean.copy_(now)
+
+
+def fewer_words(batch: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """A batch in which nobody attends to some of the words, drawn anew; the first and the last of a row stay.
+
+    Args:
+        batch: With an ``attention_mask``.
+        share: Of the words that are left out.
+
+    Raises:
+        NotApplicable: The batch has no mask over words.
+    """
+    mask = batch.get("attention_mask")
+    if mask is None or mask.dim() != 2:
+        raise NotApplicable(f"word_dropout={share}: the batch has no attention_mask.")
+    place, ends = mask.long().cumsum(1), mask.sum(1, keepdim=True)
+    inner = (place > 1) & (place < ends)
+    left_out = inner & (torch.rand(mask.shape, device=mask.device) < share)
+    return {**batch, "attention_mask": mask.masked_fill(left_out, 0)}
+
+
+def forward_precision(settings: dict[str, Any]) -> contextlib.AbstractContextManager[Any]:
+    """The precision of a step's forward pass; weights and answers stay in float32."""
+    half = settings.get("precision", "float32") == "bf16"
+    return torch.autocast(device().type, torch.bfloat16) if half else contextlib.nullcontext()

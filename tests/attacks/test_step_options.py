@@ -1,0 +1,147 @@
+"""What an attacker turns in each step: rates by layer, averaged weights, words left out, precision, patience."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from hf_selfdestruct.attacks import FullFineTuning, ProbedFirst, Target, Trial, Tuning
+from hf_selfdestruct.attacks.methods.probed_first import pooled, probed
+from hf_selfdestruct.attacks.methods.step_options import Average, fewer_words, groups
+from hf_selfdestruct.attacks.methods.tamper import NotApplicable, ReinitialiseEmbeddings
+
+SMALL = {"learning_rates": (3e-3,), "steps": (12,), "looks": 3}
+
+
+def outcome(attack, target, data, **fields):
+    return attack.run(
+        Trial(target, data, examples=len(data.train.labels), seed=0, settings=attack.space()[0], **fields)
+    )
+
+
+def test_options_that_are_not_used_are_not_stated():
+    """Else runs on record would not be found."""
+    plain, every = (
+        Tuning("x", **fields).space()[0]
+        for fields in (
+            {},
+            {"layer_decay": 0.8, "average": 0.9, "word_dropout": 0.1, "patience": 5, "precision": "bf16"},
+        )
+    )
+    assert {*every} - {*plain} == {"layer_decay", "average", "word_dropout", "patience", "precision"}
+    with pytest.raises(ValueError, match="layer_decay must lie in"):
+        Tuning("x", layer_decay=1.1)
+    with pytest.raises(ValueError, match="precision must be one of float32, bf16"):
+        Tuning("x", precision="fp16")
+
+
+def test_rates_fall_from_the_top_to_the_embeddings(save_model, tmp_path):
+    model = Target("hardened", save_model(tmp_path, layers=3)).load(2, 0)
+    weights = list(model.parameters())
+    rates = {id(w): group["lr"] for group in groups(model, weights, {"learning_rate": 1.0, "layer_decay": 0.5})
+             for w in group["params"]}  # fmt: skip
+    assert len(rates) == len(weights)
+    expected = {"embeddings": 0.125, "layer.0": 0.25, "layer.1": 0.5, "layer.2": 1.0, "pooler": 1.0, "classifier": 1.0}
+    for name, weight in model.named_parameters():
+        (place,) = [place for place in expected if f"{place}." in name.replace("embeddings.LayerNorm", "embeddings.x")]
+        assert rates[id(weight)] == expected[place], name
+    (same,) = groups(model, weights, {"learning_rate": 1.0})
+    assert all(one is other for one, other in zip(same["params"], weights, strict=True))
+
+
+def test_an_average_is_the_mean_of_what_was_and_leaves_the_weights_alone():
+    weight = nn.Parameter(torch.zeros(1))
+    average, twin = Average([weight], 0.5), 0.0
+    for step, value in enumerate((1.0, 3.0, -2.0), start=1):
+        weight.data.fill_(value)
+        average.update()
+        kept = min(0.5, step / (step + 10))
+        twin = kept * twin + (1 - kept) * value
+    with average.in_place():
+        assert weight.item() == pytest.approx(twin)
+    assert weight.item() == -2.0
+
+
+def test_the_better_of_the_weights_and_their_average_is_chosen_and_refitted(target, readable):
+    attack = FullFineTuning(**SMALL, average=0.9)
+    found = outcome(attack, target, readable)
+    assert found.hits.shape[0] == 2 * len(found.curve) == 6
+    assert [value for _, value in found.curve] == found.hits.reshape(3, 2, -1).mean(2).max(1).tolist()
+    again = {}
+    for weights in ("last", "averaged"):
+        chosen = dataclasses.replace(found, found={"weights": weights}, curve=found.curve[:1])
+        again[weights] = outcome(attack, target, readable, refit=chosen)
+        assert again[weights].steps == 4
+    assert (again["averaged"].probabilities != again["last"].probabilities).any()
+
+
+def test_words_are_left_out_but_the_first_and_the_last(target, readable):
+    mask = torch.ones(200, 8, dtype=torch.long)
+    mask[::2, 6:] = 0
+    batch = {"attention_mask": mask, "labels": torch.zeros(200)}
+    torch.manual_seed(0)
+    found = fewer_words(batch, 0.3)["attention_mask"]
+    assert (found <= mask).all()
+    assert found[:, 0].all()
+    assert found[::2, 5].all()
+    assert found[1::2, 7].all()
+    assert (found[1::2, 1:7] == 0).float().mean().item() == pytest.approx(0.3, abs=0.06)
+    with pytest.raises(NotApplicable, match="no attention_mask"):
+        fewer_words({"pixel_values": mask}, 0.3)
+    plain, fewer = (outcome(FullFineTuning(**SMALL, word_dropout=share), target, readable) for share in (0.0, 0.5))
+    assert (plain.probabilities != fewer.probabilities).any()
+
+
+def test_half_precision_changes_little(target, readable):
+    plain, half = (
+        outcome(ProbedFirst(**{**SMALL, "learning_rates": (1e-4,)}, precision=p), target, readable)
+        for p in ("float32", "bf16")
+    )
+    apart = abs(plain.probabilities - half.probabilities).max()
+    assert 0 < apart < 0.05
+
+
+def test_training_ends_where_nothing_has_risen_for_a_third_of_it(target, noise):
+    """At a rate that moves nothing the first look is the best; the floor is kept, and it ends at the next look."""
+    common = {"learning_rates": (1e-12,), "schedule": "constant", "steps": (20,), "looks": 10}
+    assert outcome(FullFineTuning(**common), target, noise).steps == 20
+    for floor, steps in ((1, 4), (9, 10), (100, 20)):
+        found = outcome(FullFineTuning(**common, patience=floor), target, noise)
+        assert found.steps == steps, found.curve
+        assert len({value for _, value in found.curve}) == 1
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "first", "mix"])
+def test_every_pooling_starts_where_its_probe_ends_and_is_trained(target, readable, pooling):
+    attack = ProbedFirst(**SMALL, poolings=(pooling,))
+    rows = readable.collate([dict(row) for row in readable.train.features[:16]])
+    model, _ = probed(target.load(2, 0), readable.train, Trial(target, readable, 140, 0, {}), (pooling,))
+    model.eval()(**rows).loss.backward()
+    assert model.mix is None or model.mix.grad.abs().sum() > 0
+    found = outcome(attack, target, readable)
+    assert found.found["pooling"] == pooling
+    assert pooling == "first" or found.curve[-1][1] > 0.8
+    padded = {"attention_mask": torch.tensor([[1, 1, 0]])}
+    states = [torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[[2.0], [6.0], [99.0]]])]
+    assert pooled(states, padded, pooling).item() == {"mean": 4, "max": 6, "first": 2, "mix": 3}[pooling]
+
+
+def test_the_pooling_that_probes_best_is_chosen(target, readable):
+    poolings = ("first", "mean")
+    chosen, _ = probed(target.load(2, 0), readable.train, Trial(target, readable, 140, 0, {}), poolings)
+    assert chosen.pooling == "mean", "the first token of a random model says little of the rest"
+    with pytest.raises(ValueError, match="poolings must be of mean, max, first, mix"):
+        ProbedFirst(poolings=("cls",))
+
+
+def test_tied_words_come_apart(target):
+    model = target.load(2, 0)
+    table = model.get_input_embeddings().weight.data
+    table[[4, 5]] = table[[4, 5]].mean(0)
+    before = table.clone()
+    ReinitialiseEmbeddings(tied=True).apply(model, 0)
+    assert (table[4] != table[5]).all()
+    assert torch.equal(table[6:], before[6:])
+    ReinitialiseEmbeddings().apply(model, 0)
+    assert not (table[6:] == before[6:]).all(1).any()
