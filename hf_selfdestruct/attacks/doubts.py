@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -186,6 +187,33 @@ def under_tuned(report: AttackReport, task: str) -> Iterator[str]:
             )
 
 
+def other_search(report: AttackReport, task: str) -> Iterator[str]:
+    """Scratch was not attacked with the settings that the hardened model was: it is no fair reference."""
+    if not {"hardened", "scratch"} <= report.models.keys():
+        return
+    examples, tried = report.searched(task), {}
+    for role in ("hardened", "scratch"):
+        runs = [run for run in report.runs_of(task, examples, role) if not report.outside(run.attack)]
+        tried[role] = {(run.attack, json.dumps(run.settings, sort_keys=True)) for run in runs}
+    if lacking := sorted({attack for attack, _ in tried["hardened"] - tried["scratch"]}):
+        yield (
+            f"{task}: with {examples} examples scratch was not attacked with the same settings as the hardened model "
+            f"by {', '.join(lacking)}: scratch was not tuned by the same search."
+        )
+
+
+def unusual_winner(report: AttackReport, task: str) -> Iterator[str]:
+    """Fine-tuning did best with a precision or a pooling that other attacks do not try."""
+    best = report.strongest_runs(task, report.searched(task), "hardened")
+    precisions = {str(run.settings["precision"]) for run in best if "precision" in run.settings}
+    poolings = {str(run.found["pooling"]) for run in best if run.steps and "pooling" in run.found} - {"mean"}
+    if found := [f"precision {one}" for one in sorted(precisions)] + [f"pooling {one}" for one in sorted(poolings)]:
+        yield (
+            f"{task}: the strongest attack on the hardened model, {best[0].attack}, used {' and '.join(found)}: "
+            "attacks that do not try them may be too weak."
+        )
+
+
 def edge_of_range(report: AttackReport, task: str) -> Iterator[str]:
     """The best learning rate is the smallest or largest tried: a better one may lie beyond."""
     tried: dict[Any, set[float]] = {}
@@ -246,5 +274,7 @@ RULES = (
     edge_of_range,
     still_rising,
     under_tuned,
+    other_search,
+    unusual_winner,
     no_reference,
 )

@@ -82,6 +82,20 @@ def probed_further(run):
     return scored("hardened", 0.75)(run) if wanted else run
 
 
+def half(run):
+    """Full fine-tuning of the hardened model is the strongest, in half precision."""
+    if run.role != "hardened" or run.attack != "full fine-tuning" or not run.chosen:
+        return run
+    settings = {**run.settings, "precision": "bf16"}
+    return dataclasses.replace(run, settings=settings, selection=made_scores(0.63, 0.63))
+
+
+def same_half(run):
+    """And so it is tried on scratch."""
+    tried = run.role == "scratch" and run.attack == "full fine-tuning" and run.chosen
+    return dataclasses.replace(run, settings={**run.settings, "precision": "bf16"}) if tried else half(run)
+
+
 UNFIT = dataclasses.replace(made_run(failed=True, chosen=False), error="NotApplicable: the model reads no words.")
 CHANCE = made_report().tasks["gender"].majority
 SICK = {
@@ -106,6 +120,13 @@ SICK = {
         ),
         "raw input, without any model, reaches 0.700 with 100 examples and scratch only 0.620",
     ),
+    "another search of scratch": (
+        made_report(
+            runs=tuple(r for r in made_report().runs if r.role != "scratch" or r.settings.get("learning_rate") != 1e-5)
+        ),
+        "scratch was not attacked with the same settings as the hardened model by full fine-tuning",
+    ),
+    "half precision": (changed(same_half), "full fine-tuning, used precision bf16"),
     "still rising": (changed(rising), "full fine-tuning with 100 examples still rises"),
     "useless attack": (changed(useless), "do not break the undefended model either.*: full fine-tuning"),
     "hidden ranking": (changed(hiding), "at 0.540 accuracy but at AUC 0.800"),
@@ -197,7 +218,7 @@ def test_selection_on_test_is_said_first():
 
 def test_variants_with_a_single_rate_are_not_at_an_edge():
     def change(run):
-        if run.role != "hardened" or run.attack != "full fine-tuning":
+        if run.attack != "full fine-tuning":
             return run
         return dataclasses.replace(run, settings={**run.settings, "variant": str(run.settings["learning_rate"])})
 

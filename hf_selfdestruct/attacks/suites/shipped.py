@@ -9,17 +9,26 @@ from ..methods.probes import HeadOnly
 from ..methods.sibling import Distillation, Merging
 from .attack_list import Entry
 from .suite import AttackSuite
-from .variants import FASTER_EMBEDDINGS, OTHER_PROBES, optimizers, parts, tampered
+from .variants import (
+    FASTER_EMBEDDINGS,
+    OTHER_PROBES,
+    fresh_embeddings,
+    optimizers,
+    parts,
+    patient,
+    probed_first,
+    tampered,
+)
 
 ALL = (20, 50, 100, 200, 400, None)
 MOST = (None,)
 JOINED = HeadOnly(joined=True)
 PROBES = (
-    Entry(HeadOnly(), ALL),
-    Entry(HeadOnly(every_layer=True), ALL),
-    Entry(JOINED, ALL),
-    Entry(TiedWords(), ALL),
-    Entry(OTHER_PROBES, MOST),
+    Entry(HeadOnly(), ALL, refit=True),
+    Entry(HeadOnly(every_layer=True), ALL, refit=True),
+    Entry(JOINED, ALL, refit=True),
+    Entry(TiedWords(), ALL, refit=True),
+    Entry(OTHER_PROBES, MOST, refit=True),
 )
 RATES = (2e-5, 6e-5, 2e-4, 6e-4, 2e-3)
 
@@ -45,15 +54,18 @@ GLANCE = AttackSuite(
     ),
     more=None,
 )
-SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES, steps=(160,), looks=4, prune=True)
+SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES[1:4], steps=(160,), looks=4, prune=True)
 PROBED_FIRST = ProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), looks=4, prune=True)
-QUICK = AttackSuite("quick", 3, (*PROBES, Entry(PROBED_FIRST, MOST)))
+SHORTER = ProbedFirst("probe, then shorter fine-tuning", learning_rates=RATES[2:4], steps=(160,), looks=4, prune=True)
+QUICK = AttackSuite("quick", 4, (*PROBES, Entry(PROBED_FIRST, MOST)))
 DEFAULT = AttackSuite(
     "default",
-    5,
+    6,
     (
         *PROBES,
-        Entry(PROBED_FIRST, (400, None)),
+        Entry(SHORTER, (400,)),
+        Entry(probed_first(320, RATES[2:4]), MOST, refit=True),
+        Entry(patient(400), MOST),
         Entry(SEARCHED, MOST),
         Entry(parts(90), MOST),
         Entry(optimizers(48), MOST),
@@ -156,18 +168,17 @@ LONGER = FullFineTuning(
 )
 ADAPTIVE = AttackSuite(
     "adaptive",
-    6,
+    7,
     (
-        Entry(HeadOnly(every_layer=True), MOST),
-        Entry(JOINED, MOST),
-        Entry(TiedWords(), MOST),
-        Entry(OTHER_PROBES, MOST),
+        Entry(HeadOnly(every_layer=True), MOST, refit=True),
+        Entry(JOINED, MOST, refit=True),
+        Entry(TiedWords(), MOST, refit=True),
+        Entry(OTHER_PROBES, MOST, refit=True),
         Entry(LONGER, MOST),
-        Entry(
-            ProbedFirst("probe, then longer fine-tuning", learning_rates=(5e-5, 2e-4, 6e-4), steps=(640,), looks=4),
-            MOST,
-        ),
+        Entry(probed_first(640, RATES[1:4], further=True), MOST, refit=True),
+        Entry(patient(1000), MOST, refit=True),
         Entry(FASTER_EMBEDDINGS, MOST),
+        Entry(fresh_embeddings(150), MOST),
         Entry(tampered(150), (100, None)),
         Entry(optimizers(150), (100, None)),
         Entry(
@@ -182,10 +193,15 @@ ADAPTIVE = AttackSuite(
 )
 FULL = AttackSuite(
     "full",
-    4,
+    5,
     (
         *PROBES,
-        Entry(ProbedFirst(learning_rates=RATES, steps=(320,), looks=4, prune=True), ALL),
+        Entry(
+            ProbedFirst(learning_rates=RATES, steps=(320,), looks=4, prune=True),
+            ALL,
+        ),
+        Entry(probed_first(640, RATES[1:4], further=True), MOST, refit=True),
+        Entry(patient(1000), MOST, refit=True),
         Entry(OTHER_PROBES, (100, 400)),
         Entry(FullFineTuning(learning_rates=RATES, steps=(100, 300), looks=4, prune=True), ALL),
         Entry(
@@ -198,6 +214,7 @@ FULL = AttackSuite(
         Entry(optimizers(300), (100, None)),
         Entry(tampered(300), (100, None)),
         Entry(FASTER_EMBEDDINGS, (100, None)),
+        Entry(fresh_embeddings(300), MOST),
         Entry(Merging(amounts=(0.25, 0.5, 0.75, 1.0, 1.5), steps=150), MOST),
         Entry(Distillation(distil_steps=300, steps=150), MOST),
     ),

@@ -6,12 +6,14 @@ from typing import Any
 
 from ..attack import AnyOf
 from ..methods.fine_tuning import Tuning
+from ..methods.probed_first import POOLINGS, ProbedFirst
 from ..methods.probes import HeadOnly
 from ..methods.tamper import (
     Chain,
     Prune,
     Quantize,
     Recalibrate,
+    ReinitialiseEmbeddings,
     ReinitialiseLast,
     Rescale,
     ShrinkAndPerturb,
@@ -49,6 +51,62 @@ FASTER_EMBEDDINGS = AnyOf(
         for factor in (10.0, 100.0)
     ),
 )
+
+
+def probed_first(steps: int, rates: tuple[float, ...], *, further: bool = False) -> AnyOf:
+    """Fine-tuning from a probe of the best pooling: plain, slower in lower layers, averaged, with fewer words.
+
+    Args:
+        steps: Steps of each.
+        rates: Rates of the plain one; the others use the last two.
+        further: Whether each option is also tried alone, and half precision too.
+    """
+    common: dict[str, Any] = {"poolings": POOLINGS, "steps": (steps,), "looks": steps // 80, "prune": True}
+    low, high = ({**common, "learning_rates": (rate,)} for rate in rates[-2:])
+    alone = (
+        ProbedFirst("slower below", layer_decay=0.7, **high),
+        ProbedFirst("averaged", average=0.98, **high),
+        ProbedFirst("fewer words", word_dropout=0.15, **low),
+        ProbedFirst("bf16", precision="bf16", **low),
+    )
+    return AnyOf(
+        "probe, then fine-tuning with options",
+        (
+            ProbedFirst("plain", **{**common, "learning_rates": rates}),
+            ProbedFirst("slower below, averaged", layer_decay=0.8, average=0.98, **high),
+            ProbedFirst("fewer words, averaged", word_dropout=0.15, average=0.98, **low),
+            *(alone if further else ()),
+        ),
+    )
+
+
+def patient(steps: int) -> ProbedFirst:
+    """Fine-tuning that no early look can end: weights may start to learn only after some hundred steps.
+
+    Args:
+        steps: The most; it ends earlier where nothing rises any more, but not before 320.
+    """
+    return ProbedFirst(
+        "probe, then patient fine-tuning",
+        poolings=POOLINGS,
+        learning_rates=(3e-4,),
+        steps=(steps,),
+        looks=steps // 40,
+        schedule="constant_with_warmup",
+        patience=320,
+    )
+
+
+def fresh_embeddings(steps: int) -> AnyOf:
+    """Fine-tuning after words got new rows in the embedding table."""
+    common: dict[str, Any] = {"steps": (steps,), "looks": 3, "learning_rates": (3e-4, 1e-3), "prune": True}
+    return AnyOf(
+        "fresh embeddings",
+        (
+            Tuning("tied words apart", tamper=ReinitialiseEmbeddings(tied=True), embedding_factor=10.0, **common),
+            Tuning("all words new", tamper=ReinitialiseEmbeddings(), embedding_factor=10.0, **common),
+        ),
+    )
 
 
 def optimizers(steps: int) -> AnyOf:
