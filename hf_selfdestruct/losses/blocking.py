@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, one_hot, softplus
 
 from .base import IGNORED as IGNORED
 from .base import BlockingLoss, View
-from .head_adjustment import best_adjustment, best_scale
+from .head_adjustment import best_adjustment, best_scale, first_adjustment
 from .probe import GradientNorm, RepresentationProbe
 
 _MLAC = "Henderson, Mitchell et al. 2023, Self-Destructing Models, arXiv:2211.14946"
@@ -144,7 +144,8 @@ class HeadAdjustedCrossEntropy(BlockingLoss):
         split: Fit W* on every second row and score it on the rest; by default if the batch has fewer than 2 C * C rows,
             where W* fits noise and the loss cannot decrease. The gradient then also flows through W*. A map fitted to
             few rows is overconfident, so one factor in [0, 1] is fitted to the scored rows: a map worse than chance
-            counts as chance, and an informative map is not penalised for overconfidence.
+            counts as chance, and an informative map is not penalised for overconfidence. With fewer rows to fit to than
+            entries of W, W is the first gradient step from 0 instead: the minimiser would fit noise.
         iterations: Maximum number of solver steps.
         tolerance: The solver stops when the cross-entropy is within this distance of its minimum.
         epsilon: Logits with a smaller root mean square count as constant.
@@ -179,7 +180,9 @@ class HeadAdjustedCrossEntropy(BlockingLoss):
         fit = view.half()
         if fit.all():
             raise ValueError("HeadAdjustedCrossEntropy(split=True) needs at least one row to fit and one to score on")
-        adjusted, labels = logits[~fit] @ self._adjustment(logits[fit], labels[fit]), labels[~fit]
+        few = int(fit.sum()) < logits.shape[-1] ** 2
+        adjustment = (first_adjustment if few else self._adjustment)(logits[fit], labels[fit])
+        adjusted, labels = logits[~fit] @ adjustment, labels[~fit]
         return _below_chance(best_scale(adjusted, labels) * adjusted, labels)
 
     def _adjustment(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -54,6 +54,29 @@ def best_adjustment(logits: Tensor, labels: Tensor, *, tolerance: float = 1e-6, 
     return _shaped(_solve(_Problem(logits, labels), tolerance, iterations)[0], logits)
 
 
+def first_adjustment(logits: Tensor, labels: Tensor) -> Tensor:
+    """The gradient step from ``W = 0`` that reaches the box: where rows are few, :func:`best_adjustment` fits noise.
+
+    It is the direction of the minimiser under a strong ridge penalty: the covariance of logits and labels, which needs
+    no more rows than there are classes to point the right way. It permutes with the logits, as the minimiser does.
+
+    Args:
+        logits: Shape ``(rows, classes)``.
+        labels: Shape ``(rows,)``, integers.
+
+    Returns:
+        Shape ``(classes, classes)``, the largest entry 1 in size; gradients flow through it, but not through its scale.
+
+    Example:
+        >>> first_adjustment(torch.tensor([[-9.0, 9.0], [9.0, -9.0]]), torch.tensor([0, 1]))
+        tensor([[-1.,  1.],
+                [ 1., -1.]])
+    """
+    classes = logits.shape[-1]
+    step = logits.mT @ (one_hot(labels, classes).to(logits) - 1 / classes)
+    return step / step.detach().abs().amax().clamp(min=torch.finfo(step.dtype).tiny)
+
+
 def best_scale(logits: Tensor, labels: Tensor) -> Tensor:
     """``argmin_a CE(a logits, labels)`` over a in [0, 1], by bisection of the derivative; without gradient.
 
