@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..tasks.blocked_task import BlockedTask, label_column_of, seed_of
 from ..tasks.classification import CLASSIFICATION
+from ..tasks.development import TEST
 from ..tasks.kind import TaskKind
 from ..tasks.rows import LABELS, rows_of, with_labels
 
@@ -108,6 +109,7 @@ class AttackData:
         more: Further labelled rows, for the reference "scratch with more data" alone.
         metrics: Metrics of the user's own, by name.
         kind: What labels, head, loss and score are.
+        scored_on: The task's split that ``test`` is.
         memory: What attacks keep from one run to the next, such as encoded features.
     """
 
@@ -121,6 +123,7 @@ class AttackData:
     more: Split | None = None
     metrics: Mapping[str, evaluate.Metric] = field(default_factory=dict)
     kind: TaskKind = CLASSIFICATION
+    scored_on: str = TEST
     memory: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -134,6 +137,7 @@ class AttackData:
         desired: DesiredData | None = None,
         metrics: Mapping[str, evaluate.Metric] | None = None,
         more: bool = False,
+        scored_on: str = TEST,
     ) -> AttackData:
         """The attacker's view of a blocked task.
 
@@ -145,6 +149,7 @@ class AttackData:
             desired: The desired task, where the attacker has it.
             metrics: Metrics of the user's own.
             more: Whether the reference with more data is wanted.
+            scored_on: The split to score on, ``test`` or ``development``.
 
         Raises:
             ValueError: The task has no rows for the attacker or none to test on.
@@ -162,12 +167,13 @@ class AttackData:
             num_labels=task.outputs,
             train=train,
             selection=split_of("attack", task.selection_rows(), limit),
-            test=split_of("test", np.arange(len(task.splits()["test"])), limit),
+            test=split_of(scored_on, np.arange(len(task.splits()[scored_on])), limit),
             collate=collate,
             desired=desired,
             more=train.joined(further) if further else None,
             metrics=metrics or {},
             kind=task.kind,
+            scored_on=scored_on,
         )
 
     def few(self, examples: int, seed: int) -> list[int]:

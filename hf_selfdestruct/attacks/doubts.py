@@ -156,6 +156,15 @@ def hidden_ranking(report: AttackReport, task: str) -> Iterator[str]:
             )
 
 
+def chosen_on_test(report: AttackReport, task: str) -> Iterator[str]:
+    """A suite for choosing read the rows that other suites report."""
+    if report.suite.choosing and report.tasks[task].scored_on == "test":
+        yield (
+            f"{task}: the suite {report.suite.name} is for choosing, and it read the test rows, because the task has "
+            "no development rows: what is chosen by these scores is flattered on test (set BlockedTask(development=))."
+        )
+
+
 def few_seeds(report: AttackReport, task: str) -> Iterator[str]:
     """Too few repetitions for a spread."""
     fewest = min((s.seeds for s in report.summaries(task) if s.role in report.roles()), default=0)
@@ -269,6 +278,7 @@ RULES = (
     raw_floor,
     flipped_labels,
     hidden_ranking,
+    chosen_on_test,
     few_seeds,
     failed_runs,
     edge_of_range,

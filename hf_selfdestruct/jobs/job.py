@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def blocked_tasks(config: HardenConfig, data: DatasetDict, processor: Processor) -> list[BlockedTask]:
-    """Build the blocked tasks: adversaries use ``train``, attacks ``validation``, the report ``test``."""
+    """Build the blocked tasks: adversaries use ``train``, attacks ``validation``, reports what is left of ``test``."""
     return _tasks(config.blocked_tasks, config, data, processor)
 
 
@@ -62,6 +62,9 @@ def _tasks(
                 label_column=task.label_column,
                 num_labels=feature.num_classes,
                 weight=task.weight,
+                development=task.development,
+                document_column=task.document_column,
+                readings=task.readings,
             )
         )
     return tasks
@@ -234,6 +237,12 @@ def _alike(target: Target, base: Target, rows: Dataset, collate: Collate) -> dic
     return similarity.to_base(model, base.folder, rows, columns=columns, collate=collate)
 
 
+def _deciding(task: TaskConfig) -> dict[str, Any]:
+    """What decides a task's rows; without a development split it is written as it was before there were any."""
+    left_out = {"readings", *(() if task.development else ("development", "document_column"))}
+    return {name: value for name, value in asdict(task).items() if name not in left_out}
+
+
 def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *, goes_on: bool) -> None:
     """Refuse to resume a run of another configuration: the report would name the wrong one."""
     args = args.filled()
@@ -245,7 +254,7 @@ def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *
     training["training.inner_steps"] = parts["adversary"].pop("steps")
     training |= {f"training.{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
     data = {f"data.{name}": value for name, value in asdict(config.data).items()}
-    tasks = {"blocked_tasks": [asdict(task) for task in config.blocked_tasks]}
+    tasks = {"blocked_tasks": [_deciding(task) for task in config.blocked_tasks]}
     asked = json.loads(json.dumps({"model": config.model, **data, **tasks, **training}, default=str))
     if not goes_on:
         if PartialState().is_main_process:

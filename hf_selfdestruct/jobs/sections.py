@@ -14,6 +14,7 @@ from reprlib import repr as short
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from ..tasks.development import READINGS, check_development
 from ..untrusted_json import check_names
 
 SPLITS = ("train", "validation", "test")
@@ -96,6 +97,10 @@ class TaskConfig:
         text_pair_column: Column of ``path`` with the second text.
         image_column: Column of ``path`` with the image; by default as in ``data``.
         splits: Splits of ``path``, as ``data.splits``.
+        development: Share of the test rows to cut off, by a hash of the source document, for comparing recipes: the
+            suite ``glance`` scores on these rows alone, and all other suites on the rest.
+        document_column: Column with the source document of each row; by default each text or image is one document.
+        readings: With ``development``, the JSON Lines file to commit in which each reading of the rows is recorded.
 
     Raises:
         ValueError: A value has the wrong type or is out of range, or a key that requires ``path`` is set without it.
@@ -111,12 +116,16 @@ class TaskConfig:
     text_pair_column: str | None = None
     image_column: str | None = None
     splits: dict[str, str] = field(default_factory=dict)
+    development: float = 0.0
+    document_column: str | None = None
+    readings: str = READINGS
 
     def __post_init__(self) -> None:
         """Check every value."""
         check_kinds(self)
         if not 0 < self.weight < math.inf:
             raise ValueError(f"weight must be positive and finite; got {short(self.weight)}.")
+        check_development(self.development, self.document_column)
         check_splits(self.splits)
         own = [n for n in OWN if getattr(self, n)]
         if own and self.path is None:

@@ -32,15 +32,17 @@ PRONOUNS = {
 }
 
 
-def load_data(config: HardenConfig, processor: Processor) -> DatasetDict:
+def load_data(config: HardenConfig, processor: Processor, *, documents: Sequence[str] = ()) -> DatasetDict:
     """Load, check, filter and preprocess the examples; label columns become integers.
 
     Args:
         config: Configuration that names the data.
         processor: Tokenizer or image processor of the model.
+        documents: Columns with source documents, besides those of tasks without a data set of their own.
 
     Returns:
-        ``train``, ``validation`` and ``test`` with the model's inputs, ``label`` and the blocked columns. Texts are
+        ``train``, ``validation`` and ``test`` with the model's inputs, ``label``, the blocked columns and those with
+        source documents. Texts are
         stored as tokens; images are converted to pixels when rows are read.
 
     Raises:
@@ -50,10 +52,12 @@ def load_data(config: HardenConfig, processor: Processor) -> DatasetDict:
     data = config.data
     check_source(data)
     found = read(data)
-    blocked = [task.label_column for task in (*config.blocked_tasks, *config.control_tasks) if task.path is None]
+    tasks = [task for task in (*config.blocked_tasks, *config.control_tasks) if task.path is None]
+    blocked = [task.label_column for task in tasks]
+    documents = [*documents, *(task.document_column for task in tasks if task.document_column)]
     inputs = [column for column in (data.text_column, data.text_pair_column, data.image_column) if column]
     for split in SPLITS:
-        for column in (*inputs, data.label_column, *blocked, *([data.only] if data.only else [])):
+        for column in (*inputs, data.label_column, *blocked, *documents, *([data.only] if data.only else [])):
             check_columns(found[split].column_names, column, f"{data.path}, split {split!r}")
     if data.only:
         # Text such as "false" is true in Python: the filter would silently keep every row.
@@ -64,7 +68,7 @@ def load_data(config: HardenConfig, processor: Processor) -> DatasetDict:
     for split, rows in found.items():
         if len(rows) == 0:
             raise ValueError(f"{data.path}, split {split!r}: no rows{f' where {data.only}' if data.only else ''}.")
-    found = found.select_columns(list(dict.fromkeys([*inputs, data.label_column, *blocked])))
+    found = found.select_columns(list(dict.fromkeys([*inputs, data.label_column, *blocked, *documents])))
     _check_inputs(found, inputs, data)
     for column in dict.fromkeys([data.label_column, *blocked]):
         found = _encode(found, column, data.path)
@@ -108,7 +112,9 @@ def load_own(task: TaskConfig, config: HardenConfig, processor: Processor) -> Da
     """
     if (own := task.own_data(config.data)) is None:
         return None
-    found = load_data(dataclasses.replace(config, data=own, blocked_tasks=(), control_tasks=()), processor)
+    documents = [task.document_column] if task.document_column else []
+    alone = dataclasses.replace(config, data=own, blocked_tasks=(), control_tasks=())
+    found = load_data(alone, processor, documents=documents)
     return found.rename_column("label", task.label_column) if task.label_column != "label" else found
 
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from ..files import read_text, write_whole
 from ..report.attack_run import NOT_MEASURED
+from ..report.readings import reading_lines
 from ..report.recovery import reference
 from ..report.report import AttackReport
 from ..report.tables import (
@@ -99,7 +100,6 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         raise ValueError("the report has no blocked tasks, which a card needs; attack a model to write a new report.")
     if "hardened" not in report.models:
         raise ValueError("the report has no hardened model, which a card needs; attack one to write a new report.")
-    controls = {task: control_rows(report, task) for task in report.tasks if task not in report.blocked()}
     considerations = _considerations(details)
     plots, title = list(plots), details.title or report.models["hardened"].name or "Hardened model"
     body = _template().render(
@@ -114,10 +114,11 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         costs={task: cost_rows(report, task) for task in report.blocked()},
         references={task: reference_lines(report, task) for task in report.blocked()},
         given=reference(report),
-        controls={task: table for task, table in controls.items() if table},
+        controls={task: table for task in report.controls() if (table := control_rows(report, task))},
         outside=sorted(name for name, facts in report.attacks.items() if facts.outside),
         assumptions=sorted({facts.assumes for facts in report.attacks.values() if facts.assumes}),
         scored=scored(report),
+        readings=reading_lines(report),
         desired_kept=DESIRED_KEPT,
         rows={task: attack_rows(report, task) for task in report.tasks},
         desired=desired_lines(report),

@@ -53,6 +53,10 @@ def _check_task(facts: TaskFacts, where: str) -> None:
         raise ValueError(f"{where}: a task scored by {facts.score!r} has no num_labels and no labels.")
     if (least := min(facts.num_labels, *astuple(facts.rows), *(s.rows for s in facts.fingerprints.values()))) < 0:
         raise ValueError(f"{where}: num_labels and numbers of rows must be at least 0, got {least}.")
+    if facts.scored_on not in ("test", "development"):
+        raise ValueError(f"{where}.scored_on must be 'test' or 'development', got {facts.scored_on!r}.")
+    if facts.earlier and min(astuple(facts.earlier)) < 0:
+        raise ValueError(f"{where}.earlier: numbers of readings must be at least 0, got {facts.earlier}.")
     for name in ("labels", "selection"):
         try:
             labels = unpacked_labels(getattr(facts, name))

@@ -17,6 +17,7 @@ class SuiteFacts:
         note: Effect of the protocol on the scores, if any.
         record: Version of the plan to check the report against; ``None`` for older reports.
         desired: Whether the attacker had the desired task's rows; ``None`` if not stated.
+        choosing: Whether it is for choosing: it scores on the development rows of tasks that have them.
     """
 
     name: str
@@ -26,6 +27,7 @@ class SuiteFacts:
     note: str = ""
     record: int | None = None
     desired: bool | None = None
+    choosing: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class RowCounts:
     Attributes:
         train: Training rows.
         selection: Rows to choose settings on.
-        test: Rows to score on.
+        test: Rows to score on, of whichever split.
     """
 
     train: int = 0
@@ -56,6 +58,21 @@ class SplitFacts:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Readings:
+    """How often a task's rows were read before this report, by the file that records it.
+
+    Attributes:
+        test: Runs of suites that scored on the test rows.
+        development: Runs of suites that scored on the development rows.
+        compared: Results that these compared on the development rows.
+    """
+
+    test: int = 0
+    development: int = 0
+    compared: int = 0
+
+
 ACCURACY = "accuracy"  # by which classifications are scored
 
 
@@ -72,6 +89,8 @@ class TaskFacts:
         fingerprints: Split to its fingerprint.
         control: Whether it is a benign task, attacked to see that it can still be learned.
         score: What its score is called; that of another kind of task than classification has another name.
+        scored_on: The split that the attacks were scored on: ``test`` or ``development``.
+        earlier: Earlier readings of its rows; ``None`` where no development split was cut, for then nobody counts.
     """
 
     majority: float
@@ -82,6 +101,8 @@ class TaskFacts:
     fingerprints: dict[str, SplitFacts] = field(default_factory=dict)
     control: bool = False
     score: str = ACCURACY
+    scored_on: str = "test"
+    earlier: Readings | None = None
 
     @property
     def has_classes(self) -> bool:
@@ -102,7 +123,7 @@ class TaskFacts:
         """What the task is, in a few words."""
         if self.has_classes:
             count = self.num_labels or "not stated"
-            return f"{count} classes; rate of the commonest test label {self.majority:.3f}"
+            return f"{count} classes; rate of the commonest {self.scored_on} label {self.majority:.3f}"
         return f"scored by {self.score}; the best constant answer scores {self.majority:.3f}"
 
     def rows_in(self, split: str) -> int:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .attack_run import NOT_MEASURED
+from .readings import scores_of
 from .record import Record
 from .recovery import looks, recovery, reference
 
@@ -46,7 +47,7 @@ def save_plots(report: Record, folder: str | Path) -> list[Path]:
 
 def score_against_examples(report: Record, task: str) -> Figure:
     """Test score of the strongest attack against the examples it had, one line per model, with spread."""
-    figure, axes = _figure(f"Strongest attack on the blocked task “{task}”", f"test {report.tasks[task].score}")
+    figure, axes = _figure(f"Strongest attack on the blocked task “{task}”", scores_of(report, task))
     budgets = report.budgets(task)
     for role in report.roles():
         found = [s for n in budgets if (s := report.strongest(task, n, role))]
@@ -125,7 +126,8 @@ def attacks_and_models(report: Record, task: str) -> Figure:
     axes.set_xticks(range(len(roles)) if attacks else (), roles if attacks else ())
     # A name may contain a dollar sign; it is not a formula.
     axes.set_yticks(range(len(attacks)), labels, fontsize=9, parse_math=False)
-    axes.set_title(f"Test {report.tasks[task].score} on “{task}”, by attack (examples)", loc="left", fontsize=11)
+    scored = f"{scores_of(report, task)} on “{task}”, by attack (examples)"
+    axes.set_title(f"{scored[0].upper()}{scored[1:]}", loc="left", fontsize=11)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure

@@ -57,6 +57,14 @@ class Record:
         """Return the names of the blocked tasks, without controls."""
         return [name for name, facts in self.tasks.items() if not facts.control]
 
+    def controls(self) -> list[str]:
+        """Return the names of the control tasks."""
+        return [name for name, facts in self.tasks.items() if facts.control]
+
+    def scored_on(self) -> str:
+        """Return the split of the blocked tasks' scores, ``test`` or ``development``."""
+        return " or ".join(dict.fromkeys(self.tasks[task].scored_on for task in self.blocked()))
+
     def sha256(self, role: str) -> str:
         """Return the hash of a role's weights; empty if the role was not attacked or has none."""
         return self.models[role].sha256 if role in self.models else ""

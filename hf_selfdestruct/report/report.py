@@ -16,6 +16,12 @@ from .record import SCHEMA_VERSION, Record
 from .tables import report_table
 
 BEFORE = 2  # the previous schema version, which is still read
+LATER: dict[str, tuple[Any, ...]] = {  # field to the values with which it is left out of the file
+    "score": (None, ACCURACY),
+    "scored_on": ("test",),
+    "earlier": (None,),
+    "choosing": (False,),
+}
 MOST_BYTES = 256 * 1024 * 1024  # size limit; predictions are the largest part
 
 
@@ -76,8 +82,8 @@ class AttackReport(Record):
 
 
 def _stated(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Fields as they are written: ``score`` only where a task is no classification, as reports were before it."""
-    return {name: value for name, value in fields if name != "score" or value not in (None, ACCURACY)}
+    """Fields as they are written: the later ones only where they say something, as reports were before them."""
+    return {name: value for name, value in fields if name not in LATER or value not in LATER[name]}
 
 
 def _report_from(raw: Any) -> AttackReport:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from .attack_run import NOT_MEASURED, Summary, cell
 from .comparison import Difference, difference
+from .readings import reading_lines, scores_of
 from .record import Record
 from .recovery import recovery, reference, regret
 from .weights_add import ADDED_COLUMNS, BLOCKED_IF, added_rows
@@ -32,7 +33,7 @@ def report_table(report: Record, width: int) -> str:
             parts += [headline, *_added_tables(report, task), _cost_table(report, task)]
         elif report.tasks[task].control:
             parts.append(_control_table(report, task))
-    parts.append(_desired_line(report))
+    parts += [_desired_line(report), *reading_lines(report)]
     parts += [f"doubt: {doubt}" for doubt in report.checks]
     return _text(parts, width)
 
@@ -50,13 +51,13 @@ def comparison_table(reports: Sequence[Record], names: Sequence[str], width: int
     """
     if len(reports) > len(ascii_uppercase):
         raise ValueError(f"at most {len(ascii_uppercase)} reports can be compared; got {len(reports)}.")
-    scores = {task: reports[0].tasks[task].score for task in reports[0].blocked()}
-    tasks = [t for t in scores if all(t in r.blocked() and r.tasks[t].score == scores[t] for r in reports)]
+    scores = {task: scores_of(reports[0], task) for task in reports[0].blocked()}
+    tasks = [t for t in scores if all(t in r.blocked() and scores_of(r, t) == scores[t] for r in reports)]
     if not tasks:
         raise ValueError("the reports have no blocked task in common; compare reports of the same blocked task.")
     parts: list[RenderableType] = []
     for task in tasks:
-        table = Table(title=f"Blocked task {task!r}: strongest attack on each model, test {scores[task]}")
+        table = Table(title=f"Blocked task {task!r}: strongest attack on each model, {scores[task]}")
         table.add_column("examples", justify="right")
         for letter in ascii_uppercase[: len(reports)]:
             table.add_column(letter, justify="right")
@@ -90,7 +91,7 @@ def _task_table(report: Record, task: str) -> Table:
     if facts.control:
         kind, wish = "Control task", "higher is better"
     table = Table(
-        title=f"{kind} {task!r}: test {facts.score} after attack (suite {report.suite.name} "
+        title=f"{kind} {task!r}: {scores_of(report, task)} after attack (suite {report.suite.name} "
         f"v{report.suite.version}; {wish})",
         caption=f"mean ± standard deviation over attack seeds (at least {fewest}); "
         + "; ".join(reference_lines(report, task)),
@@ -154,7 +155,10 @@ def _refitted(report: Record, task: str) -> list[str]:
 
 
 def _headline_table(report: Record, task: str) -> Table:
-    table = Table(title="Strongest attack against strongest attack: differences in test scores, with 95 % intervals")
+    table = Table(
+        title=f"Strongest attack against strongest attack: differences in {report.tasks[task].scored_on} scores, "
+        "with 95 % intervals"
+    )
     table.add_column("examples", justify="right")
     table.add_column("strongest on hardened")
     for name in DIFFERENCES[1:-1]:

@@ -2,7 +2,8 @@
 
 Nobody sees more than they should. The adversary trains on four fifths of ``train`` and blocking
 losses are measured on the fixed remaining fifth; the attacker trains on 70 % of ``attack`` and
-selects on the rest of it; ``test`` is read once, for the report.
+selects on the rest of it; ``test`` is read once, for the report, where ``development`` rows were
+cut from it to choose on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from datasets import Audio, Dataset, Image
 
 from .classification import CLASSIFICATION
+from .development import READINGS, TEST, check_development, check_parts, cut
 from .kind import LabelColumn, TaskKind
 from .rows import LABELS, rows_of, with_labels
 
@@ -48,6 +50,10 @@ class BlockedTask:
         model_class: The ``AutoModelFor...`` class whose head the task needs, where it cannot be told from the
             model being hardened (a trunk, language model or tagger gets the class for classifying its inputs).
         kind: What labels, head, loss and score are; by default those of a classification.
+        development: Share of ``test`` that is cut off, by a hash of the source document, as a split to compare recipes
+            on: suites for choosing (``glance``) read it alone, all others read only the rest.
+        document_column: Column with the source document of each test row; by default each content is one document.
+        readings: With ``development``, the JSON Lines file to commit in which suites record each reading of the rows.
 
     Raises:
         ValueError: A column is missing, a label is none of this kind (an integer in range), a split is empty or two
@@ -70,6 +76,10 @@ class BlockedTask:
     weight: float = 1.0
     model_class: Any = None
     kind: TaskKind = CLASSIFICATION
+    development: float = 0.0
+    document_column: str | None = None
+    readings: str | Path = READINGS
+    _cut: dict[str, Dataset] = field(init=False, repr=False, default_factory=dict)
     _labels: dict[str, np.ndarray] = field(init=False, repr=False, default_factory=dict)
     _contents: dict[str, list[str]] = field(init=False, repr=False, default_factory=dict)
 
@@ -79,6 +89,10 @@ class BlockedTask:
             raise ValueError(f"blocked task name {self.name!r}: use letters, digits, '_' and '-' only.")
         if not self.weight > 0:
             raise ValueError(f"blocked task {self.name!r}: weight must be positive, got {self.weight}.")
+        check_development(self.development, self.document_column)
+        if self.development:
+            _labels_of(self, TEST, self.test)
+            self._cut.update(cut(self.test, _documents(self, self.test), self.development))
         for split, data in {"train": self.train, **self.splits()}.items():  # also where train is None
             self._labels[split] = _labels_of(self, split, data)
         features = {split: data.features[self.label_column] for split, data in self.splits().items()}
@@ -87,6 +101,9 @@ class BlockedTask:
         for split, data in self.splits().items():
             self._contents[split] = content_hashes(data, self.label_column)
         _check_overlap(self)
+        if self.development:
+            parts = {split: self._labels[split] for split in self._cut}
+            check_parts(parts, f"blocked task {self.name!r}: development={self.development}")
 
     @property
     def outputs(self) -> int:
@@ -94,9 +111,9 @@ class BlockedTask:
         return self.num_labels or 0
 
     def splits(self) -> dict[str, Dataset]:
-        """The splits that exist, by role: ``train``, ``attack`` (or its stand-in) and ``test``."""
+        """The splits that exist, by role: ``train``, ``attack`` (or its stand-in), ``test``, ``development`` if cut."""
         attack = self.attack if self.attack is not None else self.validation
-        given = {"train": self.train, "attack": attack, "test": self.test}
+        given = {"train": self.train, "attack": attack, "test": self.test, **self._cut}
         return {role: data for role, data in given.items() if data is not None}
 
     def labels(self, split: str) -> np.ndarray:
@@ -127,7 +144,7 @@ class BlockedTask:
         """Rows as a collator takes them: the model's inputs and the label in ``labels``.
 
         Args:
-            split: ``train``, ``attack`` or ``test``.
+            split: One of :meth:`splits`.
             rows: Row numbers.
             columns: Columns that the model accepts; others are left out.
 
@@ -144,6 +161,11 @@ class BlockedTask:
             split: {"rows": len(data), "sha256": _digest(self._contents[split], self._labels[split])}
             for split, data in self.splits().items()
         }
+
+    def documents_sha256(self, split: str) -> str:
+        """SHA-256 of the documents and labels of a split's rows, the same in any order and by any tokenizer."""
+        documents = _documents(self, self.splits()[split])
+        return _digest(*zip(*sorted(zip(documents, self.labels(split).tolist(), strict=True)), strict=True))
 
 
 def draw_rows(rows: np.ndarray, size: int, *key: Any) -> np.ndarray:
@@ -237,6 +259,18 @@ def _labels_of(task: BlockedTask, split: str, data: Any) -> np.ndarray:
         raise ValueError(f"{where}: {len(data)} rows; at least 2 are needed.")
     check_columns(data.column_names, column, where)
     return task.kind.read(data.with_format(None)[column][:], where, column)
+
+
+def _documents(task: BlockedTask, data: Dataset) -> list[str]:
+    """The source document of each row; its content, where no column names documents."""
+    if (column := task.document_column) is None:
+        return content_hashes(data, task.label_column)
+    where = f"blocked task {task.name!r}, split {TEST!r}"
+    check_columns(data.column_names, column, where)
+    found = data.with_format(None)[column][:]
+    if None in found:
+        raise ValueError(f"{where}, column {column!r}, row {found.index(None)}: the document is missing; name it.")
+    return [str(document) for document in found]
 
 
 def _check_overlap(task: BlockedTask) -> None:

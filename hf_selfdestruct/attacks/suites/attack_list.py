@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...report.facts import SuiteFacts
 from ...tasks.blocked_task import BlockedTask
+from ...tasks.development import DEVELOPMENT, TEST
 from ..attack import Attack
 from ..methods.fine_tuning import Tuning
 from ..methods.references import MORE
@@ -52,6 +53,7 @@ class AttackList:
         select_on_test: Select on the test split, as a paper's protocol may; the report says so.
         more: What scratch with more data is fine-tuned by; ``None`` leaves that reference out.
         null: Attack scratch again on other random weights, to see what noise alone gives.
+        choosing: It is for choosing: score on the development rows of tasks that have them; other lists never do.
 
     Raises:
         ValueError: Two different attacks have one name, so that a report could not tell their runs apart; or attacks
@@ -67,6 +69,7 @@ class AttackList:
     select_on_test: bool = False
     more: Tuning | None = MORE
     null: bool = True
+    choosing: bool = False
 
     def __post_init__(self) -> None:
         attacks: dict[str, Attack] = {}
@@ -121,7 +124,13 @@ class AttackList:
         """Attack seeds at a number of examples."""
         return tuple(range(max(self.seeds, self.few_seeds) if examples <= FEW else self.seeds))
 
+    def scored_on(self, *, cut: bool) -> str:
+        """The split of a task to score on, by whether development rows were cut from it."""
+        return DEVELOPMENT if self.choosing and cut else TEST
+
     def facts(self) -> SuiteFacts:
         """The suite's own rules, for the report."""
         note = ON_TEST if self.select_on_test else ""
-        return SuiteFacts(self.name, self.version, seeds=self.seeds, limit=self.limit, note=note)
+        return SuiteFacts(
+            self.name, self.version, seeds=self.seeds, limit=self.limit, note=note, choosing=self.choosing
+        )

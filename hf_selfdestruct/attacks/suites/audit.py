@@ -14,6 +14,7 @@ from ...report.contributions import METRICS, contributions
 from ...report.facts import TaskFacts
 from ...report.packing import unpacked, unpacked_labels
 from ...report.report import AttackReport
+from ...tasks.development import DEVELOPMENT
 from ..attack import Attack
 from ..doubts import doubts
 from ..methods.fine_tuning import Tuning
@@ -163,13 +164,17 @@ def _facts(report: AttackReport, suite: AttackList) -> Iterator[str]:
     if not report.blocked():
         yield "tasks: none is blocked"
     for name, facts in report.tasks.items():
-        counts = {split: facts.rows_in(split) for split in ("train", "attack", "test")}
+        scored_on = suite.scored_on(cut=facts.rows_in(DEVELOPMENT) > 0)
+        if facts.scored_on != scored_on:
+            yield f"{name}: scored on its {facts.scored_on} rows; the suite scores on its {scored_on} rows"
+            continue
+        counts = {split: facts.rows_in(split) for split in ("train", "attack", scored_on)}
         most = suite.limit or math.inf
-        if not (counts["train"] and counts["attack"] and counts["test"] and facts.num_labels):
+        if not (counts["train"] and counts["attack"] and counts[scored_on] and facts.num_labels):
             yield f"{name}: num_labels and the numbers of rows in its splits must be stated"
             continue
         train, selection, test = dataclasses.astuple(facts.rows)
-        expected = (min(counts["attack"] - train, most), min(counts["test"], most))
+        expected = (min(counts["attack"] - train, most), min(counts[scored_on], most))
         if (selection, test) != expected or min(train, *expected) < 1 or abs(train - 0.7 * counts["attack"]) > 1:
             known = dataclasses.asdict(facts.rows)
             yield f"{name}: {known} rows are not what its splits of {counts} rows give the attacker"

@@ -19,6 +19,7 @@ from ...report.packing import packed_size
 from ...report.report import MOST_BYTES, AttackReport
 from ...tasks.blocked_task import BlockedTask
 from ...tasks.classification import CLASSIFICATION
+from ...tasks.development import DEVELOPMENT
 from ..attack import Attack
 from ..data import AttackData, Collate, DesiredData, check_controls
 from ..methods.fine_tuning import Tuning
@@ -85,6 +86,7 @@ class Job:
                 desired=self.desired,
                 metrics=self.metrics,
                 more=self.suite.more is not None,
+                scored_on=self.scored_on(task),
             )
             for task in (*self.tasks, *self.controls)
         }
@@ -94,6 +96,10 @@ class Job:
         if not self.suite.select_on_test:
             return made
         return {name: dataclasses.replace(data, selection=data.test) for name, data in made.items()}
+
+    def scored_on(self, task: BlockedTask) -> str:
+        """The split of a task that the suite scores on."""
+        return self.suite.scored_on(cut=task.development > 0)
 
     def searches(self, data: Mapping[str, AttackData]) -> list[Search]:
         """All searches that do not depend on the result of others, the cheapest attacks first."""
@@ -200,6 +206,8 @@ class Job:
         weights = [_weights(target), target.architecture()] if target.folder else ""
         desired = _digest(self.desired) if self.desired else ""
         rules = [self.suite.limit, self.suite.select_on_test, sorted(self.metrics)]
+        if self.scored_on(task) == DEVELOPMENT:
+            known["scored_on"] = DEVELOPMENT
         content = [task.fingerprints(), weights, desired, rules, known]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         return f"v{JUDGE}/{task.name}/{attack.name}/{examples}/{target.role}/{digest}"
@@ -243,4 +251,5 @@ def _facts(task: BlockedTask, data: AttackData, *, control: bool = False) -> Tas
         rows=RowCounts(*(len(split.labels) for split in (data.train, data.selection, data.test))),
         fingerprints=known_splits(task),
         control=control,
+        scored_on=data.scored_on,
     )

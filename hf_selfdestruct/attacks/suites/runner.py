@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from rich.console import Console
@@ -17,12 +18,14 @@ from rich.table import Table
 from transformers.utils import logging
 
 from ...report.attack_run import AttackRun
+from ...report.facts import Readings
 from ...report.report import AttackReport
 from ..doubts import doubted
 from ..methods.batches import inputs_of
 from ..target import placed
 from .ledger import Ledger, shown_storage
 from .plan import Job
+from .readings import recorded
 from .search import Changed, NotOnRecord, Search
 
 FORWARD = 0.4  # of a step's time, for as many rows
@@ -39,7 +42,7 @@ def carry_out(job: Job, *, storage: str | None = None, workers: int = 1, progres
         progress: Whether to show the plan and a progress bar.
 
     Raises:
-        ValueError: Several workers without a storage that they could share.
+        ValueError: Several workers without a storage that they could share, or a damaged file of readings.
     """
     if workers < 1 or (workers > 1 and storage is None):
         given = "no storage" if storage is None else shown_storage(storage)
@@ -49,6 +52,7 @@ def carry_out(job: Job, *, storage: str | None = None, workers: int = 1, progres
     console = Console(stderr=True, quiet=not progress)
     if progress:
         _show_plan(job, searches, ledger, console)
+    earlier = recorded(job, searches)
     with _helpers(job, storage, workers), _bar(console) as bar:
         total = sum(map(weight, searches)) + _reserved(job, searches)
         shown = bar.add_task(f"attacking ({job.suite.name})", total=total, now="")
@@ -58,10 +62,16 @@ def carry_out(job: Job, *, storage: str | None = None, workers: int = 1, progres
         _fill(bar, shown, sum(map(weight, again)))
         work(again, ledger, lambda search, part, now: _advance(bar, shown, search, part, now))
         runs += [run for search in again for run in search.recall(ledger)]
-        report = doubted(job.report(runs, data))
+        report = doubted(_counted(job.report(runs, data), earlier))
         for search in searches:  # the report names the models that stand there now
             search.check()
     return report
+
+
+def _counted(report: AttackReport, earlier: Mapping[str, Readings]) -> AttackReport:
+    """The report with the earlier readings of its tasks' rows."""
+    tasks = {name: dataclasses.replace(facts, earlier=earlier.get(name)) for name, facts in report.tasks.items()}
+    return dataclasses.replace(report, tasks=tasks)
 
 
 def work(

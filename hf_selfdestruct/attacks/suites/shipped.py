@@ -47,12 +47,13 @@ SMOKE = AttackSuite(
 )
 GLANCE = AttackSuite(
     "glance",
-    3,
+    4,
     (
         Entry(HeadOnly(every_layer=True), MOST),
         Entry(FullFineTuning(learning_rates=RATES[1:3], steps=(160,), looks=2), MOST),
     ),
     more=None,
+    choosing=True,
 )
 SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES[1:4], steps=(160,), looks=4, prune=True)
 PROBED_FIRST = ProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), looks=4, prune=True)
