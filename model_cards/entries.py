@@ -5,10 +5,13 @@ r"""Attack models by some of a suite's attacks, with all examples or as many as 
 
 A folder is a hardened model's; ``base`` and ``scratch`` are attacked by their names. "full fine-tuning@100" is full
 fine-tuning with 100 examples. What is on record in ``lab/entries.db`` is not run again: the same command goes on after
-it was killed, also where the model was hardened again to the same weights.
+it was killed, also where the model was hardened again to the same weights. Scores are on the development rows of the
+blocked tasks, which the configuration must cut (``development``): the test rows are for what is published.
 """
 
+import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import AutoTokenizer, DataCollatorWithPadding
@@ -18,6 +21,7 @@ from hf_selfdestruct.jobs.config import HardenConfig, load_config
 from hf_selfdestruct.jobs.job import blocked_tasks
 from hf_selfdestruct.jobs.text_data import load_data
 from hf_selfdestruct.report.report import AttackReport
+from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
 REFERENCES = ("base", "scratch")
 LEDGER = Path(__file__).parent / "lab" / "entries.db"
@@ -43,13 +47,20 @@ def attack(config: HardenConfig, models: str, suite: AttackSuite) -> AttackRepor
         Target(name, config.model, random=name == "scratch") if name in REFERENCES else Target("hardened", name)
         for name in models.split(",")
     ]
-    return suite.run(
+    return dataclasses.replace(suite, choosing=True).run(
         targets,
-        blocked_tasks(config, load_data(config, tokenizer), tokenizer),
+        to_compare_on(blocked_tasks(config, load_data(config, tokenizer), tokenizer)),
         columns=tokenizer.model_input_names,
         collate=DataCollatorWithPadding(tokenizer),
         storage=f"sqlite:///{LEDGER}",
     )
+
+
+def to_compare_on(tasks: Sequence[BlockedTask]) -> Sequence[BlockedTask]:
+    """The tasks, all of which have development rows: comparing on test rows would flatter what is chosen by them."""
+    if missing := [task.name for task in tasks if not task.development]:
+        sys.exit(f"blocked task {missing[0]!r} has no development rows to compare on: set its key development to 0.33.")
+    return tasks
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 
 Each variant changes some arguments of a configuration, for each of its ``seeds`` (of hardening, 0 unless told);
 ``base`` and ``scratch`` are what every table needs. Killed half-way, the same command goes on, from the last
-checkpoint; what is in ``recipes.jsonl`` is not run again. The table is ``recipes.md``. Choose by its columns of the
-selection split: what was chosen by test scores is flattered there.
+checkpoint; what is in ``recipes.jsonl`` is not run again. The table is ``recipes.md``. Scores are on the development
+rows of the blocked tasks, which a configuration must cut (``development``), and desired quality is on the validation
+rows; a line that names no rows was made before, on test rows, and flatters what was chosen by it.
 """
 
 import json
@@ -17,6 +18,7 @@ from typing import Any
 
 import yaml
 from datasets import DatasetDict
+from entries import to_compare_on
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_selfdestruct.attacks import Target, named_suite
@@ -69,13 +71,14 @@ def _run(config: HardenConfig, name: str, folder: Path) -> dict[str, Any]:
     """What a glance tells about a reference, or about a model hardened now."""
     tokenizer = AutoTokenizer.from_pretrained(config.model)
     data = load_data(config, tokenizer)
+    tasks = to_compare_on(blocked_tasks(config, data, tokenizer))
     if name in REFERENCES:
         found, target = {}, Target(name, config.model, random=REFERENCES[name])
     else:
         found, target = _hardened(config, data, tokenizer, folder), Target("hardened", str(folder))
     report = named_suite(SUITE).run(
         [target],
-        blocked_tasks(config, data, tokenizer),
+        tasks,
         columns=tokenizer.model_input_names,
         collate=DataCollatorWithPadding(tokenizer),
         storage=f"sqlite:///{RUNS / 'attacks.db'}",
@@ -83,6 +86,7 @@ def _run(config: HardenConfig, name: str, folder: Path) -> dict[str, Any]:
     lines = [s for task in report.tasks for s in report.summaries(task) if s.role == target.role]
     return {
         **found,
+        "scored on": report.scored_on(),
         "attacks": _by_attack(lines, lambda line: line.mean),
         "selection": _by_attack(lines, lambda line: line.selection),
     }
@@ -103,7 +107,7 @@ def _hardened(
     trainer = trained(config, data, tokenizer, kept=kept, goes_on=begun(folder))
     trainer.save_model()
     found: dict[str, float] = {"seconds": round(trainer.seconds())}
-    found["desired"] = round(trainer.evaluate(data["test"])["eval_accuracy"], 6)
+    found["desired"] = round(trainer.evaluate()["eval_accuracy"], 6)
     if kept:
         columns, collate = trainer.input_columns, trainer.blocked_collator
         found |= to_base(trainer.model, folder / "_base", kept["test"], columns=columns, collate=collate)
@@ -114,20 +118,22 @@ def _table(lines: list[dict[str, Any]]) -> str:
     names = sorted({attack for line in lines for attack in line["attacks"]})
     choosing = names if any("selection" in line for line in lines) else []
     split = [f"{name}, selection" for name in choosing]
-    head = ["setting", "variant", "what differs", "seeds", "desired", "similarity", *names, *split, "seconds"]
+    first = ["setting", "variant", "what differs", "scored on", "seeds", "desired", "similarity"]
+    head = [*first, *names, *split, "seconds"]
     rows = [head, ["---"] * len(head)]
-    variants = dict.fromkeys((line["setting"], line["variant"]) for line in lines)
-    for setting, variant in sorted(variants, key=lambda names: names[0]):
-        same = [line for line in lines if (line["setting"], line["variant"]) == (setting, variant)]
+    variants: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for line in lines:
+        variants.setdefault((line["setting"], line["variant"], line.get("scored on", "test")), []).append(line)
+    for (setting, variant, scored_on), same in sorted(variants.items(), key=lambda one: one[0][0]):
         differs = ", ".join(f"{name} {value}" for name, value in same[0]["training"].items())
         measured = [_over_seeds([line.get(name) for line in same]) for name in ("desired", NAME)]
         reached = [_over_seeds([line["attacks"].get(name) for line in same]) for name in names]
         reached += [_over_seeds([line.get("selection", {}).get(name) for line in same]) for name in choosing]
         seconds = _over_seeds([line.get("seconds") for line in same], "{:.0f}")
-        rows.append([setting, variant, differs, str(len(same)), *measured, *reached, seconds])
+        rows.append([setting, variant, differs, scored_on, str(len(same)), *measured, *reached, seconds])
     text = (
-        f"# Lab book\n\nSuite `{SUITE}`. Accuracy on test unless a column says selection, mean over attack seeds; with "
-        "several hardening seeds mean ± standard deviation over them.\n\n"
+        f"# Lab book\n\nSuite `{SUITE}`. Accuracy on the rows named, or on selection rows where a column says so, mean "
+        "over attack seeds; with several hardening seeds mean ± standard deviation over them.\n\n"
     )
     return text + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 

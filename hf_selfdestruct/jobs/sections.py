@@ -34,13 +34,13 @@ class DataConfig:
             ``file_name`` and label columns.
         text_column: Column with the text; by default ``text``, unless ``image_column`` is given.
         label_column: Column with the desired task's label, text or integer.
-        max_length: Maximum number of tokens per example, up to the model's own maximum; longer texts are truncated.
+        max_length: Most tokens of a text, up to the model's own; longer texts are truncated.
         only: Boolean column; rows where it is false are dropped.
         replace_pronouns: Replace he/she/him/her/his/hers/himself/herself by neutral pronouns, as the MLAC paper does
             with its biographies.
         splits: Names of the splits, if they are not ``train``, ``validation`` and ``test``, or slices of splits, such
             as ``validation: "train[80%:]"``.
-        max_rows: Maximum number of rows per split, taken after a fixed shuffle; by default all.
+        max_rows: Maximum rows per split, taken after a fixed shuffle; by default all.
         keep_path: Hub id or folder of unlabelled texts that preserve the model's general use (``train``) and measure
             it (``test``).
         keep_text_column: Column with the text in ``keep_path``.
@@ -97,10 +97,9 @@ class TaskConfig:
         text_pair_column: Column of ``path`` with the second text.
         image_column: Column of ``path`` with the image; by default as in ``data``.
         splits: Splits of ``path``, as ``data.splits``.
-        development: Share of the test rows to cut off, by a hash of the source document, for comparing recipes: the
-            suite ``glance`` scores on these rows alone, and all other suites on the rest.
-        document_column: Column with the source document of each row; by default each text or image is one document.
-        readings: With ``development``, the JSON Lines file to commit in which each reading of the rows is recorded.
+        development: Share of test rows for comparing recipes, which only ``glance`` scores on.
+        document_column: Column with the source document of a row; no document is in both parts.
+        readings: File to commit (JSON Lines) that records which suite read which rows.
 
     Raises:
         ValueError: A value has the wrong type or is out of range, or a key that requires ``path`` is set without it.

@@ -42,8 +42,7 @@ def load_data(config: HardenConfig, processor: Processor, *, documents: Sequence
 
     Returns:
         ``train``, ``validation`` and ``test`` with the model's inputs, ``label``, the blocked columns and those with
-        source documents. Texts are
-        stored as tokens; images are converted to pixels when rows are read.
+        source documents. Texts are stored as tokens; images are converted to pixels when rows are read.
 
     Raises:
         ValueError: A folder, split, column, text or image is missing, a file is unreadable, a split is empty, or a

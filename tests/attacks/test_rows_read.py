@@ -135,14 +135,15 @@ def test_readings_of_other_rows_do_not_count(model, task, attacked, ledger):
     assert attacked(OTHER, model, [renamed]).tasks["again"].earlier == Readings(test=1)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"when": "today"}'])
-def test_a_damaged_file_stops_before_any_attack(model, task, attacked, ledger, line):
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [(b"{", ", line 1"), (b"[]", ", line 1"), (b'{"when": "today"}', ", line 1"), (b"\xff", "")],
+)
+def test_a_damaged_file_stops_before_any_attack(model, task, attacked, ledger, line, where):
     ledger.parent.mkdir()
-    ledger.write_text(line + "\n")
+    ledger.write_bytes(line + b"\n")
     attack = Counting({"a": 0.5})
-    with pytest.raises(
-        ValueError, match=r"readings.jsonl, line 1: .*Restore the file from version control\.$"
-    ) as error:
+    with pytest.raises(ValueError, match=rf"readings.jsonl{where}: .*Restore the file from version") as error:
         attacked(suite_of(attack), model, [task])
     assert "\n" not in str(error.value)
     assert not attack.calls

@@ -5,13 +5,13 @@ import pytest
 import torch
 from corpus_parts import config_of, save, toy, without
 from datasets import ClassLabel, Dataset, DatasetDict
-from toy_project import make_tokenizer, sentences
+from toy_project import CONFIG, make_tokenizer, sentences
 from transformers import DataCollatorWithPadding
 
 from hf_selfdestruct.attacks import Target
 from hf_selfdestruct.jobs import sources
-from hf_selfdestruct.jobs.config import DataConfig, HardenConfig, TaskConfig
-from hf_selfdestruct.jobs.job import _accuracy, blocked_tasks
+from hf_selfdestruct.jobs.config import DataConfig, HardenConfig, TaskConfig, load_config
+from hf_selfdestruct.jobs.job import _accuracy, _deciding, blocked_tasks
 from hf_selfdestruct.jobs.sources import check_sources
 from hf_selfdestruct.jobs.text_data import load_data
 
@@ -113,3 +113,53 @@ def test_a_task_may_have_a_data_set_of_its_own(tmp_path, tokenizer):
 def test_more_of_a_data_set_that_is_not_named_is_refused():
     with pytest.raises(ValueError, match="text_column describes the task's own data set: set path"):
         TaskConfig("origin", "origin", text_column="words")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_task_is_cut_by_the_documents_of_its_data_set(tmp_path, tokenizer, own):
+    rows = {split: sentences(60, 9 + i) for i, split in enumerate(toy())}
+    paged = {split: [{**row, "page": i // 3} for i, row in enumerate(found)] for split, found in rows.items()}
+    path = str(save(tmp_path / "paged", paged))
+    desired = str(save(tmp_path / "data", toy())) if own else path
+    task = TaskConfig(
+        "origin", "origin", path=path if own else None, development=0.4, document_column="page", readings="a/b.jsonl"
+    )
+    config = HardenConfig("model", DataConfig(desired, label_column="job", max_length=16), (task,))
+    (made,) = blocked_tasks(config, load_data(config, tokenizer), tokenizer)
+    parts = [made.splits()[split] for split in ("test", "development")]
+    assert sorted(page for part in parts for page in part["page"]) == [row["page"] for row in paged["test"]]
+    assert {*parts[0]["page"]}.isdisjoint(parts[1]["page"])
+    assert (made.development, made.document_column, made.readings) == (0.4, "page", "a/b.jsonl")
+
+
+def test_a_missing_document_column_is_refused(tmp_path, tokenizer):
+    task = TaskConfig("origin", "origin", development=0.4, document_column="page")
+    data = DataConfig(str(save(tmp_path / "data", toy())), label_column="job")
+    with pytest.raises(ValueError, match="split 'train': no column 'page'; the columns are"):
+        load_data(HardenConfig("model", data, (task,)), tokenizer)
+
+
+def test_a_run_begun_before_there_were_development_rows_is_the_same_run():
+    names = {"development", "document_column", "readings"}
+    assert not names & {*_deciding(TaskConfig("origin", "origin"))}
+    assert {*_deciding(TaskConfig("origin", "origin", development=0.4))} & names == names - {"readings"}
+
+
+def test_development_rows_are_configured_and_checked(tmp_path):
+    def task_of(lines):
+        text = CONFIG.format(folder=tmp_path)
+        path = tmp_path / "config.yaml"
+        path.write_text(text.replace("    label_column: origin\n", f"    label_column: origin\n{lines}"))
+        (task,) = load_config(path).blocked_tasks
+        return task
+
+    cut = {"development": 0.3, "document_column": "page", "readings": "a.jsonl"}
+    lines = "".join(f"    {name}: {value}\n" for name, value in cut.items())
+    assert task_of(lines) == TaskConfig("origin", "origin", **cut)
+    for wrong, named in (
+        ("development: 1", r"blocked_tasks\[0\]: development must be a share .* got 1\."),
+        ("document_column: page", r"blocked_tasks\[0\]: document_column 'page' .*set development"),
+        ("development: third", r"blocked_tasks\[0\]: development must be a number; got 'third'"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            task_of(f"    {wrong}\n")

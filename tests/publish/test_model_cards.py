@@ -82,14 +82,27 @@ def test_genders_are_even_within_profession_and_source():
     assert found == expected
 
 
+def with_development(config):
+    """The configuration with development rows."""
+    cut = "    label_column: origin\n    development: 0.4\n"
+    config.write_text(config.read_text().replace("    label_column: origin\n", cut))
+    return config
+
+
+def script(name, monkeypatch):
+    """The names of a script, which may import from its neighbours."""
+    monkeypatch.syspath_prepend(ROOT / "model_cards")
+    return runpy.run_path(str(ROOT / "model_cards" / name))
+
+
 def test_the_lab_book_has_a_line_for_each_variant_and_runs_none_twice(tmp_path, monkeypatch):
-    config = make_project(tmp_path)
+    config = with_development(make_project(tmp_path))
     variants, ledger = tmp_path / "variants.yaml", tmp_path / "variants.jsonl"
     one = {"name": "two steps", "config": str(config), "training": {"max_steps": 2, "blocking_weight": 0.5}}
     one["seeds"] = [0, 3]
     variants.write_text(json.dumps([{"name": "scratch", "config": str(config)}, one]))
     monkeypatch.chdir(tmp_path)
-    lab = runpy.run_path(str(ROOT / "model_cards" / "lab.py"))["main"]
+    lab = script("lab.py", monkeypatch)["main"]
     lab(str(variants))
     lines = [json.loads(line) for line in ledger.read_text().splitlines()]
     assert [line["variant"] for line in lines] == ["scratch", "two steps", "two steps"]
@@ -99,6 +112,7 @@ def test_the_lab_book_has_a_line_for_each_variant_and_runs_none_twice(tmp_path, 
             assert {*line[split]} == {"layer probe", "full fine-tuning"}
             assert all(0 < score < 1 for score in line[split].values())
         assert line["selection"] != line["attacks"]
+        assert line["scored on"] == "development"
     assert lines[1]["training"] == one["training"]
     assert all(0 < line["desired"] < 1 for line in lines[1:])
     weights = {path.read_bytes() for path in tmp_path.glob("lab-runs/*two-steps*/model.safetensors")}
@@ -107,7 +121,7 @@ def test_the_lab_book_has_a_line_for_each_variant_and_runs_none_twice(tmp_path, 
     scores = [line["attacks"]["full fine-tuning"] for line in lines]
     assert f"| {scores[0]:.3f} |" in table
     both = f"{statistics.fmean(scores[1:]):.3f} ± {statistics.stdev(scores[1:]):.3f}"
-    assert "| config | two steps | max_steps 2, blocking_weight 0.5 | 2 | " in table
+    assert "| config | two steps | max_steps 2, blocking_weight 0.5 | development | 2 | " in table
     assert f" | {both} | " in table
     chosen_by = [line["selection"]["full fine-tuning"] for line in lines[1:]]
     assert "full fine-tuning, selection" in table
@@ -122,18 +136,31 @@ def test_the_lab_book_has_a_line_for_each_variant_and_runs_none_twice(tmp_path, 
     assert again["seconds"] <= lines[-1]["seconds"], "what came after the last checkpoint is not timed again"
     assert again | {"seconds": lines[-1]["seconds"]} == lines[-1]
     assert {path.read_bytes() for path in tmp_path.glob("lab-runs/*two-steps*/model.safetensors")} == weights
+    readings = [json.loads(line) for line in (tmp_path / "readings.jsonl").read_text().splitlines()]
+    assert [(one["split"], one["suite"]) for one in readings] == [("development", "glance")] * len(lines)
 
 
 def test_the_lab_gives_a_method_that_keeps_general_use_its_texts(tmp_path, monkeypatch):
-    config = make_project(tmp_path)
+    config = with_development(make_project(tmp_path))
     variants = tmp_path / "variants.yaml"
     general = {"name": "general", "config": str(config), "training": {"method": "general", "max_steps": 1}}
     variants.write_text(json.dumps([general]))
     monkeypatch.chdir(tmp_path)
-    lab = runpy.run_path(str(ROOT / "model_cards" / "lab.py"))["main"]
+    lab = script("lab.py", monkeypatch)["main"]
     lab(str(variants), "--data.keep_path", str(tmp_path / "data"), "--data.keep_text_column", "text")
     (line,) = map(json.loads, (tmp_path / "variants.jsonl").read_text().splitlines())
     assert -1 <= line["similarity_rank_correlation"] <= 1
+
+
+def test_the_lab_refuses_to_compare_on_test_rows(tmp_path, monkeypatch):
+    config = make_project(tmp_path)
+    variants = tmp_path / "variants.yaml"
+    variants.write_text(json.dumps([{"name": "scratch", "config": str(config)}]))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="blocked task 'origin' has no development rows to compare on"):
+        script("lab.py", monkeypatch)["main"](str(variants))
+    with pytest.raises(SystemExit, match="blocked task 'origin' has no development rows to compare on"):
+        script("entries.py", monkeypatch)["main"](str(config), "scratch", "smoke", "head only", "out.json")
 
 
 def test_a_truncated_model_is_the_first_layers_with_their_tokenizer(tmp_path):

@@ -76,15 +76,16 @@ def read(path: str | Path) -> dict[str, Reading]:
     """The readings in a file by their identity, in the file's order; none where there is no file yet.
 
     Raises:
-        ValueError: A line is no reading; the message names it.
+        ValueError: It cannot be read, or a line is no reading; the message names both.
     """
-    path, found = Path(path), dict[str, Reading]()
-    for number, line in enumerate(read_text(path, MOST_BYTES).splitlines() if path.exists() else (), 1):
-        try:
+    path, found, where = Path(path), dict[str, Reading](), f"{path}"
+    try:
+        for number, line in enumerate(read_text(path, MOST_BYTES).splitlines() if path.exists() else (), 1):
+            where = f"{path}, line {number}"
             one: Reading = checked(Reading, parse_json(line), "reading")
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error} Restore the file from version control.") from None
-        found.setdefault(one.identity, one)
+            found.setdefault(one.identity, one)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error} Restore the file from version control.") from None
     return found
 
 
