@@ -136,6 +136,12 @@ def layer_permuted(model: nn.Module, generator: np.random.Generator) -> None:
     model.bert.encoder.layer = nn.ModuleList([layers[i] for i in order])
 
 
+def slow_starter(model: nn.Module, generator: np.random.Generator) -> None:
+    """What a head sees hardly differs between rows, and the pooler has to grow from nothing: it takes many steps."""
+    model.bert.encoder.layer[-1].output.LayerNorm.weight.mul_(10 ** generator.uniform(-2.2, -1.8))
+    model.bert.pooler.dense.weight.zero_()
+
+
 FAKES = (
     gradient_masking,
     head_sabotage,

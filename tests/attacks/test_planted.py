@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import default_data_collator
 
-from hf_selfdestruct.attacks import Entry, HeadOnly, Target, named_suite
+from hf_selfdestruct.attacks import AttackData, Entry, FullFineTuning, HeadOnly, Target, Trial, named_suite
 from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
 DEFAULT = named_suite("default")
@@ -74,6 +74,20 @@ def test_fake_defence_is_seen_through(known, judged, gain, reports, tmp_path, fa
     folder = planted.planted(known, fake, 0, tmp_path)
     found, reports[fake.__name__] = judged(folder, planted.text_task())
     assert found >= SHARE * gain
+
+
+def test_patience_finds_what_short_fine_tuning_misses(known, collate, tmp_path):
+    """By the attack of the default suite that no early look can end."""
+    target = Target("hardened", planted.planted(known, planted.slow_starter, 0, tmp_path))
+    data = AttackData.of(planted.text_task(), ("input_ids", "attention_mask"), collate)
+    (patient,) = [entry.attack for entry in DEFAULT.entries if "patient" in entry.attack.name]
+    short = FullFineTuning(learning_rates=(3e-4,), steps=(48,), looks=4)
+    reached = [
+        attack.run(Trial(target, data, len(data.train.labels), 0, attack.space()[0])).test.accuracy
+        for attack in (short, patient)
+    ]
+    assert reached[0] < 0.65
+    assert reached[1] > 0.9
 
 
 def test_one_attack_alone_would_be_fooled(known, judged, reports, tmp_path):
