@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +163,7 @@ class EpisodeBuilder:
             wanted=frozenset(n for n, p in self._model.named_parameters() if p.requires_grad),
             carries=fine_tuning.carries > 1,
             ranks=self._ranks,
+            held=self._held if options.episode == "in_place" else None,
         )
 
     def carry(self, fast: Weights) -> None:
@@ -210,6 +212,12 @@ class EpisodeBuilder:
     def _run(self, skeleton: StatelessModel, weights: Weights, batch: Batch, **options: Any) -> Any:
         return skeleton.run({**self._constants, **weights}, {**batch, **options})
 
+    def _held(self, weights: Weights, k: int | None) -> AbstractContextManager[None]:
+        benign = k is not None and k < len(self._prelude)
+        skeleton = self._sources.benign_skeleton if benign else self._skeleton
+        training = self._draw.fine_tuning.dropout and k is not None and not benign
+        return skeleton.held(self._model, {**self._constants, **weights}, training=training)
+
     def _benign_loss(self, batch: Batch) -> Callable[[Weights], Tensor]:
         # Its mean is the model's own affair, so every process computes the whole and counts for its share.
         skeleton, size = self._sources.benign_skeleton, self._ranks.size
@@ -221,8 +229,8 @@ class EpisodeBuilder:
         labels = part.pop("labels").flatten()
 
         def loss(weights: Weights) -> Tensor:
-            module = self._skeleton.module
-            with dropout(module, on=self._draw.fine_tuning.dropout), self._seeded(k):
+            on = self._draw.fine_tuning.dropout
+            with dropout(self._skeleton.module, on=True) if on else nullcontext(), self._seeded(k):
                 logits = self._run(self._skeleton, weights, part).logits
             return kind.loss(logits.flatten(0, -2), labels, reduction="sum") / counted
 

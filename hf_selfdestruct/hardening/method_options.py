@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from ..meta_gradient.hessian import HVPS
+from ..meta_gradient.in_place_episode import EPISODES
 from ..meta_gradient.outer_loss import STEP_WEIGHTS
 from ..meta_gradient.trajectory import TRAJECTORIES
 from .fields import check_choice, check_count, option
@@ -31,6 +32,9 @@ class MethodOptions:
     )
     trajectory: str = option(
         "device", "Where to store the inner-loop trajectory; recompute: less memory, slower.", TRAJECTORIES
+    )
+    episode: str = option(
+        "flat", "Where to run the inner steps: on a copy of the weights, or in the model's own modules.", EPISODES
     )
     blocking_every: int = option(1, "Measure the blocking loss at every so many inner steps.")
     blocking_interval: int = option(
@@ -75,7 +79,12 @@ class MethodOptions:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name, known in (("hvp", HVPS), ("trajectory", TRAJECTORIES), ("step_weights", STEP_WEIGHTS)):
+        for name, known in {
+            "hvp": HVPS,
+            "trajectory": TRAJECTORIES,
+            "episode": EPISODES,
+            "step_weights": STEP_WEIGHTS,
+        }.items():
             check_choice(name, getattr(self, name), known)
         for name, least in self.LEAST.items():
             check_count(name, getattr(self, name), least)

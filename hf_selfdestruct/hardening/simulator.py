@@ -66,6 +66,13 @@ class Simulator:
         twice = self.config.meta_gradient == "unrolled" or any(loss.second_order for loss in self.losses)
         twice = twice or (self.config.meta_gradient == "exact" and self.config.options.hvp == "double_backward")
         self._twice = twice
+        if twice and self.config.options.episode == "in_place":
+            raise ValueError(
+                "episode='in_place' runs the model's own kernels, which need not be twice differentiable: set "
+                "meta_gradient='first_order', or 'exact' with method_options={'hvp': 'finite_difference'}, and leave "
+                f"out losses that contain a gradient; got {self.config.meta_gradient!r}, {self.config.options.hvp!r} "
+                f"and {', '.join(type(loss).__name__ for loss in self.losses)}."
+            )
         self._way = method(self.config.meta_gradient or "", **self._options())
         self._last = (-1, 0)
         built = {t.name: heads.skeleton(self.model, t.outputs, auto_class=t.model_class) for t in self.tasks}

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..adversaries.optimizer import State
 from .episode import Episode, MetaGradient
-from .flat_episode import FlatEpisode
 from .hessian import HVPS
+from .in_place_episode import course_of
 from .trajectory import Trajectory
 
 
@@ -35,8 +35,14 @@ def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "
     Returns:
         Exact gradients for the published weights and, for a learning adversary, for the adversary's own objective,
         which needs separate Hessian-vector products.
+
+    Raises:
+        ValueError: The episode runs in place, with modules that need not be twice differentiable, but ``hvp`` is not
+            ``"finite_difference"``.
     """
-    course = FlatEpisode(episode)
+    if episode.held is not None and hvp != "finite_difference":
+        raise ValueError(f"an episode in place needs hvp='finite_difference', got {hvp!r}.")
+    course = course_of(episode)
     x, f = course.start()
     optimizer = episode.optimizer
     path = Trajectory(course, f, trajectory)

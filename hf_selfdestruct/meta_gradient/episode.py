@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from ..adversaries.optimizer import InnerOptimizer
 from ..models.distributed import ALONE, Processes
 from ..models.functional import Weights
+
+Held = Callable[[Weights, int | None], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,12 @@ class Episode:
         carries: Whether to return the fast weights after the last inner step.
         ranks: The processes that share the episode. The inner losses of each process are its part of a sum; the
             readings of each process are those of all rows, with the graph of its own rows.
+        held: Function from weights and the number of the inner step, or ``None`` for a measurement, to the context in
+            which the live model's modules have these weights; if given, the episode runs in place.
 
     Raises:
-        ValueError: The numbers of steps and shares do not match, or the optimizer needs the whole gradient but
-            gradients are sharded.
+        ValueError: The numbers of steps and shares do not match, or the optimizer or live modules need whole weights
+            but each process has only a shard.
     """
 
     published: Weights
@@ -65,6 +70,7 @@ class Episode:
     wanted: frozenset[str] | None = None
     carries: bool = False
     ranks: Processes = ALONE
+    held: Held | None = None
 
     def __post_init__(self) -> None:
         """Check the lengths against each other."""
@@ -72,6 +78,10 @@ class Episode:
             raise ValueError(
                 f"{len(self.inner_losses)} inner steps need {len(self.inner_losses) + 1} shares, got "
                 f"{len(self.shares)}."
+            )
+        if self.ranks.sharded and self.held is not None:
+            raise ValueError(
+                "episode='in_place' does not support sharded weights yet; set method_options={'episode': 'flat'}."
             )
         if self.ranks.sharded and not self.optimizer.elementwise:
             raise ValueError(

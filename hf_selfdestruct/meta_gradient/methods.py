@@ -15,6 +15,7 @@ from torch import Tensor
 from .adjoint import exact
 from .episode import Episode, MetaGradient
 from .flat_episode import FlatEpisode
+from .in_place_episode import course_of
 
 META_GRADIENTS = ("exact", "unrolled", "first_order")
 
@@ -29,8 +30,13 @@ def unrolled(episode: Episode) -> MetaGradient:
         Exact gradients for the published weights and, for a learning adversary, for its own weights.
 
     Raises:
-        ValueError: Several processes share the episode: autograd does not cross their communication.
+        ValueError: Several processes share the episode: autograd does not cross their communication. Or the episode
+            runs in place: the live modules hold the weights of one step only.
     """
+    if episode.held is not None:
+        raise ValueError(
+            "meta_gradient='unrolled' does not run in place; use 'exact', which computes the same gradient."
+        )
     if episode.ranks.size > 1:
         raise ValueError(
             f"meta_gradient='unrolled' works in a single process, got {episode.ranks.size}; use 'exact', which "
@@ -69,7 +75,7 @@ def first_order(episode: Episode) -> MetaGradient:
     Returns:
         Approximate gradients, exact in the limit of a zero learning rate.
     """
-    course = FlatEpisode(episode)
+    course = course_of(episode)
     x, f = course.start()
     start, state = x.clone() if episode.learns_rate else x, episode.optimizer.init(x)
     g, slope = torch.empty_like(x), x.new_zeros(())

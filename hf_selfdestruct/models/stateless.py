@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from transformers import PreTrainedModel
 
-from . import heads
+from . import heads, in_place
 from .functional import Weights, call
 
 OWN = "own."  # prefix of the adversary's own names, to distinguish its head from the published one
@@ -66,7 +67,7 @@ class StatelessModel:
     ) -> None:
         if lora is not None:
             inject_adapter_in_model(copy.deepcopy(lora), module, low_cpu_mem_usage=True)
-        self.module, self._twice = module.eval(), twice
+        self.module, self._twice, self._held = module.eval(), twice, False
         self._kind = torch.promote_types(model.dtype, torch.float32)
         self.names = heads.names_between(module, model, keep_head=keep_head)
         self.own = [n for n, _ in module.named_parameters() if n not in self.names]
@@ -93,11 +94,33 @@ class StatelessModel:
                 if only some rows of the embeddings are allocated.
             inputs: Keyword arguments of the forward pass.
         """
+        if self._held:
+            return self.module(**inputs)
+        return call(self.module, self._inner(weights), inputs, twice=self._twice)
+
+    @contextmanager
+    def held(self, model: PreTrainedModel, weights: Mapping[str, Tensor], *, training: bool) -> Iterator[None]:
+        """Let live modules hold the weights inside the context, and :meth:`run` run them (see :func:`in_place.held`).
+
+        Args:
+            model: The live model.
+            weights: As in :meth:`run`, whose own are not used inside the context.
+            training: Whether dropout is on.
+        """
+        inner, published = self._inner(weights), self.names
+        with in_place.held(self.module, model, inner, published=published, training=training):
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
+
+    def _inner(self, weights: Mapping[str, Tensor]) -> Weights:
         inner = {name: weights[outer] for name, outer in self.names.items() if outer in weights}
         inner.update({name: weights[OWN + name] for name in self.own})
         if self._index is not None:
             inner[self._index] = weights[INDEX]
-        return call(self.module, inner, inputs, twice=self._twice)
+        return inner
 
     def draw(self, seed: int, *, device: torch.device) -> Weights:
         """Initialise the own weights (head and adapters) from ``seed`` alone, by skeleton names, at least float32."""
