@@ -82,7 +82,7 @@ def inputs_of(batch: dict) -> dict:
 
 def tensors(model: PreTrainedModel) -> list:
     found = [*model.parameters(), *model.buffers()]
-    return [(t, t.detach().clone()) for t in (*found, *(p.grad for p in model.parameters()))]
+    return [(t, t.detach().clone()) for t in (*found, *(p.grad for p in model.parameters())) if t is not None]
 
 
 def state(model: PreTrainedModel) -> dict:
