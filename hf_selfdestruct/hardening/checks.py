@@ -23,7 +23,7 @@ from ..tasks.rows import LABELS
 from .config import HardeningConfig
 from .defaults import configured_forms
 from .episode_builder import Draw
-from .kinds import check_kinds
+from .kinds import check_kinds, check_published_heads
 
 
 def has_loss(model: PreTrainedModel) -> bool:
@@ -49,6 +49,7 @@ def check_hardening(
     check_initialization(model, configured_forms(config), desired)
     check_tasks(tasks, columns)
     check_kinds(config, tasks, blocking)
+    check_published_heads(adversaries, tasks, model)
     check_adversaries(adversaries, tasks, model, desired)
     check_losses(blocking, keeping, model, keep_dataset=keep, desired=desired, erases=config.options.keeping_erases)
     check_held_out(blocking, tasks, config.blocking_batch_size or 0)
@@ -177,7 +178,8 @@ def check_adversaries(
     count = model.config.num_labels if heads.has_task_head(model) else None
     for adversary in adversaries:
         for task in tasks:
-            if "keep" in adversary.options("head") and task.num_labels != count:
+            published = task.kind.model_class is not None  # see check_published_heads
+            if "keep" in adversary.options("head") and not published and task.num_labels != count:
                 raise ValueError(
                     f"adversary head 'keep' needs the desired task's label space: the model has {count} "
                     f"labels, blocked task {task.name!r} has {task.num_labels}; use 'learned' or 'random'."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -14,21 +15,25 @@ from ..losses.blocking import BLOCKING_LOSSES
 from ..losses.keeping import KEEPING_LOSSES, KeepingLoss
 from ..losses.probe import RepresentationProbe
 from ..models import heads
-from ..tasks.blocked_task import label_column_of
+from ..tasks.blocked_task import BlockedTask, label_column_of
 from .config import HardeningConfig
 from .presets import ONE_PURPOSE
 
 
-def default_method(model: PreTrainedModel, desired: Any) -> str:
+def default_method(model: PreTrainedModel, desired: Any, tasks: Sequence[BlockedTask] = ()) -> str:
     """The method that was measured to work best for a kind of model, where its user names none.
 
     ``one_purpose`` for classifiers of texts, which needs integer labels and embeddings that are wide enough;
-    ``general`` for bare encoders and language models; ``mlac_fast`` for what reads no words.
+    ``general`` for bare encoders and language models; ``mlac_fast`` for what reads no words; ``language``, not measured
+    yet, where next tokens are blocked.
 
     Args:
         model: The model to harden.
         desired: The desired task's training rows.
+        tasks: Blocked tasks.
     """
+    if any(isinstance(task, BlockedTask) and task.kind.model_class is not None for task in tasks):  # not checked yet
+        return "language"
     try:
         width = embeddings_of(model)[1].shape[1]
     except ValueError:

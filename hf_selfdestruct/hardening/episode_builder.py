@@ -261,7 +261,9 @@ class EpisodeBuilder:
 
     def _batch(self, rows: np.ndarray, size: int, *use: Any) -> Batch:
         chosen = draw_rows(rows, size, *use, *self._draw.key)
-        return self._sources.collate(self._draw.task.features("train", chosen.tolist(), self._sources.columns))
+        task = self._draw.task
+        batch = self._sources.collate(task.features("train", chosen.tolist(), self._sources.columns))
+        return {**batch, "labels": task.kind.targets(batch["labels"])}
 
     def _seeded(self, k: int) -> Any:
         rank = [self._ranks.rank] if self._ranks.rank else []  # other rows, other masks

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from transformers import PreTrainedModel
+
+from ..adversaries.adversary import Adversary
 from ..losses.base import BlockingLoss
 from ..losses.blocking import BLOCKING_LOSSES
+from ..models import heads
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.classification import CLASSIFICATION
 from .config import HardeningConfig
@@ -36,6 +40,29 @@ def check_kinds(config: HardeningConfig, tasks: Sequence[BlockedTask], blocking:
                     f"method_options={{{name!r}: {type(asked)()}}}, or choose a method "
                     "that leaves it out, such as 'mlac_fast'."
                 )
+
+
+def check_published_heads(
+    adversaries: Sequence[Adversary], tasks: Sequence[BlockedTask], model: PreTrainedModel
+) -> None:
+    """Refuse models and adversaries without the published head that a task's kind is fine-tuned with.
+
+    Raises:
+        ValueError: The model has another head, or an adversary would not train the published one.
+    """
+    for task in tasks:
+        if (wanted := task.kind.model_class) is None:
+            continue
+        if not heads.is_of(model, wanted):
+            raise ValueError(
+                f"blocked task {task.name!r} is a {task.kind.name}, for which {type(model).__name__} has no head: load "
+                f"the model by {wanted.__name__}."
+            )
+        if other := [head for one in adversaries for head in one.options("head") if head != "keep"]:
+            raise ValueError(
+                f"an adversary with a {other[0]} head does not fine-tune a model to blocked task {task.name!r}, a "
+                f"{task.kind.name}, as attackers do: set adversary={{'head': 'keep'}}."
+            )
 
 
 def _fits(loss: BlockingLoss | type[BlockingLoss], task: BlockedTask) -> bool:

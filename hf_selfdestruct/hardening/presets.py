@@ -83,6 +83,19 @@ ONE_PURPOSE: dict[str, Any] = {
     },
 }
 
+# Ours, for language models; not measured yet.
+LANGUAGE: dict[str, Any] = {
+    **MLAC_FAST,
+    "blocking_loss": "entropy",  # as TAR's: bounded, and towards the uniform distribution
+    "blocking_batch_size": 8,  # rows of many tokens
+    "keeping_loss": "logit_distillation",
+    "adversary": {
+        **MLAC_FAST["adversary"],
+        "head": "keep",  # the published one: fine-tuning a language model adds no other
+        "batch_size": 8,
+    },
+}
+
 # Adversarial censoring: the MLAC paper's baseline, which sees the model as published (K = 0). The reference
 # code censors against an untrained random head; here the head is trained, a stronger baseline.
 AC: dict[str, Any] = {
@@ -171,6 +184,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mlac_fast": MLAC_FAST,
     "general": GENERAL,
     "one_purpose": ONE_PURPOSE,
+    "language": LANGUAGE,
     "ac": AC,
     "sophon": SOPHON,
     "tar": TAR,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
+CHOICES = ("classification", "next-token prediction")  # tasks whose outputs are the chances of the labels
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot, softplus
 
+from .base import CHOICES, BlockingLoss, View
 from .base import IGNORED as IGNORED
-from .base import BlockingLoss, View
 from .head_adjustment import best_adjustment, best_scale, first_adjustment
 from .probe import GradientNorm, RepresentationProbe
 
@@ -31,6 +31,7 @@ class UniformKL(BlockingLoss):
     """
 
     citation = _SOPHON
+    kinds = CHOICES
 
     def forward(self, view: View) -> Tensor:  # noqa: D102
         logits, _ = view.counted()
@@ -49,6 +50,7 @@ class NegativeCrossEntropy(BlockingLoss):
     """
 
     citation = _MLAC
+    kinds = CHOICES
 
     def forward(self, view: View) -> Tensor:  # noqa: D102
         logits, labels = view.counted()
@@ -60,6 +62,7 @@ class CrossEntropy(BlockingLoss):
     """``CE`` with a plus sign, in [0, inf): with step weights (1, -1), Booster's drop ``h(theta_0) - h(theta_1)``."""
 
     citation = "Huang et al. 2024, Booster, arXiv:2409.01586"
+    kinds = CHOICES
 
     def forward(self, view: View) -> Tensor:  # noqa: D102
         return cross_entropy(*view.counted())
@@ -86,6 +89,7 @@ class Entropy(BlockingLoss):
     """``log C`` minus the mean entropy of the predictions. In [0, log C], flip-proof: label-free."""
 
     citation = "Tamirisa et al. 2024, TAR, arXiv:2408.00761"
+    kinds = CHOICES
 
     def forward(self, view: View) -> Tensor:  # noqa: D102
         logits, _ = view.counted()
@@ -117,6 +121,7 @@ class Collapse(BlockingLoss):
 
     target: int = 0
     citation = "Yi et al. 2025, CTRAP, arXiv:2505.16559"
+    kinds = CHOICES
     on_general = True
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ class Scores:
         auc: Area under the ROC curve, one class against the rest, averaged over classes.
         balanced_accuracy: Recall averaged over classes.
         loss: Cross-entropy in nats; of another task what fine-tuning minimises.
-        extra: The user's metrics; ``None`` for an undefined one.
+        extra: The user's metrics, and those of the kind of task beside its score; ``None`` for an undefined one.
         score: The score that the task's facts name, where that is not accuracy; the higher the better.
     """
 
@@ -82,6 +82,8 @@ class AttackRun:
         found: Choices that the run itself made on the selection split, such as a probe's layer.
         predictions: Class probabilities of the test rows, see :func:`.packing.packed`; recorded for chosen runs.
         selected: Class probabilities of the selection rows, likewise.
+        general: Loss on desired texts in nats per token, before the attack and at every evaluation; empty if not
+            measured.
     """
 
     task: str
@@ -104,6 +106,7 @@ class AttackRun:
     found: dict[str, Any] = field(default_factory=dict)
     predictions: str = ""
     selected: str = ""
+    general: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ class Readings:
 
 
 ACCURACY = "accuracy"  # by which classifications are scored
+LIKELIHOOD = "log-likelihood per token"  # by which next-token predictions are scored, in nats
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,18 @@ class TaskFacts:
 
     @property
     def has_classes(self) -> bool:
-        """Whether it is a classification; other tasks have no AUC, no labels and no predictions on record."""
+        """Whether it is a classification; other tasks have no AUC and no labels on record."""
         return self.score == ACCURACY
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether it is next-token prediction; sums over each row's tokens are on record in place of predictions."""
+        return self.score == LIKELIHOOD
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether what each row contributes to the score is on record, so that differences have intervals."""
+        return self.has_classes or self.has_tokens
 
     @property
     def constant(self) -> str:

@@ -35,7 +35,7 @@ def unpacked(text: str, classes: int) -> np.ndarray:
     Raises:
         ValueError: The text is not such an array.
     """
-    logs = _array(text, "<f2").reshape(-1, classes)
+    logs = unpacked_numbers(text, "<f2").reshape(-1, classes)
     if not (np.abs(logs) <= -LEAST).all():  # prevents overflow, and refuses NaN
         raise ValueError(f"log-probabilities must be within ±{-LEAST:.0f}.")
     return _restored(logs)
@@ -67,10 +67,15 @@ def unpacked_labels(text: str) -> np.ndarray:
     Raises:
         ValueError: The text is not such an array.
     """
-    return _array(text, "<u2").astype(np.int64)
+    return unpacked_numbers(text, "<u2").astype(np.int64)
 
 
-def _array(text: str, kind: str) -> np.ndarray:
+def unpacked_numbers(text: str, kind: str) -> np.ndarray:
+    """Decode an array of numbers of one kind, such as ``<f4``.
+
+    Raises:
+        ValueError: The text is not such an array.
+    """
     try:
         return np.frombuffer(base64.b64decode(text, validate=True), dtype=kind)
     except (binascii.Error, ValueError) as error:

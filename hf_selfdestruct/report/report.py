@@ -18,6 +18,7 @@ from .tables import report_table
 BEFORE = 2  # the previous schema version, which is still read
 LATER: dict[str, tuple[Any, ...]] = {  # field to the values with which it is left out of the file
     "score": (None, ACCURACY),
+    "general": (None, ()),
     "scored_on": ("test",),
     "earlier": (None,),
     "choosing": (False,),

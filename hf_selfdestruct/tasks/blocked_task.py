@@ -89,6 +89,7 @@ class BlockedTask:
             raise ValueError(f"blocked task name {self.name!r}: use letters, digits, '_' and '-' only.")
         if not self.weight > 0:
             raise ValueError(f"blocked task {self.name!r}: weight must be positive, got {self.weight}.")
+        object.__setattr__(self, "model_class", self.model_class or self.kind.model_class)
         check_development(self.development, self.document_column)
         if self.development:
             _labels_of(self, TEST, self.test)
@@ -153,7 +154,7 @@ class BlockedTask:
         """
         wanted = {*columns} - {*LABELS, self.label_column}
         found = rows_of(self.splits()[split], rows, wanted)
-        return with_labels(found, self._labels[split][list(rows)])
+        return self.kind.padded(with_labels(found, self._labels[split][list(rows)]))
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Row count and SHA-256 of content and labels of every split, for the report."""

@@ -52,7 +52,7 @@ class Classification(TaskKind):
         majority = float(np.bincount(labels).max() / len(labels))
         return TaskFacts(majority=majority, num_labels=outputs, labels=packed_labels(labels))
 
-    def answers(self, logits: Tensor) -> Tensor:
+    def answers(self, logits: Tensor, labels: Tensor | None = None) -> Tensor:
         """Probabilities of the classes."""
         return logits.softmax(dim=-1)
 

@@ -42,11 +42,16 @@ class TaskKind(ABC):
         name: What errors, losses and attacks call the kind.
         score: What tables, plots and logs call its score: letters, digits, spaces, ``_`` and ``-``.
         problem_type: By which ``transformers`` chooses a head's loss (``PretrainedConfig.problem_type``).
+        model_class: The ``AutoModelFor...`` class whose published head is fine-tuned to such a task; ``None`` where
+            fine-tuning adds a new head.
+        token_bytes: The bytes that each token stands for, where rows are scored token by token.
     """
 
     name: ClassVar[str]
     score: ClassVar[str]
     problem_type: ClassVar[str]
+    model_class: ClassVar[Any] = None
+    token_bytes: tuple[int, ...] = ()
 
     @abstractmethod
     def read(self, labels: Sequence[Any], where: str, column: str) -> np.ndarray:
@@ -101,8 +106,21 @@ class TaskKind(ABC):
             outputs: Of the head.
         """
 
-    def answers(self, logits: Tensor) -> Tensor:
-        """What a model says of rows, from its logits."""
+    def padded(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows that any collator makes a batch of; as they are where the collator pads."""
+        return rows
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Labels of a batch, each in the place of the logits that should predict it."""
+        return labels
+
+    def answers(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+        """What a model says of rows, from its logits, ``(rows, outputs)``.
+
+        Args:
+            logits: As the head gives them.
+            labels: As the collator gives them; ``None`` where a batch has none.
+        """
         return logits
 
     def recorded(self, answers: np.ndarray) -> np.ndarray:

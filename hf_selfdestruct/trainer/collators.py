@@ -40,7 +40,7 @@ def blocked_collator(trainer: HardeningTrainer, model: PreTrainedModel) -> Calla
 
     It reads labels where it finds those of the desired rows. The collator of a bare trunk, a language model or a tagger
     knows no class labels (that for masked language modelling would hide tokens and overwrite the labels), so blocked
-    rows are padded by the tokenizer there.
+    rows are padded by the tokenizer there; those of a kind that is fine-tuned with the published head pad themselves.
     """
     collate, tokenizer = trainer.data_collator, trainer.processing_class
     classes = [task.model_class for task in trainer.blocked_tasks]
@@ -48,9 +48,10 @@ def blocked_collator(trainer: HardeningTrainer, model: PreTrainedModel) -> Calla
     if heads.has_task_head(model) and not of_others:
         label = label_column_of(getattr(trainer.train_dataset, "column_names", None) or ())
         return collate if label in (None, "labels") else Relabelled(collate, str(label))
-    return (
-        DataCollatorWithPadding(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else default_data_collator
-    )
+    pads = any(task.kind.model_class is None for task in trainer.blocked_tasks)
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and pads:
+        return DataCollatorWithPadding(tokenizer)
+    return default_data_collator
 
 
 def special_words(tokenizer: Any, collate: Any, *, needed: bool) -> Sequence[int]:

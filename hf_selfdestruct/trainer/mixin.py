@@ -79,13 +79,13 @@ class SelfDestructMixin(HardeningTrainer):
         align(model, self.processing_class)
         check_unquantized(model)
         check_loads_again(model)
-        self.args = args = args.filled(default_method(model, self.train_dataset))
+        self.blocked_tasks = listed_tasks(blocked_tasks)
+        self.args = args = args.filled(default_method(model, self.train_dataset, self.blocked_tasks))
         self.given_optimizer = given_optimizer(self)
         # Most classifiers accept and ignore `num_items_in_batch`; Trainer would then scale the loss by
         # accumulation steps and processes, and change the weight between the two losses.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
-        self.blocked_tasks = listed_tasks(blocked_tasks)
         self._doers: dict[str, Any] = {"adversaries": adversaries, "losses": blocking_losses, "keeping": keeping_losses}
         self.keep_dataset = keep_dataset
         self.card_words = {}

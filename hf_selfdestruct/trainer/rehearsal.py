@@ -63,8 +63,8 @@ def rehearse(trainer: HardeningTrainer, model: PreTrainedModel) -> None:
     """Refuse rows, models and collators by which training or attacks would fail.
 
     Rows of every split are batched and answered by the model; of a task with rows for the attacker also by the
-    classifier that the judge trains, on the live trunk. Random numbers, weights, buffers, gradients and modes are
-    afterwards what they were.
+    classifier that the judge trains, on the live trunk, unless it trains the published head. Random numbers, weights,
+    buffers, gradients and modes are afterwards what they were.
 
     Args:
         trainer: The trainer.
@@ -81,7 +81,7 @@ def rehearse(trainer: HardeningTrainer, model: PreTrainedModel) -> None:
                 batch = _batch(trainer, f"blocked task {task.name!r}", task.features(split, TWO, trainer.input_columns))
                 if split == "train" and classifies and task.model_class is None:
                     _answer(model, batch)
-        for task in attacked:
+        for task in [task for task in attacked if task.kind.model_class is None]:
             rows = task.features("attack", TWO, trainer.input_columns)
             _probe(model, task, _batch(trainer, f"blocked task {task.name!r}", rows))
         if attacked and classifies:

@@ -14,6 +14,7 @@ from ...tasks.kind import TaskKind
 from ..data import AttackData, Split, in_batches
 from ..target import device
 
+OF_TOKENS = 8  # rows in a batch where each token has an answer as wide as the vocabulary
 PREPARING = 64  # batches to prepare a model with
 
 
@@ -22,9 +23,12 @@ def predictions(model: PreTrainedModel, data: AttackData, split: Split, kind: Ta
     model.eval()
 
     def call(batch: dict[str, Tensor]) -> Tensor:
-        return kind.answers(model(**on_device(batch, labels=False)).logits.float())
+        inputs = on_device(batch, labels=True)
+        labels = inputs.pop("labels", None)
+        return kind.answers(model(**inputs).logits.float(), labels)
 
-    return kind.recorded(in_batches(split, data.collate, call))
+    size = {} if kind.model_class is None else {"size": OF_TOKENS}
+    return kind.recorded(in_batches(split, data.collate, call, **size))
 
 
 def hidden_states(model: PreTrainedModel, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
