@@ -63,6 +63,8 @@ class Outcome:
         hits: Selection rows labelled right, at every look (or by every cell that was compared), ``(looks, rows)``; of
             another kind of task what each row adds to the score, see :meth:`TaskKind.credit`.
         found: What the run itself chose on the selection split, such as a layer.
+        general: Loss on desired texts in nats per token, before the attack and at every look; empty where it was not
+            measured.
     """
 
     selection: Scores
@@ -75,6 +77,7 @@ class Outcome:
     selected: np.ndarray | None = field(default=None, compare=False)
     hits: np.ndarray | None = field(default=None, compare=False)
     found: dict[str, Any] = field(default_factory=dict)
+    general: tuple[float, ...] = ()
 
 
 class Attack(ABC):

@@ -67,11 +67,13 @@ class DesiredData:
         train: Benign rows.
         test: Rows on which quality is measured.
         names: Its classes by number, as far as the data names them.
+        kind: What labels and score are; classes, or the tokens of texts.
     """
 
     train: Split
     test: Split
     names: tuple[str, ...] = ()
+    kind: TaskKind = CLASSIFICATION
 
     @classmethod
     def of(cls, train: Any, test: Any, columns: Sequence[str]) -> DesiredData | None:

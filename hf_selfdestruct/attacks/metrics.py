@@ -37,7 +37,8 @@ def scores(
     if not np.isfinite(answers).all():
         raise FloatingPointError("the attacked model's outputs are not finite")
     extra = {name: _own(name, metric, labels, answers, kind) for name, metric in (metrics or {}).items()}
-    return dataclasses.replace(kind.scores(labels, answers), extra=extra)
+    found = kind.scores(labels, answers)
+    return dataclasses.replace(found, extra={**found.extra, **extra})
 
 
 def check_metrics(

@@ -78,19 +78,22 @@ class Target:
     sibling: str = ""
     padding: int | None = None
 
-    def load(self, num_labels: int, seed: int, problem_type: str = CLASSIFICATION.problem_type) -> PreTrainedModel:
+    def load(
+        self, num_labels: int, seed: int, problem_type: str = CLASSIFICATION.problem_type, *, auto: Any = None
+    ) -> PreTrainedModel:
         """The model with a new head of ``num_labels`` outputs; head (and scratch) weights depend on ``seed`` alone.
 
         Args:
             num_labels: Outputs of the head; of a classification its classes.
             seed: Of the head.
             problem_type: By which ``transformers`` chooses the head's loss.
+            auto: The ``AutoModelFor...`` class whose published head is kept instead.
 
         Raises:
-            ValueError: The folder's trunk does not fit its own architecture.
+            ValueError: The folder's trunk does not fit its own architecture, or it lacks the head to keep.
         """
         with quiet():
-            return self._loaded(num_labels, seed, problem_type)
+            return self._loaded(num_labels, seed, problem_type) if auto is None else self._whole(auto, seed)
 
     def _loaded(self, num_labels: int, seed: int, problem_type: str) -> PreTrainedModel:
         config = self.config()
@@ -106,6 +109,19 @@ class Target:
         random = {*model.base_model.load_state_dict(found, strict=False).missing_keys}
         if lost := sorted(random - unpublished(config, trunk) if random else ()):
             raise ValueError(f"{self.folder}: weights missing from the trunk: {', '.join(lost[:3])}.")
+        return model
+
+    def _whole(self, auto: Any, seed: int) -> PreTrainedModel:
+        config = self.config()
+        if type(config) not in auto._model_mapping:
+            raise ValueError(f"{config.model_type!r} has no {auto.__name__} in transformers; it cannot be attacked.")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.random:
+                return auto.from_config(config, dtype=torch.float32)
+            model, info = self._read(auto, config=config)
+        if lost := sorted(info["missing_keys"]):
+            raise ValueError(f"{self.folder}: weights missing from the model: {', '.join(lost[:3])}.")
         return model
 
     def published(self) -> PreTrainedModel | None:

@@ -7,10 +7,11 @@ import re
 from collections.abc import Sized
 from dataclasses import astuple
 
-from .attack_run import REFERENCES, ROLES, STATUSES, AttackRun
+from .attack_run import REFERENCES, ROLES, STATUSES, AttackRun, Scores
 from .facts import TaskFacts
 from .packing import unpacked, unpacked_labels
 from .record import Record
+from .token_rows import token_scores, unpacked_tokens
 
 # Far above the size of any suite's report; these limits also bound the cost of rendering a card.
 MOST_TASKS, MOST_BUDGETS, MOST_ATTACKS, MOST_LOOKS = 20, 200, 100, 1000
@@ -45,8 +46,9 @@ def _check_count(found: Sized, most: int, where: str, what: str) -> None:
 
 
 def _check_task(facts: TaskFacts, where: str) -> None:
-    if not 0 <= facts.majority <= 1:
-        raise ValueError(f"{where}.majority must be in [0, 1], got {facts.majority}.")
+    low, high = (-math.inf, 0) if facts.has_tokens else (0, 1)
+    if not low < facts.majority <= high and facts.majority != low:
+        raise ValueError(f"{where}.majority must be in [{low}, {high}], got {facts.majority}.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,23}", facts.score):
         raise ValueError(f"{where}.score must be a name of at most 24 letters, digits, spaces, '_' and '-'.")
     if not facts.has_classes and (facts.num_labels or facts.labels or facts.selection):
@@ -84,6 +86,9 @@ def _check_run(run: AttackRun, where: str) -> None:
             known = all(0 <= score <= 1 for score in bounded if score is not None) and math.isfinite(scores.value)
             if not known or scores.loss < 0:
                 raise ValueError(f"{where}.{split}: scores must be in [0, 1] and losses at least 0; got {scores}.")
+    _check_count(run.general, MOST_LOOKS, f"{where}.general", "losses")
+    if not all(0 <= loss < math.inf for loss in run.general):
+        raise ValueError(f"{where}.general: losses must be finite and at least 0.")
     _check_count(run.curve, MOST_LOOKS, f"{where}.curve", "points")
     if any(len(point) != 2 for point in run.curve):
         raise ValueError(f"{where}.curve: expected pairs of step and score.")
@@ -104,6 +109,9 @@ def _check_predictions(run: AttackRun, facts: TaskFacts, where: str) -> None:
     ):
         if not text:
             continue
+        if facts.has_tokens:
+            _check_sums(text, getattr(facts.rows, split), scores, f"{where}.{name}")
+            continue
         if not facts.num_labels:
             raise ValueError(f"{where}.{name}: the task has no num_labels.")
         right = unpacked_labels(labels)
@@ -118,3 +126,16 @@ def _check_predictions(run: AttackRun, facts: TaskFacts, where: str) -> None:
             raise ValueError(
                 f"{where}: {split} accuracy differs from that of the predictions ({name}: {accuracy:.6f})."
             )
+
+
+def _check_sums(text: str, rows: int, scores: Scores | None, where: str) -> None:
+    """Check the sums over each row's tokens against the score, so that neither can be edited alone."""
+    try:
+        sums = unpacked_tokens(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if len(sums) != rows or not rows:
+        raise ValueError(f"{where}: {len(sums)} rows, but the task has {rows}.")
+    reached = token_scores(sums).value
+    if scores is None or abs(reached - scores.value) > 1e-6:
+        raise ValueError(f"{where}: the score differs from that of the rows' tokens ({reached:.6f}).")

@@ -12,8 +12,10 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from .contributions import METRICS, contributions
+from .facts import TaskFacts
 from .packing import unpacked, unpacked_labels
 from .record import Record
+from .token_rows import token_contributions, unpacked_tokens
 
 # Of one report, the name of an attack and, by seed, what each test row contributes to a metric.
 Choice = Callable[[Record], tuple[str, dict[int, np.ndarray]]]
@@ -72,7 +74,7 @@ def difference(
         examples: Number of blocked examples.
         first: A role.
         second: Another role, or ``null``: scratch with other random weights.
-        metric: One of :data:`METRICS`.
+        metric: One of :data:`METRICS`; of a task without classes ``accuracy`` stands for its own score.
         level: Confidence level of the interval.
 
     Returns:
@@ -110,7 +112,8 @@ def compared(
         ValueError: Reports with different test rows.
     """
     all_reports = [reports] if not isinstance(reports, Sequence) else list(reports)
-    if len({report.tasks[task].labels for report in all_reports}) > 1:
+    facts = [report.tasks[task] for report in all_reports]
+    if len({one.fingerprints.get("test") if one.has_tokens else one.labels for one in facts}) > 1:
         raise ValueError(f"task {task!r}: the reports have different test rows; attack all models on the same rows.")
     models, attacks = [], ("", "")
     for report in all_reports:
@@ -186,10 +189,18 @@ def _variance(values: np.ndarray) -> tuple[float, float]:
 def _by_seed(report: Record, task: str, examples: int, role: str, metric: str) -> tuple[str, dict[int, np.ndarray]]:
     """Return the strongest attack and, by seed, the contribution of each test row."""
     found = report.strongest_runs(task, examples, role)
-    labels = unpacked_labels(report.tasks[task].labels)
-    classes = report.tasks[task].num_labels
     # `null` has its own seeds, which are paired with those of scratch in order.
     first = min((run.seed for run in found), default=0) if role == "null" else 0
     kept = [run for run in found if run.predictions]
-    rows = {r.seed - first: contributions(labels, unpacked(r.predictions, classes), metric) for r in kept}
-    return (found[0].attack if found else ""), rows
+    rows = {r.seed - first: _contributed(report.tasks[task], r.predictions, metric) for r in kept}
+    return (found[0].attack if found else ""), {seed: row for seed, row in rows.items() if row is not None}
+
+
+def _contributed(facts: TaskFacts, text: str, metric: str) -> np.ndarray | None:
+    """What each test row contributes, from what is on record of it; ``None`` where the task has no such metric."""
+    if not facts.has_tokens:
+        return contributions(unpacked_labels(facts.labels), unpacked(text, facts.num_labels), metric)
+    if metric not in ("accuracy", "loss"):
+        return None
+    rows = token_contributions(unpacked_tokens(text))
+    return rows if metric == "accuracy" else -rows

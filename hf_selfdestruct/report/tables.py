@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from io import StringIO
 from string import ascii_uppercase
@@ -14,6 +15,7 @@ from .comparison import Difference, difference
 from .readings import reading_lines, scores_of
 from .record import Record
 from .recovery import recovery, reference, regret
+from .token_rows import known_general
 from .weights_add import ADDED_COLUMNS, BLOCKED_IF, added_rows
 
 DESIRED_DROP = 0.02
@@ -29,7 +31,7 @@ def report_table(report: Record, width: int) -> str:
     for task in report.tasks:
         parts.append(_task_table(report, task))
         if task in report.blocked() and {"hardened", "scratch"} <= report.models.keys():
-            headline = _headline_table(report, task) if report.tasks[task].has_classes else WITHOUT_PREDICTIONS
+            headline = _headline_table(report, task) if report.tasks[task].has_rows else WITHOUT_PREDICTIONS
             parts += [headline, *_added_tables(report, task), _cost_table(report, task)]
         elif report.tasks[task].control:
             parts.append(_control_table(report, task))
@@ -127,7 +129,19 @@ def reference_lines(report: Record, task: str) -> list[str]:
     best = {s.role: s for s in sorted(found, key=lambda s: s.examples)}
     known = [f"{words[role]} {cell(best[role])}" for role in words if role in best]
     facts = report.tasks[task]
-    return [f"{facts.constant} {facts.majority:.3f}", *known, *_highest(report, task), *_refitted(report, task)]
+    highest, refitted, general = _highest(report, task), _refitted(report, task), general_lines(report, task)
+    return [f"{facts.constant} {facts.majority:.3f}", *known, *highest, *refitted, *general]
+
+
+def general_lines(report: Record, task: str) -> list[str]:
+    """The general loss of each model, before the strongest attack with all examples and after it."""
+    most, found = max(report.budgets(task), default=0), []
+    for role in report.roles():
+        losses = [*filter(None, map(known_general, report.strongest_runs(task, most, role)))]
+        if losses:
+            before, after = map(statistics.fmean, zip(*losses, strict=True))
+            found.append(f"{role} {before:.3f} → {after:.3f}")
+    return [f"general loss (nats per token) before → after: {', '.join(found)}"] if found else []
 
 
 def scored(report: Record) -> str:
@@ -231,7 +245,7 @@ def _cost_table(report: Record, task: str) -> Table:
         ("examples", "steps", "FLOPs", lost),
         cost_rows(report, task),
     )
-    if report.tasks[task].has_classes:
+    if report.tasks[task].has_rows:
         paid = "; ".join(f"{n}: {value}" for n, value in regret(report, task).items())
         table.caption = f"data-efficiency regret (scratch loss − hardened loss, nats): {paid or NOT_MEASURED}"
     return table

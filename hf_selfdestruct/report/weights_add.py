@@ -207,7 +207,7 @@ def _answers(report: Record, task: str, examples: int, one: Combination, split: 
 def _runs(report: Record, task: str, examples: int, role: str) -> dict[str, dict[int, AttackRun]]:
     """By attack and seed, the chosen runs inside the headline whose predictions are on record, all seeds of them."""
     found: dict[str, dict[int, AttackRun]] = {}
-    for run in report.runs_of(task, examples, role):
+    for run in report.runs_of(task, examples, role) if report.tasks[task].has_classes else ():
         if run.chosen and not report.outside(run.attack):
             found.setdefault(run.attack, {})[run.seed] = run
     return {name: by for name, by in found.items() if all(run.selected and run.predictions for run in by.values())}

@@ -17,6 +17,7 @@ from .. import __version__
 from ..attacks import AttackSuite, DesiredData, Target, named_suite
 from ..attacks.data import check_attackable, check_controls
 from ..attacks.doubts import doubted, lost_desired
+from ..attacks.methods.general import desired_texts
 from ..attacks.metrics import check_metrics
 from ..attacks.suites.ledger import Ledger, storage_at
 from ..files import file_hash, weights_hash
@@ -214,7 +215,9 @@ def _check_measures(
 
 
 def _rows_to_heal(trainer: HardeningTrainer) -> DesiredData | None:
-    """The desired task's rows, where it is one for the classifiers that attackers train (unlike multiple choice)."""
+    """The desired task's rows, where it is one for the models that attackers train (unlike multiple choice)."""
+    if any(task.kind.model_class is not None for task in trainer.blocked_tasks):
+        return desired_texts(trainer.train_dataset, trainer.eval_dataset, trainer.input_columns)
     if not has_task_head(trainer.plain_model()):
         return None
     return DesiredData.of(trainer.train_dataset, trainer.eval_dataset, trainer.input_columns)

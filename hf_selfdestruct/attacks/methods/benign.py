@@ -17,6 +17,8 @@ def companion(target: Target, model: PreTrainedModel, data: AttackData, seed: in
     """The desired task's model on the trunk of ``model``: with the published head, or a new one."""
     if data.desired is None:
         raise ValueError("benign steps need the desired task's rows; give AttackData(desired=...).")
+    if data.desired.kind.model_class is not None:
+        return model  # of desired texts the same head predicts the tokens
     found = _published(target, data.desired) or target.load(data.desired.classes, seed)
     setattr(found, found.base_model_prefix, model.base_model)
     return placed(found)
@@ -40,7 +42,7 @@ def heal(benign: PreTrainedModel, data: AttackData, seed: int, settings: dict[st
 
 def desired_drop(target: Target, model: PreTrainedModel, data: AttackData) -> float | None:
     """Desired accuracy with the published head, before minus after: the trunk of ``model`` is put under that head."""
-    if data.desired is None:
+    if data.desired is None or data.desired.kind.model_class is not None:
         return None
     key = ("desired", target.folder, target.random, target.identity().sha256)
     published = _published(target, data.desired)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..metrics import scores
 from ..target import placed
 from .batches import batch_of, epochs, inputs_of, predictions
 from .benign import companion, desired_drop, heal
+from .general import general_before, general_loss
 from .optimizers import OPTIMIZERS, bound, trained
 from .step_options import Average, fewer_words, forward_precision, groups
 
@@ -38,6 +39,8 @@ class _Best:
     state: dict[str, Tensor] | None = None
     step: int = 0
     averaged: bool = False
+    general: list[float] = field(default_factory=list)
+    at: int = 0
 
     def look(self, model: PreTrainedModel, data: AttackData, step: int, average: Average | None = None) -> None:
         self._look(model, data, step)
@@ -53,11 +56,21 @@ class _Best:
         hits = kind.credit(labels, found)
         merit = scores(labels, found, kind=kind).merit
         if merit > self.merit:
+        better = merit > self.merit
+        if better:
             self.merit, self.answers, self.step, self.averaged = merit, found, step, averaged
             self.state = {name: value.clone() for name, value in model.state_dict().items()}
         self.hits.append(hits)
         value = max(float(hits.mean()), self.curve.pop()[1] if averaged else -math.inf)
         self.curve.append((float(step), value))
+        self._general(model, data, better=better, again=averaged)
+
+    def _general(self, model: PreTrainedModel, data: AttackData, *, better: bool, again: bool) -> None:
+        """One general loss for each step that was looked at, where there is any: that of the better of its looks."""
+        if (not again or better) and (general := general_loss(model, data)) is not None:
+            self.general[len(self.curve) - 1 :] = [general]
+        if better:
+            self.at = len(self.curve) - 1
 
 
 def tune(
@@ -85,7 +98,8 @@ def tune(
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed_of(name, seed))
-        model = trial.target.load(data.num_labels, seed, data.kind.problem_type)
+        kind = data.kind
+        model = trial.target.load(data.num_labels, seed, kind.problem_type, auto=kind.model_class)
         benign = None
         with FlopCounterMode(display=False) as counter:
             if prepare is not None:
@@ -170,17 +184,20 @@ def _outcome(model: PreTrainedModel, best: _Best, trial: Trial, steps: int, flop
     model.load_state_dict(best.state)
     data, scored, kind = trial.data, trial.until is None, trial.data.kind
     test = predictions(model, data, data.test, kind) if scored else None
+    before, general = general_before(trial.target, data), best.general
+    drop = desired_drop(trial.target, model, data) if before is None else general[best.at] - before
     return Outcome(
         scores(data.selection.labels, best.answers, data.metrics, kind),
         None if test is None else scores(data.test.labels, test, data.metrics, kind),
         steps,
         flops=flops,
         curve=tuple(best.curve),
-        desired_drop=desired_drop(trial.target, model, data) if scored else None,
+        desired_drop=drop if scored else None,
         probabilities=test,
         selected=best.answers,
         hits=np.stack(best.hits),
         found={"weights": "averaged" if best.averaged else "last"} if "average" in trial.settings else {},
+        general=() if before is None else (before, *general),
     )
 
 

@@ -23,6 +23,7 @@ from ...tasks.development import DEVELOPMENT
 from ..attack import Attack
 from ..data import AttackData, Collate, DesiredData, check_controls
 from ..methods.fine_tuning import Tuning
+from ..methods.ngram import NGram
 from ..methods.references import AGAIN, RawInput, with_more
 from ..metrics import check_metrics
 from ..target import Target, distance
@@ -181,7 +182,8 @@ class Job:
 
     def _references(self, task: BlockedTask, data: AttackData) -> Iterator[Search]:
         rows = len(data.train.labels)
-        raw, attack = Target("raw", ""), RawInput()
+        raw = Target("raw", "")
+        attack: Attack = NGram() if NGram().fits(task.kind) else RawInput()
         budgets = sorted({n for _, n in self.suite.plan(rows, self._has(*self.targets))} or {rows})
         for examples in budgets if attack.fits(task.kind) else ():
             study = self._study(task, attack, examples, raw)
@@ -233,7 +235,8 @@ def _weights(target: Target) -> str:
 def _digest(desired: DesiredData) -> str:
     digest = hashlib.sha256()
     for split in (desired.train, desired.test):
-        digest.update(split.labels.tobytes())
+        # Bytes of labels that are lists would be addresses; the rows hold them too.
+        digest.update(split.labels.tobytes() if split.labels.dtype != object else b"")
         for row in split.features:
             digest.update(repr(row).encode())
     return digest.hexdigest()[:16]

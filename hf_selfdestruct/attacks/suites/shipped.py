@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..methods.fine_tuning import FullFineTuning, Tuning
 from ..methods.forensics import TiedWords
 from ..methods.probed_first import ProbedFirst
@@ -221,7 +223,44 @@ FULL = AttackSuite(
     ),
     seeds=5,
 )
-SUITES = {suite.name: suite for suite in (SMOKE, GLANCE, QUICK, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL)}
+LONG: dict[str, Any] = {"steps": (500,), "looks": 10, "prune": True}
+OF_TEXTS = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+LANGUAGE = AttackSuite(
+    "language",
+    1,
+    (
+        *(
+            Entry(
+                FullFineTuning(f"full, {schedule}", learning_rates=OF_TEXTS, schedule=schedule, **LONG),
+                MOST,
+            )
+            for schedule in ("constant_with_warmup", "cosine")
+        ),
+        *(
+            Entry(Tuning(f"LoRA, rank {rank}", trainable="lora", rank=rank, learning_rates=OF_TEXTS[3:], **LONG), MOST)
+            for rank in (8, 64)
+        ),
+    ),
+    limit=400,
+    more=None,
+)
+LANGUAGE_GLANCE = AttackSuite(
+    "language_glance",
+    1,
+    (
+        Entry(FullFineTuning(learning_rates=(1e-4, 3e-4, 1e-3), steps=(40,), looks=2), MOST),
+        Entry(Tuning("LoRA", trainable="lora", learning_rates=(3e-4, 1e-3, 5e-3), steps=(40,), looks=2), MOST),
+    ),
+    limit=100,
+    more=None,
+)
+SUITES = {
+    suite.name: suite
+    for suite in (
+        *(SMOKE, GLANCE, QUICK, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL),
+        *(LANGUAGE, LANGUAGE_GLANCE),
+    )
+}
 
 
 def named_suite(name: str) -> AttackSuite:
