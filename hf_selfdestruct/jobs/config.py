@@ -18,6 +18,7 @@ from ..hardening.adversary_settings import AdversarySettings
 from ..hardening.method_options import MethodOptions
 from ..hardening.renamed import renamed, renamed_option
 from ..publish.card_details import CardDetails
+from ..tasks.language_modeling import LANGUAGE_MODELING
 from ..tasks.rows import LABELS
 from ..trainer.training_args import SelfDestructTrainingArguments
 from ..untrusted_json import check_names
@@ -61,6 +62,7 @@ class HardenConfig:
         named_suite(self.suite)
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1; got {self.workers}.")
+        self._check_kind()
         for task in (*self.blocked_tasks, *self.control_tasks):
             task.own_data(self.data)  # raises if the task's data set has other kinds of examples
             if task.path is None and task.label_column in (self.data.label_column, *LABELS):
@@ -68,7 +70,7 @@ class HardenConfig:
                     f"task {task.name!r}: label_column {task.label_column!r} collides with the desired task's label "
                     f"column ({self.data.label_column!r} is renamed to 'label'); rename the blocked column."
                 )
-        for name in ("name", "label_column"):
+        for name in ("name", *(() if self.data.of_texts else ("label_column",))):
             values = [getattr(task, name) for task in (*self.blocked_tasks, *self.control_tasks)]
             if twice := [value for value in values if values.count(value) > 1]:
                 raise ValueError(
@@ -76,6 +78,18 @@ class HardenConfig:
                 )
         CardDetails.from_dict(self.card)
         training_arguments(self)
+
+    def _check_kind(self) -> None:
+        """Tasks have labels or texts of their own, as the data say, and the suite's attacks can be run on them."""
+        suite = named_suite(self.suite)
+        for key in ("blocked_tasks", "control_tasks"):
+            for i, task in enumerate(getattr(self, key)):
+                if not self.data.of_texts and not task.label_column:
+                    raise ValueError(f"{key}[{i}]: 'label_column' is missing.")
+                if self.data.of_texts and (task.label_column or not task.path):
+                    raise ValueError(f"{key}[{i}]: with data.kind: text, set path to its texts, and no label_column.")
+        if self.data.of_texts and not all(entry.attack.fits(LANGUAGE_MODELING) for entry in suite.entries):
+            raise ValueError(f"suite {self.suite!r} attacks classifiers: choose suite language or language_glance.")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig:

@@ -19,6 +19,7 @@ from transformers import AutoModel, BaseImageProcessor, TrainerState, set_seed
 from ..attacks import DesiredData, Split, Target, named_suite
 from ..attacks.data import Collate, check_controls, in_batches
 from ..attacks.doubts import doubted
+from ..attacks.methods.general import desired_texts
 from ..files import write_whole
 from ..hardening.config import NESTED, HardeningConfig
 from ..models.distributed import working_in
@@ -37,6 +38,7 @@ from .processors import Processor, collator_of, padding_of, processor_of
 from .sections import TaskConfig
 from .sources import check_sources
 from .text_data import load_data, load_kept, load_own
+from .texts import general_quality, language_model, language_task, load_texts, padded_batch
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ def blocked_tasks(config: HardenConfig, data: DatasetDict, processor: Processor)
 def _tasks(
     configured: Sequence[TaskConfig], config: HardenConfig, data: DatasetDict, processor: Processor
 ) -> list[BlockedTask]:
+    if config.data.of_texts:
+        return [language_task(task, config.data, processor) for task in configured]
     tasks = []
     for task in configured:
         rows = load_own(task, config, processor) or data
@@ -87,15 +91,17 @@ def trainer_of(
     if isinstance(processor, BaseImageProcessor):
         args.remove_unused_columns = False  # the transform needs the image column
     set_seed(args.seed)  # the new head depends on it
+    texts = config.data.of_texts
+    model = language_model(config.model) if texts else classifier(config.model, data["train"].features["label"].names)
     return SelfDestructTrainer(
-        classifier(config.model, data["train"].features["label"].names),
+        model,
         args,
         train_dataset=data["train"],
         eval_dataset=data["validation"],
         blocked_tasks=blocked_tasks(config, data, processor),
         processing_class=processor,
-        data_collator=collator_of(processor),
-        compute_metrics=accuracy,
+        data_collator=padded_batch if texts else collator_of(processor),
+        compute_metrics=None if texts else accuracy,
         keep_dataset=kept["train"] if kept else None,
     )
 
@@ -136,7 +142,7 @@ def harden(config: HardenConfig) -> AttackReport:
         _check_the_same(config, args, goes_on=goes_on)
         processor = processor_of(config.model, config.data)
         refuse_quantized(config.model)
-        data = numbered_as(load_data(config, processor), config.model)
+        data = _examples(config, processor)
         kept = load_kept(config.data, processor)
         controls = _tasks(config.control_tasks, config, data, processor)
         if controls:
@@ -151,6 +157,12 @@ def harden(config: HardenConfig) -> AttackReport:
             workers=config.workers,
             controls=controls,
         )
+
+
+def _examples(config: HardenConfig, processor: Processor) -> DatasetDict:
+    if config.data.of_texts:
+        return load_texts(config.data, processor)
+    return numbered_as(load_data(config, processor), config.model)
 
 
 def attack(
@@ -193,19 +205,26 @@ def attack(
     check_storage(storage)
     processor = processor_of(model, config.data)
     targets = [replace(target, padding=padding_of(processor)) for target in targets]
-    data = load_data(config, processor)
-    data = renumbered(data, numbers_of(data["train"].features["label"].names, targets[-1].config(), model))
-    collate = collator_of(processor)
-    kept = load_kept(config.data, processor)
-    general = {t.role: _alike(t, targets[0], kept["test"], collate) for t in targets[1:]} if kept else {}
-    quality = {t.role: _accuracy(t, data["test"], collate) | general.get(t.role, {}) for t in targets[1:]}
+    columns = processor.model_input_names
+    collate: Collate = padded_batch if config.data.of_texts else collator_of(processor)
+    if config.data.of_texts:
+        data = load_texts(config.data, processor)
+        quality = {t.role: general_quality(t, data["test"], columns) for t in targets[1:]}
+        desired = desired_texts(data["train"], data["validation"], columns)
+    else:
+        data = load_data(config, processor)
+        data = renumbered(data, numbers_of(data["train"].features["label"].names, targets[-1].config(), model))
+        kept = load_kept(config.data, processor)
+        general = {t.role: _alike(t, targets[0], kept["test"], collate) for t in targets[1:]} if kept else {}
+        quality = {t.role: _accuracy(t, data["test"], collate) | general.get(t.role, {}) for t in targets[1:]}
+        desired = DesiredData.of(data["train"], data["validation"], columns)
     report = named_suite(config.suite).run(
         [*targets, replace(targets[-1], role="scratch", random=True, sibling="")],
         blocked_tasks(config, data, processor),
-        columns=processor.model_input_names,
+        columns=columns,
         collate=collate,
         controls=_tasks(config.control_tasks, config, data, processor),
-        desired=DesiredData.of(data["train"], data["validation"], processor.model_input_names),
+        desired=desired,
         storage=storage,
         workers=workers,
         progress=progress,

@@ -18,7 +18,10 @@ from ..tasks.development import READINGS, check_development
 from ..untrusted_json import check_names
 
 SPLITS = ("train", "validation", "test")
-OWN = ("subset", "revision", "text_column", "text_pair_column", "image_column", "splits")  # keys that require `path`
+OWN = (  # keys that require `path`
+    *("subset", "revision", "text_column", "text_pair_column", "image_column", "splits", "prompt_column"),
+)
+OF_LABELS = ("text_pair_column", "image_column", "replace_pronouns", "only", "keep_path")
 OF_TEXTS = ("text_column", "text_pair_column", "replace_pronouns", "keep_path")
 IN_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "keys and values"}
 
@@ -49,6 +52,10 @@ class DataConfig:
         text_pair_column: Column with the second text, if an example is a pair of texts.
         image_column: Column with the image, if the model is an image classifier; in folders of images the column is
             ``image``.
+        kind: ``text`` for a language model: texts without labels, packed to rows of ``max_length`` tokens that are all
+            predicted, also from ``train.txt`` or a folder ``train`` of ``.txt`` files; ``labels`` otherwise.
+        prompt_column: Column with what precedes the text and is not predicted, for ``kind: text``; each text is then
+            a row of its own.
 
     Raises:
         ValueError: A value has the wrong type or is out of range, or a key for texts is set for images.
@@ -68,10 +75,18 @@ class DataConfig:
     revision: str | None = None
     text_pair_column: str | None = None
     image_column: str | None = None
+    kind: str = "labels"
+    prompt_column: str | None = None
 
     def __post_init__(self) -> None:
         """Check every value and set the default of ``text_column``."""
         check_kinds(self)
+        if self.kind not in ("labels", "text"):
+            raise ValueError(f"kind must be labels or text; got {self.kind!r}.")
+        if self.of_texts and (other := [name for name in OF_LABELS if getattr(self, name)]):
+            raise ValueError(f"kind: text is for texts without labels, and not for {other[0]}: remove one of them.")
+        if self.prompt_column and not self.of_texts:
+            raise ValueError("prompt_column is for language models: set kind: text, or remove prompt_column.")
         if self.image_column is None:
             object.__setattr__(self, "text_column", self.text_column or "text")
         elif of_texts := [name for name in OF_TEXTS if getattr(self, name)]:
@@ -81,6 +96,11 @@ class DataConfig:
                 raise ValueError(f"{name} must be at least 1; got {value}.")
         check_splits(self.splits)
 
+    @property
+    def of_texts(self) -> bool:
+        """Whether next tokens are predicted, and not labels."""
+        return self.kind == "text"
+
 
 @dataclass(frozen=True)
 class TaskConfig:
@@ -88,7 +108,7 @@ class TaskConfig:
 
     Args:
         name: Name of the task, for the report: letters, digits, ``_`` and ``-``.
-        label_column: Column with the task's label, text or integer.
+        label_column: Column with the task's label, text or integer; none with ``data.kind: text``.
         weight: Relative probability of drawing this task in a training step.
         path: Hub id or folder of the task's own data set; by default the task's labels are in the rows of ``data``.
         subset: Subset (configuration) of ``path``, as ``data.name``.
@@ -100,13 +120,14 @@ class TaskConfig:
         development: Share of test rows for comparing recipes, which only ``glance`` scores on.
         document_column: Column with the source document of a row; no document is in both parts.
         readings: File to commit (JSON Lines) that records which suite read which rows.
+        prompt_column: Column of ``path`` with what precedes the text and is not predicted, for ``data.kind: text``.
 
     Raises:
         ValueError: A value has the wrong type or is out of range, or a key that requires ``path`` is set without it.
     """
 
     name: str
-    label_column: str
+    label_column: str = ""
     weight: float = 1.0
     path: str | None = None
     subset: str | None = None
@@ -118,6 +139,7 @@ class TaskConfig:
     development: float = 0.0
     document_column: str | None = None
     readings: str = READINGS
+    prompt_column: str | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -144,6 +166,7 @@ class TaskConfig:
             splits=self.splits,
             only=None,
             label_column=self.label_column,
+            prompt_column=self.prompt_column,
             text_column=self.text_column or data.text_column,
             text_pair_column=self.text_pair_column,
             image_column=self.image_column or data.image_column,
@@ -164,7 +187,7 @@ def words_of(kind: Any) -> dict[str, str]:
 
     Example:
         >>> words_of(TaskConfig)["label_column"]
-        "Column with the task's label, text or integer."
+        "Column with the task's label, text or integer; none with `data.kind: text`."
     """
     said = re.split(r"^    (\w+): ", (inspect.getdoc(kind) or "").partition("Args:\n")[2], flags=re.MULTILINE)
     found = dict(zip(said[1::2], said[2::2], strict=True))

@@ -29,7 +29,7 @@ def check_source(data: DataConfig) -> None:
             f"data: {data.path} is a local folder, but subset and revision apply only to the Hub; remove them."
         )
     names = [file for part in _parts(data).values() for file in _sources(part)]
-    _check_folder(data.path, "path", names, images=data.image_column is not None)
+    _check_folder(data.path, "path", names, folders=_folders(data))
     if data.keep_path is not None:
         _check_folder(data.keep_path, "keep_path", ["train", "test"])
 
@@ -55,11 +55,16 @@ def read_kept(path: str) -> DatasetDict:
     return _read(path, {split: split for split in ("train", "test")})
 
 
-def _check_folder(path: str, key: str, names: list[str], *, images: bool = False) -> None:
+def _folders(data: DataConfig) -> str:
+    """What a folder may contain as a folder for each split, beside files of rows."""
+    return "image" if data.image_column is not None else "text" if data.of_texts else ""
+
+
+def _check_folder(path: str, key: str, names: list[str], *, folders: str = "") -> None:
     folder = Path(path)
     if folder.is_dir() and not (folder / SAVED).is_file():
         for name in names:
-            _file(folder, name, images=images)
+            _file(folder, name, folders=folders)
     elif not folder.is_dir() and (folder.is_absolute() or path.startswith(".") or path.count("/") > 1):
         raise ValueError(f"data: {key}: no folder {path!r}; check the path.")
 
@@ -87,8 +92,8 @@ def _cut(found: Mapping[str, Dataset], part: str) -> Dataset:
 def _read(path: str, parts: Mapping[str, str], data: DataConfig | None = None) -> DatasetDict:
     folder, names = Path(path), {name for part in parts.values() for name in _sources(part)}
     if folder.is_dir():
-        images = data is not None and data.image_column is not None
-        files = _saved(folder) or {name: _load(_file(folder, name, images=images)) for name in names}
+        folders = "" if data is None else _folders(data)
+        files = _saved(folder) or {name: _load(_file(folder, name, folders=folders), folders) for name in names}
         for name in names:
             check_columns(list(files), name, f"{path}: splits")
         return DatasetDict({split: _cut(files, part) for split, part in parts.items()})
@@ -116,19 +121,22 @@ def _saved(folder: Path) -> DatasetDict | None:
         raise ValueError(f"data: cannot read {folder} ({reason(error)}).") from None
 
 
-def _file(folder: Path, name: str, *, images: bool = False) -> Path:
-    for kind in ("parquet", "jsonl", "json", "csv"):
+def _file(folder: Path, name: str, *, folders: str = "") -> Path:
+    for kind in ("parquet", "jsonl", "json", "csv", *(["txt"] if folders == "text" else [])):
         if (folder / f"{name}.{kind}").is_file():
             return folder / f"{name}.{kind}"
-    if images and (folder / name).is_dir():
+    if folders and (folder / name).is_dir():
         return folder / name
-    more = f", and no image folder {name}" if images else ""
+    more = f", and no {folders} folder {name}" if folders else ""
     raise ValueError(f"data: {folder} contains no {name}.parquet, {name}.jsonl, {name}.json or {name}.csv{more}.")
 
 
-def _load(file: Path) -> Dataset:
+def _load(file: Path, folders: str = "") -> Dataset:
     kind = {".jsonl": "json"}.get(file.suffix, file.suffix[1:])
     try:
+        if file.suffix == ".txt" or (file.is_dir() and folders == "text"):
+            files = sorted(map(str, file.rglob("*.txt"))) if file.is_dir() else [str(file)]
+            return load_dataset("text", data_files=files, split="train", sample_by="document")
         if file.is_dir():
             return read_image_folder(file)
         return load_dataset(kind, data_files=str(file), split="train")
