@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from ..report.attack_run import AttackRun
 from ..report.facts import DesiredFacts
 from ..report.report import AttackReport
 from ..report.token_rows import known_general
+from .tuning_doubts import MARGIN, edge_of_range, other_search, still_rising, under_tuned, unusual_winner
 
 FEWEST_SEEDS = 3
-MARGIN = 0.03
-RISING = 0.02
 LOST = 0.05
 DESTROYED = 0.5  # nats per token
 
@@ -202,93 +199,10 @@ def failed_runs(report: AttackReport, task: str) -> Iterator[str]:
         yield f"{task}: {len(failed)} runs failed (first: {failed[0].attack}, {failed[0].error}); none counts."
 
 
-def under_tuned(report: AttackReport, task: str) -> Iterator[str]:
-    """Fine-tuning that ends below an attack without steps was not tuned: what it fails at says nothing."""
-    for examples in report.budgets(task):
-        found = {s.attack: s for s in report.summaries(task) if (s.role, s.examples) == ("hardened", examples)}
-        stepped = {r.attack for r in report.runs_of(task, examples, "hardened") if r.steps}
-        probes = [s for name, s in found.items() if name not in stepped and not report.outside(name)]
-        best = max(probes, key=lambda s: s.selection, default=None)
-        if best and (weak := sorted(n for n, s in found.items() if n in stepped and s.mean < best.mean - MARGIN)):
-            yield (
-                f"{task}: with {examples} examples {best.attack} reaches {best.mean:.3f} on the hardened model and "
-                f"{', '.join(weak)} less: fine-tuning below what takes no step was not tuned."
-            )
-
-
-def other_search(report: AttackReport, task: str) -> Iterator[str]:
-    """Scratch was not attacked with the settings that the hardened model was: it is no fair reference."""
-    if not {"hardened", "scratch"} <= report.models.keys():
-        return
-    examples, tried = report.searched(task), {}
-    for role in ("hardened", "scratch"):
-        runs = [run for run in report.runs_of(task, examples, role) if not report.outside(run.attack)]
-        tried[role] = {(run.attack, json.dumps(run.settings, sort_keys=True)) for run in runs}
-    if lacking := sorted({attack for attack, _ in tried["hardened"] - tried["scratch"]}):
-        yield (
-            f"{task}: with {examples} examples scratch was not attacked with the same settings as the hardened model "
-            f"by {', '.join(lacking)}: scratch was not tuned by the same search."
-        )
-
-
-def unusual_winner(report: AttackReport, task: str) -> Iterator[str]:
-    """Fine-tuning did best with a precision or a pooling that other attacks do not try."""
-    best = report.strongest_runs(task, report.searched(task), "hardened")
-    precisions = {str(run.settings["precision"]) for run in best if "precision" in run.settings}
-    poolings = {str(run.found["pooling"]) for run in best if run.steps and "pooling" in run.found} - {"mean"}
-    if found := [f"precision {one}" for one in sorted(precisions)] + [f"pooling {one}" for one in sorted(poolings)]:
-        yield (
-            f"{task}: the strongest attack on the hardened model, {best[0].attack}, used {' and '.join(found)}: "
-            "attacks that do not try them may be too weak."
-        )
-
-
-def edge_of_range(report: AttackReport, task: str) -> Iterator[str]:
-    """The best learning rate is the smallest or largest tried: a better one may lie beyond."""
-    tried: dict[Any, set[float]] = {}
-    chosen: dict[Any, set[float]] = {}
-    for run in report.runs:
-        if run.task == task and run.role == "hardened" and "learning_rate" in run.settings:
-            tried.setdefault(_kind(run), set()).add(run.settings["learning_rate"])
-            if run.chosen and run.status == "ok":
-                chosen.setdefault(_kind(run), set()).add(run.settings["learning_rate"])
-    for kind, rates in tried.items():
-        if len(rates) == 1:  # one of many variants, not a search by rate
-            continue
-        for rate in sorted(chosen.get(kind, set()) & {min(rates), max(rates)}):
-            yield (
-                f"{task}: {' / '.join(kind)} chose learning rate {rate:g} on the hardened model, the edge of what was "
-                f"tried ({', '.join(f'{r:g}' for r in sorted(rates))}): a stronger attack may lie beyond."
-            )
-
-
-def still_rising(report: AttackReport, task: str) -> Iterator[str]:
-    """The score still rises at the last look: with more steps the attack may get further."""
-    groups: dict[tuple[str, int], list[AttackRun]] = {}
-    for run in report.runs:
-        if run.task != task or run.examples == report.refit(task):  # which has the curve of the run before
-            continue
-        if run.role == "hardened" and run.chosen and run.status == "ok" and len(run.curve) > 1:
-            groups.setdefault((run.attack, run.examples), []).append(run)
-    for (attack, examples), runs in groups.items():
-        gains = [run.curve[-1][1] - max(point[1] for point in run.curve[:-1]) for run in runs]
-        if sum(gains) / len(gains) > RISING:
-            yield (
-                f"{task}: {attack} with {examples} examples still rises at its last step on the hardened model: with "
-                "more steps it may get further."
-            )
-
-
 def no_reference(report: AttackReport, task: str) -> Iterator[str]:
     """Without an undefended model nobody knows what hardening has changed."""
     if "undefended" not in report.models:
         yield f"{task}: no undefended model was attacked, so what hardening itself changed is not known."
-
-
-def _kind(run: AttackRun) -> tuple[str, ...]:
-    """What competes by learning rate alone: the attack, its variant, its optimizer."""
-    parts = (run.attack, run.settings.get("variant"), run.settings.get("optimizer"))
-    return tuple(str(part) for part in dict.fromkeys(parts) if part)
 
 
 RULES = (

@@ -55,7 +55,6 @@ class _Best:
             raise FloatingPointError(f"the attacked model's outputs are not finite at step {step}")
         hits = kind.credit(labels, found)
         merit = scores(labels, found, kind=kind).merit
-        if merit > self.merit:
         better = merit > self.merit
         if better:
             self.merit, self.answers, self.step, self.averaged = merit, found, step, averaged
