@@ -16,11 +16,11 @@ from ..report.recovery import reference
 from ..report.report import AttackReport
 from ..report.tables import (
     BESIDE,
-    DESIRED_KEPT,
     DIFFERENCES,
     WITHOUT_PREDICTIONS,
     control_rows,
     cost_rows,
+    desired_kept,
     difference_rows,
     reference_lines,
     scored,
@@ -119,7 +119,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         assumptions=sorted({facts.assumes for facts in report.attacks.values() if facts.assumes}),
         scored=scored(report),
         readings=reading_lines(report),
-        desired_kept=DESIRED_KEPT,
+        desired_kept=desired_kept(report),
         rows={task: attack_rows(report, task) for task in report.tasks},
         desired=desired_lines(report),
         main_plots=[plot for plot in plots if MAIN_PLOT in plot],

@@ -77,7 +77,8 @@ class AttackRun:
         error: Error message, if failed.
         flops: Floating-point operations of training, as counted by torch on one step (of encoding, for a probe).
         curve: Pairs of step and score on the selection split, at every evaluation.
-        desired_drop: Loss of desired accuracy caused by the attack; ``None`` if not measured.
+        desired_drop: Loss of desired accuracy caused by the attack; for language models, the rise of general loss in
+            nats per token; ``None`` if not measured.
         optimism: Selection bias: the part of the selection score due to choosing the best of many settings.
         found: Choices that the run itself made on the selection split, such as a probe's layer.
         predictions: Class probabilities of the test rows, see :func:`.packing.packed`; recorded for chosen runs.

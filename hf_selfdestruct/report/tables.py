@@ -133,6 +133,12 @@ def reference_lines(report: Record, task: str) -> list[str]:
     return [f"{facts.constant} {facts.majority:.3f}", *known, *highest, *refitted, *general]
 
 
+def desired_kept(report: Record) -> str:
+    """How much desired quality the strongest attack that preserves the desired task may cost."""
+    texts = any(report.tasks[task].has_tokens for task in report.blocked())
+    return f"{DESIRED_DROP} nats per token" if texts else DESIRED_KEPT
+
+
 def general_lines(report: Record, task: str) -> list[str]:
     """The general loss of each model, before the strongest attack with all examples and after it."""
     most, found = max(report.budgets(task), default=0), []

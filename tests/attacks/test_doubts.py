@@ -76,6 +76,11 @@ def hiding(run):
     return dataclasses.replace(run, test=made_scores(0.54, 0.8)) if wanted else run
 
 
+def speechless(run):
+    """The hardened model has a general loss of 3 nats per token, the others of 1."""
+    return dataclasses.replace(run, general=(3.0 if run.role == "hardened" else 1.0, 2.0))
+
+
 def probed_further(run):
     """A probe of the hardened model reaches far more than fine-tuning of it."""
     wanted = run.role == "hardened" and run.attack == "head only" and run.examples == 100
@@ -130,6 +135,7 @@ SICK = {
     "still rising": (changed(rising), "full fine-tuning with 100 examples still rises"),
     "useless attack": (changed(useless), "do not break the undefended model either.*: full fine-tuning"),
     "hidden ranking": (changed(hiding), "at 0.540 accuracy but at AUC 0.800"),
+    "destroyed": (changed(speechless), "destroyed: .* a general loss of 3.000 nats per token, more than 1.500"),
     "no undefended": (made_report(roles=("base", "hardened", "scratch")), "no undefended model"),
     "highest rate": (changed(choosing(1e-3)), "learning rate 0.001.*edge"),
 }

@@ -103,6 +103,7 @@ def test_from_start_to_card(project):
     card = (hardened / "README.md").read_text(encoding="utf-8")
     assert "Test log-likelihood per token of the attack that the selection split prefers" in card
     assert "general loss" in card
+    assert "reduces desired quality by at most 0.02 nats per token" in " ".join(card.split())
     model = LlamaForCausalLM.from_pretrained(hardened)
     start = LlamaForCausalLM.from_pretrained(project / "model").state_dict()
     assert not [name for name, weight in model.state_dict().items() if torch.equal(weight, start[name])]

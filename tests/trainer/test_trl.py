@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 from datasets import Dataset
+from toy_language import language_task
 from toy_models import toy_task
 from toy_project import make_tokenizer
 from trainer_state import weights_of
@@ -25,14 +26,14 @@ class HardenedSFTTrainer(SelfDestructMixin, trl.SFTTrainer):
     """A trainer of both."""
 
 
-def trained(folder, kind=HardenedSFTTrainer, arguments=HardenedSFTConfig, **options):
+def trained(folder, kind=HardenedSFTTrainer, arguments=HardenedSFTConfig, task=toy_task, **options):
     """Weights and log after three steps on the same sentences."""
     set_seed(0)
     tokenizer, given = make_tokenizer(), {}
     tokenizer.eos_token = "[SEP]"
     model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=32, pad_token_id=0))
     if kind is HardenedSFTTrainer:
-        given = {"blocked_tasks": [toy_task()]}
+        given = {"blocked_tasks": [task()]}
     usual = {"max_steps": 3, "max_length": 16, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "bf16": False}
     quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "logging_steps": 1, "save_strategy": "no"}
     trainer = kind(
@@ -58,6 +59,14 @@ def test_it_blocks(tmp_path):
     blocked, logged = trained(tmp_path / "blocked", method="mlac_fast", blocking_batch_size=8)
     assert "blocking_loss" in logged[0]
     assert logged[0]["desired_loss"] == pytest.approx(log[0]["desired_loss"])
+    assert any((blocked[name] != plain[name]).any() for name in plain)
+
+
+def test_it_blocks_texts(tmp_path):
+    """By the method for language models, which is the default where next tokens are blocked."""
+    plain, _ = trained(tmp_path / "plain", task=language_task, blocking_weight=0.0)
+    blocked, logged = trained(tmp_path / "blocked", task=language_task)
+    assert logged[0]["blocking_loss"] > 0
     assert any((blocked[name] != plain[name]).any() for name in plain)
 
 
