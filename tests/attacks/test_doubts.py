@@ -138,6 +138,10 @@ SICK = {
     "destroyed": (changed(speechless), "destroyed: .* a general loss of 3.000 nats per token, more than 1.500"),
     "no undefended": (made_report(roles=("base", "hardened", "scratch")), "no undefended model"),
     "highest rate": (changed(choosing(1e-3)), "learning rate 0.001.*edge"),
+    "chosen on test": (
+        made_report(suite={"name": "glance", "version": 4, "choosing": True}),
+        "the suite glance is for choosing, and it read the test rows",
+    ),
 }
 
 

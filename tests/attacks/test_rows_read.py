@@ -7,11 +7,9 @@ from collections import Counter
 import pytest
 from conftest import task_of
 from ledger_attacks import Counting
-from made_reports import made_report
 from suite_cases import suite_of
 
 from hf_selfdestruct.attacks import Entry, HeadOnly, Target, named_suite
-from hf_selfdestruct.attacks.doubts import doubts
 from hf_selfdestruct.attacks.suites.audit import plan_problems
 from hf_selfdestruct.attacks.suites.readings import read
 from hf_selfdestruct.attacks.suites.shipped import SUITES
@@ -163,9 +161,3 @@ def test_a_report_on_the_wrong_rows_departs_from_its_plan(model, task, attacked,
     assert rows_wrong(dataclasses.replace(report, tasks={"toy": facts})) == [
         f"toy: scored on its {wrong} rows; the suite scores on its {split} rows"
     ]
-
-
-def test_the_doubt_about_chosen_rows_follows_from_the_report():
-    report = made_report(suite={"name": "glance", "version": 4, "choosing": True})
-    (found,) = [line for line in doubts(report) if "for choosing" in line]
-    assert found.startswith("gender: the suite glance is for choosing, and it read the test rows")
