@@ -14,9 +14,9 @@ COMMON = {
     *re.findall(
         r"\w+",
         """a the an of in on at to for from by with and or but as is are was were be been being it its they them their
-        he she his her this that these those which who whom whose when where while after before during until since
-        into between over under about also not no one two first many most some other such than then there has have had can
-        could would may will more only all""",
+        he she his her this that these those which who whom whose when where while after before during until
+        since into between over under about also not no one two first many most some other such than then
+        there has have had can could would may will more only all""",
     )
 }
 

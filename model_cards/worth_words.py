@@ -77,7 +77,7 @@ UNSEEN_COUNTRIES = {
 FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "arts": (("actor", "visual_artist"), ("singer", "musician", "composer", "director_or_producer")),
     "sports": (
-        ("association_footballer", "ice_hockey_player"),
+        ("association_footballer", "ice_hockey_player", "other_athlete"),
         ("winter_sports_athlete", "basketball_player", "wrestler", "baseball_player", "american_football_player"),
     ),
     "public life": (("politician", "military_person"), ("lawyer_or_judge", "activist", "clergy")),
