@@ -129,7 +129,7 @@ class Attackers:
         return [{"selection": unpacked(r.selected, classes), "test": unpacked(r.predictions, classes)} for r in chosen]
 
     def _merit(self, answers: np.ndarray) -> tuple[float, float]:
-        return scores(self.data.selection.labels, answers).merit
+        return scores(self.data.selection.labels, answers.clip(1e-6)).merit
 
     def preferred(self, answers: list[dict[str, np.ndarray]]) -> list[float]:
         """How much the selection rows prefer an attack, on average over seeds."""

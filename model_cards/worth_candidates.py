@@ -4,6 +4,7 @@ from functools import partial
 
 import worth_pairs as pairs
 import worth_rows as rows
+import worth_settings as settings
 from worth_rows import Candidate
 
 APART = "the two share no word but common ones"
@@ -12,8 +13,8 @@ CANDIDATES: dict[str, Candidate] = {
         partial(rows.regions, unseen=False), "Region of the world, from a biography without countries.", 128
     ),
     "field-unseen": Candidate(
-        partial(rows.fields, unseen=True),
-        "Field of a profession; test rows are of professions the attacker has no rows of.",
+        lambda data: settings.unseen_fields(data).rename(columns={"field": "label"}),
+        "Field of a profession; test rows are of professions the attacker has no rows of; genders even.",
     ),
     "same-person-apart": Candidate(
         partial(pairs.same_person, strict=True), f"Two sentences of one biography or of two, names removed; {APART}."

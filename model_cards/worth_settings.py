@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from worth_pairs import same_person
+from worth_pairs import same_article, same_person
 from worth_rows import biographies, fields
 
 FILES = {"train": "train", "attack": "validation", "test": "test"}
@@ -28,9 +28,16 @@ def professions(data: Path) -> pd.DataFrame:
 
 def person_pairs(data: Path) -> pd.DataFrame:
     """Two sentences without a common word, of one biography or of two: as many of each."""
-    rows = same_person(data, strict=True).rename(columns={"label": "person"})
-    parts = [rows[rows["split"] == split].groupby("person").head(most // 2) for split, most in MOST.items()]
-    return pd.concat(parts)[["text", "other", "person", "document", "split"]]
+    return _cut(same_person(data, strict=True)).rename(columns={"label": "person"})
+
+
+def article_pairs(data: Path) -> pd.DataFrame:
+    """As :func:`person_pairs`, of the articles of the general texts."""
+    return _cut(same_article(data, strict=True)).rename(columns={"label": "article"})
+
+
+def _cut(rows: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat(rows[rows["split"] == split].groupby("label").head(most // 2) for split, most in MOST.items())
 
 
 def unseen_fields(data: Path) -> pd.DataFrame:
@@ -50,7 +57,12 @@ def unseen_fields(data: Path) -> pd.DataFrame:
     return rows[rank <= rows["split"].map(most)][[*COLUMNS, "field", "split"]]
 
 
-SETTINGS = {"professions": professions, "same-person": person_pairs, "unseen-fields": unseen_fields}
+SETTINGS = {
+    "professions": professions,
+    "same-person": person_pairs,
+    "same-article": article_pairs,
+    "unseen-fields": unseen_fields,
+}
 
 
 def main(data: str, out: str) -> None:
