@@ -1,6 +1,7 @@
 r"""Write the rows of the settings in which weights matter, for ``hf-selfdestruct harden``.
 
     python model_cards/worth_settings.py SHARED_DATA lab-runs
+    hf-selfdestruct harden examples/wikibios_same_article.yaml --model MINILM
     hf-selfdestruct harden examples/wikibios_same_person.yaml --model MINILM
     hf-selfdestruct harden examples/wikibios_unseen_fields.yaml --model MINILM
 
