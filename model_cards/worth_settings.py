@@ -3,7 +3,6 @@ r"""Write the rows of the settings in which weights matter, for ``hf-selfdestruc
     python model_cards/worth_settings.py SHARED_DATA lab-runs
     hf-selfdestruct harden examples/wikibios_same_article.yaml --model MINILM
     hf-selfdestruct harden examples/wikibios_same_person.yaml --model MINILM
-    hf-selfdestruct harden examples/wikibios_unseen_fields.yaml --model MINILM
 
 Each folder has ``train`` (for hardening), ``validation`` (the attacker's) and ``test`` as parquet, with a column
 ``document``; no document is in two of them, in any of the folders.
