@@ -14,7 +14,7 @@ RENAMED: dict[str, tuple[str, str, str]] = {  # field, key, and of a range or a 
     **{
         f"adversary_{one.name}": ("adversary", one.name, "") for one in fields(AdversarySettings) if one.name != "steps"
     },
-    **{one.name: ("method_options", one.name, "") for one in fields(MethodOptions)},
+    **{one.name: ("method_options", one.name, "") for one in fields(MethodOptions) if one.name != "episode"},
     "adversary_learning_rate_max": ("adversary", "learning_rate", "high"),
     "inner_steps_start": ("adversary", "steps", "first"),
     "inner_steps_every": ("adversary", "steps", "every"),

@@ -20,6 +20,7 @@ from hf_selfdestruct.losses import blocking as losses
 from hf_selfdestruct.losses.blocking import BLOCKING_LOSSES
 from hf_selfdestruct.losses.keeping import KEEPING_LOSSES
 from hf_selfdestruct.meta_gradient.hessian import HVPS
+from hf_selfdestruct.meta_gradient.in_place_episode import EPISODES
 from hf_selfdestruct.meta_gradient.methods import META_GRADIENTS
 from hf_selfdestruct.meta_gradient.outer_loss import STEP_WEIGHTS
 from hf_selfdestruct.meta_gradient.trajectory import TRAJECTORIES
@@ -43,6 +44,7 @@ CHOICES = {
     "adversary.scope": ("local", "global"),
     "method_options.hvp": HVPS,
     "method_options.trajectory": TRAJECTORIES,
+    "method_options.episode": EPISODES,
     "method_options.step_weights": STEP_WEIGHTS,
 }
 
