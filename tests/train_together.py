@@ -24,6 +24,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "first order": {"meta_gradient": "first_order", "adversary": {"examples": 17, "batch_size": 7}},
     "first order, 4 micro-batches": {"meta_gradient": "first_order", "gradient_accumulation_steps": 4},
+    "in place": {"meta_gradient": "first_order", "method_options": {"episode": "in_place"}},
     "goes on": {"meta_gradient": "first_order", "adversary": {"carries": 3}, "inner_steps": 2},
 }
 LOCAL = "each its own"
