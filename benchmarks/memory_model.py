@@ -52,6 +52,7 @@ class Plan:
         learns_rate: Whether it learns its rate.
         trains: Whether the trainer's own tensors count, or the meta-gradient alone.
         moving: Weights that move, where they are known; by default as if no token came twice.
+        pool: Adversaries that continue, each with an offset and moments of its own on every device.
     """
 
     config: PreTrainedConfig
@@ -66,6 +67,7 @@ class Plan:
     learns_rate: bool = True
     trains: bool = True
     moving: int | None = None
+    pool: int = 0
 
 
 class Peak(TorchDispatchMode):
@@ -159,6 +161,8 @@ def predicted(plan: Plan) -> dict[str, float]:
         shared = FLOAT * weights / pieces
         found |= {"weights": shared, "gradients": shared, "AdamW": 2 * shared, "desired activations": activations}
         found |= {"DDP's buckets": shared} if plan.world > 1 and not plan.sharded else {}
+    if plan.pool:
+        found["the pool"] = plan.pool * (1 + plan.moments) * FLOAT * weights
     return {**found, "runtime": RUNTIME}
 
 
@@ -182,8 +186,8 @@ def main() -> None:
     """Answer, or check the predictions against what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", help="folder with a config.json; Llama-8B by default")
-    for name, kind, default in (("steps", int, 4), ("batch", int, 1), ("length", int, 512), ("world", int, 8)):
-        parser.add_argument(f"--{name}", type=kind, default=default)
+    for name, default in (("steps", 4), ("batch", 1), ("length", 512), ("world", 8), ("pool", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device-gb", type=float, default=80.0)
     parser.add_argument("--whole", action="store_true", help="DDP instead of sharded weights")
     parser.add_argument("--check", action="store_true")
@@ -194,7 +198,13 @@ def main() -> None:
         write(Path(__file__).with_suffix(".md"))
         return
     config = AutoConfig.from_pretrained(given.config) if given.config else LlamaConfig(**LLAMA_8B)
-    plan = Plan(config, WAYS[0], given.steps, given.batch, given.length, given.world, sharded=not given.whole)
+    plan = Plan(
+        config,
+        WAYS[0],
+        *(given.steps, given.batch, given.length, given.world),
+        sharded=not given.whole,
+        pool=given.pool,
+    )
     sys.stdout.write(answer(plan, given.device_gb) + "\n")
 
 

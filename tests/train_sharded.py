@@ -33,6 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
         "meta_gradient": "exact",
         "method_options": {"hvp": "finite_difference", "trajectory": "recompute"},
     },
+    "a pool": {"meta_gradient": "first_order", "adversary": {"learns_rate": False, "pool": 2, "horizon": 8}},
     "last layer": {"meta_gradient": "exact", "adversary": {"trainable": "last_1"}},
 }
 
@@ -101,7 +102,7 @@ class Sharded:
     def state(self) -> dict[str, Tensor]:
         """Whole weights, and what the adversary has learned."""
         weights = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in self.model.named_parameters()}
-        learned = self.simulator.learned["blocked", 0].state_dict()
+        learned = {n.removeprefix("blocked/0/"): v for n, v in self.simulator.state_dict().items()}
         return {n: v.detach().contiguous().clone() for n, v in {**weights, **learned}.items()}
 
     def pieces(self) -> list[int]:

@@ -25,7 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     "first order": {"meta_gradient": "first_order", "adversary": {"examples": 17, "batch_size": 7}},
     "first order, 4 micro-batches": {"meta_gradient": "first_order", "gradient_accumulation_steps": 4},
     "in place": {"meta_gradient": "first_order", "method_options": {"episode": "in_place"}},
-    "goes on": {"meta_gradient": "first_order", "adversary": {"carries": 3}, "inner_steps": 2},
+    "a pool": {"meta_gradient": "first_order", "adversary": {"pool": 3, "horizon": 8}, "inner_steps": 2},
 }
 LOCAL = "each its own"
 CASES[LOCAL] = {"meta_gradient": "first_order", "adversary": {"scope": "local"}}
@@ -72,11 +72,7 @@ def trained(case: str, folder: Path) -> SelfDestructTrainer:
 
 def state_of(trainer: SelfDestructTrainer) -> dict[str, torch.Tensor]:
     """Weights, and everything that adversaries have learned."""
-    learned = {
-        f"learned.{number}.{n}": v.detach()
-        for (_, number), adversary in trainer.objective.simulator.learned.items()
-        for n, v in adversary.state_dict().items()
-    }
+    learned = {f"learned.{n}": v.detach() for n, v in trainer.objective.state_dict().items()}
     return {**{n: p.detach() for n, p in trainer.plain_model().named_parameters()}, **learned}
 
 

@@ -85,7 +85,6 @@ class FineTuning:
     trainable: str | LoraConfig
     prelude: int
     dropout: bool
-    carries: int
 
     def config(self) -> dict[str, Any]:
         """The fine-tuning as plain values."""
@@ -114,9 +113,6 @@ class Adversary:
             (heal-then-attack); they come on top of ``steps``, and need ``trainable="all"``.
         dropout: Whether the inner steps run with dropout. Learning curves of real attacks have it; it is
             replayed exactly wherever a step is computed again.
-        carries: In how many outer steps in a row it goes on from where it was, relative to the published weights,
-            before it starts from them anew. Its horizon is that many times ``steps`` at the price of ``steps``; the
-            meta-gradient sees the last ``steps`` of them, as in truncated backpropagation.
         weight: Relative chance of being drawn, among several adversaries.
 
     Raises:
@@ -138,14 +134,13 @@ class Adversary:
     trainable: str | LoraConfig | tuple[str | LoraConfig, ...] = "all"
     prelude: int | tuple[int, ...] | Range | Schedule = 0
     dropout: bool = False
-    carries: int = 1
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         """Check every value that can be drawn."""
         if empty := [item.name for item in dataclasses.fields(self) if not self.options(item.name)]:
             raise ValueError(f"{empty[0]} is empty: give at least one value.")
-        for name, least in (("steps", 0), ("prelude", 0), ("batch_size", 1), ("examples", 1), ("carries", 1)):
+        for name, least in (("steps", 0), ("prelude", 0), ("batch_size", 1), ("examples", 1)):
             for value in self.options(name):
                 if (value is not None or name != "examples") and (type(value) is not int or value < least):
                     raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
@@ -161,21 +156,11 @@ class Adversary:
         for value in self.options("optimizer"):
             if not isinstance(value, InnerOptimizer):
                 raise ValueError(f"optimizer must be an InnerOptimizer, such as Adam(); got {value!r}.")
-        several = [n for n in ("carries", "trainable", "head") if len(self.options(n)) > 1]
-        if several and max(self.options("carries")) > 1:
-            raise ValueError(
-                f"an adversary that continues over several outer steps (carries) needs one value of {several[0]}."
-            )
         preludes = self.options("prelude")
         if any(preludes) and (part := [v for v in self.options("trainable") if v != "all"]):
             raise ValueError(
                 "an adversary with a prelude trains all weights in all its steps, benign and blocked; set "
                 f"trainable='all' or prelude=0, got trainable={_plain(part[0])!r}."
-            )
-        if max(self.options("carries")) > 1 and any(preludes) and not all(preludes):
-            raise ValueError(
-                "an adversary that continues over several outer steps (carries) must train the desired task's head in "
-                f"all of them or in none: set a prelude that is always or never 0, got {self.prelude!r}."
             )
         if self.learns_rate and not isinstance(self.learning_rate, int | float):
             raise ValueError(f"a learned rate starts from one number; got learning_rate={self.learning_rate!r}.")

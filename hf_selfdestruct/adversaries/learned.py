@@ -1,4 +1,4 @@
-"""What an adversary keeps while training runs: its head, its rate, and how far it has come."""
+"""What an adversary learns while training runs: its head and its rate."""
 
 from __future__ import annotations
 
@@ -24,11 +24,6 @@ class LearnedAdversary:
             starts.
         learns_rate: Whether that rate is learned.
         learning_rate: Adam rate for the head; the log rate moves ten times as fast.
-
-    Attributes:
-        offset: How far its fast weights are from the published ones, by name, where it goes on from there.
-        own: Its own fast weights (head, adapters), likewise.
-        age: In how many outer steps it has been there already.
     """
 
     def __init__(self, head: Mapping[str, Tensor], *, rate: float, learns_rate: bool, learning_rate: float) -> None:
@@ -42,19 +37,11 @@ class LearnedAdversary:
         if learns_rate:
             groups.append({"params": [self.log_rate], "lr": 10 * learning_rate})
         self._optimizer = torch.optim.Adam(groups) if groups else None
-        self.offset: dict[str, Tensor] = {}
-        self.own: dict[str, Tensor] = {}
-        self.age = 0
 
     @property
     def learning_rate(self) -> float:
         """The current learned rate."""
         return math.exp(self.log_rate.item())
-
-    def carry(self, offset: Mapping[str, Tensor], own: Mapping[str, Tensor], *, most: int) -> None:
-        """Go on from here the next time, or, after ``most`` outer steps, from the published weights again."""
-        self.age = (self.age + 1) % most
-        self.offset, self.own = (dict(offset), dict(own)) if self.age else ({}, {})
 
     def accumulate(self, head: Mapping[str, Tensor], rate: float | None, *, share: float) -> None:
         """Add ``share`` of the gradients of the blocked task's loss, for the head and for the rate itself."""
@@ -91,9 +78,6 @@ class LearnedAdversary:
         """Everything needed to go on exactly, as a flat dictionary of tensors."""
         state = {f"head.{name}": value.detach() for name, value in self.head.items()}
         state["log_rate"] = self.log_rate.detach()
-        state |= {"age": torch.tensor(self.age)} if self.age else {}
-        state |= {f"offset.{name}": value for name, value in self.offset.items()}
-        state |= {f"own.{name}": value for name, value in self.own.items()}
         for name, value in self._learned().items():
             for key, moment in (self._optimizer.state[value] if self._optimizer else {}).items():
                 state[f"adam.{key}.{name}"] = moment
@@ -101,11 +85,6 @@ class LearnedAdversary:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`state_dict` gave."""
-        self.age = int(state.get("age", 0))
-        self.offset, self.own = (
-            {key.removeprefix(kind): value.clone() for key, value in state.items() if key.startswith(kind)}
-            for kind in ("offset.", "own.")
-        )
         for name, value in self._learned().items():
             value.data.copy_(state[name])
             moments = {

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..adversaries.adversary import HEADS, Adversary, Range, Schedule
 from ..adversaries.optimizers import INNER_OPTIMIZERS
-from .fields import check_choice, option
+from ..adversaries.pool import PRECISIONS, STORAGES, AdversaryPool
+from .fields import check_choice, check_count, option
 
 SCOPES = ("local", "global")
 RANGE, SCHEDULE = {"low", "high"}, {"first", "last", "every"}
@@ -43,11 +44,14 @@ class AdversarySettings:
     trainable: Any = option("all", "What the adversary trains: all, head, last_n (such as last_2) or lora.")
     prelude: Any = option(0, "Number of benign steps on the desired task, before the blocked ones.")
     dropout: bool = option(False, "Whether the inner steps run with dropout.")
-    carries: int = option(1, "Number of consecutive outer steps before the adversary is reset to the current weights.")
+    pool: int = option(0, "Number of adversaries that continue over outer steps; 0: no pool.")
+    horizon: int = option(200, "Number of blocked steps after which an adversary of the pool is reset.")
+    pool_storage: str = option("device", "Where the pool stores its adversaries.", STORAGES)
+    pool_precision: str = option("full", "Precision in which the pool stores its adversaries.", PRECISIONS)
+    pool_patience: int = option(0, "Reset one after so many steps without a better score, too; 0: never.")
+    pool_by_success: bool = option(False, "Whether successful adversaries of the pool are drawn more often.")
     scope: str = option("local", "An adversary of its own for each process, or one for all.", SCOPES)
-    head_learning_rate: float = option(
-        1e-3, "Adam rate at which the learned head improves; the log of a learned rate improves 10 times as fast."
-    )
+    head_learning_rate: float = option(1e-3, "Adam rate of a learned head; 10 times as fast for the log of a rate.")
 
     def __post_init__(self) -> None:
         """Check every value, also those that an :class:`Adversary` checks."""
@@ -55,10 +59,19 @@ class AdversarySettings:
         rate = self.head_learning_rate
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
             raise ValueError(f"adversary: head_learning_rate must be a positive number; got {rate!r}.")
-        for name in ("learns_rate", "dropout"):
+        for name in ("learns_rate", "dropout", "pool_by_success"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"adversary: {name} must be true or false; got {getattr(self, name)!r}.")
+        for name, least in (("pool", 0), ("horizon", 1), ("pool_patience", 0)):
+            check_count(f"adversary: {name}", getattr(self, name), least)
+        for name, known in (("pool_storage", STORAGES), ("pool_precision", PRECISIONS)):
+            check_choice(f"adversary: {name}", getattr(self, name), known)
         self.adversary()
+
+    def adversary_pool(self) -> AdversaryPool | None:
+        """The pool that they describe, if they do."""
+        own = {name: getattr(self, f"pool_{name}") for name in ("storage", "precision", "patience", "by_success")}
+        return AdversaryPool(size=self.pool, horizon=self.horizon, **own) if self.pool else None
 
     def adversary(self) -> Adversary:
         """The adversary that they describe."""

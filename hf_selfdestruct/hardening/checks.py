@@ -51,6 +51,7 @@ def check_hardening(
     check_kinds(config, tasks, blocking)
     check_published_heads(adversaries, tasks, model)
     check_adversaries(adversaries, tasks, model, desired)
+    check_pool(config, adversaries)
     check_losses(blocking, keeping, model, keep_dataset=keep, desired=desired, erases=config.options.keeping_erases)
     check_held_out(blocking, tasks, config.blocking_batch_size or 0)
     check_processes(config, tasks, adversaries, blocking, processes)
@@ -191,6 +192,16 @@ def check_adversaries(
             )
 
 
+def check_pool(config: HardeningConfig, adversaries: Sequence[Adversary]) -> None:
+    """Refuse a pool of adversaries that never move."""
+    still = [adversary for adversary in adversaries if not max(adversary.options("steps"))]
+    if config.blocking_weight and config.adversary_settings.pool and still:
+        raise ValueError(
+            "an adversary of a pool continues by inner steps, and one here makes none (steps=0): set inner_steps=4, or "
+            "adversary={'pool': 0}."
+        )
+
+
 def check_processes(
     config: HardeningConfig,
     tasks: Sequence[BlockedTask],
@@ -213,10 +224,10 @@ def check_processes(
     if count == 1:
         return
     if config.adversary_settings.scope == "local":
-        if any(adversary.carries > 1 for adversary in adversaries):
+        if config.adversary_settings.pool:
             raise ValueError(
-                "an adversary that continues over outer steps (carries) belongs to one process; a checkpoint of "
-                "several processes would lose it: set adversary={'scope': 'global'}, or leave carries at 1."
+                "the adversaries of a pool belong to one process; a checkpoint of several processes would lose those "
+                "of the others: set adversary={'scope': 'global'}, or adversary={'pool': 0}."
             )
         return
     if config.meta_gradient == "unrolled":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from .adversary_settings import AdversarySettings, described, overridden
 from .fields import check_choice, check_count, mapping_of, option
 from .method_options import NOTHING, MethodOptions
 from .presets import PRESETS
-from .renamed import refuses_old_names
+from .renamed import refuses_old_names, renamed
 
 NESTED = ("adversary", "method_options")  # what a preset sets behind these is read, not written, when it fills
 
@@ -47,11 +47,11 @@ class HardeningConfig:
 
     method: str | None = option(
         None,
-        "Preset that fills what is not given; by default what was measured to work for the kind of model.",
+        "Preset that fills what is not given; by default by the kind of model.",
         PRESETS,
     )
     adversary: dict[str, Any] | str | Adversary | None = option(
-        None, "Changes the method's adversary by key (a mapping, or JSON); or the preset whose adversary to take."
+        None, "Changes the method's adversary by key (mapping or JSON), or a preset."
     )
     method_options: dict[str, Any] | str | None = option(
         None, "Changes the method's other settings by key (a mapping, or JSON)."
@@ -71,8 +71,8 @@ class HardeningConfig:
     keeping_weight: float | None = option(None, "Weight of the keeping losses.")
     max_desired_drop: float | None = option(
         None,
-        "Guard: lower the blocking weight when validation is worse than its best by more than this, "
-        "measured in metric_for_best_model (by default the loss).",
+        "Guard: lower the blocking weight when validation (metric_for_best_model, by default the loss) is worse than "
+        "its best by more than this.",
     )
     seed: int = option(42, "Seed of every draw, and of new heads.")
 
@@ -177,4 +177,6 @@ def _adversary_of(given: dict[str, Any] | str | Adversary | None) -> dict[str, A
     if isinstance(given, str) and not given.lstrip().startswith("{"):
         check_choice("adversary, unless it is a mapping,", given, PRESETS)
         return dict(PRESETS[given]["adversary"])
+    if isinstance(given, Mapping) and (told := renamed({f"adversary.{name}": value for name, value in given.items()})):
+        raise ValueError(told)
     return mapping_of(given, AdversarySettings, "adversary") or {}

@@ -15,8 +15,10 @@ from transformers import PreTrainedModel
 
 from ..adversaries.adversary import FineTuning
 from ..adversaries.learned import LearnedAdversary
+from ..adversaries.member import Member
+from ..adversaries.pool import Members
 from ..losses.base import BlockingLoss, View, counting
-from ..meta_gradient.episode import Episode, Reading
+from ..meta_gradient.episode import Episode, MetaGradient, Reading
 from ..meta_gradient.outer_loss import step_shares
 from ..models.distributed import Processes
 from ..models.functional import Weights, dropout, seeded, whole
@@ -37,12 +39,23 @@ class Draw:
         number: Which adversary.
         fine_tuning: What was drawn from it.
         key: What every further draw of this micro-step depends on.
+        life: What draws depend on that hold for a whole life in a pool; by default ``key``.
+        member: The pool's adversary that continues, if there is a pool.
+        age: Its age before this stretch.
     """
 
     task: BlockedTask
     number: int
     fine_tuning: FineTuning
     key: tuple[Any, ...]
+    life: tuple[Any, ...] = ()
+    member: Member | None = None
+    age: int = 0
+
+    @property
+    def once(self) -> tuple[Any, ...]:
+        """What draws depend on that are made once in an adversary's life."""
+        return self.life or self.key
 
 
 @dataclass(frozen=True)
@@ -121,7 +134,7 @@ class EpisodeBuilder:
         task = draw.task
         rows = task.adversary_rows()
         if fine_tuning.examples is not None:
-            rows = draw_rows(rows, fine_tuning.examples, "examples", *draw.key)
+            rows = draw_rows(rows, fine_tuning.examples, "examples", *draw.once)
         self.blocked = [self._batch(rows, fine_tuning.batch_size, "inner", k) for k in range(fine_tuning.steps)]
         self.held_out = self._batch(task.held_out_rows(), self._config.blocking_batch_size or 0, "held-out")
         self._prelude = [
@@ -136,12 +149,13 @@ class EpisodeBuilder:
     def episode(self) -> Episode:
         """The fine-tuning, from the live model's weights."""
         fine_tuning, options = self._draw.fine_tuning, self._config.options
-        published = self._published()
-        own = {OWN + n: w for n, w in self._own().items()}
+        published, member = self._published(), self._draw.member or Member(0)
         self._plain = dict(published)
-        for name, offset in self._learned.offset.items():
-            published[name] = published[name] + self._rows(name, offset.to(self._device))
-        own |= {n: w.to(self._device) for n, w in self._learned.own.items()}
+        # A prelude may have moved the published head, which blocked steps leave alone.
+        for name, offset in self._here({n: v for n, v in member.offset.items() if n in published}).items():
+            published[name] = whole(published[name]) + offset
+        own = self._here(member.own) or {OWN + n: w for n, w in self._own().items()}
+        own = {OWN + n: own[OWN + n] for n in self._skeleton.own}  # in one order, wherever they were stored
         moving = self._skeleton.trained(fine_tuning.trainable)
         if self._prelude:
             moving |= self._sources.benign_skeleton.trained("all")
@@ -158,30 +172,42 @@ class EpisodeBuilder:
             shares=[None] * fine_tuning.prelude + shares,
             optimizer=fine_tuning.optimizer,
             learning_rate=fine_tuning.learning_rate,
-            learns=fine_tuning.head == "learned",
+            learns=fine_tuning.head == "learned" and not self._draw.age,  # later it is no longer at the learned head
             learns_rate=fine_tuning.learns_rate,
             wanted=frozenset(n for n, p in self._model.named_parameters() if p.requires_grad),
-            carries=fine_tuning.carries > 1,
+            moments={kind: self._here(values) for kind, values in member.moments.items()},
+            taken=member.taken,
+            stores=self._draw.member is not None,
             ranks=self._ranks,
             held=self._held if options.episode == "in_place" else None,
         )
 
-    def carry(self, fast: Weights) -> None:
-        """Let the adversary keep its fast weights, relative to the published ones."""
-        offset = {n: w - whole(self._plain[n]) for n, w in fast.items() if n in self._plain}
-        offset = self.whole(offset, onto=self._learned.offset)
-        own = {n: w for n, w in fast.items() if n not in self._plain}
-        self._learned.carry(offset, own, most=self._draw.fine_tuning.carries)
+    def store(self, members: Members, member: Member, found: MetaGradient) -> None:
+        """Store where a stretch of a pool's adversary ended, relative to the published weights."""
+        offset = {n: w - whole(self._plain[n]) for n, w in found.fast.items() if n in self._plain}
+        members.store(
+            member,
+            offset=self.whole(offset, onto=member.offset),
+            own={n: w for n, w in found.fast.items() if n not in self._plain},
+            moments={n: self.whole(values, onto=member.moments.get(n)) for n, values in found.moments.items()},
+            blocked=len(self.blocked),
+            taken=len(self._prelude) + len(self.blocked),
+            score=found.scores[max(found.scores)],
+        )
 
     def whole(self, weights: Weights, *, onto: Weights | None = None) -> Weights:
-        """Values for whole embeddings, from those for the rows that exist here; other rows are ``onto``'s, or 0."""
+        """Values for whole embeddings, from those for the rows that exist here.
+
+        They are written into the table in ``onto``, if there is one, else into one of zeros.
+        """
         name = self._skeleton.embedding
         if self._chosen is None or name not in weights:
             return weights
-        table = self._model.get_parameter(name)
-        start = onto.get(name) if onto else None  # where a checkpoint was read, not where training is
-        full = weights[name].new_zeros(table.shape) if start is None else start.to(self._device, copy=True)
-        return {**weights, name: full.index_copy_(0, self._chosen, weights[name])}
+        table = (onto or {}).get(name)
+        if table is None:
+            table = weights[name].new_zeros(self._model.get_parameter(name).shape)
+        rows = self._chosen.to(table.device)
+        return {**weights, name: table.index_copy_(0, rows, weights[name].to(table.device, table.dtype))}
 
     def _published(self) -> Weights:
         used = {*self._skeleton.names.values()}
@@ -196,9 +222,16 @@ class EpisodeBuilder:
             self._constants[INDEX] = index.to(self._device)
         return published
 
-    def _rows(self, name: str, values: Tensor) -> Tensor:
-        """The rows that exist here of a whole table; other weights as they are."""
-        return values if self._chosen is None or name != self._skeleton.embedding else values[self._chosen]
+    def _here(self, stored: Weights) -> Weights:
+        """What a pool's adversary stored, where and in the precision in which it continues; of a table the rows here.
+
+        It is read from where a checkpoint was loaded, which is not where training is.
+        """
+        kind = torch.promote_types(self._model.dtype, torch.float32)
+        chosen, name = self._chosen, self._skeleton.embedding
+        if chosen is not None and name in stored:
+            stored = {**stored, name: stored[name][chosen.to(stored[name].device)]}
+        return {n: v.to(self._device, torch.promote_types(v.dtype, kind)) for n, v in stored.items()}
 
     def _own(self) -> Weights:
         """The adversary's head and adapters: learned, or drawn for this episode."""
@@ -206,7 +239,7 @@ class EpisodeBuilder:
         learned = self._learned.head if self._draw.fine_tuning.head == "learned" else {}
         own = self._skeleton.own
         if any(plain(n) not in learned for n in own):
-            drawn = self._skeleton.draw(seed_of("head", *self._draw.key), device=self._device)
+            drawn = self._skeleton.draw(seed_of("head", *self._draw.once), device=self._device)
         return {n: learned[plain(n)] if plain(n) in learned else drawn[n] for n in own}
 
     def _run(self, skeleton: StatelessModel, weights: Weights, batch: Batch, **options: Any) -> Any:

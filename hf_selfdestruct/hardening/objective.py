@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -168,9 +169,12 @@ class HardeningObjective:
             return desired, terms
         self.blocked_step = step
         gradient = self.simulator.meta_gradient(model, draw)
+        if gradient is None:
+            return desired, terms
         weight, most = config.blocking_weight * factor, config.options.max_blocking_grad_norm or None
         named, score = dict(model.named_parameters()), draw.task.kind.score
-        outer = meta_loss(desired, named, gradient, blocking_weight=weight, max_norm=most, score=score)
+        place = partial(self.simulator.place, draw)
+        outer = meta_loss(desired, named, gradient, blocking_weight=weight, max_norm=most, score=score, place=place)
         more = {"adversary_lr": float(draw.fine_tuning.learning_rate), "inner_steps": float(draw.fine_tuning.steps)}
         check_finite(outer.terms | more, draw, step)
         self.simulator.learn(draw, gradient, share=1 / micro_steps)
@@ -207,11 +211,7 @@ class HardeningObjective:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the adversaries have learned: everything beside the model that a run needs to go on exactly."""
-        return {
-            f"{task}/{number}/{key}": value
-            for (task, number), adversary in self.simulator.learned.items()
-            for key, value in adversary.state_dict().items()
-        }
+        return self.simulator.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`state_dict` gave.
@@ -219,16 +219,7 @@ class HardeningObjective:
         Raises:
             ValueError: It is the state of other tasks or adversaries.
         """
-        found = {tuple(name.split("/", 2)[:2]) for name in state}
-        expected = {(task, str(number)) for task, number in self.simulator.learned}
-        if found != expected:
-            raise ValueError(
-                f"the state contains adversaries {sorted(found)}, but this run has {sorted(expected)}; resume with the "
-                "blocked tasks and adversaries of the first run."
-            )
-        for (task, number), adversary in self.simulator.learned.items():
-            prefix = f"{task}/{number}/"
-            adversary.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
+        self.simulator.load_state_dict(state)
 
     def without_blocking(self, model: PreTrainedModel) -> HardeningObjective:
         """The undefended sibling's objective: the same around another model, with nothing blocked."""

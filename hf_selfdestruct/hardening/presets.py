@@ -96,6 +96,25 @@ LANGUAGE: dict[str, Any] = {
     },
 }
 
+# Ours: adversaries that continue. One that starts from the published weights in each outer step makes a few percent of
+# an attacker's steps, and its held-out accuracy stays near chance: there is little to push against. Rates are those of
+# attackers; adversaries that learn faster than attackers block longer attacks.
+POOL: dict[str, Any] = {
+    **MLAC_FAST,
+    "adversary": {
+        **MLAC_FAST["adversary"],
+        "learning_rate": {"low": 1e-4, "high": 1e-2},
+        "head": "random",  # a fresh head in each life
+        "pool": 8,
+        "horizon": 200,
+    },
+    "method_options": {
+        **MLAC_FAST["method_options"],
+        "blocking_every": 4,  # at both ends of a stretch; "step_weights": "last" measures the end alone
+        "max_blocking_grad_norm": 0.5,  # what experienced adversaries push with is stronger than the desired task
+    },
+}
+
 # Adversarial censoring: the MLAC paper's baseline, which sees the model as published (K = 0). The reference
 # code censors against an untrained random head; here the head is trained, a stronger baseline.
 AC: dict[str, Any] = {
@@ -185,6 +204,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "general": GENERAL,
     "one_purpose": ONE_PURPOSE,
     "language": LANGUAGE,
+    "pool": POOL,
     "ac": AC,
     "sophon": SOPHON,
     "tar": TAR,

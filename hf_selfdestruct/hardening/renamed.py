@@ -10,12 +10,15 @@ from typing import Any, TypeVar
 from .adversary_settings import AdversarySettings
 from .method_options import MethodOptions
 
+NEW = ("steps", "pool", "horizon", "pool_storage", "pool_precision", "pool_patience", "pool_by_success")
 RENAMED: dict[str, tuple[str, str, str]] = {  # field, key, and of a range or a growing number the end
     **{
-        f"adversary_{one.name}": ("adversary", one.name, "") for one in fields(AdversarySettings) if one.name != "steps"
+        f"adversary_{one.name}": ("adversary", one.name, "") for one in fields(AdversarySettings) if one.name not in NEW
     },
     **{one.name: ("method_options", one.name, "") for one in fields(MethodOptions) if one.name != "episode"},
     "adversary_learning_rate_max": ("adversary", "learning_rate", "high"),
+    "adversary_carries": ("adversary", "pool", "carries"),
+    "adversary.carries": ("adversary", "pool", "carries"),
     "inner_steps_start": ("adversary", "steps", "first"),
     "inner_steps_every": ("adversary", "steps", "every"),
 }
@@ -23,6 +26,7 @@ ENDS = {
     "high": "{{'low': ..., 'high': {}}}",
     "first": "{{'first': {}, 'last': ...}}",
     "every": "{{'first': ..., 'last': ..., 'every': {}}}",
+    "carries": "1, 'horizon': {} * inner_steps",
 }
 
 Kind = TypeVar("Kind", bound=type)
@@ -53,6 +57,8 @@ def renamed_option(name: str, word: str) -> str:
     if name not in RENAMED:
         return ""
     field, key, end = RENAMED[name]
+    if end == "carries":
+        return f"--{name} {word} is now --{field}.{key} 1 --{field}.horizon {word}*inner_steps."
     shown = _shown(end, word).replace("'", "")
     return f"--{name} {word} is now --{field}.{key} " + (f"'{shown}'." if end else f"{shown}.")
 

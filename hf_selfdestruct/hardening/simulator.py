@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from peft import LoraConfig
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Adversary
 from ..adversaries.learned import LearnedAdversary
+from ..adversaries.pool import Members
 from ..losses.blocking import BlockingLoss
 from ..meta_gradient.episode import MetaGradient
 from ..meta_gradient.methods import method
@@ -24,6 +27,10 @@ from ..models.stateless import ADAPTER, StatelessModel, can_compact, plain
 from ..tasks.blocked_task import BlockedTask, seed_of
 from .config import HardeningConfig
 from .episode_builder import Batch, Draw, EpisodeBuilder, Rows, Sources
+
+POOL = "/pool/"  # before the names of a pool's state: no task's name has a slash
+
+logger = logging.getLogger(__name__)
 
 LORA = LoraConfig(target_modules="all-linear")  # as QLoRA does (2305.14314)
 
@@ -58,6 +65,7 @@ class Simulator:
     device: torch.device
     processes: Processes = ALONE
     learned: dict[tuple[str, int], LearnedAdversary] = field(init=False)
+    members: Members | None = field(init=False)
 
     def __post_init__(self) -> None:
         """Build every skeleton that can be needed, so that what cannot be built is refused now."""
@@ -88,6 +96,8 @@ class Simulator:
             for task in self.tasks
             for number, adversary in enumerate(self.adversaries)
         }
+        pool = self.config.adversary_settings.adversary_pool()
+        self.members = Members(pool, self.device) if pool else None
         self.learned = {
             (task.name, number): self._newcomer(task, number, adversary)
             for task in self.tasks
@@ -100,26 +110,33 @@ class Simulator:
         self._last = (global_step, micro)
         rank = 0 if self.config.adversary_settings.scope == "global" else self.processes.rank
         key: tuple[Any, ...] = (self.config.seed, global_step, micro, rank)
-        generator = torch.Generator().manual_seed(seed_of("task", *key))
+        member = self.members.next(*key) if self.members else None
+        life = ("pool", self.config.seed, member.number, member.life) if member else key
+        generator = torch.Generator().manual_seed(seed_of("task", *life))
         task = self.tasks[int(torch.multinomial(torch.tensor([t.weight for t in self.tasks]), 1, generator=generator))]
         chances = torch.tensor([a.weight for a in self.adversaries])
         number = int(torch.multinomial(chances, 1, generator=generator))
-        key = (task.name, *key)
-        fine_tuning = self.adversaries[number].draw(global_step, *key)
+        key, life = (task.name, *key), (task.name, *life)
+        fine_tuning = self.adversaries[number].draw(global_step, *life)
         if fine_tuning.learns_rate:
             fine_tuning = replace(fine_tuning, learning_rate=self.learned[task.name, number].learning_rate)
-        return Draw(task, number, fine_tuning, key)
+        if member is not None and member.taken:
+            fine_tuning = replace(fine_tuning, prelude=0)  # an attacker heals once
+        return Draw(task, number, fine_tuning, key, life, member, member.age if member else 0)
 
     def ranks(self, model: PreTrainedModel) -> Processes:
         """Who simulates an adversary of this model together; sharded weights make sharded adversaries."""
         together = self.processes if self.config.adversary_settings.scope == "global" else ALONE
         return replace(together, sharded=any(isinstance(p, DTensor) for p in model.parameters()))
 
-    def meta_gradient(self, model: PreTrainedModel, draw: Draw) -> MetaGradient:
+    def meta_gradient(self, model: PreTrainedModel, draw: Draw) -> MetaGradient | None:
         """The meta-gradient of what a draw stands for, starting from the live model's weights, by its names.
 
         It is found in the precision of the weights, float32 at least, whatever the outer step's. Shards that a forward
         has gathered are given back first: the model's parameters are then the shards.
+
+        Returns:
+            ``None`` where a pool's adversary diverged after its first stretch: it was reset, and nothing is blocked.
         """
         for module in model.modules():
             if isinstance(module, FSDPModule):
@@ -127,9 +144,21 @@ class Simulator:
         with torch.autocast(self.device.type, enabled=False):
             builder = self.builder(model, draw)
             found = self._way(builder.episode())
-        if draw.fine_tuning.carries > 1:
-            builder.carry(found.fast)
+        if self.members is not None and draw.member is not None:
+            self.members.turn += 1
+            if _finite(found):
+                builder.store(self.members, draw.member, found)
+            elif draw.age:
+                logger.warning("an adversary of the pool diverged at age %d: it is reset.", draw.age)
+                draw.member.reset()
+                return None
         return replace(found, weights=builder.whole(found.weights))
+
+    def place(self, draw: Draw, k: int) -> str:
+        """Where a reading was taken, as the log names it: the inner step, or the age of a pool's adversary."""
+        if self.members is None:
+            return f"step_{k}"
+        return f"age_{self.members.settings.bin(draw.age + max(0, k - draw.fine_tuning.prelude))}"
 
     def builder(self, model: PreTrainedModel, draw: Draw) -> EpisodeBuilder:
         """What builds the episode of a draw, around the live model's weights."""
@@ -154,6 +183,41 @@ class Simulator:
             {plain(n): g for n, g in gradient.own.items() if ADAPTER not in n}, gradient.learning_rate, share=share
         )
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the adversaries have learned, and where those of a pool are."""
+        pool = self.members.state_dict() if self.members else {}
+        return {POOL + name: value for name, value in pool.items()} | {
+            f"{task}/{number}/{key}": value
+            for (task, number), adversary in self.learned.items()
+            for key, value in adversary.state_dict().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: It is the state of other tasks or adversaries.
+        """
+        pool = {name.removeprefix(POOL): value for name, value in state.items() if name.startswith(POOL)}
+        state = {name: value for name, value in state.items() if not name.startswith(POOL)}
+        found = {tuple(name.split("/", 2)[:2]) for name in state}
+        expected = {(task, str(number)) for task, number in self.learned}
+        if found != expected:
+            raise ValueError(
+                f"the state contains adversaries {sorted(found)}, but this run has {sorted(expected)}; resume with the "
+                "blocked tasks and adversaries of the first run."
+            )
+        if bool(pool) != (self.members is not None):
+            raise ValueError(
+                f"the state contains {'a' if pool else 'no'} pool of adversaries, unlike this run; resume with the "
+                "adversary's settings of the first run."
+            )
+        for (task, number), adversary in self.learned.items():
+            prefix = f"{task}/{number}/"
+            adversary.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
+        if self.members is not None:
+            self.members.load_state_dict(pool)
+
     def skeleton(self, draw: Draw) -> StatelessModel:
         """The skeleton of a draw's adversary."""
         places = self.adversaries[draw.number].options("trainable")
@@ -164,6 +228,18 @@ class Simulator:
     def published(self) -> set[str]:
         """Live names of the weights that adversaries start from."""
         return {name for kinds in self._skeletons.values() for kind in kinds.values() for name in kind.names.values()}
+
+    def pool_bytes(self) -> int:
+        """Memory that the pool takes when all of its adversaries have begun, at most; 0 without a pool."""
+        live, counts = dict(self.model.named_parameters()), [0]
+        for (_, number), skeletons in self._skeletons.items():
+            adversary = self.adversaries[number]
+            moments = max(len(optimizer.init(torch.empty(0))) for optimizer in adversary.options("optimizer"))
+            for (_, place), skeleton in skeletons.items():
+                names = skeleton.trained(adversary.options("trainable")[place])
+                own = sum(skeleton.module.get_parameter(name).numel() for name in skeleton.own)
+                counts.append((own + sum(live[n].numel() for n in names & live.keys())) * (1 + moments))
+        return self.members.settings.bytes(max(counts)) if self.members else 0
 
     @property
     def benign_skeleton(self) -> StatelessModel:
@@ -203,3 +279,10 @@ class Simulator:
             learns_rate=adversary.learns_rate,
             learning_rate=self.config.adversary_settings.head_learning_rate,
         )
+
+
+def _finite(found: MetaGradient) -> bool:
+    """Whether a stretch ended well: its loss, its meta-gradient and the weights it ended at are finite."""
+    values = [*found.weights.values(), *found.fast.values()]
+    norms = torch.stack([torch.tensor(found.loss), *(norm.cpu().float() for norm in torch._foreach_norm(values))])
+    return bool(norms.isfinite().all())

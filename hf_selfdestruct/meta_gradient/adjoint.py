@@ -45,9 +45,9 @@ def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "
     course = course_of(episode)
     x, f = course.start()
     optimizer = episode.optimizer
-    path = Trajectory(course, f, trajectory)
-    path.run(x, optimizer.init(x))
-    course.end(x)
+    path, state = Trajectory(course, f, trajectory), course.state(x)
+    path.run(x, state)
+    course.end(x, state)
     # Costates: gradients of each objective with respect to x and f, the optimizer state, and the learning rate.
     sums = [course.zeros(x, f) for _ in range(2 if episode.learns or episode.learns_rate else 1)]
     states: list[State] = [optimizer.init(x) for _ in sums]
@@ -56,10 +56,11 @@ def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "
     products, errors = HVPS[hvp](), [0.0]
     room = [torch.empty_like(x) for _ in sums]
     for k, x, state, g in path.back():
+        number = course.number(k)
         for i, (total, onto) in enumerate(zip(sums, room, strict=True)):
             toward = total[: course.size]
             rates[i] += optimizer.adjoint_(
-                x, g, state, k + 1, episode.learning_rate, toward, states[i], out=onto, slope=episode.learns_rate
+                x, g, state, number, episode.learning_rate, toward, states[i], out=onto, slope=episode.learns_rate
             )
         errors.append(products(course, k, x, f, g, room, sums) or 0.0)
         course.measure(k, x, f, sums)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -46,7 +46,10 @@ class Episode:
         learns: Whether to compute gradients for ``own``.
         learns_rate: Whether to compute a gradient for the learning rate.
         wanted: Names of published weights to compute the meta-gradient for; by default all.
-        carries: Whether to return the fast weights after the last inner step.
+        moments: The optimizer's moments before the first step, by the moment's name and then by weight; where one is
+            missing it is 0. Like the weights that an adversary starts from, they are constants to a gradient.
+        taken: Number of steps the optimizer has taken before the first step.
+        stores: Whether to return the fast weights and the moments after the last inner step.
         ranks: The processes that share the episode. The inner losses of each process are its part of a sum; the
             readings of each process are those of all rows, with the graph of its own rows.
         held: Function from weights and the number of the inner step, or ``None`` for a measurement, to the context in
@@ -68,7 +71,9 @@ class Episode:
     learns: bool = False
     learns_rate: bool = False
     wanted: frozenset[str] | None = None
-    carries: bool = False
+    moments: Mapping[str, Weights] = field(default_factory=dict)
+    taken: int = 0
+    stores: bool = False
     ranks: Processes = ALONE
     held: Held | None = None
 
@@ -113,6 +118,7 @@ class MetaGradient:
         scores: The blocked task's score at the same steps.
         hvp_error: Largest estimated relative error of Hessian-vector products by finite differences, or ``None``.
         fast: Fast weights after the last inner step; empty unless requested.
+        moments: The optimizer's moments then, by the moment's name and by weight; likewise.
     """
 
     loss: float
@@ -123,3 +129,4 @@ class MetaGradient:
     scores: dict[int, float]
     hvp_error: float | None = None
     fast: Weights = field(default_factory=dict)
+    moments: dict[str, Weights] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..adversaries.optimizer import State
 from ..models.functional import Layout, Weights, whole
 from .episode import Episode, MetaGradient, Reading
 
@@ -46,7 +47,8 @@ class FlatEpisode:
         self._like = torch.empty(0, dtype=kind.dtype, device=kind.device)
         self._losses: dict[int, Tensor] = {}
         self._scores: dict[int, float] = {}
-        self._fast: Tensor | None = None
+        self._fast: Weights = {}
+        self._moments: dict[str, Weights] = {}
 
     @property
     def size(self) -> int:
@@ -57,6 +59,25 @@ class FlatEpisode:
         """Return new vectors ``x``, at theta_0, and ``f``."""
         x, f = (layout.flatten(self._start, like=self._like) for layout in (self.moving, self.fixed))
         return self.ranks.piece(x), self.ranks.piece(f)
+
+    def state(self, x: Tensor) -> State:
+        """Return the optimizer's state before the first step, in new vectors."""
+        state = self.episode.optimizer.init(x)
+        for name in state.keys() & self.episode.moments.keys():
+            stored = self.episode.moments[name]
+            parts = [stored[n] if n in stored else torch.zeros_like(self._start[n]) for n in self.moving.shapes]
+            flat = self.moving.flatten(dict(zip(self.moving.shapes, parts, strict=True)), like=self._like)
+            state[name] = self.ranks.piece(flat)
+        return state
+
+    def advance(self, k: int, x: Tensor, g: Tensor, state: State) -> None:
+        """Take inner step k in place."""
+        episode = self.episode
+        episode.optimizer.advance_(x, g, state, self.number(k), episode.learning_rate)
+
+    def number(self, k: int) -> int:
+        """Return the number of inner step k among all the steps of its optimizer, from 1."""
+        return self.episode.taken + k + 1
 
     def zeros(self, x: Tensor, f: Tensor) -> Tensor:
         """Return a zero gradient."""
@@ -115,10 +136,11 @@ class FlatEpisode:
             if factor:
                 self._add(total, grad([value], leaves, keep=value is reading.loss and len(sums) > 1), factor)
 
-    def end(self, x: Tensor) -> None:
-        """Copy the fast weights after the last inner step, if requested; ``x`` may change afterwards."""
-        if self.episode.carries:
-            self._fast = x.detach().clone()
+    def end(self, x: Tensor, state: State) -> None:
+        """Copy the fast weights and the moments after the last inner step, if requested; both may change afterwards."""
+        if self.episode.stores:
+            self._fast = self._split(self.moving, x.detach().clone())
+            self._moments = {n: self._split(self.moving, value.detach().clone()) for n, value in state.items()}
 
     def result(
         self, blocked: Tensor, own: Tensor | None, rate: Tensor | None, hvp_error: float | None = None
@@ -142,7 +164,8 @@ class FlatEpisode:
             losses=losses,
             scores={k: self._scores[k] for k in losses},
             hvp_error=hvp_error,
-            fast={} if self._fast is None else self._split(self.moving, self._fast),
+            fast=self._fast,
+            moments=self._moments,
         )
 
     def _split(self, layout: Layout, vector: Tensor) -> Weights:

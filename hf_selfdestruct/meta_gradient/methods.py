@@ -46,7 +46,7 @@ def unrolled(episode: Episode) -> MetaGradient:
     leaves = [value.requires_grad_() for value in course.start()]
     x, f = leaves
     rate = torch.tensor(episode.learning_rate, dtype=x.dtype, device=x.device, requires_grad=True)
-    state = episode.optimizer.init(x)
+    state = course.state(x)
     blocked = adversarial = torch.zeros_like(rate)
     for k, share in enumerate(episode.shares):
         weights = course.weights(x, f)
@@ -55,8 +55,8 @@ def unrolled(episode: Episode) -> MetaGradient:
             blocked, adversarial = blocked + share * reading.loss, adversarial + abs(share) * reading.objective
         if k < episode.steps:
             (g,) = _gradients(episode.inner_losses[k](weights), [x], graph=True)
-            x, state = episode.optimizer.update(x, g, state, k + 1, rate)
-    course.end(x)
+            x, state = episode.optimizer.update(x, g, state, course.number(k), rate)
+    course.end(x, state)
     learns = episode.learns or episode.learns_rate
     toward = _gradients(blocked, leaves, graph=learns)
     own = _gradients(adversarial, [*leaves, rate]) if learns else None
@@ -77,7 +77,7 @@ def first_order(episode: Episode) -> MetaGradient:
     """
     course = course_of(episode)
     x, f = course.start()
-    start, state = x.clone() if episode.learns_rate else x, episode.optimizer.init(x)
+    start, state = x.clone() if episode.learns_rate else x, course.state(x)
     g, slope = torch.empty_like(x), x.new_zeros(())
     sums = [course.zeros(x, f) for _ in range(2 if episode.learns or episode.learns_rate else 1)]
     for k in range(episode.steps + 1):
@@ -87,8 +87,8 @@ def first_order(episode: Episode) -> MetaGradient:
             slope += torch.dot(sums[-1][: course.size] - before, x - start) / episode.learning_rate
         if k < episode.steps:
             course.inner_gradient(k, x, f, out=g)
-            episode.optimizer.advance_(x, g, state, k + 1, episode.learning_rate)
-    course.end(x)
+            course.advance(k, x, g, state)
+    course.end(x, state)
     return course.result(sums[0], sums[1] if len(sums) > 1 else None, slope)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,7 @@ def meta_loss(
     blocking_weight: float,
     max_norm: float | None = None,
     score: str = "score",
+    place: Callable[[int], str] = "step_{}".format,
 ) -> MetaLoss:
     """Join the desired loss and a meta-gradient into one scalar.
 
@@ -73,6 +74,7 @@ def meta_loss(
         blocking_weight: Weight of the blocking loss.
         max_norm: Maximum norm of the meta-gradient, clipped before weighting; ``None`` for no limit.
         score: Name of the blocked task's score in the readings.
+        place: Function from an inner step to what its reading is named by.
 
     Returns:
         The total and the readings.
@@ -89,7 +91,7 @@ def meta_loss(
     terms = {
         "blocking_loss": gradient.loss,
         "meta_grad_norm": norm,
-        **{f"blocked_{score}/step_{k}": value for k, value in gradient.scores.items()},
+        **{f"blocked_{score}/{place(k)}": value for k, value in gradient.scores.items()},
     }
     if gradient.hvp_error is not None:
         terms["hvp_error"] = gradient.hvp_error

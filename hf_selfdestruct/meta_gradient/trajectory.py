@@ -48,7 +48,7 @@ class Trajectory:
             if k % self._stretch == 0:
                 self._starts.append((self._away(x), {n: self._away(v) for n, v in state.items()}))
             self._course.inner_gradient(k, x, self._f, out=g)
-            self._step(k, x, g, state)
+            self._course.advance(k, x, g, state)
             if self._kind == "device":
                 self._gradients.append(g)
                 g = torch.empty_like(x)
@@ -73,7 +73,7 @@ class Trajectory:
             if kept:
                 _, before, moments, g = kept[-1]
                 x, state = before.clone(), {n: v.clone() for n, v in moments.items()}
-                self._step(k - 1, x, g, state)
+                self._course.advance(k - 1, x, g, state)
             kept.append((k, x, state, saved.to(self._f.device)))
         while kept:
             yield kept.pop()
@@ -88,22 +88,18 @@ class Trajectory:
             for name, value in before.items():
                 state[name].copy_(value)
             for k in range(steps):
-                self._step(first + k, x, found[k], state)
+                self._course.advance(first + k, x, found[k], state)
 
         go(0)
         for k in range(first, last):
             found.append(self._course.inner_gradient(k, x, self._f, out=torch.empty_like(x)))
-            self._step(k, x, found[-1], state)
+            self._course.advance(k, x, found[-1], state)
         while found:
             go(len(found) - 1)
             yield first + len(found) - 1, x, state, found.pop()
 
     def _here(self, state: State) -> State:
         return {n: v.to(self._f.device) for n, v in state.items()}
-
-    def _step(self, k: int, x: Tensor, g: Tensor, state: State) -> None:
-        episode = self._course.episode
-        episode.optimizer.advance_(x, g, state, k + 1, episode.learning_rate)
 
     def _away(self, value: Tensor) -> Tensor:
         return value.to("cpu", copy=True) if self._kind == "cpu" else value.clone()

@@ -50,6 +50,9 @@ def announcement(trainer: HardeningTrainer) -> str:
         f"hardening by method {args.method!r}: about {many:.3g} forward-backward passes in each step, where ordinary "
         "training makes one"
     )
+    if size := trainer.objective.simulator.pool_bytes() if args.blocking_weight else 0:
+        where = "main memory" if args.adversary_settings.pool_storage == "cpu" else "the device's memory"
+        line += f"; its pool of adversaries takes up to {size / 1e9:.2g} GB of {where} and of each checkpoint"
     seconds, steps = _seconds_of_a_pass(trainer), _steps(trainer)
     if seconds is None or steps is None:
         return line

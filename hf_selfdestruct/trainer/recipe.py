@@ -22,7 +22,7 @@ def settings_of(trainer: HardeningTrainer) -> dict[str, Any]:
 def recipe_of(trainer: HardeningTrainer) -> dict[str, Any]:
     """How a trainer hardens, as plain values for the report."""
     args, objective = trainer.args, trainer.objective
-    options, scope = args.options, args.adversary_settings.scope
+    options, scope, pool = args.options, args.adversary_settings.scope, args.adversary_settings.adversary_pool()
     keeping = {str(i): loss.config() for i, loss in enumerate(objective.keeping_losses)}
     together = {"processes": args.world_size, "adversary_scope": scope} if args.world_size > 1 else {}
     return {
@@ -30,6 +30,7 @@ def recipe_of(trainer: HardeningTrainer) -> dict[str, Any]:
         "meta_gradient": args.meta_gradient,
         **({"hvp": options.hvp} if args.meta_gradient == "exact" else {}),
         "adversaries": {str(i): adversary.config() for i, adversary in enumerate(objective.adversaries)},
+        **({"pool": pool.config()} if pool else {}),
         "blocking_losses": {str(i): loss.config() for i, loss in enumerate(objective.blocking_losses)},
         "blocking_weight": args.blocking_weight,
         "blocking_batch_size": args.blocking_batch_size,

@@ -140,8 +140,6 @@ def test_options_are_all_that_can_be_met() -> None:
         ({"prelude": 2, "trainable": "head"}, "prelude trains all weights.* got trainable='head'"),
         ({"prelude": (0, 2), "trainable": ("all", "lora")}, "prelude trains all weights.* got trainable='lora'"),
         ({"prelude": 1, "trainable": LoraConfig()}, "prelude trains all weights.* got trainable='LoRA"),
-        ({"prelude": (0, 2), "carries": 4}, r"always or never 0, got \(0, 2\)"),
-        ({"prelude": Schedule(0, 2), "carries": 4}, r"always or never 0, got Schedule"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
         ({"batch_size": Schedule(0, 4)}, "batch_size must .* got 0"),
         ({"examples": 0}, "examples must be a whole number of at least 1"),
@@ -195,7 +193,7 @@ def test_config_is_plain_and_complete() -> None:
     adversary = dataclasses.replace(WIDE, weight=2.0, steps=Schedule(1, 4))
     found = adversary.config()
     assert json.loads(json.dumps(found)) == found
-    assert {*found} == {item.name for item in dataclasses.fields(adversary)} - {"learns_rate", "carries", "prelude"}
+    assert {*found} == {item.name for item in dataclasses.fields(adversary)} - {"learns_rate", "prelude"}
     assert found["optimizer"][0] == "SGD(weight_decay=0.0, momentum=0.9, nesterov=False)"
     assert found["learning_rate"] == "Range(low=1e-05, high=0.01)"
     assert found["steps"] == "Schedule(first=1, last=4, every=100)"
@@ -214,7 +212,6 @@ def test_whatever_is_changed_shows(item) -> None:
         "head": "keep",
         "trainable": "head",
         "prelude": 3,
-        "carries": 3,
         "dropout": True,
         "weight": 3.0,
     }

@@ -24,7 +24,7 @@ OBJECTS = [
     Adversary(),
     Adversary(learning_rate=Range(1e-4, 1e-3), steps=Schedule(1, 4), batch_size=(4, 8), examples=20),
     Adversary(optimizer=(INNER_OPTIMIZERS["nesterov"], Adam()), trainable=("all", "lora"), head="random", prelude=0),
-    Adversary(optimizer=SGD(momentum=0.5), trainable=LoraConfig(r=2), carries=3, dropout=True, learns_rate=True),
+    Adversary(optimizer=SGD(momentum=0.5), trainable=LoraConfig(r=2), dropout=True, learns_rate=True),
 ]
 
 
@@ -72,6 +72,11 @@ def test_a_presets_adversary_is_taken_alone() -> None:
         ({"adversary": {"dropout": "no"}}, "adversary: dropout must be true or false; got 'no'"),
         ({"adversary": '{"steps": 3'}, r"adversary: expected keys and values in JSON \("),
         ({"adversary": [1]}, r"adversary: expected keys and values; got \[1\]"),
+        (
+            {"adversary": {"carries": 3}},
+            r"adversary\.carries=3 is now adversary=\{'pool': 1, 'horizon': 3 \* inner_steps",
+        ),
+        ({"adversary": {"pool": 2, "pool_storage": "disc"}}, "adversary: pool_storage must be one of device, cpu"),
         ({"method_options": "magic"}, "method_options: expected keys and values in JSON"),
         ({"method_options": {"keeping_erases": 1}}, "keeping_erases must be true or false; got 1"),
         ({"inner_steps": 3, "adversary": {"steps": 4}}, r"inner_steps=3 and adversary=\{'steps': 4\} are the same"),
@@ -119,7 +124,7 @@ def test_nothing_is_left_to_an_undefended_sibling() -> None:
 def test_every_old_name_says_the_new_one(make_args) -> None:
     known = {**dict.fromkeys(f.name for f in dataclasses.fields(AdversarySettings))}
     known |= dict.fromkeys(f.name for f in dataclasses.fields(MethodOptions))
-    assert len(RENAMED) == 13 - 1 + 3 + 12
+    assert len(RENAMED) == 12 - 1 + 2 + 3 + 12
     for name, (field, key, _) in RENAMED.items():
         assert key in known
         for made in (HardeningConfig, make_args):
@@ -144,6 +149,8 @@ def test_old_names_in_a_file_and_on_the_command_line(tmp_path, refused) -> None:
     path.write_text(CONFIG.format(folder=tmp_path))
     told = "command line: --adversary_learning_rate 1e-3 is now --adversary.learning_rate 1e-3."
     assert told in refused("harden", path, "--adversary_learning_rate", "1e-3")
+    told = "--adversary.carries 3 is now --adversary.pool 1 --adversary.horizon 3*inner_steps."
+    assert told in refused("harden", path, "--adversary.carries", "3")
     told = "--inner_steps_start 2 is now --adversary.steps '{first: 2, last: ...}'."
     assert told in refused("harden", path, "--inner-steps-start=2")
 

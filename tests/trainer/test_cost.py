@@ -62,6 +62,18 @@ def test_one_line_says_it_before_the_first_step(make_trainer, tmp_path, caplog):
     ]
 
 
+def test_the_memory_of_a_pool_is_said_and_is_what_it_takes(make_trainer, tmp_path):
+    adversary = {"pool": 3, "horizon": 40, "trainable": ["all", "last_1"], "optimizer": ["adam", "sgd"]}
+    trainer = make_trainer(tmp_path, method="pool", inner_steps=1, adversary=adversary, max_steps=6)
+    said, unpooled = trainer.objective.simulator.pool_bytes(), make_trainer(tmp_path).objective.simulator.pool_bytes()
+    assert unpooled == 0
+    assert f"takes up to {said / 1e9:.2g} GB of the device's memory and of each checkpoint" in announcement(trainer)
+    most = make_trainer(tmp_path, method="pool", inner_steps=1, adversary={"pool": 1, "horizon": 40}, max_steps=1)
+    most.train()
+    stored = {n: v for n, v in most.objective.state_dict().items() if n.count("/") > 3}
+    assert said == 3 * most.objective.simulator.pool_bytes() == 3 * sum(value.nbytes for value in stored.values())
+
+
 def test_a_dry_run_ends_there(make_trainer, tmp_path, caplog):
     trainer = make_trainer(tmp_path / "out", dry_run=True)
     before = weights_of(trainer.model)

@@ -51,6 +51,7 @@ def test_more_processes_take_less_each_where_weights_are_sharded():
     assert alone["weights"] == 4 * sizes(CONFIG, 0)[0]
     assert alone["AdamW"] == 2 * alone["weights"]
     assert alone["runtime"] == RUNTIME
+    assert predicted(replace(PLAN, pool=8)) == {**alone, "the pool": 8 * 3 * alone["weights"]}
 
 
 def test_the_answer_says_whether_it_fits():

@@ -11,6 +11,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from hf_selfdestruct.adversaries.adversary import HEADS
 from hf_selfdestruct.adversaries.optimizers import INNER_OPTIMIZERS
+from hf_selfdestruct.adversaries.pool import PRECISIONS, STORAGES
 from hf_selfdestruct.hardening import presets
 from hf_selfdestruct.hardening.adversary_settings import AdversarySettings
 from hf_selfdestruct.hardening.config import HardeningConfig
@@ -42,6 +43,8 @@ CHOICES = {
     "adversary.optimizer": INNER_OPTIMIZERS,
     "adversary.head": HEADS,
     "adversary.scope": ("local", "global"),
+    "adversary.pool_storage": STORAGES,
+    "adversary.pool_precision": PRECISIONS,
     "method_options.hvp": HVPS,
     "method_options.trajectory": TRAJECTORIES,
     "method_options.episode": EPISODES,
@@ -95,7 +98,9 @@ def test_a_misspelt_choice_lists_the_right_ones(make_args, name) -> None:
         ("adversary.batch_size", (0, -2, 2.5), (1, 8)),
         ("adversary.examples", (0, 2.5), (1, 20)),
         ("adversary.prelude", (-1, 1.5), (0, 4)),
-        ("adversary.carries", (0, 1.5), (1, 4)),
+        ("adversary.pool", (-1, 1.5), (0, 8)),
+        ("adversary.horizon", (0, 1.5), (1, 800)),
+        ("adversary.pool_patience", (-1, 1.5), (0, 100)),
         ("method_options.blocking_every", (0, True, "4"), (1, 4)),
         ("method_options.merge_groups", (-1, 0.5), (0, 7)),
     ],
