@@ -17,7 +17,7 @@ from transformers import default_data_collator
 
 from hf_selfdestruct import SelfDestructTrainingArguments
 from hf_selfdestruct.hardening.defaults import configured_adversary
-from hf_selfdestruct.hardening.episode_builder import Rows
+from hf_selfdestruct.hardening.draw import Rows
 from hf_selfdestruct.hardening.simulator import Simulator
 from hf_selfdestruct.losses.blocking import HeadAdjustedCrossEntropy
 from hf_selfdestruct.losses.probe import RepresentationProbe

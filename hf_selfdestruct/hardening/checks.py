@@ -22,7 +22,7 @@ from ..tasks.classification import class_cure
 from ..tasks.rows import LABELS
 from .config import HardeningConfig
 from .defaults import configured_forms
-from .episode_builder import Draw
+from .draw import Draw
 from .kinds import check_kinds, check_published_heads
 
 

@@ -14,7 +14,7 @@ from ..models.distributed import ALONE, Processes
 from ..models.functional import dropout
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.rows import LABELS
-from .episode_builder import Batch, Rows
+from .draw import Batch, Rows
 from .original import Original
 
 

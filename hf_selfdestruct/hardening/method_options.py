@@ -27,39 +27,25 @@ class MethodOptions:
 
     hvp: str = option(
         "double_backward",
-        "Hessian-vector products of the exact meta-gradient; finite differences run with any attention kernel.",
+        "Hessian-vector products of the exact meta-gradient.",
         HVPS,
     )
     trajectory: str = option(
         "device", "Where to store the inner-loop trajectory; recompute: less memory, slower.", TRAJECTORIES
     )
-    episode: str = option(
-        "flat", "Where to run the inner steps: on a copy of the weights, or in the model's own modules.", EPISODES
-    )
+    episode: str = option("flat", "Where to run inner steps: on copied weights, or in the model's modules.", EPISODES)
     blocking_every: int = option(1, "Measure the blocking loss at every so many inner steps.")
-    blocking_interval: int = option(
-        1, "Number of outer steps from one blocking loss to the next; those between train the desired task alone."
-    )
+    blocking_interval: int = option(1, "Number of outer steps from one blocking loss to the next.")
     step_weights: str = option("uniform", "Weights of the K+1 blocking losses.", STEP_WEIGHTS)
     max_blocking_grad_norm: float = option(
-        0.0, "Norm to which each micro-batch's blocking gradient is clipped, before it is weighted; 0: no clipping."
+        0.0, "Norm to which a micro-batch's blocking gradient is clipped; 0: no clipping."
     )
-    probe_weight: float = option(
-        0.0, "Weight of linear probes of every hidden state, added to the blocking loss; 0: no probes."
-    )
-    keeping_erases: bool = option(
-        False, "Distil from a copy of the original with the blocked tasks erased from its hidden states (LEACE)."
-    )
-    erase_directions: int = option(
-        0, "Directions of each blocked task that are erased from the input embeddings before the first step."
-    )
-    merge_words: float = option(
-        0.0, "Merge words that reveal blocked labels, until none does beyond so many standard errors; 0: no merging."
-    )
+    probe_weight: float = option(0.0, "Weight of probes of all hidden states in the blocking loss; 0: no probes.")
+    keeping_erases: bool = option(False, "Distil from a copy of the original with blocked tasks erased (LEACE).")
+    erase_directions: int = option(0, "Directions of each blocked task to erase from the input embeddings first.")
+    merge_words: float = option(0.0, "Merge words that reveal labels beyond so many standard errors; 0: none.")
     merge_groups: int = option(0, "Maximum number of merged groups; fewer groups hide more. 0: no limit.")
-    keep_directions: int = option(
-        0, "Reduce the input embeddings to this many directions that predict the desired task; 0: no reduction."
-    )
+    keep_directions: int = option(0, "Directions of the desired task that input embeddings retain; 0: all.")
 
     LEAST: ClassVar[dict[str, int]] = {
         "blocking_every": 1,

@@ -26,7 +26,7 @@ from ..tasks.rows import LABELS
 from .checks import check_finite, check_hardening, check_reached, has_loss
 from .config import HardeningConfig
 from .defaults import configured_adversary, configured_forms, configured_keeping, configured_losses, default_method
-from .episode_builder import Batch, Draw, Rows
+from .draw import Batch, Draw, Rows
 from .keeper import Keeper
 from .simulator import Simulator
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from ..erasure.leace import Erasure, leace
 from ..models.pooling import pool
 from ..tasks.blocked_task import BlockedTask, draw_rows
-from .episode_builder import Batch
+from .draw import Batch
 
 ROWS, BATCH = 4096, 64
 

@@ -26,7 +26,8 @@ from ..models.functional import Weights
 from ..models.stateless import ADAPTER, StatelessModel, can_compact, plain
 from ..tasks.blocked_task import BlockedTask, seed_of
 from .config import HardeningConfig
-from .episode_builder import Batch, Draw, EpisodeBuilder, Rows, Sources
+from .draw import Batch, Draw, Rows, Sources
+from .episode_builder import EpisodeBuilder
 
 POOL = "/pool/"  # before the names of a pool's state: no task's name has a slash
 

@@ -108,7 +108,7 @@ class TaskConfig:
 
     Args:
         name: Name of the task, for the report: letters, digits, ``_`` and ``-``.
-        label_column: Column with the task's label, text or integer; none with ``data.kind: text``.
+        label_column: Column with the task's label; none with ``data.kind: text``.
         weight: Relative probability of drawing this task in a training step.
         path: Hub id or folder of the task's own data set; by default the task's labels are in the rows of ``data``.
         subset: Subset (configuration) of ``path``, as ``data.name``.
@@ -120,7 +120,7 @@ class TaskConfig:
         development: Share of test rows for comparing recipes, which only ``glance`` scores on.
         document_column: Column with the source document of a row; no document is in both parts.
         readings: File to commit (JSON Lines) that records which suite read which rows.
-        prompt_column: Column of ``path`` with what precedes the text and is not predicted, for ``data.kind: text``.
+        prompt_column: Column of ``path`` with the prompt of a text (``kind: text``).
 
     Raises:
         ValueError: A value has the wrong type or is out of range, or a key that requires ``path`` is set without it.

@@ -12,7 +12,8 @@ from simulation_parts import on_whole_tables
 
 from hf_selfdestruct.adversaries.adversary import Adversary, Range, Schedule
 from hf_selfdestruct.adversaries.optimizers import SGD, Adam, AdamW
-from hf_selfdestruct.hardening.episode_builder import Draw, EpisodeBuilder
+from hf_selfdestruct.hardening.draw import Draw
+from hf_selfdestruct.hardening.episode_builder import EpisodeBuilder
 from hf_selfdestruct.losses.blocking import RepresentationProbe, UniformKL
 from hf_selfdestruct.models.functional import call
 from hf_selfdestruct.models.stateless import OWN

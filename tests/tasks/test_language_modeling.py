@@ -14,7 +14,7 @@ from toy_models import tiny_model
 from transformers import GPT2Config, GPT2LMHeadModel, default_data_collator
 
 from hf_selfdestruct import HardeningConfig, HardeningObjective
-from hf_selfdestruct.hardening.episode_builder import Draw
+from hf_selfdestruct.hardening.draw import Draw
 from hf_selfdestruct.losses.blocking import BLOCKING_LOSSES
 from hf_selfdestruct.report.token_rows import BITS, RIGHT
 from hf_selfdestruct.tasks.language_modeling import LANGUAGE_MODELING, LanguageModeling

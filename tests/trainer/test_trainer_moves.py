@@ -10,7 +10,8 @@ from trainer_state import MODES, bones_of, learned_of, still, weights_of
 
 from hf_selfdestruct.adversaries.adversary import Adversary
 from hf_selfdestruct.adversaries.optimizers import INNER_OPTIMIZERS, SGD
-from hf_selfdestruct.hardening.episode_builder import Draw, EpisodeBuilder
+from hf_selfdestruct.hardening.draw import Draw
+from hf_selfdestruct.hardening.episode_builder import EpisodeBuilder
 from hf_selfdestruct.losses.blocking import UniformKL
 from hf_selfdestruct.models import heads
 from hf_selfdestruct.models.stateless import OWN
