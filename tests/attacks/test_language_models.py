@@ -23,7 +23,13 @@ from hf_selfdestruct.attacks.target import Target
 from hf_selfdestruct.report.comparison import difference
 from hf_selfdestruct.report.recovery import recovery
 from hf_selfdestruct.report.report import AttackReport
-from hf_selfdestruct.report.token_rows import RIGHT, token_contributions, token_scores, unpacked_tokens
+from hf_selfdestruct.report.token_rows import (
+    RIGHT,
+    known_general,
+    token_contributions,
+    token_scores,
+    unpacked_tokens,
+)
 from hf_selfdestruct.tasks.language_modeling import LANGUAGE_MODELING
 
 COLUMNS = ["input_ids", "attention_mask"]
@@ -110,13 +116,14 @@ def test_a_destroyed_model_is_called_destroyed(report):
         ]
         return [*destroyed(dataclasses.replace(report, runs=tuple(runs)), "sevens")]
 
-    known = min(run.general[0] for run in report.runs if run.role == "undefended")
-    assert published(known + 0.1) == []
-    (one, other) = published(known + DESTROYED + 1)
-    assert "destroyed: as it was published" in one
-    assert f"more than {known + DESTROYED:.3f}" in other
-    (only,) = published(known, lost=DESTROYED + 1)
+    losses = map(known_general, report.strongest_runs("sevens", 42, "undefended"))
+    known, left = map(min, zip(*losses, strict=True))
+    assert published(known + DESTROYED - 0.1, lost=left - known) == []
+    first, *_ = published(known + DESTROYED + 0.1)
+    assert f"destroyed: as it was published, the hardened model has a general loss of {known + 0.6:.3f}" in first
+    (only,) = published(known, lost=left - known + DESTROYED + 0.1)
     assert "after the strongest attack" in only
+    assert f"more than {left + DESTROYED:.3f}" in only
 
 
 def test_what_is_shown_speaks_of_no_classes(report):
