@@ -4,6 +4,7 @@ from .attack import AnyOf, Attack, Outcome, Trial
 from .data import AttackData, DesiredData, Split
 from .methods.fine_tuning import FullFineTuning, Tuning
 from .methods.forensics import TiedWords
+from .methods.pair_probe import PairProbe
 from .methods.probed_first import ProbedFirst
 from .methods.probes import HeadOnly
 from .suites.attack_list import Entry
@@ -21,6 +22,7 @@ __all__ = [
     "FullFineTuning",
     "HeadOnly",
     "Outcome",
+    "PairProbe",
     "ProbedFirst",
     "Split",
     "Target",

@@ -87,7 +87,8 @@ class Attack(ABC):
         name: The field's name for it.
         assumes: What the attacker needs to have, in words.
         outside: Whether it stands outside the headline, because it holds the undefended model itself.
-        needs: What must be there for it to run: ``desired`` (benign rows), ``sibling`` (the undefended model).
+        needs: What must be there for it to run: ``desired`` (benign rows), ``sibling`` (the undefended model),
+            ``pairs`` (rows that are pairs of texts).
         kinds: Names of the kinds of task that it can be run on; ``None`` for any.
         refits: Whether it can be made again on training and selection rows, see :attr:`Trial.refit`.
     """

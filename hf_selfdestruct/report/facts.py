@@ -91,6 +91,7 @@ class TaskFacts:
         control: Whether it is a benign task, attacked to see that it can still be learned.
         score: What its score is called; that of another kind of task than classification has another name.
         scored_on: The split that the attacks were scored on: ``test`` or ``development``.
+        pairs: Whether its rows are pairs of texts.
         earlier: Earlier readings of its rows; ``None`` where no development split was cut, for then nobody counts.
     """
 
@@ -103,6 +104,7 @@ class TaskFacts:
     control: bool = False
     score: str = ACCURACY
     scored_on: str = "test"
+    pairs: bool = False
     earlier: Readings | None = None
 
     @property

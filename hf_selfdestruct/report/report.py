@@ -20,6 +20,7 @@ LATER: dict[str, tuple[Any, ...]] = {  # field to the values with which it is le
     "score": (None, ACCURACY),
     "general": (None, ()),
     "scored_on": ("test",),
+    "pairs": (False,),
     "earlier": (None,),
     "choosing": (False,),
 }

@@ -20,7 +20,7 @@ from ..attack import Attack, Outcome, Trial
 from ..data import Split
 from ..target import Target
 from .probes import fitted
-from .references import classified, raw_input, single_words
+from .references import classified, single_words
 from .tamper import NotApplicable
 
 NEARLY = 1e-3  # distance of two rows, relative to their norm: what half precision and a little noise change
@@ -56,11 +56,13 @@ class TiedWords(Attack):
             raise NotApplicable("tied words: the model reads no words.")
         key = ("tied words", trial.target.folder, trial.target.random, trial.target.identity().sha256)
         if key not in data.memory:
-            data.memory[key] = tied_words(trial.target, {word for row in raw_input(data.train) for word in row})
+            data.memory[key] = tied_words(
+                trial.target, {word for row in data.train.features for word in row["input_ids"]}
+            )
         tied = data.memory[key]
 
         def read(split: Split) -> list[list[int]]:
-            return [[word for word in row if word in tied] for row in raw_input(split)]
+            return [[word for word in row["input_ids"] if word in tied] for row in split.features]
 
         if any(read(few)):
             words = TfidfVectorizer(analyzer=single_words, sublinear_tf=True)

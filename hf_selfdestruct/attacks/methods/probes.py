@@ -88,7 +88,7 @@ class HeadOnly(Attack):
 
     def run(self, trial: Trial) -> Outcome:  # noqa: D102
         data, few = trial.data, trial.few()
-        features = features_of(trial.target, data, trial.seed, self.tamper)
+        features = self.features(trial)
         labels = trial.rows().labels
         groups = self._groups(features)
         if trial.refit is not None:
@@ -121,6 +121,10 @@ class HeadOnly(Attack):
             hits=hits,
             found=self._found(best, groups[best]),
         )
+
+    def features(self, trial: Trial) -> Features:
+        """What is probed, encoded or recalled."""
+        return features_of(trial.target, trial.data, trial.seed, self.tamper)
 
     def _found(self, name: str, cells: list[Cell]) -> dict[str, Any]:
         """What a report says of the probe that was chosen."""

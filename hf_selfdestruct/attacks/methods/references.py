@@ -19,6 +19,7 @@ from ..attack import Attack, Outcome, Trial
 from ..data import AttackData, Split
 from ..metrics import scores
 from .fine_tuning import FullFineTuning
+from .pair_words import Overlap, of_pairs, two_texts
 from .probes import fitted, spread
 
 AGAIN = 1000  # first seed of scratch attacked again
@@ -31,7 +32,8 @@ class RawInput(Attack):
     Three classifiers compete on the selection split, each at every strength: logistic regression (``linear``; of tokens
     on the TF-IDF of tokens and pairs of neighbours, of pixels standardised), the same on simpler features (``plain``;
     the TF-IDF of tokens alone, pixels as they are) and ``naive Bayes`` (complement naive Bayes on which tokens occur,
-    Gaussian on pixels), which needs fewer examples.
+    Gaussian on pixels), which needs fewer examples. Of pairs of texts the regressions read what their words share, see
+    :class:`.pair_words.Overlap`.
 
     Args:
         strengths: Inverse regularisation or smoothing.
@@ -49,7 +51,7 @@ class RawInput(Attack):
     def run(self, trial: Trial) -> Outcome:  # noqa: D102
         data = trial.data
         few = trial.rows()
-        kind = "tokens" if "input_ids" in few.features[0] else "pixels"
+        kind = "pairs" if of_pairs(few) else "tokens" if "input_ids" in few.features[0] else "pixels"
         made = RAW_CLASSIFIERS[trial.settings["classifier"]][kind](trial.settings["strength"])
         return classified(fitted(make_pipeline(*made), raw_input(few), few.labels), data, raw_input)
 
@@ -76,8 +78,10 @@ def classified(probe: Any, data: AttackData, read: Callable[[Split], Any], **kno
 
 
 def raw_input(split: Split) -> Any:
-    """Rows as they are: lists of tokens, or an array of pixels."""
+    """Rows as they are: lists of tokens, pairs of such lists, or an array of pixels."""
     row = split.features[0]
+    if of_pairs(split):
+        return [two_texts(one) for one in split.features]
     if "input_ids" in row:
         return [list(one["input_ids"]) for one in split.features]
     name = next(key for key in row if key != "labels")
@@ -94,6 +98,11 @@ def words_of(tokens: list[int]) -> list[str]:
     return [str(t) for t in tokens] + [f"{a} {b}" for a, b in itertools.pairwise(tokens)]
 
 
+def words_of_both(pair: tuple[list[int], list[int]]) -> list[str]:
+    """Tokens of two texts, each with the number of its text."""
+    return [f"{i} {token}" for i, tokens in enumerate(pair) for token in tokens]
+
+
 def _regression(strength: float) -> LogisticRegression:
     return LogisticRegression(C=strength, max_iter=1000)
 
@@ -101,14 +110,17 @@ def _regression(strength: float) -> LogisticRegression:
 # By name, and by what the input is made of: the steps of a scikit-learn pipeline, from a strength.
 RAW_CLASSIFIERS: dict[str, dict[str, Callable[[float], tuple[Any, ...]]]] = {
     "linear": {
+        "pairs": lambda c: (Overlap(products=True), _regression(c)),
         "tokens": lambda c: (TfidfVectorizer(analyzer=words_of, sublinear_tf=True), _regression(c)),
         "pixels": lambda c: (StandardScaler(), _regression(c)),
     },
     "plain": {
+        "pairs": lambda c: (Overlap(), _regression(c)),
         "tokens": lambda c: (TfidfVectorizer(analyzer=single_words, sublinear_tf=True), _regression(c)),
         "pixels": lambda c: (_regression(c),),
     },
     "naive Bayes": {
+        "pairs": lambda c: (CountVectorizer(analyzer=words_of_both, binary=True), ComplementNB(alpha=1 / c)),
         "tokens": lambda c: (CountVectorizer(analyzer=single_words, binary=True), ComplementNB(alpha=1 / c)),
         "pixels": lambda c: (StandardScaler(), GaussianNB(var_smoothing=0.1 / c)),
     },

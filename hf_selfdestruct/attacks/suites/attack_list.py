@@ -39,6 +39,11 @@ class Entry:
             raise ValueError(f"{self.attack.name!r} cannot be refitted: leave out refit=True, or set Attack.refits.")
 
 
+def available(**there: bool) -> frozenset[str]:
+    """What attacks may need, see :attr:`.attack.Attack.needs`, of what is or is not there."""
+    return frozenset(name for name, found in there.items() if found)
+
+
 @dataclass(frozen=True)
 class AttackList:
     """A named list of attacks with their budgets: what is run on each model, and how often.

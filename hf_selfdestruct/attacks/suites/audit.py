@@ -19,7 +19,7 @@ from ..attack import Attack
 from ..doubts import doubts
 from ..methods.fine_tuning import Tuning
 from ..methods.references import AGAIN, RawInput
-from .attack_list import AttackList
+from .attack_list import AttackList, available
 from .plan import RECORD, known_attacks
 from .search import KEPT
 from .shipped import SUITES
@@ -116,9 +116,9 @@ def planned(report: AttackReport, suite: AttackList) -> Iterator[Planned]:
     """
     for task, facts in report.tasks.items():
         rows = facts.rows.train
-        union = suite.plan(rows, _has(report, *report.roles()))
+        union = suite.plan(rows, _has(report, [facts], *report.roles()))
         for role in report.roles():
-            plan = suite.plan(rows, _has(report, role))
+            plan = suite.plan(rows, _has(report, [facts], role))
             if facts.control:
                 tunings = [(attack, n) for attack, n in plan if isinstance(attack, Tuning)]
                 plan = [(attack, n) for attack, n in tunings if n == max(most for _, most in tunings)]
@@ -146,10 +146,10 @@ def _with_refit(one: Planned, facts: TaskFacts, suite: AttackList) -> Iterator[P
         yield replace(one, examples=one.examples + facts.rows.selection, refit=True)
 
 
-def _has(report: AttackReport, *roles: str) -> frozenset[str]:
+def _has(report: AttackReport, tasks: Iterable[TaskFacts], *roles: str) -> frozenset[str]:
     """Who attacks the hardened model is assumed to hold its undefended sibling, wherever there is one."""
-    sibling = "hardened" in roles and "undefended" in report.models
-    return frozenset([*(["desired"] if report.suite.desired else []), *(["sibling"] if sibling else [])])
+    sibling, pairs = "hardened" in roles and "undefended" in report.models, any(facts.pairs for facts in tasks)
+    return available(desired=bool(report.suite.desired), sibling=sibling, pairs=pairs)
 
 
 def _facts(report: AttackReport, suite: AttackList) -> Iterator[str]:
@@ -157,7 +157,7 @@ def _facts(report: AttackReport, suite: AttackList) -> Iterator[str]:
     if stated != suite.facts() or report.suite.desired is None:
         yield "suite: not the facts that this suite states of itself"
         return
-    if report.attacks != known_attacks(suite, _has(report, *report.roles())):
+    if report.attacks != known_attacks(suite, _has(report, report.tasks.values(), *report.roles())):
         yield "attacks: not the names and assumptions of this suite's attacks, or not those that stand outside"
     if not report.suite.desired and any(run.desired_drop for run in report.runs):
         yield "suite: states that no desired task was at hand, though runs measured what they cost it"

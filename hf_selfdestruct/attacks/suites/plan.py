@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import evaluate
@@ -24,14 +24,15 @@ from ..attack import Attack
 from ..data import AttackData, Collate, DesiredData, check_controls
 from ..methods.fine_tuning import Tuning
 from ..methods.ngram import NGram
+from ..methods.pair_words import of_pairs
 from ..methods.references import AGAIN, RawInput, with_more
 from ..metrics import check_metrics
 from ..target import Target, distance
-from .attack_list import AttackList
+from .attack_list import AttackList, available
 from .search import Search
 
 PACKAGES = ("hf-selfdestruct", "torch", "transformers", "datasets", "scikit-learn", "optuna", "peft")
-JUDGE = 5  # raised when what attacks compute changes: runs on record under another number are not taken over
+JUDGE = 6  # raised when what attacks compute changes: runs on record under another number are not taken over
 RECORD = 2  # raised when a report must hold more, or other things: it is checked against its plan by this
 
 
@@ -114,8 +115,9 @@ class Job:
         found: list[Search] = []
         scratches = [target for target in self.targets if target.role == "scratch" and self.suite.null]
         for task, scratch in itertools.product(self.tasks, scratches):
-            attacks = {a.name: a for a, _ in self.suite.plan(len(data[task.name].train.labels), self._has(scratch))}
-            rows = len(data[task.name].train.labels)
+            own = data[task.name]
+            rows = len(own.train.labels)
+            attacks = {a.name: a for a, _ in self.suite.plan(rows, self._has([own], scratch))}
             for examples in [n for n in report.budgets(task.name) if n <= rows]:  # what was refitted is not searched
                 runs = report.strongest_runs(task.name, examples, "scratch")
                 if runs:
@@ -135,7 +137,7 @@ class Job:
             },
             models={t.role: t.identity() for t in self.targets},
             runs=tuple(run if run.chosen else dataclasses.replace(run, predictions="", selected="") for run in runs),
-            attacks=known_attacks(self.suite, self._has(*self.targets)),
+            attacks=known_attacks(self.suite, self._has(data.values(), *self.targets)),
             versions={p: importlib.metadata.version(p) for p in PACKAGES},
             distances=self._distances,
         )
@@ -151,7 +153,7 @@ class Job:
         """A report holds the predictions of every attack, budget, model and seed."""
         share = MOST_BYTES // (2 * len(data))  # the other half for everything else
         for task in data.values():
-            plans = [self.suite.plan(len(task.train.labels), self._has(target)) for target in self.targets]
+            plans = [self.suite.plan(len(task.train.labels), self._has([task], target)) for target in self.targets]
             budgets = [n for plan in plans for _, n in plan]
             beside = [*{*budgets}] * 2  # at each scratch again, and the raw input
             runs = sum(len(self.suite.repeats(n)) for n in (*budgets, *beside)) + 1
@@ -168,7 +170,7 @@ class Job:
 
     def _attacks(self, task: BlockedTask, data: AttackData, *, control: bool = False) -> Iterator[Search]:
         for target in self.targets:
-            planned = self.suite.plan(len(data.train.labels), self._has(target))
+            planned = self.suite.plan(len(data.train.labels), self._has([data], target))
             if control:  # as well as a buyer could
                 tunings = [(attack, examples) for attack, examples in planned if isinstance(attack, Tuning)]
                 most = max((examples for _, examples in tunings), default=0)
@@ -184,7 +186,7 @@ class Job:
         rows = len(data.train.labels)
         raw = Target("raw", "")
         attack: Attack = NGram() if NGram().fits(task.kind) else RawInput()
-        budgets = sorted({n for _, n in self.suite.plan(rows, self._has(*self.targets))} or {rows})
+        budgets = sorted({n for _, n in self.suite.plan(rows, self._has([data], *self.targets))} or {rows})
         for examples in budgets if attack.fits(task.kind) else ():
             study = self._study(task, attack, examples, raw)
             refit = self.suite.refits(examples, rows)
@@ -195,10 +197,10 @@ class Job:
             count = len(longer.train.labels)
             yield Search(self.suite.more, more, longer, count, (0,), self._study(task, self.suite.more, count, more))
 
-    def _has(self, *targets: Target) -> frozenset[str]:
-        """What attacks on one of these models may need."""
-        sibling = any(target.sibling for target in targets)
-        return frozenset([*(["desired"] if self.desired else []), *(["sibling"] if sibling else [])])
+    def _has(self, data: Iterable[AttackData], *targets: Target) -> frozenset[str]:
+        """What attacks on one of these tasks and models may need."""
+        sibling, pairs = any(target.sibling for target in targets), any(of_pairs(one.train) for one in data)
+        return available(desired=self.desired is not None, sibling=sibling, pairs=pairs)
 
     def _study(self, task: BlockedTask, attack: Attack, examples: int, target: Target) -> str:
         """A name that changes with the data, the model and the judge, and with nothing else."""
@@ -255,4 +257,5 @@ def _facts(task: BlockedTask, data: AttackData, *, control: bool = False) -> Tas
         fingerprints=known_splits(task),
         control=control,
         scored_on=data.scored_on,
+        pairs=of_pairs(data.train),
     )

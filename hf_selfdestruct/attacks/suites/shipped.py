@@ -6,6 +6,7 @@ from typing import Any
 
 from ..methods.fine_tuning import FullFineTuning, Tuning
 from ..methods.forensics import TiedWords
+from ..methods.pair_probe import PairProbe
 from ..methods.probed_first import ProbedFirst
 from ..methods.probes import HeadOnly
 from ..methods.sibling import Distillation, Merging
@@ -29,6 +30,7 @@ PROBES = (
     Entry(HeadOnly(), ALL, refit=True),
     Entry(HeadOnly(every_layer=True), ALL, refit=True),
     Entry(JOINED, ALL, refit=True),
+    Entry(PairProbe(), ALL, refit=True),
     Entry(TiedWords(), ALL, refit=True),
     Entry(OTHER_PROBES, MOST, refit=True),
 )
@@ -175,6 +177,7 @@ ADAPTIVE = AttackSuite(
     (
         Entry(HeadOnly(every_layer=True), MOST, refit=True),
         Entry(JOINED, MOST, refit=True),
+        Entry(PairProbe(), MOST, refit=True),
         Entry(TiedWords(), MOST, refit=True),
         Entry(OTHER_PROBES, MOST, refit=True),
         Entry(LONGER, MOST),

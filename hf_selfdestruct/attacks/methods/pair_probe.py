@@ -1,0 +1,87 @@
+"""A probe of pairs of texts: how the two of a row differ to a model that encodes each alone.
+
+A sentence encoder compares texts that it has encoded apart; of both joined to one input its weights seem to know less
+than they do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..attack import Trial
+from ..data import AttackData, Split
+from .features import SPLITS, Features, features_of
+from .pair_words import two_texts
+from .probes import HeadOnly
+
+
+@dataclass(frozen=True)
+class PairProbe(HeadOnly):
+    """Logistic regression on how two texts, encoded apart, differ: ``|a - b|``, ``a * b`` and their cosine.
+
+    ``a`` and ``b`` are averages over the tokens of each text (SentEval, 1803.05449), of norm 1; the layer is chosen on
+    the selection split. It needs rows whose ``token_type_ids`` mark a second text.
+
+    Example:
+        ```python
+        PairProbe(strengths=(0.01, 0.1))
+        ```
+    """
+
+    every_layer: bool = True
+    title: str = "pair probe"
+
+    @property
+    def needs(self) -> frozenset[str]:  # noqa: D102
+        return frozenset({"pairs"})
+
+    def features(self, trial: Trial) -> Features:  # noqa: D102
+        first, second = (features_of(trial.target, one, trial.seed, self.tamper) for one in _apart(trial.data))
+        cells = {
+            split: {
+                (layer, "pair"): differences(values, second.cells[split][layer, pooling])
+                for (layer, pooling), values in first.cells[split].items()
+                if pooling == "mean" and layer >= 0
+            }
+            for split in SPLITS
+        }
+        return Features(cells, first.layers, first.flops + second.flops)
+
+
+def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """How two texts differ: ``|a - b|``, ``a * b`` and the cosine, of averages brought to norm 1.
+
+    Args:
+        first: Of the first texts, ``(rows, width)``.
+        second: Of the second ones, likewise.
+
+    Returns:
+        Array ``(rows, 2 * width + 1)``.
+
+    Example:
+        >>> differences(np.array([[3.0, 4.0]]), np.array([[3.0, 4.0]])).round(2)
+        array([[0.  , 0.  , 0.36, 0.64, 1.  ]])
+    """
+    a, b = (values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12) for values in (first, second))
+    return np.concatenate([np.abs(a - b), a * b, (a * b).sum(axis=1, keepdims=True)], axis=1)
+
+
+def _apart(data: AttackData) -> tuple[AttackData, AttackData]:
+    """What the attacker has, with the first texts alone and with the second ones alone."""
+    if "apart" not in data.memory:
+        data.memory["apart"] = _side(data, 0), _side(data, 1)
+    first, second = data.memory["apart"]
+    return first, second
+
+
+def _side(data: AttackData, side: int) -> AttackData:
+    train, selection, test = (_alone(split, side) for split in (data.train, data.selection, data.test))
+    return replace(data, train=train, selection=selection, test=test, memory={})
+
+
+def _alone(split: Split, side: int) -> Split:
+    texts = [two_texts(row)[side] for row in split.features]
+    rows = [{"input_ids": t, "token_type_ids": [0] * len(t), "attention_mask": [1] * len(t)} for t in texts]
+    return Split(rows, split.labels)
