@@ -181,9 +181,9 @@ def test_features_are_those_of_the_data_given(target, data_of):
 class Loaded(Target):
     """Keeps the model that an attack loaded, to look at it afterwards."""
 
-    def load(self, *head):
+    def load(self, *head, **options):
         """As :meth:`Target.load`."""
-        object.__setattr__(self, "model", super().load(*head))
+        object.__setattr__(self, "model", super().load(*head, **options))
         return self.model
 
 

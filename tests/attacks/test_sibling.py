@@ -162,8 +162,8 @@ def test_desired_drop_is_that_of_the_published_head_on_the_attacked_trunk(target
     """Twin: the published model with the trunk of a model trained in the same way."""
 
     class Kept(Target):
-        def load(self, *head):
-            object.__setattr__(self, "model", super().load(*head))
+        def load(self, *head, **options):
+            object.__setattr__(self, "model", super().load(*head, **options))
             return self.model
 
     kept = Kept("hardened", target.folder)
