@@ -16,6 +16,7 @@ from .parser import parser_of
 
 if TYPE_CHECKING:
     from ..jobs.fingerprint import Answers
+    from ..report.report import AttackReport
 
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -74,7 +75,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     _quiet()
     from ..demo.job import demo
 
-    return _hardened(demo(arguments.output_dir, model=arguments.model).table(), arguments.output_dir)
+    return _hardened(demo(arguments.output_dir, model=arguments.model), arguments.output_dir)
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -91,18 +92,18 @@ def _harden(arguments: argparse.Namespace) -> int:
     from ..jobs.job import harden
 
     config = load_config(arguments.config, arguments.overrides)
-    return _hardened(harden(config).table(), training_arguments(config).output_dir)
+    return _hardened(harden(config), training_arguments(config).output_dir)
 
 
-def _hardened(table: str, folder: str | None) -> int:
+def _hardened(report: AttackReport, folder: str | None) -> int:
     """Print the result on the main process, then shut all processes down together."""
     from accelerate import PartialState
 
-    from ..publish.card import JUDGE_LIMITS
+    from ..publish.card import judge_limits
 
     processes = PartialState()
     if processes.is_main_process:
-        _show(f"{table}{JUDGE_LIMITS}\nSaved the hardened model, report, card and plots to {folder}\n")
+        _show(f"{report.table()}{judge_limits(report)}\nSaved the hardened model, report, card and plots to {folder}\n")
     processes.wait_for_everyone()
     processes.destroy_process_group()
     return 0

@@ -71,15 +71,27 @@ LOADING = {
     "text-generation": ("AutoModelForCausalLM", "AutoTokenizer"),
     "fill-mask": ("AutoModelForMaskedLM", "AutoTokenizer"),
 }
-# The known limits of the attack suite; printed on every card until the suite is better.
-JUDGE_LIMITS = (
+# The known limits of attack suites, one of which every card prints; the second for suites with what beat the others.
+BEATEN = (
     "An external attacker beat the attack suite behind this card. On the biographies used to develop the suite, that "
     "attacker matched or beat the suite's strongest attack at most budgets: with words alone (a bag-of-words "
     "classifier, no weights), or with the groups of words that have equal embeddings in the published weights. "
-    "Fine-tuning in this suite is under-tuned, and the suite is being rebuilt."
+    "Fine-tuning in this suite is under-tuned; later versions are stronger."
 )
+BEATEN_BEFORE = (
+    "An external attacker beat earlier versions of the attack suites: with words alone, with the groups of words that "
+    "have equal embeddings in published weights, and with fine-tuning that was tuned better. This suite contains such "
+    "attacks; whether an external attacker beats it, too, is not known."
+)
+STRONGER = {"quick": 4, "default": 6, "adaptive": 7, "full": 5}  # suites, by the first version with such attacks
 # Markdown renders these entities as plain characters, without markup.
 ENTITIES = str.maketrans({character: f"&#{ord(character)};" for character in "&<>|[]`\\#"})
+
+
+def judge_limits(report: AttackReport) -> str:
+    """What is known of attackers who were stronger than the suite of a report."""
+    suite = report.suite
+    return BEATEN_BEFORE if suite.name in STRONGER and suite.version >= STRONGER[suite.name] else BEATEN
 
 
 def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] = ()) -> str:
@@ -135,7 +147,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         not_stated=[label.partition(" (")[0] for label, said in considerations if not said],
         seconds=sum(run.seconds for run in report.runs),
         seeds=_seeds(report),
-        JUDGE_LIMITS=JUDGE_LIMITS,
+        JUDGE_LIMITS=judge_limits(report),
         BESIDE=BESIDE,
         DIFFERENCES=DIFFERENCES,
         WITHOUT_PREDICTIONS=WITHOUT_PREDICTIONS,

@@ -10,7 +10,7 @@ from card_parts import DETAILS, body_of, cells, section, tables
 from huggingface_hub import ModelCard
 from made_reports import ROLES, made_report, made_run
 
-from hf_selfdestruct.publish.card import render, render_folder
+from hf_selfdestruct.publish.card import BEATEN, BEATEN_BEFORE, judge_limits, render, render_folder
 from hf_selfdestruct.publish.card_details import CardDetails, Gate, ReleaseConsiderations
 from hf_selfdestruct.report.report import AttackReport
 
@@ -270,3 +270,14 @@ def test_the_hubs_task_is_what_the_model_is_for(config, tag):
     assert head.get("pipeline_tag", "") == tag
     assert ("model-index" in head) == bool(tag), "a result needs the name of a task"
     assert CardDetails(pipeline_tag="sentence-similarity").of_model(config).pipeline_tag == "sentence-similarity"
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "words"),
+    [("quick", 3, BEATEN), ("quick", 4, BEATEN_BEFORE), ("glance", 99, BEATEN), ("of my own", 99, BEATEN)],
+)
+def test_a_card_states_what_is_known_of_stronger_attackers(name, version, words):
+    report = made_report()
+    report = dataclasses.replace(report, suite=dataclasses.replace(report.suite, name=name, version=version))
+    assert judge_limits(report) == words
+    assert words in render(report, DETAILS)
