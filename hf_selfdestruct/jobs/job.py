@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import AutoModel, BaseImageProcessor, TrainerState, set_seed
 
@@ -20,18 +18,15 @@ from ..attacks import DesiredData, Split, Target, named_suite
 from ..attacks.data import Collate, check_controls, in_batches
 from ..attacks.doubts import doubted
 from ..attacks.methods.general import desired_texts
-from ..files import write_whole
-from ..hardening.config import NESTED, HardeningConfig
 from ..models.distributed import working_in
 from ..report.facts import DesiredFacts
 from ..report.report import AttackReport
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.rows import rows_of
 from ..trainer import intact, similarity
-from ..trainer.sibling import DECISIVE
 from ..trainer.trainer import SelfDestructTrainer
-from ..trainer.training_args import SelfDestructTrainingArguments
 from .config import HardenConfig, training_arguments
+from .earlier_run import check_the_same
 from .label_order import classifier, numbered_as, numbers_of, renumbered
 from .model_checks import check_alike, check_storage, check_target, refuse_quantized
 from .processors import Processor, collator_of, padding_of, processor_of
@@ -139,7 +134,7 @@ def harden(config: HardenConfig) -> AttackReport:
     args = training_arguments(config)
     with working_in(args.output_dir or "."):
         goes_on = intact.begun(args.output_dir or ".")
-        _check_the_same(config, args, goes_on=goes_on)
+        check_the_same(config, args, goes_on=goes_on)
         processor = processor_of(config.model, config.data)
         refuse_quantized(config.model)
         data = _examples(config, processor)
@@ -254,36 +249,3 @@ def _alike(target: Target, base: Target, rows: Dataset, collate: Collate) -> dic
     model = AutoModel.from_pretrained(target.folder, dtype=torch.float32, use_safetensors=True)
     columns = list(inspect.signature(type(model).forward).parameters)
     return similarity.to_base(model, base.folder, rows, columns=columns, collate=collate)
-
-
-def _deciding(task: TaskConfig) -> dict[str, Any]:
-    """What decides a task's rows; without a development split it is written as it was before there were any."""
-    left_out = {"readings", *(() if task.development else ("development", "document_column"))}
-    return {name: value for name, value in asdict(task).items() if name not in left_out}
-
-
-def _check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *, goes_on: bool) -> None:
-    """Refuse to resume a run of another configuration: the report would name the wrong one."""
-    args = args.filled()
-    folder = Path(args.output_dir or ".")
-    file = folder / "_config.json"
-    ours = {**inspect.get_annotations(HardeningConfig), **inspect.get_annotations(SelfDestructTrainingArguments)}
-    training = {f"training.{name}": getattr(args, name) for name in (*DECISIVE, *ours) if name not in NESTED}
-    parts = {"adversary": asdict(args.adversary_settings), "method_options": asdict(args.options)}
-    training["training.inner_steps"] = parts["adversary"].pop("steps")
-    training |= {f"training.{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
-    data = {f"data.{name}": value for name, value in asdict(config.data).items()}
-    tasks = {"blocked_tasks": [_deciding(task) for task in config.blocked_tasks]}
-    asked = json.loads(json.dumps({"model": config.model, **data, **tasks, **training}, default=str))
-    if not goes_on:
-        if PartialState().is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(file, json.dumps(asked, indent=1))
-        return
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if differing := [name for name in asked if name not in known or known[name] != asked[name]]:
-        name = differing[0]
-        raise ValueError(
-            f"{folder} contains a run with {name}={known.get(name, 'not stated')!r}, but the configuration has "
-            f"{asked[name]!r}: pass another --output_dir, or remove the folder to start over."
-        )

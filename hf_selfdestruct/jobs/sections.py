@@ -187,7 +187,7 @@ def words_of(kind: Any) -> dict[str, str]:
 
     Example:
         >>> words_of(TaskConfig)["label_column"]
-        "Column with the task's label, text or integer; none with `data.kind: text`."
+        "Column with the task's label; none with `data.kind: text`."
     """
     said = re.split(r"^    (\w+): ", (inspect.getdoc(kind) or "").partition("Args:\n")[2], flags=re.MULTILINE)
     found = dict(zip(said[1::2], said[2::2], strict=True))
