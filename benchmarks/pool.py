@@ -54,17 +54,18 @@ def main() -> None:
     for name, settings in VARIANTS.items():
         if name in {line["variant"] for line in done}:
             continue
-        start = time.perf_counter()
+        start = time.process_time()
         models = [fresh(100 + seed) for seed in SEEDS] if name == "scratch" else bases
         if settings is not None:
             models = [hardened(model, settings, seed) for seed, model in zip(SEEDS, models, strict=True)]
-        seconds = (time.perf_counter() - start) / len(SEEDS)
+        seconds = (time.process_time() - start) / len(SEEDS)
         kept = [(model(inputs).logits.argmax(1) == desired).float().mean().item() for model in models]
         reached = {n: attacked(models, n) for n in EXAMPLES}
-        done.append({"variant": name, "seconds": round(seconds, 1), "desired": kept, "blocked": reached})
+        line = {"variant": name, "seconds": round(seconds, 1), "desired": rounded(kept)}
+        done.append({**line, "blocked": {str(n): rounded(values) for n, values in reached.items()}})
         with ledger.open("a") as file:
             file.write(json.dumps(done[-1]) + "\n")
-        (HERE / "pool.md").write_text(table(json.loads(json.dumps(line)) for line in done), encoding="utf-8")
+        (HERE / "pool.md").write_text(table(done), encoding="utf-8")
 
 
 def hardened(start: Signs, settings: dict[str, Any], seed: int) -> Signs:
@@ -114,7 +115,7 @@ def table(lines: Iterable[dict[str, Any]]) -> str:
         f"of three others blocked. {STEPS} outer steps, first order, K = 4 where nothing else is said; an adversary's "
         "rate is drawn from 3e-4 to 3e-3. *Blocked* is the test accuracy after fine-tuning of all weights with n "
         "examples for up to 500 steps, four rates searched on selection rows. Mean ± standard deviation over "
-        f"{len(SEEDS)} seeds of base and hardening; seconds for each hardening on one core.",
+        f"{len(SEEDS)} seeds of base and hardening; CPU seconds of each hardening.",
         "",
         f"| hardened by | seconds | desired | {head} |",
         "|---|---|---|" + "---|" * len(EXAMPLES),
@@ -124,6 +125,11 @@ def table(lines: Iterable[dict[str, Any]]) -> str:
         seconds = f"{line['seconds']:.0f}" if VARIANTS[line["variant"]] is not None else ""
         found.append(f"| {line['variant']} | {seconds} | {' | '.join(cells)} |")
     return "\n".join(found) + "\n"
+
+
+def rounded(values: list[float]) -> list[float]:
+    """To four decimals, as they are on file."""
+    return [round(value, 4) for value in values]
 
 
 def spread(values: list[float]) -> str:
