@@ -222,3 +222,34 @@ def test_closed_forms_and_the_loop():
     for steps in (0, 4, 16):
         probe, tuned, desired = scores("wikibios", f"MLAC loop alone, K = {steps}", 0)
         assert f"| gender | MLAC loop alone, K = {steps} | {desired} | {probe} | {tuned} |" in table
+
+
+def test_figures_of_the_pool():
+    lines = map(json.loads, (ROOT / "benchmarks" / "pool.jsonl").read_text().splitlines())
+    found = {line["variant"]: line["blocked"] for line in lines}
+
+    def cell(variant, examples):
+        values = found[variant][str(examples)]
+        return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+    reset, pool, base, scratch = (cell(one, 200) for one in ("reset, K = 4", "pool of 8", "base", "scratch"))
+    assert (
+        f"with 200 examples to {reset}, against a pool of adversaries to {pool} (base 1.000, scratch {scratch})"
+        in README
+    )
+    assert base.startswith("1.000")
+    most = [cell(one, 500) for one in ("reset, K = 4", "pool of 8", "scratch")]
+    assert f"with 500 examples to {most[0][:5]} and {most[1]} (scratch {most[2][:5]})" in README
+
+
+def test_figures_of_tasks_worth_blocking():
+    rows = [json.loads(line) for line in (CARDS / "lab" / "worth.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["task"] == "same-article-apart"]
+    assert [row["rows"] for row in rows] == [50, 100, 200, 400, 1000]
+
+    def span(role):
+        means = [statistics.fmean(row[role][row["best"][role]]) for row in rows]
+        return f"{min(means):.2f} to {max(means):.2f}"
+
+    assert f"words alone answer with {span('raw')} at 50 to 1,000 examples" in README
+    assert f"the base with {span('base')}" in README
