@@ -34,14 +34,20 @@ def known(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judged(collate):
-    """Strongest attack of the suite on a folder, above chance."""
+    """Highest score of the suite's attacks on a folder, above chance: the cheapest first, until one is high enough."""
 
-    def judge(folder, task, suite=SUITE, **options):
+    def judge(folder, task, suite=SUITE, *, enough=1.0, **options):
         usual = {"columns": ("input_ids", "attention_mask", "pixel_values"), "collate": collate, "progress": False}
-        report = suite.run([Target("hardened", folder, **options)], [task], **{**usual, **COLLATE.get(task.name, {})})
-        # One seed chooses badly on so few rows; the report prints the highest beside the chosen one.
-        best = max(s.mean for s in report.summaries(task.name) if s.role == "hardened")
-        return best - report.tasks[task.name].majority, report
+        best = 0.0
+        for entry in sorted(suite.entries, key=lambda entry: max(map(entry.attack.cost, entry.attack.space()))):
+            alone = dataclasses.replace(suite, entries=(entry,))
+            target = Target("hardened", folder, **options)
+            report = alone.run([target], [task], **{**usual, **COLLATE.get(task.name, {})})
+            found = [s.mean for s in report.summaries(task.name) if s.role == "hardened"]
+            best = max([best, *(mean - report.tasks[task.name].majority for mean in found)])
+            if best >= enough:
+                break
+        return best
 
     return judge
 
@@ -52,28 +58,20 @@ COLLATE = {"corners": {"collate": default_data_collator}}
 @pytest.fixture(scope="module")
 def gain(known, judged):
     """What the undefended model gives above chance."""
-    found, _ = judged(known, planted.text_task())
+    found = judged(known, planted.text_task(), enough=0.45)
     assert found > 0.4
     return found
 
 
 def test_nobody_learns_the_task_from_scratch(known, judged):
     """Else finding it in a hardened model would prove nothing."""
-    found, _ = judged(known, planted.text_task(), random=True)
-    assert found < 0.1
-
-
-@pytest.fixture(scope="module")
-def reports():
-    """What was found on each fake."""
-    return {}
+    assert judged(known, planted.text_task(), random=True) < 0.1
 
 
 @pytest.mark.parametrize("fake", planted.FAKES, ids=lambda f: f.__name__)
-def test_fake_defence_is_seen_through(known, judged, gain, reports, tmp_path, fake):
+def test_fake_defence_is_seen_through(known, judged, gain, tmp_path, fake):
     folder = planted.planted(known, fake, 0, tmp_path)
-    found, reports[fake.__name__] = judged(folder, planted.text_task())
-    assert found >= SHARE * gain
+    assert judged(folder, planted.text_task(), enough=SHARE * gain) >= SHARE * gain
 
 
 def test_patience_finds_what_short_fine_tuning_misses(known, collate, tmp_path):
@@ -90,21 +88,18 @@ def test_patience_finds_what_short_fine_tuning_misses(known, collate, tmp_path):
     assert reached[1] > 0.9
 
 
-def test_one_attack_alone_would_be_fooled(known, judged, reports, tmp_path):
+def test_one_attack_alone_would_be_fooled(known, judged, tmp_path):
     """The fakes are no straw men: the commonest attacks, alone, take some of them for a defence."""
-    if "head_sabotage" not in reports:
-        folder = planted.planted(known, planted.head_sabotage, 0, tmp_path)
-        reports["head_sabotage"] = judged(folder, planted.text_task())[1]
-    alone = {s.attack: s.mean for s in reports["head_sabotage"].summaries("xor")}
-    assert alone["head only"] < 0.7
-    assert alone["full fine-tuning, searched"] < 0.7
-    assert alone["layer probe"] < 0.9
+    folder = planted.planted(known, planted.head_sabotage, 0, tmp_path)
+    for name, most in (("head only", 0.2), ("full fine-tuning, searched", 0.2), ("layer probe", 0.4)):
+        (entry,) = [entry for entry in SUITE.entries if entry.attack.name == name]
+        assert judged(folder, planted.text_task(), dataclasses.replace(SUITE, entries=(entry,))) < most, name
 
 
 # A head that answers the wrong way round, as it is published
 
 
-def test_flipped_head_is_found_out_and_undone(known, judged, tmp_path):
+def test_flipped_head_is_found_out_and_undone(known, collate, tmp_path):
     folder = planted.planted(known, planted.label_flipped, 0, tmp_path)
     model = planted.BertForSequenceClassification.from_pretrained(folder)
     rows = planted.rows(300, 3)
@@ -112,8 +107,9 @@ def test_flipped_head_is_found_out_and_undone(known, judged, tmp_path):
         answers = model(torch.tensor(rows["input_ids"][:])).logits[:, 4:].argmax(1).numpy()
     assert (answers == np.asarray(rows["label"][:])).mean() < 0.1, "the fake should answer the wrong way round"
     suite = dataclasses.replace(SUITE, name="probe", entries=(Entry(HeadOnly(every_layer=True), (None,)),))
-    found, report = judged(folder, planted.text_task(), suite)
-    assert found > 0.4
+    options = {"columns": ("input_ids", "attention_mask"), "collate": collate, "progress": False}
+    report = suite.run([Target("hardened", folder)], [planted.text_task()], **options)
+    assert report.strongest("xor", report.budgets("xor")[-1], "hardened").mean > 0.9
     assert not any("backwards" in check for check in report.checks)
 
 
@@ -127,15 +123,13 @@ def seeing(tmp_path_factory):
 
 def test_poisoned_batch_statistics_are_seen_through(seeing, judged, tmp_path):
     task = planted.image_task()
-    whole, _ = judged(seeing, task)
+    whole = judged(seeing, task, enough=0.45)
     assert whole > 0.35
-    found, _ = judged(planted.poisoned(seeing, 0, tmp_path / "poisoned"), task)
-    assert found >= SHARE * whole
+    assert judged(planted.poisoned(seeing, 0, tmp_path / "poisoned"), task, enough=SHARE * whole) >= SHARE * whole
 
 
 def test_the_image_task_is_not_learned_from_scratch(seeing, judged):
-    found, _ = judged(seeing, planted.image_task(), random=True)
-    assert found < 0.2
+    assert judged(seeing, planted.image_task(), random=True) < 0.2
 
 
 def test_task_is_balanced():
