@@ -9,7 +9,7 @@ from typing import Any
 from ..report.facts import DesiredFacts
 from ..report.report import AttackReport
 from ..report.token_rows import known_general
-from .tuning_doubts import MARGIN, edge_of_range, other_search, still_rising, under_tuned, unusual_winner
+from .tuning_doubts import MARGIN, edge_of_range, not_refitted, other_search, still_rising, under_tuned, unusual_winner
 
 FEWEST_SEEDS = 3
 LOST = 0.05
@@ -222,5 +222,6 @@ RULES = (
     under_tuned,
     other_search,
     unusual_winner,
+    not_refitted,
     no_reference,
 )

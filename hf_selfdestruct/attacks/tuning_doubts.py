@@ -90,6 +90,19 @@ def still_rising(report: AttackReport, task: str) -> Iterator[str]:
             )
 
 
+def not_refitted(report: AttackReport, task: str) -> Iterator[str]:
+    """The strongest attack with all training rows was not run again with the selection rows, weaker ones were."""
+    again, examples = report.refit(task), report.searched(task)
+    best = report.strongest(task, examples, "hardened")
+    if again is None or best is None:
+        return
+    if best.attack not in {run.attack for run in report.runs_of(task, again, "hardened")}:
+        yield (
+            f"{task}: with {again} examples, which include the selection rows, {best.attack} was not run, the "
+            f"strongest with {examples}: the score with {again} examples may be too low."
+        )
+
+
 def _kind(run: AttackRun) -> tuple[str, ...]:
     """What competes by learning rate alone: the attack, its variant, its optimizer."""
     parts = (run.attack, run.settings.get("variant"), run.settings.get("optimizer"))

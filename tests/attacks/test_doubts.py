@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from conftest import save_model
-from made_reports import made_report, made_run, made_scores
+from made_reports import ROLES, made_report, made_run, made_scores
 from transformers import BertForSequenceClassification
 
 from hf_selfdestruct.attacks import Target
@@ -49,11 +49,8 @@ def choosing(rate):
     def change(run):
         if run.role != "hardened" or run.attack != "full fine-tuning":
             return run
-        if run.settings["learning_rate"] == rate:
-            return dataclasses.replace(run, settings={"learning_rate": 1e-4})
-        if run.settings["learning_rate"] == 1e-4:
-            return dataclasses.replace(run, settings={"learning_rate": rate})
-        return run
+        tried = run.settings["learning_rate"]
+        return dataclasses.replace(run, settings={"learning_rate": {rate: 1e-4, 1e-4: rate}.get(tried, tried)})
 
     return change
 
@@ -87,12 +84,16 @@ def probed_further(run):
     return scored("hardened", 0.75)(run) if wanted else run
 
 
+def ahead(run):
+    """Full fine-tuning of the hardened model is the strongest by the selection split."""
+    tuned = run.role == "hardened" and run.attack == "full fine-tuning" and run.chosen
+    return dataclasses.replace(run, selection=made_scores(0.63, 0.63)) if tuned else run
+
+
 def half(run):
-    """Full fine-tuning of the hardened model is the strongest, in half precision."""
-    if run.role != "hardened" or run.attack != "full fine-tuning" or not run.chosen:
-        return run
-    settings = {**run.settings, "precision": "bf16"}
-    return dataclasses.replace(run, settings=settings, selection=made_scores(0.63, 0.63))
+    """The same, in half precision."""
+    found = ahead(run)
+    return found if found is run else dataclasses.replace(found, settings={**run.settings, "precision": "bf16"})
 
 
 def same_half(run):
@@ -101,6 +102,7 @@ def same_half(run):
     return dataclasses.replace(run, settings={**run.settings, "precision": "bf16"}) if tried else half(run)
 
 
+REFITTED = tuple(made_run(role=r, attack="head only", examples=200, seed=s) for r in ROLES for s in range(3))
 UNFIT = dataclasses.replace(made_run(failed=True, chosen=False), error="NotApplicable: the model reads no words.")
 CHANCE = made_report().tasks["gender"].majority
 SICK = {
@@ -131,6 +133,7 @@ SICK = {
         ),
         "scratch was not attacked with the same settings as the hardened model by full fine-tuning",
     ),
+    "not refitted": (changed(ahead, extra=REFITTED), "with 200 examples, .* full fine-tuning was not run"),
     "half precision": (changed(same_half), "full fine-tuning, used precision bf16"),
     "still rising": (changed(rising), "full fine-tuning with 100 examples still rises"),
     "useless attack": (changed(useless), "do not break the undefended model either.*: full fine-tuning"),

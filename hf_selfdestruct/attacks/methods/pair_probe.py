@@ -34,10 +34,12 @@ class PairProbe(HeadOnly):
     title: str = "pair probe"
 
     @property
-    def needs(self) -> frozenset[str]:  # noqa: D102
+    def needs(self) -> frozenset[str]:
+        """Rows that are pairs of texts."""
         return frozenset({"pairs"})
 
-    def features(self, trial: Trial) -> Features:  # noqa: D102
+    def features(self, trial: Trial) -> Features:
+        """How the texts of each row differ, by layer."""
         first, second = (features_of(trial.target, one, trial.seed, self.tamper) for one in _apart(trial.data))
         cells = {
             split: {

@@ -62,7 +62,7 @@ GLANCE = AttackSuite(
 SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES[1:4], steps=(160,), looks=4, prune=True)
 PROBED_FIRST = ProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), looks=4, prune=True)
 SHORTER = ProbedFirst("probe, then shorter fine-tuning", learning_rates=RATES[2:4], steps=(160,), looks=4, prune=True)
-QUICK = AttackSuite("quick", 4, (*PROBES, Entry(PROBED_FIRST, MOST)))
+QUICK = AttackSuite("quick", 4, (*PROBES, Entry(PROBED_FIRST, MOST, refit=True)))
 DEFAULT = AttackSuite(
     "default",
     6,
