@@ -11,7 +11,8 @@ from transformers import DataCollatorWithPadding
 from hf_selfdestruct.attacks import Target
 from hf_selfdestruct.jobs import sources
 from hf_selfdestruct.jobs.config import DataConfig, HardenConfig, TaskConfig, load_config
-from hf_selfdestruct.jobs.job import _accuracy, _deciding, blocked_tasks
+from hf_selfdestruct.jobs.earlier_run import _deciding
+from hf_selfdestruct.jobs.job import _accuracy, blocked_tasks
 from hf_selfdestruct.jobs.sources import check_sources
 from hf_selfdestruct.jobs.text_data import load_data
 
