@@ -143,7 +143,8 @@ def test_a_missing_document_column_is_refused(tmp_path, tokenizer):
 def test_a_run_begun_before_there_were_development_rows_is_the_same_run():
     names = {"development", "document_column", "readings"}
     assert not names & {*_deciding(TaskConfig("origin", "origin"))}
-    assert {*_deciding(TaskConfig("origin", "origin", development=0.4))} & names == names - {"readings"}
+    task = TaskConfig("origin", "origin", development=0.4, document_column="page")
+    assert {*_deciding(task)} & names == names - {"readings"}
 
 
 def test_development_rows_are_configured_and_checked(tmp_path):
