@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_selfdestruct.attacks import AttackData, Split, Target
 from hf_selfdestruct.attacks.methods.features import Cell, Features, cells_of
+from hf_selfdestruct.attacks.methods.pair_probe import differences
 from hf_selfdestruct.tasks.classification import CLASSIFICATION
 
 LAYERS = 6
@@ -101,8 +102,7 @@ def pair_cells(first: np.ndarray, second: np.ndarray) -> dict[Cell, np.ndarray]:
     cells: dict[Cell, np.ndarray] = {}
     for layer in (4, LAYERS):
         i = CELLS.index((layer, "mean"))
-        a, b = (part[:, i] / np.linalg.norm(part[:, i], axis=1, keepdims=True) for part in (first, second))
-        cosine = (a * b).sum(axis=1, keepdims=True)
-        cells[layer, "mean"] = np.concatenate([np.abs(a - b), a * b, cosine], axis=1)
+        cells[layer, "mean"] = found = differences(first[:, i], second[:, i])
+        cosine = found[:, -1:]
         cells[layer, "first"] = np.concatenate([cosine, cosine**2], axis=1)
     return cells

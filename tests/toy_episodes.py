@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -129,3 +129,20 @@ def toy_episode(architecture: str = "bert", *, steps: int = 3, rate: float = 0.0
 
 
 unrolled, first_order, exact = way("unrolled"), way("first_order"), way("exact")
+
+
+def head_alone(episode):
+    return replace(episode, moving=frozenset(episode.head))
+
+
+def half_moving(episode):
+    """Adapters in spirit: own weights and some published ones move, the rest is fixed."""
+    return replace(episode, moving=frozenset(episode.head) | {n for n in episode.published if "layer.1" in n})
+
+
+def half_wanted(episode):
+    return replace(episode, wanted=frozenset(n for n in episode.published if "attention" in n))
+
+
+def frozen_and_unwanted(episode):
+    return replace(head_alone(episode), wanted=frozenset(n for n in episode.published if "layer.1" in n))

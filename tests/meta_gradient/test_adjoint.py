@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toy_episodes import EPSILON, assert_same, relative, toy_episode, way
+from toy_episodes import (
+    EPSILON,
+    assert_same,
+    frozen_and_unwanted,
+    half_moving,
+    half_wanted,
+    head_alone,
+    relative,
+    toy_episode,
+    way,
+)
 
 from hf_selfdestruct.adversaries.optimizers import SGD, Adagrad, Adam, AdamW, NormalizedSGD, RMSprop
 from hf_selfdestruct.losses.blocking import BLOCKING_LOSSES
@@ -46,25 +56,8 @@ def test_equals_unrolled_with_every_architecture(name) -> None:
     assert_same(exact(toy_episode(name)), unrolled(toy_episode(name)), **tolerance)
 
 
-def head_alone(episode):
-    return replace(episode, moving=frozenset(episode.head))
-
-
 def kept_head(episode):
     return replace(episode, published={**episode.published, **episode.head}, head={}, learns_rate=False)
-
-
-def half_moving(episode):
-    """Adapters in spirit: own weights and some published ones move, the rest is fixed."""
-    return replace(episode, moving=frozenset(episode.head) | {n for n in episode.published if "layer.1" in n})
-
-
-def half_wanted(episode):
-    return replace(episode, wanted=frozenset(n for n in episode.published if "attention" in n))
-
-
-def frozen_and_unwanted(episode):
-    return replace(head_alone(episode), wanted=frozenset(n for n in episode.published if "layer.1" in n))
 
 
 @pytest.mark.parametrize("change", [head_alone, kept_head, half_moving, half_wanted, frozen_and_unwanted])

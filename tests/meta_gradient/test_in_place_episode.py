@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from live_episodes import live_episode
-from toy_episodes import EPSILON, assert_same
+from toy_episodes import EPSILON, assert_same, frozen_and_unwanted, half_moving, half_wanted, head_alone
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_selfdestruct.adversaries.optimizers import SGD, Adagrad, Adam, AdamW, NormalizedSGD, RMSprop
@@ -54,22 +54,6 @@ def test_equals_the_flat_episode_with_every_architecture(name) -> None:
     assert_as_flat(live_episode(name), "first_order", single.get(name))
     # The differences of DistilBERT's toy magnify rounding.
     assert_as_flat(live_episode(name), "exact", {**single, "distilbert": 1e-7}.get(name))
-
-
-def head_alone(toy):
-    return replace(toy, moving=frozenset(toy.head))
-
-
-def half_moving(toy):
-    return replace(toy, moving=frozenset(toy.head) | {n for n in toy.published if "layer.1" in n})
-
-
-def half_wanted(toy):
-    return replace(toy, wanted=frozenset(n for n in toy.published if "attention" in n))
-
-
-def frozen_and_unwanted(toy):
-    return replace(head_alone(toy), wanted=frozenset(n for n in toy.published if "layer.1" in n))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -30,19 +30,22 @@ class Overlap(BaseEstimator, TransformerMixin):
         """Weigh words by the texts of the pairs."""
         self._words = TfidfVectorizer(analyzer=_words, sublinear_tf=True)
         self._words.fit([text for pair in pairs for text in pair])
-        self._scaler = StandardScaler().fit(self._shared(pairs))
+        self._scaler = StandardScaler().fit(self._shared(pairs, *self._vectors(pairs)))
         return self
 
     def transform(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> Any:
         """Features of pairs, ``(rows, features)``."""
-        shared = self._scaler.transform(self._shared(pairs))
+        a, b = self._vectors(pairs)
+        shared = self._scaler.transform(self._shared(pairs, a, b))
         if not self.products:
             return shared
-        a, b = (self._words.transform([pair[i] for pair in pairs]) for i in (0, 1))
         return sparse.hstack([sparse.csr_matrix(shared / 10), abs(a - b), a.multiply(b)]).tocsr()
 
-    def _shared(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> np.ndarray:
-        a, b = (self._words.transform([pair[i] for pair in pairs]) for i in (0, 1))
+    def _vectors(self, pairs: Sequence[tuple[Tokens, Tokens]]) -> tuple[Any, Any]:
+        first, second = (self._words.transform([pair[i] for pair in pairs]) for i in (0, 1))
+        return first, second
+
+    def _shared(self, pairs: Sequence[tuple[Tokens, Tokens]], a: Any, b: Any) -> np.ndarray:
         cosines = np.asarray(a.multiply(b).sum(axis=1)).ravel()
         rarity = {word: self._words.idf_[i] for word, i in self._words.vocabulary_.items()}
         most = float(self._words.idf_.max())

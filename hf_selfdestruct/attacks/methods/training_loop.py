@@ -183,20 +183,21 @@ def _outcome(model: PreTrainedModel, best: _Best, trial: Trial, steps: int, flop
     model.load_state_dict(best.state)
     data, scored, kind = trial.data, trial.until is None, trial.data.kind
     test = predictions(model, data, data.test, kind) if scored else None
-    before, general = general_before(trial.target, data), best.general
-    drop = desired_drop(trial.target, model, data) if before is None else general[best.at] - before
+    before, drop = general_before(trial.target, data), None
+    if scored:
+        drop = desired_drop(trial.target, model, data) if before is None else best.general[best.at] - before
     return Outcome(
         scores(data.selection.labels, best.answers, data.metrics, kind),
         None if test is None else scores(data.test.labels, test, data.metrics, kind),
         steps,
         flops=flops,
         curve=tuple(best.curve),
-        desired_drop=drop if scored else None,
+        desired_drop=drop,
         probabilities=test,
         selected=best.answers,
         hits=np.stack(best.hits),
         found={"weights": "averaged" if best.averaged else "last"} if "average" in trial.settings else {},
-        general=() if before is None else (before, *general),
+        general=() if before is None else (before, *best.general),
     )
 
 
