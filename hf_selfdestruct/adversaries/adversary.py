@@ -18,6 +18,7 @@ from .optimizers import Adam
 
 TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
 HEADS = ("learned", "random", "keep")
+PAIRS = ("joined", "apart")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class FineTuning:
     trainable: str | LoraConfig
     prelude: int
     dropout: bool
+    pairs: str = "joined"
 
     def config(self) -> dict[str, Any]:
         """The fine-tuning as plain values."""
@@ -113,6 +115,8 @@ class Adversary:
             (heal-then-attack); they come on top of ``steps``, and need ``trainable="all"``.
         dropout: Whether the inner steps run with dropout. Learning curves of real attacks have it; it is
             replayed exactly wherever a step is computed again.
+        pairs: How rows of two texts are read: ``"joined"`` to one input, or ``"apart"``, both through the trunk and
+            then compared, as sentence encoders do (a bi-encoder), under a new head.
         weight: Relative chance of being drawn, among several adversaries.
 
     Raises:
@@ -134,6 +138,7 @@ class Adversary:
     trainable: str | LoraConfig | tuple[str | LoraConfig, ...] = "all"
     prelude: int | tuple[int, ...] | Range | Schedule = 0
     dropout: bool = False
+    pairs: str | tuple[str, ...] = "joined"
     weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -147,9 +152,13 @@ class Adversary:
         for value in (*self.options("learning_rate"), self.weight):
             if not (isinstance(value, int | float) and 0 < value < math.inf):
                 raise ValueError(f"learning_rate and weight must be positive numbers; got {value!r}.")
-        for value in self.options("head"):
-            if value not in HEADS:
-                raise ValueError(f"head must be one of {', '.join(HEADS)}; got {value!r}.")
+        for name, known in (("head", HEADS), ("pairs", PAIRS)):
+            if other := [value for value in self.options(name) if value not in known]:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {other[0]!r}.")
+        if self.options("pairs") != ("joined",) and (other := [v for v in self.options("head") if v != "random"]):
+            raise ValueError(
+                f"texts that are encoded apart are compared by a new head: set head='random', got {other[0]!r}."
+            )
         for value in self.options("trainable"):
             if not isinstance(value, LoraConfig) and not TRAINABLE.fullmatch(str(value)):
                 raise ValueError(f"trainable must be all, head, last_n, lora or a peft.LoraConfig; got {value!r}.")

@@ -23,7 +23,7 @@ from ..tasks.rows import LABELS
 from .config import HardeningConfig
 from .defaults import configured_forms
 from .draw import Draw
-from .kinds import check_kinds, check_published_heads
+from .kinds import check_kinds, check_pairs, check_published_heads
 
 
 def has_loss(model: PreTrainedModel) -> bool:
@@ -50,6 +50,7 @@ def check_hardening(
     check_tasks(tasks, columns)
     check_kinds(config, tasks, blocking)
     check_published_heads(adversaries, tasks, model)
+    check_pairs(adversaries, tasks)
     check_adversaries(adversaries, tasks, model, desired)
     check_pool(config, adversaries)
     check_losses(blocking, keeping, model, keep_dataset=keep, desired=desired, erases=config.options.keeping_erases)

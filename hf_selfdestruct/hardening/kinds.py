@@ -10,6 +10,7 @@ from ..adversaries.adversary import Adversary
 from ..losses.base import BlockingLoss
 from ..losses.blocking import BLOCKING_LOSSES
 from ..models import heads
+from ..models.pairs import KINDS
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.classification import CLASSIFICATION
 from .config import HardeningConfig
@@ -62,6 +63,22 @@ def check_published_heads(
             raise ValueError(
                 f"an adversary with a {other[0]} head does not fine-tune a model to blocked task {task.name!r}, a "
                 f"{task.kind.name}, as attackers do: set adversary={{'head': 'keep'}}."
+            )
+
+
+def check_pairs(adversaries: Sequence[Adversary], tasks: Sequence[BlockedTask]) -> None:
+    """Refuse adversaries that encode two texts apart, where a task's rows have but one.
+
+    Raises:
+        ValueError: A task has no second text in any row.
+    """
+    for task in tasks if any("apart" in one.options("pairs") for one in adversaries) else ():
+        known = KINDS in task.train.column_names
+        if not known or not any(1 in kinds for kinds in task.train.with_format(None)[KINDS][:]):
+            raise ValueError(
+                f"an adversary with pairs='apart' encodes the two texts of a row apart, and {KINDS} mark none in "
+                f"blocked task {task.name!r}: tokenise both texts, tokenizer(first, second), or set adversary="
+                "{'pairs': 'joined'}."
             )
 
 

@@ -23,6 +23,7 @@ from ..meta_gradient.methods import method
 from ..models import heads
 from ..models.distributed import ALONE, Processes
 from ..models.functional import Weights
+from ..models.pairs import AutoModelForTextPairs
 from ..models.stateless import ADAPTER, StatelessModel, can_compact, plain
 from ..tasks.blocked_task import BlockedTask, seed_of
 from .config import HardeningConfig
@@ -90,9 +91,10 @@ class Simulator:
         self._benign = StatelessModel(benign, self.model, keep_head=True, rows=self._rows, twice=twice)
         self._skeletons = {
             (task.name, number): {
-                (head, i): self._skeleton(task, head == "keep", trainable)
+                (head, i, pairs): self._skeleton(task, head == "keep", trainable, pairs)
                 for head in adversary.options("head")
                 for i, trainable in enumerate(adversary.options("trainable"))
+                for pairs in adversary.options("pairs")
             }
             for task in self.tasks
             for number, adversary in enumerate(self.adversaries)
@@ -223,7 +225,8 @@ class Simulator:
         """The skeleton of a draw's adversary."""
         places = self.adversaries[draw.number].options("trainable")
         at = next(i for i, option in enumerate(places) if option == draw.fine_tuning.trainable)
-        return self._skeletons[draw.task.name, draw.number][draw.fine_tuning.head, at]
+        drawn = draw.fine_tuning
+        return self._skeletons[draw.task.name, draw.number][drawn.head, at, drawn.pairs]
 
     @property
     def published(self) -> set[str]:
@@ -236,7 +239,7 @@ class Simulator:
         for (_, number), skeletons in self._skeletons.items():
             adversary = self.adversaries[number]
             moments = max(len(optimizer.init(torch.empty(0))) for optimizer in adversary.options("optimizer"))
-            for (_, place), skeleton in skeletons.items():
+            for (_, place, _), skeleton in skeletons.items():
                 names = skeleton.trained(adversary.options("trainable")[place])
                 own = sum(skeleton.module.get_parameter(name).numel() for name in skeleton.own)
                 counts.append((own + sum(live[n].numel() for n in names & live.keys())) * (1 + moments))
@@ -252,8 +255,9 @@ class Simulator:
             return {}
         return {"hvp": self.config.options.hvp, "trajectory": self.config.options.trajectory}
 
-    def _skeleton(self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig) -> StatelessModel:
-        module = heads.skeleton(self.model, task.outputs, twice=self._twice, auto_class=task.model_class)
+    def _skeleton(self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig, pairs: str) -> StatelessModel:
+        kind = AutoModelForTextPairs if pairs == "apart" else task.model_class
+        module = heads.skeleton(self.model, task.outputs, twice=self._twice, auto_class=kind)
         lora = trainable if isinstance(trainable, LoraConfig) else LORA if trainable == "lora" else None
         skeleton = StatelessModel(
             module, self.model, keep_head=keep_head, lora=lora, rows=self._rows, twice=self._twice
@@ -269,7 +273,7 @@ class Simulator:
     def _newcomer(self, task: BlockedTask, number: int, adversary: Adversary) -> LearnedAdversary:
         head: Weights = {}
         if "learned" in adversary.options("head"):
-            skeleton = self._skeletons[task.name, number]["learned", 0]
+            skeleton = self._skeletons[task.name, number]["learned", 0, "joined"]
             seed = seed_of("learned head", self.config.seed, task.name, number)
             drawn = skeleton.draw(seed, device=self.device)
             head = {plain(n): value for n, value in drawn.items() if ADAPTER not in n}

@@ -11,13 +11,15 @@ def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
 
     Args:
         hidden: Shape ``(batch, positions, width)``, or ``(batch, channels, height, width)``, which is averaged over
-            height and width.
+            height and width, or ``(batch, width)``, which stays as it is.
         mask: Shape ``(batch, positions)``, 1 where a position counts; ``None`` counts all.
         pooling: ``"mean"``, ``"first"`` or ``"last"`` of the positions that count.
 
     Returns:
         Shape ``(batch, width)``.
     """
+    if hidden.dim() == 2:
+        return hidden
     if hidden.dim() == 4:
         return hidden.flatten(2).mean(-1)
     here = torch.ones_like(hidden[..., 0], dtype=torch.bool) if mask is None else mask.bool()
