@@ -38,7 +38,7 @@ class MethodOptions:
     blocking_interval: int = option(1, "Number of outer steps from one blocking loss to the next.")
     step_weights: str = option("uniform", "Weights of the K+1 blocking losses.", STEP_WEIGHTS)
     max_blocking_grad_norm: float = option(
-        0.0, "Norm to which a micro-batch's blocking gradient is clipped; 0: no clipping."
+        0.0, "Maximum norm of the blocking gradient of a micro-batch; 0: not clipped."
     )
     probe_weight: float = option(0.0, "Weight of probes of all hidden states in the blocking loss; 0: no probes.")
     keeping_erases: bool = option(False, "Distil from a copy of the original with blocked tasks erased (LEACE).")

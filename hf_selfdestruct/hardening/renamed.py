@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from .adversary_settings import AdversarySettings
 from .method_options import MethodOptions
 
-NEW = ("steps", "pool", "horizon", "pool_storage", "pool_precision", "pool_patience", "pool_by_success")
+NEW = ("steps", "pairs", "pool", "horizon", "pool_storage", "pool_precision", "pool_patience", "pool_by_success")
 RENAMED: dict[str, tuple[str, str, str]] = {  # field, key, and of a range or a growing number the end
     **{
         f"adversary_{one.name}": ("adversary", one.name, "") for one in fields(AdversarySettings) if one.name not in NEW

@@ -44,7 +44,7 @@ def bi_encoder(trunk: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """
     base = next(kind for kind in trunk.__mro__[1:] if issubclass(kind, PreTrainedModel))
 
-    def __init__(self: Any, config: PreTrainedConfig) -> None:
+    def __init__(self: Any, config: Any) -> None:
         base.__init__(self, config)
         setattr(self, base.base_model_prefix, trunk(config))
         self.pair_head = nn.Linear(2 * config.hidden_size, config.num_labels)
