@@ -1,9 +1,9 @@
 """What an attacker without weights gets who also has unlabelled texts of the same source: latent semantic analysis.
 
-    python model_cards/worth_corpus.py SHARED_DATA [CANDIDATE ...]
+    python model_cards/worth/corpus.py SHARED_DATA [CANDIDATE ...]
 
 The texts are the biographies or articles of no test row. Rows, draws and choice on selection rows are those of
-``worth.py``; the result is ``model_cards/lab/worth_corpus.json``, a column of its table.
+``worth/measure.py``; the result is ``model_cards/lab/worth_corpus.json``, a column of its table.
 """
 
 import json
@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from candidates import CANDIDATES
+from measure import EXAMPLES, LEDGER, SEEDS, SELECTION, lines
+from raw import RawProbe
+from rows import articles, biographies, drawn
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from worth import EXAMPLES, LEDGER, SEEDS, SELECTION, lines
-from worth_candidates import CANDIDATES
-from worth_raw import RawProbe
-from worth_rows import articles, biographies, drawn
-from worth_table import CORPUS, table
+from table import CORPUS, table
 
 from hf_selfdestruct.attacks.metrics import scores
 from hf_selfdestruct.tasks.blocked_task import seed_of

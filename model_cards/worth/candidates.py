@@ -2,10 +2,10 @@
 
 from functools import partial
 
-import worth_pairs as pairs
-import worth_rows as rows
-import worth_settings as settings
-from worth_rows import Candidate
+import pairs
+import rows
+import settings
+from rows import Candidate
 
 APART = "the two share no word but common ones"
 CANDIDATES: dict[str, Candidate] = {

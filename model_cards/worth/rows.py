@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from worth_words import COUNTRIES, FIELDS, PERFORMERS, TOPICS, UNSEEN_COUNTRIES
+from words import COUNTRIES, FIELDS, PERFORMERS, TOPICS, UNSEEN_COUNTRIES
 
 ATTACK, TEST = 1200, 400  # rows of a task: 1,000 to train on and 200 to select on, and those to test on
 SPLITS = ("train", "train", "train", "train", "attack", "attack", "attack", "attack", "test", "test")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from worth_rows import ENTITY, SENTENCE, articles, biographies
+from rows import ENTITY, SENTENCE, articles, biographies
 
 LEAST, MOST = 50, 220  # characters of a sentence
 # Words that any two sentences may share.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 WORTH = 0.15
-CORPUS = Path(__file__).parent / "lab" / "worth_corpus.json"
+CORPUS = Path(__file__).parents[1] / "lab" / "worth_corpus.json"
 COLUMNS = "| n | raw | scratch | base | base minus raw or scratch | raw with unlabelled texts |"
 
 
@@ -50,6 +50,6 @@ Test accuracy, mean of three draws of n training rows; attacks and their setting
 Raw: words, letters and, for pairs, how the texts overlap. Base and scratch (one random model): probes of frozen
 features; scratch is measured where base is .15 above raw at some n. The interval draws seeds and test rows anew, around
 attacks as they were chosen; of raw and scratch it takes the one that selection prefers. The last column is of an
-attacker who also has thousands of unlabelled texts of the source (latent semantic analysis, `worth_corpus.py`): for it
-the weights add less. Made by `worth.py`.
+attacker who also has thousands of unlabelled texts of the source (latent semantic analysis, `worth/corpus.py`): for it
+the weights add less. Made by `worth/measure.py`.
 """

@@ -1,6 +1,6 @@
 r"""Which tasks are worth blocking: raw input, scratch and base for every candidate, at 50 to 1,000 examples.
 
-    python model_cards/worth.py SHARED_DATA MODEL CACHE [CANDIDATE ...]
+    python model_cards/worth/measure.py SHARED_DATA MODEL CACHE [CANDIDATE ...]
 
 Appends a line per candidate and number of examples to ``model_cards/lab/worth.jsonl`` and draws ``worth.md``.
 Interrupted, the same command resumes; features of rows are kept in the folder CACHE.
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from candidates import CANDIDATES
+from features import Encoder, attack_data, pair_cells, prepared, with_cells
+from raw import Matrices, raw_features, raw_probes
+from rows import Candidate, drawn
+from table import WORTH, table
 from transformers import AutoTokenizer
-from worth_candidates import CANDIDATES
-from worth_features import Encoder, attack_data, pair_cells, prepared, with_cells
-from worth_raw import Matrices, raw_features, raw_probes
-from worth_rows import Candidate, drawn
-from worth_table import WORTH, table
 
 from hf_selfdestruct.attacks import Attack, AttackData, HeadOnly, Split, Target
 from hf_selfdestruct.attacks.methods.references import RawInput
@@ -31,7 +31,7 @@ from hf_selfdestruct.attacks.suites.ledger import Ledger
 from hf_selfdestruct.attacks.suites.search import Search
 from hf_selfdestruct.report.packing import unpacked
 
-LEDGER = Path(__file__).parent / "lab" / "worth.jsonl"
+LEDGER = Path(__file__).parents[1] / "lab" / "worth.jsonl"
 EXAMPLES = (50, 100, 200, 400, 1000)
 SEEDS = (0, 1, 2)
 COLUMNS = ("text", "other")

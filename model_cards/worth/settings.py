@@ -1,6 +1,6 @@
 r"""Write the rows of the settings in which weights matter, for ``hf-selfdestruct harden``.
 
-    python model_cards/worth_settings.py SHARED_DATA lab-runs
+    python model_cards/worth/settings.py SHARED_DATA lab-runs
     hf-selfdestruct harden examples/wikibios_same_article.yaml --model MINILM
     hf-selfdestruct harden examples/wikibios_same_person.yaml --model MINILM
 
@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from worth_pairs import same_article, same_person
-from worth_rows import biographies, fields
+from pairs import same_article, same_person
+from rows import biographies, fields
 
 FILES = {"train": "train", "attack": "validation", "test": "test"}
 COLUMNS = ["text", "profession", "gender", "source", "document"]
