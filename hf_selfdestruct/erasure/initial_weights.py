@@ -1,11 +1,13 @@
-"""Edit the input embeddings in closed form before hardening starts.
+"""Edit the weights in closed form before hardening starts.
 
 Training alone changes a pretrained model little: knowledge about words remains in the input embeddings, where a probe
 or fine-tuning recovers it. Three edits remove it before the first step. *Merging* gives words that reveal a class one
 shared embedding with their opposites (see :mod:`word_merging`), against fine-tuning. *Erasing* removes the blocked
 tasks' directions from the embeddings, against probes. Both preserve general use. *Keeping* reduces the embeddings to
-some directions that predict the desired task, for a model with a single purpose. The edits also remove information that
-other benign tasks need; the report's control tasks measure how much.
+some directions that predict the desired task, for a model with a single purpose. *Noise* forgets more than the
+embeddings: all weights of the trunk are mixed with random ones, and training relearns what the desired task and the
+keeping losses need (UNDO, 2506.06278). The edits also remove information that other benign tasks need; the report's
+control tasks measure how much.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..models import heads
 from ..models.functional import Weights
 from ..models.pooling import pool
-from ..tasks.blocked_task import BlockedTask, draw_rows, label_column_of
+from ..tasks.blocked_task import BlockedTask, draw_rows, label_column_of, seed_of
 from ..tasks.rows import LABELS, rows_of, with_labels
 from .leace import directions
 from .word_merging import expected_counts, joined, merged, neutral_groups, row_counts
@@ -42,15 +45,17 @@ class Forms:
         merge_groups: Maximum number of merged groups; 0 for no limit.
         erase_directions: Number of directions to erase per blocked task.
         keep_directions: Number of directions of the desired task to retain.
+        noise: Share of random weights that each weight of the trunk is mixed with, in [0, 1].
     """
 
     merge_words: float = 0.0
     merge_groups: int = 0
     erase_directions: int = 0
     keep_directions: int = 0
+    noise: float = 0.0
 
-    def any(self) -> bool:
-        """Whether any closed form is enabled."""
+    def of_words(self) -> bool:
+        """Whether any of them edits the input embeddings alone."""
         return bool(self.merge_words or self.erase_directions or self.keep_directions)
 
 
@@ -63,6 +68,7 @@ def initial_weights(
     columns: Sequence[str],
     collate: Collate,
     spared: Sequence[int] = (),
+    seed: int = 0,
 ) -> Weights:
     """Compute the edited weights.
 
@@ -75,13 +81,16 @@ def initial_weights(
         collate: Collates a batch of blocked rows.
         spared: Tokens that are neither merged nor reduced: the tokenizer's special tokens. Tokens without an embedding,
             which exist if tokens were added to the tokenizer only, are ignored.
+        seed: Of the random weights.
 
     Returns:
         Parameter name to new values; empty if no closed form is enabled.
     """
-    if not asked.any():
-        return {}
+    mixed = _noised(model, asked.noise, seed) if asked.noise else {}
+    if not asked.of_words():
+        return mixed
     name, original = embeddings_of(model)
+    original = mixed.get(name, original)
     own = torch.tensor([word for word in spared if word < len(original)], dtype=torch.long, device=original.device)
     rows = [_rows_of(task, columns) for task in tasks]
     table = original
@@ -92,7 +101,18 @@ def initial_weights(
     if asked.keep_directions:
         kept = directions(*_pooled(table, _labelled(desired, columns), collate), asked.keep_directions)
         table = reduced(table, kept).index_copy(0, own, table[own])
-    return {name: table.to(original)}
+    return {**mixed, name: table.to(original)}
+
+
+def noised(weights: Weights, random: Weights, share: float) -> Weights:
+    """Mix weights with random ones: ``(1 - share) * weights + share * random``."""
+    return {name: torch.lerp(value, random[name].to(value), share) for name, value in weights.items()}
+
+
+def _noised(model: PreTrainedModel, share: float, seed: int) -> Weights:
+    head = {*heads.head_names(model)}
+    trunk = {name: value.detach() for name, value in model.named_parameters() if name not in head}
+    return noised(trunk, heads.draw(heads.live_skeleton(model), trunk, seed_of("noise", seed)), share)
 
 
 def without(table: Tensor, erased: Tensor) -> Tensor:
@@ -147,7 +167,7 @@ def check_initialization(model: PreTrainedModel, asked: Forms, desired: Any) -> 
     """
     if asked.merge_groups and not asked.merge_words:
         raise ValueError("merge_groups needs merge_words, the threshold for merging words; set it too.")
-    if asked.any():
+    if asked.of_words():
         width = embeddings_of(model)[1].shape[1]
         if asked.keep_directions >= width:
             raise ValueError(

@@ -46,6 +46,7 @@ class MethodOptions:
     merge_words: float = option(0.0, "Merge words that reveal labels beyond so many standard errors; 0: none.")
     merge_groups: int = option(0, "Maximum number of merged groups; fewer groups hide more. 0: no limit.")
     keep_directions: int = option(0, "Directions of the desired task that input embeddings retain; 0: all.")
+    noise: float = option(0.0, "Share of noise, at most 1, that weights are mixed with first (UNDO).")
 
     LEAST: ClassVar[dict[str, int]] = {
         "blocking_every": 1,
@@ -61,6 +62,7 @@ class MethodOptions:
         "merge_words",
         "merge_groups",
         "keep_directions",
+        "noise",
     )
 
     def __post_init__(self) -> None:
@@ -76,11 +78,13 @@ class MethodOptions:
             check_count(name, getattr(self, name), least)
         if not isinstance(self.keeping_erases, bool):
             raise ValueError(f"keeping_erases must be true or false; got {self.keeping_erases!r}.")
-        for name in ("max_blocking_grad_norm", "probe_weight", "merge_words"):
+        for name in ("max_blocking_grad_norm", "probe_weight", "merge_words", "noise"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be zero or more; got {value!r}.")
             object.__setattr__(self, name, float(value))
+        if self.noise > 1:
+            raise ValueError(f"noise is a share of the weights, from 0 to 1; got {self.noise!r}.")
 
 
 NOTHING = {f.name: f.default for f in fields(MethodOptions) if f.name in MethodOptions.CLOSED_FORMS}

@@ -126,6 +126,7 @@ class HardeningObjective:
             columns=self.columns,
             collate=self._options["collate"],
             spared=self._options["special_words"],
+            seed=self.config.seed,
         )
         model.load_state_dict(changed, strict=False)
         self._tied = None

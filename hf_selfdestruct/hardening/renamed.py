@@ -10,12 +10,23 @@ from typing import Any, TypeVar
 from .adversary_settings import AdversarySettings
 from .method_options import MethodOptions
 
-NEW = ("steps", "pairs", "pool", "horizon", "pool_storage", "pool_precision", "pool_patience", "pool_by_success")
+NEW = (
+    "steps",
+    "pairs",
+    "pool",
+    "horizon",
+    "pool_storage",
+    "pool_precision",
+    "pool_patience",
+    "pool_by_success",
+    "episode",
+    "noise",
+)
 RENAMED: dict[str, tuple[str, str, str]] = {  # field, key, and of a range or a growing number the end
     **{
         f"adversary_{one.name}": ("adversary", one.name, "") for one in fields(AdversarySettings) if one.name not in NEW
     },
-    **{one.name: ("method_options", one.name, "") for one in fields(MethodOptions) if one.name != "episode"},
+    **{one.name: ("method_options", one.name, "") for one in fields(MethodOptions) if one.name not in NEW},
     "adversary_learning_rate_max": ("adversary", "learning_rate", "high"),
     "adversary_carries": ("adversary", "pool", "carries"),
     "adversary.carries": ("adversary", "pool", "carries"),

@@ -42,6 +42,8 @@ CLOSED_FORMS = {  # edits of the model before training, and what they cost its u
     "erase_directions": "At most {} directions of each blocked task were erased from the input embeddings.",
     "keep_directions": "The input embeddings were reduced to at most {} directions that predict the desired task; "
     "information that other tasks need was removed too.",
+    "noise": "Weights were mixed with random ones, of a share of {}, and the desired task was relearned from there; "
+    "information that other tasks need was removed too.",
     "keeping_erases": "The model was distilled from a copy of the original with the blocked tasks erased from its "
     "hidden states (LEACE).",
 }

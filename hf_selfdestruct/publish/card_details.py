@@ -37,7 +37,7 @@ class ReleaseConsiderations:
         data_hazards: Harms that the published weights, data or details of the method enable.
         attention_hazards: Harms from drawing attention to what is possible.
         affected: People who could be harmed.
-        stages: Stages of release, in order: to whom, when, and the criterion for the next stage.
+        stages: Stages of release, in order: to whom, when, and what allows the next.
         access: Conditions of access.
         review: External reviewers before the release.
         takedown: How the model is withdrawn, and what happens to copies.

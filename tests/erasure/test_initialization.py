@@ -205,3 +205,29 @@ def test_merged_words_end_in_as_few_groups_as_asked_for(make_trainer, tiny_model
     free, one = groups(0), groups(1)
     assert len(free) > 1
     assert one == [sum(free)]
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_noise_mixes_every_weight_of_the_trunk_and_no_other(make_trainer, tiny_model, tmp_path, share) -> None:
+    model = tiny_model()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    trainer = make_trainer(tmp_path, model=model, method_options={"noise": share}, max_steps=1)
+    trainer.objective.prepare(model)
+    other = make_trainer(tmp_path, model=tiny_model(), method_options={"noise": share}, max_steps=1)
+    other.objective.prepare(other.model)
+    for name, value in model.named_parameters():
+        if name.startswith("classifier"):
+            assert torch.equal(value, before[name])
+            continue
+        random = (value - (1 - share) * before[name]) / share
+        assert torch.equal(value, other.model.get_parameter(name)), "the seed alone decides"
+        if value.dim() == 2:  # as the architecture draws them: normal, 0.02
+            assert 0.015 < random.std() < 0.025, name
+            assert abs(torch.corrcoef(torch.stack([random.flatten(), before[name].flatten()]))[0, 1]) < 0.2, name
+        else:
+            assert torch.allclose(random, random[0].expand_as(random), atol=1e-5), name
+
+
+def test_noise_is_a_share(make_trainer, tmp_path) -> None:
+    with pytest.raises(ValueError, match="from 0 to 1; got 1.5"):
+        make_trainer(tmp_path, method_options={"noise": 1.5})
