@@ -2,74 +2,103 @@
 
     python benchmarks/pool.py
 
-Each line of ``pool.jsonl`` is a variant; what is there is not run again. The table is ``pool.md``.
+Each line of ``pool.jsonl`` is a variant and a seed of it; what is there is not run again. The tables are ``pool.md``.
+Bases are stored in the folder for temporary files.
 """
 
 import json
-import statistics
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from pool_report import tables
+from pool_variants import VARIANTS, Variant, plan
 from signs import Signs, attacked, base, fresh, rows
+from torch import Tensor
+from torch.nn.functional import kl_div
 
 from hf_selfdestruct import BlockedTask, HardeningConfig, HardeningObjective
 
 HERE = Path(__file__).parent
-SEEDS, STEPS, BATCH, EXAMPLES = (0, 1, 2), 1000, 64, (50, 200, 500)
-SLOW, USUAL, FAST = {"low": 1e-4, "high": 1e-3}, {"low": 3e-4, "high": 3e-3}, {"low": 1e-3, "high": 1e-2}
-RESET: dict[str, Any] = {"learning_rate": USUAL, "batch_size": BATCH, "head_learning_rate": 1e-2}
-POOL: dict[str, Any] = {**RESET, "pool": 8, "horizon": 200}
-VARIANTS: dict[str, dict[str, Any] | None] = {
-    "base": None,
-    "scratch": None,
-    "undefended": {"blocking_weight": 0.0},
-    "reset, K = 0": {"adversary": {**RESET, "steps": 0}},
-    "reset, K = 4": {"adversary": RESET},
-    "pool of 1": {"adversary": {**POOL, "pool": 1}},
-    "pool of 8": {"adversary": POOL},
-    "pool of 8, T = 40": {"adversary": {**POOL, "horizon": 40}},
-    "pool of 8, T = 800": {"adversary": {**POOL, "horizon": 800}},
-    "pool of 8, rates 1e-4 to 1e-3": {"adversary": {**POOL, "learning_rate": SLOW}},
-    "pool of 8, rates 1e-3 to 1e-2": {"adversary": {**POOL, "learning_rate": FAST}},
-}
-COMMON: dict[str, Any] = {
-    "method": "mlac_fast",  # first order, K = 4
-    "blocking_loss": "uniform_kl",
-    "blocking_batch_size": 128,
-    "method_options": {"max_blocking_grad_norm": 0.5},
-}
+BATCH, RECOVERY = 64, 500  # rows of an outer step; steps of distillation after noise
+LONG_RATES = ((1e-3, 0.0), (3e-3, 0.3), (1e-2, 0.0))  # and weight decays: fewer, for attacks of many steps
 
 
 def main() -> None:
-    """Run what is not in the ledger yet, then write the table."""
+    """Run what is not in the ledger yet, and write the tables after each line."""
     torch.set_num_threads(1)
     ledger = HERE / "pool.jsonl"
     done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
-    bases = base(SEEDS)
-    inputs, desired, _ = rows(4000, 1)
-    for name, settings in VARIANTS.items():
-        if name in {line["variant"] for line in done}:
+    for name, seed in plan():
+        if (name, seed) in {(line["variant"], seed) for line in done for seed in line["seeds"]}:
             continue
-        start = time.process_time()
-        models = [fresh(100 + seed) for seed in SEEDS] if name == "scratch" else bases
-        if settings is not None:
-            models = [hardened(model, settings, seed) for seed, model in zip(SEEDS, models, strict=True)]
-        seconds = (time.process_time() - start) / len(SEEDS)
-        kept = [(model(inputs).logits.argmax(1) == desired).float().mean().item() for model in models]
-        reached = {n: attacked(models, n) for n in EXAMPLES}
-        line = {"variant": name, "seconds": round(seconds, 1), "desired": rounded(kept)}
-        done.append({**line, "blocked": {str(n): rounded(values) for n, values in reached.items()}})
+        done.append({"variant": name, "seeds": [seed], **measured(VARIANTS[name], seed)})
         with ledger.open("a") as file:
             file.write(json.dumps(done[-1]) + "\n")
-        (HERE / "pool.md").write_text(table(done), encoding="utf-8")
+        (HERE / "pool.md").write_text(tables(done), encoding="utf-8")
 
 
-def hardened(start: Signs, settings: dict[str, Any], seed: int) -> Signs:
-    """A copy of a model, trained on the desired parity while the blocked one is blocked."""
+def measured(variant: Variant, seed: int) -> dict[str, Any]:
+    """What a line of the ledger contains: CPU seconds of hardening, desired accuracy, and what attacks reach."""
+    origin = started(variant.start, seed)
+    start = time.process_time()
+    model = hardened(origin, variant, seed)
+    seconds = time.process_time() - start
+    inputs, desired, _ = rows(4000, 1)
+    kept = (model(inputs).logits.argmax(1) == desired).float().mean().item()
+    found: dict[str, Any] = {"seconds": round(seconds, 1), "desired": [round(kept, 4)]}
+    if variant.looks is None:
+        found["blocked"] = {str(n): [round(attacked([model], n)[0][-1], 4)] for n in variant.examples}
+    else:
+        curves = {n: attacked([model], n, looks=variant.looks, rates=LONG_RATES)[0] for n in variant.examples}
+        found["by_step"] = {str(n): [[round(value, 4) for value in curve]] for n, curve in curves.items()}
+    return found
+
+
+def based(seed: int) -> Signs:
+    """A base; the last two of five were trained apart from the first three."""
+    seeds = (0, 1, 2) if seed < 3 else (3, 4)
+    file = Path(tempfile.gettempdir(), f"signs-{seeds[0]}.pt")
+    if not file.is_file():
+        torch.save([model.state_dict() for model in base(seeds)], file)
+    model = fresh(0)
+    model.load_state_dict(torch.load(file, weights_only=True)[seeds.index(seed)])
+    return model
+
+
+def started(kind: str | float, seed: int) -> Signs:
+    """The model that hardening starts from: the base, random weights, or a recovered mixture of both."""
+    if kind == "base":
+        return based(seed)
+    random = fresh((100 if kind == "scratch" else 200) + seed)
+    return random if isinstance(kind, str) else recovered(based(seed), random, kind, seed)
+
+
+def recovered(teacher: Signs, random: Signs, share: float, seed: int) -> Signs:
+    """A model with a share of random weights, distilled from the model that it was (as UNDO does, 2506.06278)."""
+    model = fresh(0)
+    known, noise = teacher.state_dict(), random.state_dict()
+    model.load_state_dict({n: (1 - share) * known[n] + share * noise[n] for n in known})
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for step in range(RECOVERY):
+        inputs, *_ = rows(BATCH, 1_000_000 * (seed + 51) + step)
+        with torch.no_grad():
+            wanted = teacher(inputs).logits.log_softmax(-1)
+        optimizer.zero_grad()
+        kl_div(model(inputs).logits.log_softmax(-1), wanted, reduction="batchmean", log_target=True).backward()
+        optimizer.step()
+    return model
+
+
+def hardened(start: Signs, variant: Variant, seed: int) -> Signs:
+    """A copy of a model, trained on the desired parity while the blocked one is blocked, if the variant says so."""
+    if variant.adversary is None:
+        return start
     torch.manual_seed(seed)
     model = fresh(0)
     model.load_state_dict(start.state_dict())
@@ -77,14 +106,14 @@ def hardened(start: Signs, settings: dict[str, Any], seed: int) -> Signs:
     data = Dataset.from_dict({"signs": inputs.tolist(), "label": labels.tolist()})
     objective = HardeningObjective(
         model,
-        HardeningConfig(**COMMON, **settings, seed=seed),
-        [BlockedTask("parity", train=data)],
+        HardeningConfig(**variant.config(), seed=seed),
+        [InMemory("parity", train=data, inputs=inputs)],
         collate=collate,
         batch_size=BATCH,
     )
     objective.prepare(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for step in range(STEPS):
+    for step in range(variant.steps):
         signs, labels, _ = rows(BATCH, 1_000_000 * (seed + 1) + step)
         loss = model(signs, labels).loss
         total, _ = objective(model, {"signs": signs, "labels": labels}, loss, step)
@@ -97,44 +126,29 @@ def hardened(start: Signs, settings: dict[str, Any], seed: int) -> Signs:
     return model
 
 
-def collate(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True, eq=False)
+class InMemory(BlockedTask):
+    """A blocked task that reads rows from a tensor: from datasets they would take as long as all gradients of a step.
+
+    Args:
+        inputs: Those of ``train``.
+    """
+
+    inputs: Tensor | None = None
+
+    def features(self, split: str, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows as the collator takes them."""
+        assert self.inputs is not None
+        labels = self.labels(split)[list(rows)].tolist()
+        return [{"signs": one, "labels": label} for one, label in zip(self.inputs[list(rows)], labels, strict=True)]
+
+
+def collate(features: list[dict[str, Any]]) -> dict[str, Tensor]:
     """A batch of rows."""
     return {
-        "signs": torch.tensor([one["signs"] for one in features]),
+        "signs": torch.stack([one["signs"] for one in features]),
         "labels": torch.tensor([one["labels"] for one in features]),
     }
-
-
-def table(lines: Iterable[dict[str, Any]]) -> str:
-    """All variants, mean ± standard deviation over hardening seeds."""
-    head = " | ".join(f"blocked, n = {n}" for n in EXAMPLES)
-    found = [
-        "# What a pool of adversaries adds",
-        "",
-        "Parities of hidden signs, which no linear probe reads (`signs.py`): the product of two signs is desired, that "
-        f"of three others blocked. {STEPS} outer steps, first order, K = 4 where nothing else is said; an adversary's "
-        "rate is drawn from 3e-4 to 3e-3. *Blocked* is the test accuracy after fine-tuning of all weights with n "
-        "examples for up to 500 steps, four rates searched on selection rows. Mean ± standard deviation over "
-        f"{len(SEEDS)} seeds of base and hardening; CPU seconds of each hardening.",
-        "",
-        f"| hardened by | seconds | desired | {head} |",
-        "|---|---|---|" + "---|" * len(EXAMPLES),
-    ]
-    for line in lines:
-        cells = [spread(line["desired"]), *(spread(line["blocked"][str(n)]) for n in EXAMPLES)]
-        seconds = f"{line['seconds']:.0f}" if VARIANTS[line["variant"]] is not None else ""
-        found.append(f"| {line['variant']} | {seconds} | {' | '.join(cells)} |")
-    return "\n".join(found) + "\n"
-
-
-def rounded(values: list[float]) -> list[float]:
-    """To four decimals, as they are on file."""
-    return [round(value, 4) for value in values]
-
-
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation."""
-    return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 SIGNS, INPUTS, WIDTH, NOISE = 20, 32, 128, 0.1
 DESIRED, BLOCKED = (0, 1), (2, 3, 4)
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # that the attacker searches
-LOOK = 50  # steps between two looks at the selection rows
+RATES = ((3e-4, 0.0), (1e-3, 0.0), (3e-3, 0.0), (1e-2, 0.0))  # and weight decays, that the attacker searches
+LOOKS = range(50, 501, 50)  # steps after which it looks at the selection rows
 SELECTION, TEST = 2, 3  # seeds of the rows that attackers choose on, and of those that are reported
 
 
@@ -76,9 +76,12 @@ class Stack:
     Args:
         layers: Of each network, the weights and biases of its layers.
         rates: Of each network.
+        decays: Of each network, the weight decay, apart from the gradient (AdamW); by default none.
     """
 
-    def __init__(self, layers: Sequence[Sequence[tuple[Tensor, Tensor]]], rates: Sequence[float]) -> None:
+    def __init__(
+        self, layers: Sequence[Sequence[tuple[Tensor, Tensor]]], rates: Sequence[float], decays: Sequence[float] = ()
+    ) -> None:
         stacked = [
             (torch.stack([w.T for w, _ in level]), torch.stack([b[None] for _, b in level]))
             for level in zip(*layers, strict=True)
@@ -86,6 +89,7 @@ class Stack:
         self.values = [value.detach().clone().requires_grad_() for pair in stacked for value in pair]
         self._moments = [(torch.zeros_like(v), torch.zeros_like(v)) for v in self.values]
         self._rates, self._step = torch.tensor(rates)[:, None, None], 0
+        self._shrinks = 1 - self._rates * torch.tensor(decays)[:, None, None] if any(decays) else None
 
     def features(self, inputs: Tensor) -> Tensor:
         """Of inputs ``(networks or 1, rows, 32)``, the last hidden layer ``(networks, rows, width)``."""
@@ -110,6 +114,8 @@ class Stack:
         self._step += 1
         with torch.no_grad():
             for value, gradient, (first, second) in zip(self.values, gradients, self._moments, strict=True):
+                if self._shrinks is not None:
+                    value.mul_(self._shrinks)
                 first.lerp_(gradient, 0.1)
                 second.lerp_(gradient.square(), 0.001)
                 unbiased = second.div(1 - 0.999**self._step).sqrt_().add_(1e-8)
@@ -157,31 +163,43 @@ def base(seeds: Sequence[int], *, steps: int = 4000) -> list[Signs]:
     return stack.networks()
 
 
-def attacked(models: Sequence[Signs], examples: int, *, steps: int = 500, seed: int = 0) -> list[float]:
+def attacked(
+    models: Sequence[Signs],
+    examples: int,
+    *,
+    looks: Sequence[int] = LOOKS,
+    rates: Sequence[tuple[float, float]] = RATES,
+    seed: int = 0,
+) -> list[list[float]]:
     """Of each model, the test accuracy of fine-tuning to the blocked task, as the selection rows choose rate and step.
 
     Args:
         models: To attack, each under a fresh head.
         examples: Blocked rows that the attacker has.
-        steps: Of 64 rows each, or of all where they are fewer.
+        looks: After how many steps it looks at the selection rows; a step reads 64 rows, or all where they are fewer.
+        rates: Learning rates and weight decays to choose from.
         seed: Of the attack: rows, heads, batches.
+
+    Returns:
+        Of each model, at each look, what the attacker reaches who stops there at the latest.
     """
     torch.manual_seed(seed)
     head = nn.Linear(WIDTH, 2)
-    tried = [(model, rate) for model in models for rate in RATES]
-    stack = Stack([weights_of(model, head=head) for model, _ in tried], [rate for _, rate in tried])
+    tried = [(model, *one) for model in models for one in rates]
+    _, speeds, decays = zip(*tried, strict=True)
+    stack = Stack([weights_of(model, head=head) for model, *_ in tried], speeds, decays)
     inputs, _, labels = rows(examples, 100 + seed)
     on_selection, on_test = (rows(count, of)[::2] for count, of in ((1000, SELECTION), (4000, TEST)))
-    best, reached = torch.zeros(len(tried)), torch.zeros(len(tried))
-    for step in range(1, steps + 1):
+    best, found = torch.zeros(2, len(models)), []
+    for step in range(1, max(looks) + 1):
         chosen = torch.randperm(examples)[:64]
         logits = stack.logits(inputs[chosen][None])
         targets = labels[chosen].repeat(len(tried))
         stack.step(cross_entropy(logits.flatten(0, 1), targets, reduction="sum") / len(chosen))
-        if step % LOOK == 0:
-            found = stack.right(*on_selection)
-            better = found > best
-            reached = torch.where(better, stack.right(*on_test), reached)
-            best = torch.where(better, found, best)
-    chosen_rates = best.view(len(models), -1).argmax(1)
-    return reached.view(len(models), -1).gather(1, chosen_rates[:, None])[:, 0].tolist()
+        if step in looks:
+            selected, tested = (stack.right(*at).view(len(models), -1) for at in (on_selection, on_test))
+            high, which = selected.max(1)
+            now = torch.stack([high, tested.gather(1, which[:, None])[:, 0]])
+            best = torch.where(high > best[0], now, best)
+            found.append(best[1])
+    return torch.stack(found, 1).tolist()

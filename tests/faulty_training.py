@@ -1,8 +1,9 @@
 """A toy training to which something happens; launched by ``faults.py``, in one process or several.
 
-    python faulty_training.py OUT_DIR FAULT SCOPE
+    python faulty_training.py OUT_DIR FAULT SCOPE [POOL]
 
-Goes on from the last complete checkpoint in OUT_DIR if there is one. FAULT is a key of ``FAULTS``.
+Goes on from the last complete checkpoint in OUT_DIR if there is one. FAULT is a key of ``FAULTS``; POOL is the number
+of adversaries that continue over outer steps, by default none.
 """
 
 from __future__ import annotations
@@ -111,12 +112,12 @@ FAULTS: dict[str, tuple[Any, Any, tuple[int, ...]]] = {  # where, what, to which
 }
 
 
-def trainer_of(folder: Path, fault: str, scope: str) -> SelfDestructTrainer:
+def trainer_of(folder: Path, fault: str, scope: str, pool: int = 0) -> SelfDestructTrainer:
     """The toy training, with dropout: what is replayed has to draw the same random numbers."""
     args = SelfDestructTrainingArguments(
         str(folder),
         **{
-            "adversary": {"scope": scope, "dropout": True},
+            "adversary": {"scope": scope, "dropout": True, "pool": pool, "horizon": 6},
             "inner_steps": 2,
             "max_steps": STEPS,
             "save_steps": SAVED,
@@ -132,9 +133,9 @@ def trainer_of(folder: Path, fault: str, scope: str) -> SelfDestructTrainer:
     return SelfDestructTrainer(tiny_model(dropout=0.1), args, train_dataset=rows, blocked_tasks=[toy_task()])
 
 
-def main(folder: Path, fault: str, scope: str) -> None:
+def main(folder: Path, fault: str, scope: str, pool: str = "0") -> None:
     """Train, with the fault unless this is the second try, and hand in what came of it."""
-    trainer = trainer_of(folder, fault, scope)
+    trainer = trainer_of(folder, fault, scope, int(pool))
     again = any(folder.glob("checkpoint-*"))
     where, what, whom = FAULTS[fault]
     if not again and trainer.args.process_index in whom:
@@ -145,4 +146,4 @@ def main(folder: Path, fault: str, scope: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(Path(sys.argv[1]), *sys.argv[2:])

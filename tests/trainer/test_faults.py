@@ -1,8 +1,13 @@
 """Faults in two real processes: a clear message, the last checkpoint intact, and a rerun as if nothing had been."""
 
 import pytest
-from faults import PROCESSES, Outcome, message_of, table, tried
-from faulty_training import FAULTS, NAN, PICTURES, SAVED, STEP, UNDISTURBED
+from faults import PROCESSES, SCRIPT, Outcome, message_of, table, tried
+from faulty_training import FAULTS, NAN, PICTURES, SAVED, STEP, UNDISTURBED, trainer_of
+from launched import launch
+from train_together import state_of
+from trainer_state import assert_bitwise
+
+from hf_selfdestruct.trainer.intact import last_complete
 
 STRUCK = {
     "kill -9 of one process, in an inner loop": ("killed", STEP),
@@ -33,6 +38,24 @@ def test_a_rerun_goes_on_bitwise(tmp_path, undisturbed, fault):
     assert seen.again == 0, seen.trouble
     assert seen.worlds == (PROCESSES,) * PROCESSES
     assert seen.digests == undisturbed[PICTURES if fault == NAN else UNDISTURBED]
+
+
+def test_a_pool_goes_on_bitwise_after_kill_9(tmp_path):
+    """Killed between a stretch's steps, when one adversary is in its second life and two have moved in their first."""
+    struck = launch(
+        SCRIPT, str(tmp_path / "run"), "kill -9 of all processes, in an inner loop", "local", "3", processes=1
+    )
+    assert message_of(struck.stderr) == "killed"
+    assert last_complete(tmp_path / "run").endswith(f"checkpoint-{STEP}")
+    again = trainer_of(tmp_path / "run", UNDISTURBED, "local", pool=3)
+    again.train(resume_from_checkpoint=True)
+    whole = trainer_of(tmp_path / "whole", UNDISTURBED, "local", pool=3)
+    whole.train()
+    found = state_of(again)
+    assert_bitwise(found, state_of(whole))
+    ends = {name: found[f"learned./pool/{name}"] for name in ("0/life", "1/life", "2/age", "turn")}
+    assert ends == {"0/life": 1, "1/life": 1, "2/age": 4, "turn": 6}
+    assert any(name.startswith("learned./pool/2/moment.") for name in found)
 
 
 def test_the_table_says_what_was_seen():

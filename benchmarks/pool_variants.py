@@ -1,0 +1,136 @@
+"""What the study of the pool compares: by what each model is hardened, from which start, and how it is attacked."""
+
+from dataclasses import dataclass
+from typing import Any
+
+LOW, USUAL, HIGH = {"low": 1e-4, "high": 1e-3}, {"low": 3e-4, "high": 3e-3}, {"low": 1e-3, "high": 1e-2}
+RESET: dict[str, Any] = {"learning_rate": USUAL, "batch_size": 64, "head_learning_rate": 1e-2}
+POOL: dict[str, Any] = {**RESET, "pool": 8, "horizon": 200}
+BLOCKING = {"max_blocking_grad_norm": 0.5}
+COMMON: dict[str, Any] = {
+    "method": "mlac_fast",  # first order, K = 4, the blocking loss is measured at both ends
+    "blocking_loss": "uniform_kl",
+    "blocking_batch_size": 128,
+}
+LONG = (30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000, 7000, 10000)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of a table.
+
+    Attributes:
+        table: The table that the row stands in.
+        adversary: Settings that replace the usual ones; ``None``: without hardening, as it starts.
+        steps: Outer steps.
+        start: ``base``, ``scratch``, or the share of random weights that the base's are mixed with.
+        blocked: Whether anything is blocked.
+        every: Number of inner steps from one measurement to the next, counted back from the last.
+        end_only: Whether the blocking loss is measured at the end of a stretch alone.
+        exact: Whether the gradient goes through the stretch, at second order.
+        seeds: Of base and hardening.
+        examples: Of the attacks.
+        looks: Of an attack that is longer than usual.
+    """
+
+    table: str
+    adversary: dict[str, Any] | None = None
+    steps: int = 1000
+    start: str | float = "base"
+    blocked: bool = True
+    every: int = 4
+    end_only: bool = False
+    exact: bool = False
+    seeds: tuple[int, ...] = (0, 1, 2)
+    examples: tuple[int, ...] = (200, 500)
+    looks: tuple[int, ...] | None = None
+
+    def config(self) -> dict[str, Any]:
+        """The settings of ``HardeningConfig``."""
+        options = {**BLOCKING, "blocking_every": self.every, "step_weights": "last" if self.end_only else "uniform"}
+        found = {**COMMON, "adversary": self.adversary, "method_options": options}
+        found |= {} if self.blocked else {"blocking_weight": 0.0}
+        return {**found, **({"meta_gradient": "exact"} if self.exact else {})}
+
+    @property
+    def passes(self) -> int:
+        """Gradients taken in an outer step: one of the desired task, of each inner step and of each measurement."""
+        if not self.blocked or self.adversary is None:
+            return 1
+        inner = self.adversary.get("steps", 4)
+        return 1 + inner + (1 if self.end_only or not inner else 1 + -(-inner // self.every))
+
+    @property
+    def oldest(self) -> int:
+        """The most steps that an adversary has made when it is reset, or when hardening ends."""
+        adversary = self.adversary or {}
+        inner = adversary.get("steps", 4)
+        if "pool" not in adversary:
+            return inner
+        return min(adversary["horizon"], inner * -(-self.steps // adversary["pool"]))
+
+
+def _pool(**changes: Any) -> dict[str, Any]:
+    return {**POOL, **changes}
+
+
+def _first(**settings: Any) -> Variant:
+    return Variant("first", seeds=(0, 1, 2, 3, 4), examples=(50, 200, 500), **settings)
+
+
+def _long(horizon: int | None, **settings: Any) -> Variant:
+    adversary = None if horizon is None else _pool(horizon=horizon)
+    return Variant("long", adversary, looks=LONG, **{"steps": 3200, **settings})
+
+
+def _order(inner: int) -> Variant:
+    adversary = {**RESET, "steps": inner}
+    return Variant("order", adversary, steps=300, every=max(inner, 1), seeds=(0, 1, 2, 3, 4))
+
+
+UNBLOCKED: dict[str, Any] = {"adversary": RESET, "blocked": False}
+VARIANTS = {  # the most important first
+    "base": _first(),
+    "scratch": _first(start="scratch"),
+    "reset, K = 4": _first(adversary=RESET),
+    "pool of 8": _first(adversary=POOL),
+    "pool of 8, rates 1e-3 to 1e-2": _first(adversary=_pool(learning_rate=HIGH)),
+    "undefended": _first(**UNBLOCKED),
+    "reset, K = 0": _first(adversary={**RESET, "steps": 0}),
+    "scratch, attacked longer": _long(None, start="scratch"),
+    "T = 200": _long(200),
+    "T = 800": _long(800),
+    "T = 50": _long(50),
+    "T = 3200": _long(3200, steps=6400, seeds=(0, 1)),
+    "reset, K = 16, 300 outer steps": _order(16),
+    "reset, K = 4, 300 outer steps": _order(4),
+    "reset, K = 0, 300 outer steps": _order(0),
+    "noise 0.3": Variant("noise", start=0.3, **UNBLOCKED),
+    "noise 0.6": Variant("noise", start=0.6, **UNBLOCKED),
+    "noise 0.3, then the pool": Variant("noise", POOL, start=0.3),
+    "noise 0.6, then the pool": Variant("noise", POOL, start=0.6),
+    "pool of 8, measured at the end alone": Variant("parts", POOL, steps=1167, end_only=True),
+    "pool of 8, K = 1": Variant("parts", _pool(steps=1), steps=1750, every=1),
+    "pool of 8, K = 16": Variant("parts", _pool(steps=16), steps=368, every=16),
+    "pool of 32": Variant("parts", _pool(pool=32)),
+    "pool of 8, reset after 50 steps without a better score": Variant("parts", _pool(pool_patience=50)),
+    "pool of 8, T = 800, reset after 100 steps without a better score": Variant(
+        "parts", _pool(horizon=800, pool_patience=100)
+    ),
+    "pool of 8, exact": Variant("parts", POOL, exact=True),
+    "pool of 1": _first(adversary=_pool(pool=1)),
+    "pool of 8, T = 40": _first(adversary=_pool(horizon=40)),
+    "pool of 8, T = 800": _first(adversary=_pool(horizon=800)),
+    "pool of 8, rates 1e-4 to 1e-3": _first(adversary=_pool(learning_rate=LOW)),
+}
+
+
+# They only complete a table.
+LAST = ("pool of 1", "pool of 8, T = 40", "pool of 8, T = 800", "pool of 8, rates 1e-4 to 1e-3")
+
+
+def plan() -> list[tuple[str, int]]:
+    """Variants and seeds, in the order in which they are run: the most important first, table by table."""
+    found = [(name, seed) for seed in range(5) for name, variant in VARIANTS.items() if seed in variant.seeds]
+    tables = [*dict.fromkeys(variant.table for variant in VARIANTS.values())]
+    return sorted(found, key=lambda pair: (pair[0] in LAST, tables.index(VARIANTS[pair[0]].table)))
