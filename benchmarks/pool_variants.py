@@ -92,9 +92,9 @@ UNBLOCKED: dict[str, Any] = {"adversary": RESET, "blocked": False}
 VARIANTS = {  # the most important first
     "base": _first(),
     "scratch": _first(start="scratch"),
-    "reset, K = 4": _first(adversary=RESET),
     "pool of 8": _first(adversary=POOL),
     "pool of 8, rates 1e-3 to 1e-2": _first(adversary=_pool(learning_rate=HIGH)),
+    "reset, K = 4": _first(adversary=RESET),
     "undefended": _first(**UNBLOCKED),
     "reset, K = 0": _first(adversary={**RESET, "steps": 0}),
     "scratch, attacked longer": _long(None, start="scratch"),
@@ -130,7 +130,12 @@ LAST = ("pool of 1", "pool of 8, T = 40", "pool of 8, T = 800", "pool of 8, rate
 
 
 def plan() -> list[tuple[str, int]]:
-    """Variants and seeds, in the order in which they are run: the most important first, table by table."""
-    found = [(name, seed) for seed in range(5) for name, variant in VARIANTS.items() if seed in variant.seeds]
+    """Variants and seeds in the order in which they are run: the most important first, table by table."""
     tables = [*dict.fromkeys(variant.table for variant in VARIANTS.values())]
-    return sorted(found, key=lambda pair: (pair[0] in LAST, tables.index(VARIANTS[pair[0]].table)))
+
+    def place(pair: tuple[str, int]) -> tuple[bool, int, int]:
+        variant = VARIANTS[pair[0]]
+        seed = 0 if variant.table == "first" else pair[1]  # elsewhere the first seed of all rows comes first
+        return pair[0] in LAST, tables.index(variant.table), seed
+
+    return sorted(((name, seed) for name, variant in VARIANTS.items() for seed in variant.seeds), key=place)

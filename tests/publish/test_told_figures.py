@@ -241,6 +241,14 @@ def test_figures_of_the_pool():
     assert f"with 500 examples to {most[0][:5]} and {most[1]} (scratch {most[2][:5]})" in README
 
 
+def test_the_page_of_the_pool_is_that_of_its_ledger(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from pool_report import tables
+
+    ledger, page = (ROOT / "benchmarks" / f"pool.{kind}" for kind in ("jsonl", "md"))
+    assert tables(map(json.loads, ledger.read_text().splitlines())) == page.read_text(encoding="utf-8")
+
+
 def test_figures_of_tasks_worth_blocking():
     rows = [json.loads(line) for line in (CARDS / "lab" / "worth.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["task"] == "same-article-apart"]
