@@ -102,7 +102,7 @@ def pair_cells(first: np.ndarray, second: np.ndarray) -> dict[Cell, np.ndarray]:
     cells: dict[Cell, np.ndarray] = {}
     for layer in (4, LAYERS):
         i = CELLS.index((layer, "mean"))
-        cells[layer, "mean"] = found = differences(first[:, i], second[:, i])
+        cells[layer, "mean"] = found = differences(*(torch.from_numpy(side[:, i]) for side in (first, second))).numpy()
         cosine = found[:, -1:]
         cells[layer, "first"] = np.concatenate([cosine, cosine**2], axis=1)
     return cells

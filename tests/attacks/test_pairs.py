@@ -3,40 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from pair_cases import CLOSES, OPENS, collate, pair_row, split_of
 
-from hf_selfdestruct.attacks import AttackData, AttackSuite, Entry, HeadOnly, PairProbe, Split, Target, Trial
+from hf_selfdestruct.attacks import (
+    AttackData,
+    AttackSuite,
+    Entry,
+    HeadOnly,
+    PairProbe,
+    Split,
+    Target,
+    Trial,
+)
 from hf_selfdestruct.attacks.methods.pair_probe import differences
 from hf_selfdestruct.attacks.methods.pair_words import Overlap, of_pairs, two_texts
 from hf_selfdestruct.attacks.methods.references import RawInput, raw_input
-
-OPENS, CLOSES, WORDS = 2, 3, range(5, 45)
-
-
-def pair_row(first, second):
-    return {
-        "input_ids": [OPENS, *first, CLOSES, *second, CLOSES],
-        "token_type_ids": [0] * (len(first) + 2) + [1] * (len(second) + 1),
-        "attention_mask": [1] * (len(first) + len(second) + 3),
-    }
-
-
-def split_of(count, seed, *, shared):
-    """Pairs of six words each; label 1 where the texts share ``shared`` of them."""
-    generator = np.random.default_rng(seed)
-    rows, labels = [], generator.integers(0, 2, count)
-    for label in labels:
-        words = generator.permutation(WORDS)[:12].tolist()
-        first, second = words[:6], words[6:]
-        if label:
-            second[:shared] = first[:shared]
-        rows.append(pair_row(first, generator.permutation(second).tolist()))
-    return Split(rows, labels)
-
-
-def collate(rows):
-    longest = max(len(row["input_ids"]) for row in rows)
-    names = ("input_ids", "token_type_ids", "attention_mask")
-    return {n: torch.tensor([[*row[n], *[0] * (longest - len(row[n]))] for row in rows]) for n in names}
 
 
 @pytest.fixture
@@ -57,15 +38,19 @@ def test_two_texts_of_a_row():
     whole = {"input_ids": [OPENS, 7, CLOSES], "token_type_ids": [0, 0, 0]}
     assert two_texts(whole) == ([OPENS, 7, CLOSES], [OPENS])
     assert not of_pairs(Split([whole], np.zeros(1)))
+    for left in (False, True):
+        padded = collate([row, pair_row([7, 8, 11], [9, 12])], left=left)
+        first = {name: values[0].tolist() for name, values in padded.items()}
+        assert two_texts(first) == two_texts(row), "padding is no text"
 
 
 def test_differences_do_not_depend_on_the_order_or_the_lengths_of_vectors():
     generator = np.random.default_rng(0)
-    a, b = generator.normal(size=(2, 5, 4))
+    a, b = torch.tensor(generator.normal(size=(2, 5, 4)))
     found = differences(a, b)
     np.testing.assert_allclose(found, differences(3 * b, a), atol=1e-12)
     assert found.shape == (5, 9)
-    cosines = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)]
+    cosines = [x @ y / x.norm() / y.norm() for x, y in zip(a, b, strict=True)]
     np.testing.assert_allclose(found[:, -1], cosines)
 
 

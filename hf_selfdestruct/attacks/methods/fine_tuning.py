@@ -120,7 +120,7 @@ class Tuning(Attack):
     @property
     def assumes(self) -> str:  # type: ignore[override]
         """What the attacker needs to have; with benign steps, rows of the desired task too."""
-        return super().assumes + (" and rows of the desired task" if self.needs else "")
+        return super().assumes + (" and rows of the desired task" if "desired" in self.needs else "")
 
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
         same: dict[str, Any] = {

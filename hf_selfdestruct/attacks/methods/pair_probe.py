@@ -6,13 +6,16 @@ than they do.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from ..attack import Trial
 from ..data import AttackData, Split
-from .features import SPLITS, Features, features_of
+from .features import SPLITS, Cell, Features, features_of
 from .pair_words import two_texts
 from .probes import HeadOnly
 
@@ -41,33 +44,29 @@ class PairProbe(HeadOnly):
     def features(self, trial: Trial) -> Features:
         """How the texts of each row differ, by layer."""
         first, second = (features_of(trial.target, one, trial.seed, self.tamper) for one in _apart(trial.data))
-        cells = {
-            split: {
-                (layer, "pair"): differences(values, second.cells[split][layer, pooling])
-                for (layer, pooling), values in first.cells[split].items()
-                if pooling == "mean" and layer >= 0
-            }
-            for split in SPLITS
-        }
+        cells: dict[str, dict[Cell, np.ndarray]] = {split: {} for split in SPLITS}
+        for split, layer in itertools.product(SPLITS, range(first.layers + 1)):
+            a, b = (torch.from_numpy(side.cells[split][layer, "mean"]) for side in (first, second))
+            cells[split][layer, "pair"] = differences(a, b).numpy()
         return Features(cells, first.layers, first.flops + second.flops)
 
 
-def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def differences(first: Tensor, second: Tensor) -> Tensor:
     """How two texts differ: ``|a - b|``, ``a * b`` and the cosine, of averages brought to norm 1.
 
     Args:
-        first: Of the first texts, ``(rows, width)``.
+        first: Of the first texts, ``(..., width)``.
         second: Of the second ones, likewise.
 
     Returns:
-        Array ``(rows, 2 * width + 1)``.
+        Tensor ``(..., 2 * width + 1)``.
 
     Example:
-        >>> differences(np.array([[3.0, 4.0]]), np.array([[3.0, 4.0]])).round(2)
-        array([[0.  , 0.  , 0.36, 0.64, 1.  ]])
+        >>> differences(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.0]]))
+        tensor([[0.0000, 0.0000, 0.3600, 0.6400, 1.0000]])
     """
-    a, b = (values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12) for values in (first, second))
-    return np.concatenate([np.abs(a - b), a * b, (a * b).sum(axis=1, keepdims=True)], axis=1)
+    a, b = (nn.functional.normalize(vectors, dim=-1) for vectors in (first, second))
+    return torch.cat([(a - b).abs(), a * b, (a * b).sum(-1, keepdim=True)], dim=-1)
 
 
 def _apart(data: AttackData) -> tuple[AttackData, AttackData]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -64,13 +65,14 @@ def of_pairs(split: Split) -> bool:
 
 
 def two_texts(row: dict[str, Any]) -> tuple[Tokens, Tokens]:
-    """The tokens of each text of a row, each with the tokens that open and close an input.
+    """The tokens of each text of a row without padding, each with the tokens that open and close an input.
 
     Example:
         >>> two_texts({"input_ids": [101, 7, 102, 8, 9, 102], "token_type_ids": [0, 0, 0, 1, 1, 1]})
         ([101, 7, 102], [101, 8, 9, 102])
     """
-    ids, types = list(row["input_ids"]), list(row["token_type_ids"])
+    mask = row.get("attention_mask", [1] * len(row["input_ids"]))
+    ids, types = (list(itertools.compress(row[name], mask)) for name in ("input_ids", "token_type_ids"))
     second = types.index(1) if 1 in types else len(ids)  # a long first text may leave no room
     return ids[:second], [ids[0], *ids[second:]]
 

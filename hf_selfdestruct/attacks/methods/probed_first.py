@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..attack import Outcome, Trial
 from ..data import Split, in_batches
-from .batches import averaged, hidden_states, mask_of, on_device
+from .batches import averaged, batch_of, hidden_states, mask_of, on_device
 from .fine_tuning import Tuning
 from .probes import fitted
 from .training_loop import tune
@@ -38,7 +38,12 @@ class PooledClassifier(nn.Module):
         bias: Of the head, ``(classes,)``.
         pooling: One of :data:`POOLINGS`.
         layers: Number of hidden states of the last one's width; ``mix`` trains a weight for each.
+
+    Attributes:
+        strengths: Inverse regularisations of the logistic regression that the head starts as.
     """
+
+    strengths: ClassVar[tuple[float, ...]] = STRENGTHS
 
     def __init__(
         self, model: PreTrainedModel, weight: Tensor, bias: Tensor, pooling: str = "mean", layers: int = 0
@@ -60,9 +65,17 @@ class PooledClassifier(nn.Module):
         """The trunk's table of words."""
         return self.model.get_input_embeddings()
 
+    @staticmethod
+    def vectors(
+        model: PreTrainedModel, inputs: dict[str, Tensor], poolings: Sequence[str], mix: Tensor | None = None
+    ) -> Tensor:
+        """What a head reads of each row, by each pooling, ``(rows, poolings, width)``."""
+        states = hidden_states(model, inputs)
+        return torch.stack([pooled(states, inputs, pooling, mix) for pooling in poolings], dim=1)
+
     def forward(self, labels: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
         """Logits and, where there are labels, their cross-entropy."""
-        features = pooled(hidden_states(self.model, inputs), inputs, self.pooling, self.mix)
+        features = self.vectors(self.model, inputs, (self.pooling,), self.mix)[:, 0]
         logits = nn.functional.linear(features, self.head_weight, self.head_bias)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
@@ -91,6 +104,7 @@ class ProbedFirst(Tuning):
     name: str = "probe, then fine-tuning"
     poolings: tuple[str, ...] = ("mean",)
     kinds = ("classification",)
+    classifier: ClassVar[type[PooledClassifier]] = PooledClassifier
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,16 +122,20 @@ class ProbedFirst(Tuning):
         found: dict[str, Any] = {}
 
         def under(model: PreTrainedModel, few: Split) -> PooledClassifier:
-            classifier, strength = probed(model, few, trial, self.poolings)
-            found.update(pooling=classifier.pooling, strength=strength)
-            return classifier
+            headed, strength = probed(model, few, trial, self.poolings, self.classifier)
+            found.update(pooling=headed.pooling, strength=strength)
+            return headed
 
         outcome = tune(self.name, trial, under=under)
         return replace(outcome, found={**outcome.found, **found})
 
 
 def probed(
-    model: PreTrainedModel, few: Split, trial: Trial, poolings: Sequence[str] = ("mean",)
+    model: PreTrainedModel,
+    few: Split,
+    trial: Trial,
+    poolings: Sequence[str] = ("mean",),
+    classifier: type[PooledClassifier] = PooledClassifier,
 ) -> tuple[PooledClassifier, float]:
     """The model under a head that is a logistic regression on its pooled tokens, and that regression's strength.
 
@@ -126,20 +144,20 @@ def probed(
         few: Rows to fit to.
         trial: What the attacker has: the selection split chooses pooling and strength; in a refit they are known.
         poolings: Poolings to choose from; of maps of pixels there is only the average.
+        classifier: What the head reads, and the strengths to choose from.
     """
-    data, layers = trial.data, 0
-    strengths: Sequence[float] = STRENGTHS
+    data, strengths = trial.data, classifier.strengths
+    model.eval()
+    with torch.no_grad():
+        states = hidden_states(model, batch_of(data, few.take([0]), labels=False))
+    if states[-1].dim() == 4:
+        poolings = ("mean",)
     if trial.refit is not None:
-        poolings, strengths = [trial.refit.found["pooling"]], [trial.refit.found["strength"]]
+        poolings, strengths = (trial.refit.found["pooling"],), (trial.refit.found["strength"],)
 
     def call(batch: dict[str, Tensor]) -> Tensor:
-        nonlocal layers, poolings
-        inputs = on_device(batch, labels=False)
-        states = hidden_states(model, inputs)
-        layers, poolings = len(_alike(states)), ("mean",) if states[-1].dim() == 4 else poolings
-        return torch.stack([pooled(states, inputs, pooling) for pooling in poolings], dim=1)
+        return classifier.vectors(model, on_device(batch, labels=False), poolings)
 
-    model.eval()
     train, selection = (in_batches(split, data.collate, call).astype(np.float64) for split in (few, data.selection))
     if not (np.isfinite(train).all() and np.isfinite(selection).all()):
         raise FloatingPointError("the attacked model's features are not finite")
@@ -155,7 +173,7 @@ def probed(
     best = max(tried, key=right)
     parts = linear_map(tried[best], train.shape[2], data.num_labels)
     weight, bias = (torch.tensor(part, dtype=torch.float32, device=model.device) for part in parts)
-    return PooledClassifier(model, weight, bias, poolings[best[0]], layers), best[1]
+    return classifier(model, weight, bias, poolings[best[0]], len(_alike(states))), best[1]
 
 
 def pooled(states: Sequence[Tensor], inputs: dict[str, Tensor], pooling: str, mix: Tensor | None = None) -> Tensor:
