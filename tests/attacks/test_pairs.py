@@ -11,9 +11,11 @@ from hf_selfdestruct.attacks import (
     Entry,
     HeadOnly,
     PairProbe,
+    PairProbedFirst,
     Split,
     Target,
     Trial,
+    named_suite,
 )
 from hf_selfdestruct.attacks.methods.pair_probe import differences
 from hf_selfdestruct.attacks.methods.pair_words import Overlap, of_pairs, two_texts
@@ -85,3 +87,17 @@ def test_suites_probe_pairs_only_where_rows_are_pairs(target, pairs, readable):
     assert names == {(): ["head only"], ("pairs",): ["head only", "pair probe"]}
     assert of_pairs(pairs.train)
     assert not of_pairs(readable.train)
+
+
+@pytest.mark.parametrize("name", ["glance", "quick", "default", "adaptive", "full"])
+def test_shipped_suites_attack_pairs_as_pairs_and_other_tasks_as_before(name):
+    pairs, others = (
+        [attack for attack, _ in named_suite(name).plan(1000, frozenset({"desired", "sibling", *of}))]
+        for of in (("pairs",), ())
+    )
+    found = {attack.name.removesuffix(" with options") for attack in pairs if attack not in others}
+    expected = {"pair probe"} if name == "glance" else {"pair probe", "pair probe, then fine-tuning"}
+    assert found == expected
+    assert [attack for attack in pairs if attack in others] == others
+    assert "desired task" not in PairProbedFirst().assumes
+    assert "desired task" in PairProbedFirst(prelude=10).assumes

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..methods.fine_tuning import FullFineTuning, Tuning
 from ..methods.forensics import TiedWords
+from ..methods.pair_fine_tuning import PairProbedFirst
 from ..methods.pair_probe import PairProbe
 from ..methods.probed_first import ProbedFirst
 from ..methods.probes import HeadOnly
@@ -17,6 +18,7 @@ from .variants import (
     OTHER_PROBES,
     fresh_embeddings,
     optimizers,
+    pair_probed_first,
     parts,
     patient,
     probed_first,
@@ -51,9 +53,10 @@ SMOKE = AttackSuite(
 )
 GLANCE = AttackSuite(
     "glance",
-    4,
+    5,
     (
         Entry(HeadOnly(every_layer=True), MOST),
+        Entry(PairProbe(), MOST),
         Entry(FullFineTuning(learning_rates=RATES[1:3], steps=(160,), looks=2), MOST),
     ),
     more=None,
@@ -61,15 +64,19 @@ GLANCE = AttackSuite(
 )
 SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES[1:4], steps=(160,), looks=4, prune=True)
 PROBED_FIRST = ProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), looks=4, prune=True)
+PAIR_PROBED_FIRST = PairProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), looks=4, prune=True)
 SHORTER = ProbedFirst("probe, then shorter fine-tuning", learning_rates=RATES[2:4], steps=(160,), looks=4, prune=True)
-QUICK = AttackSuite("quick", 4, (*PROBES, Entry(PROBED_FIRST, MOST, refit=True)))
+QUICK = AttackSuite(
+    "quick", 5, (*PROBES, Entry(PROBED_FIRST, MOST, refit=True), Entry(PAIR_PROBED_FIRST, MOST, refit=True))
+)
 DEFAULT = AttackSuite(
     "default",
-    6,
+    7,
     (
         *PROBES,
         Entry(SHORTER, (400,)),
         Entry(probed_first(320, RATES[2:4]), MOST, refit=True),
+        Entry(pair_probed_first(320, RATES[2:4]), MOST, refit=True),
         Entry(patient(400), MOST),
         Entry(SEARCHED, MOST),
         Entry(parts(90), MOST),
@@ -173,7 +180,7 @@ LONGER = FullFineTuning(
 )
 ADAPTIVE = AttackSuite(
     "adaptive",
-    7,
+    8,
     (
         Entry(HeadOnly(every_layer=True), MOST, refit=True),
         Entry(JOINED, MOST, refit=True),
@@ -182,6 +189,7 @@ ADAPTIVE = AttackSuite(
         Entry(OTHER_PROBES, MOST, refit=True),
         Entry(LONGER, MOST),
         Entry(probed_first(640, RATES[1:4], further=True), MOST, refit=True),
+        Entry(pair_probed_first(640, RATES[1:4], further=True), MOST, refit=True),
         Entry(patient(1000), MOST, refit=True),
         Entry(FASTER_EMBEDDINGS, MOST),
         Entry(fresh_embeddings(150), MOST),
@@ -199,14 +207,16 @@ ADAPTIVE = AttackSuite(
 )
 FULL = AttackSuite(
     "full",
-    5,
+    6,
     (
         *PROBES,
         Entry(
             ProbedFirst(learning_rates=RATES, steps=(320,), looks=4, prune=True),
             ALL,
         ),
+        Entry(PairProbedFirst(learning_rates=RATES, steps=(320,), looks=4, prune=True), ALL),
         Entry(probed_first(640, RATES[1:4], further=True), MOST, refit=True),
+        Entry(pair_probed_first(640, RATES[1:4], further=True), MOST, refit=True),
         Entry(patient(1000), MOST, refit=True),
         Entry(OTHER_PROBES, (100, 400)),
         Entry(FullFineTuning(learning_rates=RATES, steps=(100, 300), looks=4, prune=True), ALL),

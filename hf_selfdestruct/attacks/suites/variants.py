@@ -6,6 +6,7 @@ from typing import Any
 
 from ..attack import AnyOf
 from ..methods.fine_tuning import Tuning
+from ..methods.pair_fine_tuning import PairProbedFirst
 from ..methods.probed_first import POOLINGS, ProbedFirst
 from ..methods.probes import HeadOnly
 from ..methods.tamper import (
@@ -61,22 +62,28 @@ def probed_first(steps: int, rates: tuple[float, ...], *, further: bool = False)
         rates: Rates of the plain one; the others use the last two.
         further: Whether each option is also tried alone, and half precision too.
     """
+    return AnyOf("probe, then fine-tuning with options", _options(ProbedFirst, steps, rates, further=further))
+
+
+def pair_probed_first(steps: int, rates: tuple[float, ...], *, further: bool = False) -> AnyOf:
+    """As :func:`probed_first`, from a pair probe."""
+    return AnyOf("pair probe, then fine-tuning with options", _options(PairProbedFirst, steps, rates, further=further))
+
+
+def _options(of: type[ProbedFirst], steps: int, rates: tuple[float, ...], *, further: bool) -> tuple[ProbedFirst, ...]:
     common: dict[str, Any] = {"poolings": POOLINGS, "steps": (steps,), "looks": steps // 80, "prune": True}
     low, high = ({**common, "learning_rates": (rate,)} for rate in rates[-2:])
     alone = (
-        ProbedFirst("slower below", layer_decay=0.7, **high),
-        ProbedFirst("averaged", average=0.98, **high),
-        ProbedFirst("fewer words", word_dropout=0.15, **low),
-        ProbedFirst("bf16", precision="bf16", **low),
+        of("slower below", layer_decay=0.7, **high),
+        of("averaged", average=0.98, **high),
+        of("fewer words", word_dropout=0.15, **low),
+        of("bf16", precision="bf16", **low),
     )
-    return AnyOf(
-        "probe, then fine-tuning with options",
-        (
-            ProbedFirst("plain", **{**common, "learning_rates": rates}),
-            ProbedFirst("slower below, averaged", layer_decay=0.8, average=0.98, **high),
-            ProbedFirst("fewer words, averaged", word_dropout=0.15, average=0.98, **low),
-            *(alone if further else ()),
-        ),
+    return (
+        of("plain", **{**common, "learning_rates": rates}),
+        of("slower below, averaged", layer_decay=0.8, average=0.98, **high),
+        of("fewer words, averaged", word_dropout=0.15, average=0.98, **low),
+        *(alone if further else ()),
     )
 
 
