@@ -7,37 +7,74 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 TESTS = Path(__file__).parent
 
 
-def launch(
-    script: Path | str, *arguments: str, processes: int, by: str = "torchrun"
-) -> subprocess.CompletedProcess[str]:
-    """Run a script, or a module by its name, by ``torchrun`` or ``accelerate launch``, one thread in each process."""
+def launch(script: Path | str, *arguments: str, processes: int, by: str = "fork") -> subprocess.CompletedProcess[str]:
+    """Run a script, or a module by its name, in several processes, one thread in each.
+
+    Args:
+        script: The script, or the module.
+        arguments: Words for it.
+        processes: How many.
+        by: ``torchrun``, ``accelerate`` (launch), or ``fork``: the launcher of ``torchrun`` and its processes, forked
+            when everything is imported. A module only by ``accelerate``.
+    """
     start = {
         "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)],
         "accelerate": [
             *("accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"),
             *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
         ],
-    }[by]
+    }
     paths = f"{TESTS.parent}{os.pathsep}{TESTS}"
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"}
+    if by == "fork":
+        return forked.run(_launcher, str(script), arguments, processes, folder=Path.cwd(), variables=variables)
     return subprocess.run(
-        [sys.executable, "-m", *start, *(["-m"] if isinstance(script, str) else []), str(script), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"},
+        [sys.executable, "-m", *start[by], *(["-m"] if isinstance(script, str) else []), str(script), *arguments],
+        env=variables,
         capture_output=True,
         text=True,
         timeout=1200,
     )
+
+
+def _launcher(script: str, arguments: Sequence[str], processes: int) -> None:
+    """What ``torchrun`` does, and its processes share what is imported here."""
+    import hf_selfdestruct.trainer.trainer  # noqa: F401
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=str(os.getpid()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="fork",
+        max_restarts=0,
+    )
+    elastic_launch(config, _worker)(script, arguments)
+
+
+def _worker(script: str, arguments: Sequence[str]) -> None:
+    try:
+        forked.run_script(script, arguments)
+    except Exception:
+        sys.excepthook(*sys.exc_info())  # torch says there which rank failed
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
+
 NOISE = [f"word{i}" for i in range(40)]
 DESIRED, BLOCKED = ("nurse", "cook"), ("north", "south")
 PLOTS = ("score_against_examples", "cost_to_recover", "attacks_and_models", "expected_best")
@@ -116,15 +118,20 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
 
 def run_cli(*words: Any, home: Path, code: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     """``python -m hf_selfdestruct.cli``, or ``python -c code``, in a process of its own without network or token."""
-    start = ["-c", code] if code else ["-m", "hf_selfdestruct.cli"]
+    act, what = (forked.run_code, code) if code else (forked.run_module, "hf_selfdestruct.cli")
+    return forked.run(act, what, [*map(str, words)], folder=home, variables=environment(home, **variables))
+
+
+def run_fresh(*words: Any, home: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """``python -c code`` in a process that has loaded nothing."""
     return subprocess.run(
-        [sys.executable, *start, *map(str, words)],
+        [sys.executable, "-c", code, *map(str, words)],
         capture_output=True,
         text=True,
         check=False,
         cwd=home,
         timeout=1200,
-        env=environment(home, **variables),
+        env=environment(home),
     )
 
 

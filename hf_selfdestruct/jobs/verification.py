@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
-from ..attacks.suites.audit import plan_problems
 from ..files import printable
 from ..publish.hub import blobs_of, fetched
 from ..publish.layout import REPORT, SIGNATURE
@@ -96,6 +95,8 @@ def verify(
     if not found and public_key is not None:
         found = signature_problems(folder, public_key, links=links)
     if not found and not files_only:
+        from ..attacks.suites.audit import plan_problems  # loads torch, which files alone do not need
+
         found = plan_problems(AttackReport.load(folder / REPORT))
     manifest, signature = read_manifest(folder, links=links), (folder / SIGNATURE).is_file()
     return Verification(

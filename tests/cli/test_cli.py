@@ -8,7 +8,7 @@ import time
 import pytest
 from made_reports import made_report
 from safetensors.torch import load_file, save_file
-from toy_project import PLOTS, run_cli, stripped
+from toy_project import PLOTS, run_cli, run_fresh, stripped
 
 from hf_selfdestruct import __version__
 from hf_selfdestruct.cli.__main__ import main
@@ -42,7 +42,7 @@ def test_help_is_instant_and_complete(command, tmp_path):
     code += "try:\n  main(sys.argv[1:])\nfinally:\n  sys.stderr.write("
     code += "','.join(sorted({'torch', 'transformers', 'numpy'} & {*sys.modules})))"
     start = time.perf_counter()
-    done = run_cli(*words, home=tmp_path, code=code)
+    done = run_fresh(*words, home=tmp_path, code=code)
     seconds = time.perf_counter() - start
     assert done.returncode == 0
     assert done.stderr == "", "a heavy library was loaded"
