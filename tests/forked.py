@@ -6,6 +6,7 @@ What reads variables of Hugging Face when it is imported is not loaded beforehan
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -72,6 +73,7 @@ def _inside(act: Callable[..., None], arguments: Any, output: Path, folder: Path
         file = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
+    gc.freeze()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(variables)
