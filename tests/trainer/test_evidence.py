@@ -12,16 +12,17 @@ from hf_selfdestruct.trainer.sibling import trained_sibling
 
 
 @pytest.fixture
-def attacked(make_trainer, tiny_model, tmp_path):
-    """Hardens and attacks in one folder; when the sibling was written there."""
+def written(make_trainer, tiny_model, tmp_path):
+    """Hardens in one folder and makes the sibling there; when that was written."""
 
-    def attack(*, model=None, **options) -> int:
-        trainer = make_trainer(tmp_path, model=model or tiny_model(), blocked_tasks=[toy_task(rows=60)], **options)
+    def harden(*, model=None, **options) -> int:
+        usual = {"meta_gradient": "first_order", "max_steps": 1, "blocked_tasks": [toy_task(rows=60)]}
+        trainer = make_trainer(tmp_path, model=model or tiny_model(), **{**usual, **options})
         trainer.train()
-        trainer.attack(TINY_SUITE)
+        trained_sibling(trainer, str(tmp_path / "_base"))
         return (tmp_path / "_undefended" / "model.safetensors").stat().st_mtime_ns
 
-    return attack
+    return harden
 
 
 def other_start(tiny_model):
@@ -49,8 +50,8 @@ def other_collator(rows):
     return default_data_collator(rows)
 
 
-def test_a_sibling_is_found_again_only_if_everything_is_the_same(attacked, tiny_model) -> None:
-    times = [attacked(), attacked()]
+def test_a_sibling_is_found_again_only_if_everything_is_the_same(written, tiny_model) -> None:
+    times = [written(), written()]
     assert times[0] == times[1]
     changes = (
         {"model": frozen_embeddings(tiny_model)},
@@ -65,11 +66,11 @@ def test_a_sibling_is_found_again_only_if_everything_is_the_same(attacked, tiny_
         {"model": other_start(tiny_model)},
         {"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})},
     )
-    times += [attacked(**change) for change in changes]
+    times += [written(**change) for change in changes]
     assert len({*times}) == 1 + len(changes)
 
 
-def test_a_sibling_has_the_hardened_models_optimizer(attacked) -> None:
+def test_a_sibling_has_the_hardened_models_optimizer(written) -> None:
     made = []
 
     class Counted(torch.optim.SGD):
@@ -77,7 +78,7 @@ def test_a_sibling_has_the_hardened_models_optimizer(attacked) -> None:
             made.append(named["lr"])
             super().__init__(*arguments, **named)
 
-    attacked(optimizer_cls_and_kwargs=(Counted, {"lr": 0.1}))
+    written(optimizer_cls_and_kwargs=(Counted, {"lr": 0.1}))
     assert made == [0.1, 0.1]
 
 
@@ -140,9 +141,16 @@ def test_quality_on_several_sets_is_no_timing(make_trainer, toy_data, tmp_path) 
     assert found.keys() == {"a_loss", "a_accuracy", "b_loss", "b_accuracy"}
 
 
-def test_what_blocks_is_of_no_consequence_to_the_sibling(attacked) -> None:
-    times = [attacked(), attacked(method_options={"max_blocking_grad_norm": 0.1}), attacked(blocking_weight=0.5)]
+def test_what_blocks_is_of_no_consequence_to_the_sibling(written) -> None:
+    times = [written(), written(method_options={"max_blocking_grad_norm": 0.1}), written(blocking_weight=0.5)]
     assert len({*times}) == 1
+
+
+@pytest.fixture(scope="module")
+def trained(make_trainer, tmp_path_factory):
+    trainer = make_trainer(tmp_path_factory.mktemp("trained"), max_steps=1, meta_gradient="first_order")
+    trainer.train()
+    return trainer
 
 
 class Twice(Accuracy):
@@ -172,11 +180,7 @@ UNLABELLED = toy_rows(12, seed=3, columns=("labels",)).map(lambda row, i: {"labe
         ({"controls": [toy_task("again")]}, ValueError, "control task 'again' is blocked task 'blocked'"),
     ],
 )
-def test_what_cannot_be_attacked_with_is_refused_before_the_sibling_is_trained(
-    make_trainer, tmp_path, given, error, told
-) -> None:
-    trainer = make_trainer(tmp_path, max_steps=1, meta_gradient="first_order")
-    trainer.train()
+def test_what_cannot_be_attacked_with_is_refused_before_the_sibling_is_trained(trained, given, error, told) -> None:
     with pytest.raises(error, match=told):
-        trainer.attack(**{"suite": TINY_SUITE, **given})
-    assert not (tmp_path / "_undefended").exists()
+        trained.attack(**{"suite": TINY_SUITE, **given})
+    assert not (trained.folder / "_undefended").exists()
