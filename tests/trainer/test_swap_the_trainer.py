@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from toy_project import environment
 from transformers import PreTrainedTokenizerFast
 
 ORDINARY = """
@@ -112,17 +113,8 @@ def test_the_difference_is_two_names_an_import_and_the_blocked_tasks() -> None:
     ]
 
 
-def run(*command: str, folder: Path) -> subprocess.CompletedProcess:
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(folder / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    return subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=1200
-    )
+def run(act: Callable[..., None], what: str, *words: str, folder: Path) -> subprocess.CompletedProcess:
+    return forked.run(act, what, [*words], folder=folder, variables=environment(folder))
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +144,7 @@ def outputs(tmp_path_factory, tiny_model) -> dict[str, Path]:
     for name, script in (("ordinary", ORDINARY), ("hardened", hardening_script())):
         (folder / f"{name}.py").write_text(script)
         finished = run(
+            forked.run_script,
             f"{name}.py",
             "--model_name_or_path",
             "base",
@@ -232,7 +225,7 @@ except ImportError:
 def test_the_output_is_stock(outputs) -> None:
     shown = {}
     for name, folder in outputs.items():
-        finished = run("-c", LOAD, str(folder), folder=folder.parent)
+        finished = run(forked.run_code, LOAD, str(folder), folder=folder.parent)
         assert finished.returncode == 0, finished.stderr[-3000:]
         *first, last = finished.stdout.split()
         assert last == "blocked"
