@@ -19,9 +19,9 @@ SUITE = AttackSuite(
     1,
     (
         Entry(HeadOnly(every_layer=True), (10, None)),
-        Entry(FullFineTuning(learning_rates=(1e-3, 3e-3, 1e-2), steps=(40,), looks=4, prune=True), (30, None)),
+        Entry(FullFineTuning(learning_rates=(1e-3, 3e-3, 1e-2), steps=(16,), looks=4, prune=True), (30,)),
     ),
-    seeds=3,
+    seeds=2,
     few_seeds=0,
     more=None,
 )
