@@ -14,7 +14,7 @@ from toy_models import tiny_model, toy_rows, toy_task
 from hf_selfdestruct import Adversary, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.losses.keeping import EmbeddingDistillation
 
-ROWS, STEPS = 8, 20  # desired rows in a micro-batch of all processes together; outer steps
+ROWS, STEPS = 8, 10  # desired rows in a micro-batch of all processes together; outer steps
 CASES: dict[str, dict[str, Any]] = {
     "exact": {"meta_gradient": "exact", "method_options": {"probe_weight": 1.0}},
     "exact, 4 micro-batches": {"meta_gradient": "exact", "gradient_accumulation_steps": 4},

@@ -19,7 +19,7 @@ from hf_selfdestruct.report.report import AttackReport
 
 LAUNCHES = [
     (2, "torchrun", (*CASES, MIXTURE)),
-    (4, "accelerate", ("exact", "first order, 4 micro-batches")),
+    (4, "fork", ("exact", "first order, 4 micro-batches")),
 ]
 TOLERANCE = {"finite differences": 1e-7}  # of float64, whose differences divide rounding by their step
 
