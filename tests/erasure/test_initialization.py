@@ -229,5 +229,5 @@ def test_noise_mixes_every_weight_of_the_trunk_and_no_other(make_trainer, tiny_m
 
 
 def test_noise_is_a_share(make_trainer, tmp_path) -> None:
-    with pytest.raises(ValueError, match="from 0 to 1; got 1.5"):
+    with pytest.raises(ValueError, match=r"from 0 to 1; got 1\.5"):
         make_trainer(tmp_path, method_options={"noise": 1.5})
