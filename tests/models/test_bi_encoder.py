@@ -5,38 +5,27 @@ from __future__ import annotations
 import pytest
 import torch
 from datasets import Dataset
+from pair_cases import CLOSES, OPENS, collate, pair_row, split_of
 from toy_models import tiny_config
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, DistilBertConfig
 
 from hf_selfdestruct.adversaries.adversary import Adversary
-from hf_selfdestruct.losses.blocking import HeadAdjustedCrossEntropy, RepresentationProbe
+from hf_selfdestruct.losses.blocking import RepresentationProbe, UniformKL
 from hf_selfdestruct.models import heads
 from hf_selfdestruct.models.pairs import AutoModelForTextPairs, difference
 from hf_selfdestruct.models.stateless import OWN
 from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
-OPENS, CLOSES = 2, 3
 
-
-def pair_row(first: list[int], second: list[int]) -> dict[str, list[int]]:
-    tokens = [OPENS, *first, CLOSES, *second, CLOSES]
-    kinds = [0] * (len(first) + 2) + [1] * (len(second) + 1)
-    return {"input_ids": tokens, "token_type_ids": kinds, "attention_mask": [1] * len(tokens)}
-
-
-def pair_rows(count: int, seed: int, *, second: bool = True) -> Dataset:
-    """Pairs of three words each; label 1 where the second text repeats the first."""
-    generator = torch.Generator().manual_seed(seed)
-    words = torch.randint(5, 60, (count, 6), generator=generator).tolist()
-    rows = [pair_row(row[:3], (row[:3] if i % 2 else row[3:]) if second else []) for i, row in enumerate(words)]
-    if not second:
-        rows = [{**row, "token_type_ids": [0] * len(row["input_ids"])} for row in rows]
-    return Dataset.from_list([{**row, "same": i % 2} for i, row in enumerate(rows)])
-
-
-def pair_task(**options) -> BlockedTask:
-    splits = {name: pair_rows(60, seed, **options) for seed, name in enumerate(("train", "attack", "test"))}
-    return BlockedTask("same", **splits, label_column="same")
+def pair_task(*, second: bool = True) -> BlockedTask:
+    splits = {}
+    for seed, name in enumerate(("train", "attack", "test")):
+        rows = split_of(60, seed, shared=6).features
+        kinds = [row["token_type_ids"] if second else [0] * len(row["input_ids"]) for row in rows]
+        splits[name] = Dataset.from_list(
+            [{**row, "token_type_ids": kind} for row, kind in zip(rows, kinds, strict=True)]
+        )
+    return BlockedTask("same", **splits, label_column="labels")
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -45,16 +34,11 @@ def test_each_text_is_encoded_as_it_is_alone(left) -> None:
     module = heads.skeleton(model, 2, auto_class=AutoModelForTextPairs)
     assert heads.head_names(module) == ["pair_head.weight", "pair_head.bias"]
     texts = [([7, 8], [9, 10, 11]), ([12, 13, 14, 15], [16]), ([17], [])]
-    longest = max(len(first) + len(second) + 3 for first, second in texts)
     rows = [
         {name: cells[: None if second else 3] for name, cells in pair_row(first, second).items()}
         for first, second in texts
     ]
-    padded = [
-        {n: [0] * (longest - len(c)) + c if left else c + [0] * (longest - len(c)) for n, c in row.items()}
-        for row in rows
-    ]
-    batch = {name: torch.tensor([row[name] for row in padded]) for name in padded[0]}
+    batch = collate(rows, left=left)
     live = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     weights = {ours: live[theirs] for ours, theirs in heads.names_between(module, model).items()}
     weights |= heads.draw(module, heads.head_names(module), 0)
@@ -90,7 +74,7 @@ def test_an_adversary_of_texts_apart_reaches_every_weight_it_reads(make_trainer,
         blocked_tasks=[pair_task()],
         adversary={"pool": 4, "horizon": 50},
         adversaries=[Adversary(learning_rate=1e-2, steps=2, batch_size=4, head="random", pairs=("joined", "apart"))],
-        blocking_losses=[HeadAdjustedCrossEntropy(), RepresentationProbe(weight=0.1)],
+        blocking_losses=[UniformKL(), RepresentationProbe(weight=0.1)],
     )
     simulator, seen = trainer.objective.simulator, set()
     for step in range(4):
