@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 TESTS = Path(__file__).parent
 
 
-def launch(script: Path | str, *arguments: str, processes: int, by: str = "fork") -> subprocess.CompletedProcess[str]:
+def launch(
+    script: Path | str, *arguments: str, processes: int, by: str = "torchrun"
+) -> subprocess.CompletedProcess[str]:
     """Run a script, or a module by its name, in several processes, one thread in each.
 
     Args:
@@ -69,6 +72,8 @@ def _launcher(script: str, arguments: Sequence[str], processes: int) -> None:
 
 
 def _worker(script: str, arguments: Sequence[str]) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # as in a new program: no handler of the launcher's
+        signal.signal(number, signal.SIG_DFL)
     try:
         forked.run_script(script, arguments)
     except Exception:

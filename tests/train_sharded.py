@@ -24,7 +24,7 @@ from hf_selfdestruct.losses.probe import RepresentationProbe
 from hf_selfdestruct.meta_gradient.outer_loss import meta_loss
 from hf_selfdestruct.models.distributed import Processes
 
-ROWS, STEPS = 8, 20
+ROWS, STEPS = 8, 10
 CASES: dict[str, dict[str, Any]] = {
     "first order": {"meta_gradient": "first_order", "adversary": {"learns_rate": False}},
     "first order, a learned rate": {"meta_gradient": "first_order"},
