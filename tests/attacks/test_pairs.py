@@ -96,7 +96,7 @@ def test_shipped_suites_attack_pairs_as_pairs_and_other_tasks_as_before(name):
         for of in (("pairs",), ())
     )
     found = {attack.name.removesuffix(" with options") for attack in pairs if attack not in others}
-    expected = {"pair probe"} if name == "glance" else {"pair probe", "pair probe, then fine-tuning"}
+    expected = {"pair probe", "pair probe, then fine-tuning"}
     assert found == expected
     assert [attack for attack in pairs if attack in others] == others
     assert "desired task" not in PairProbedFirst().assumes

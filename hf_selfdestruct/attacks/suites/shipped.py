@@ -58,6 +58,7 @@ GLANCE = AttackSuite(
         Entry(HeadOnly(every_layer=True), MOST),
         Entry(PairProbe(), MOST),
         Entry(FullFineTuning(learning_rates=RATES[1:3], steps=(160,), looks=2), MOST),
+        Entry(PairProbedFirst(learning_rates=RATES[1:3], steps=(160,), looks=2), MOST),
     ),
     more=None,
     choosing=True,
