@@ -130,7 +130,7 @@ def goals(found: Found) -> list[str]:
         crossings = {VARIANTS[name].oldest: crossing(found, name, str(FEW)) for name in HORIZONS if name in found}
         figures = ", ".join(f"T = {age:,}: {told(step)}" for age, step in crossings.items())
         usual = [pair for pair in crossings.items() if pair[0] <= 800]
-        linear = all(b[1] / a[1] >= b[0] / a[0] for a, b in pairwise(usual) if math.isfinite(a[1]))
+        linear = all(b[1] >= a[1] * b[0] / a[0] for a, b in pairwise(usual))
         far = all(step > 10 * age for age, step in crossings.items())
         rows.append(["b", f"n = {FEW}, the crossing grows at least in proportion to T up to 800", figures, linear])
         rows.append(["b", f"n = {FEW}, the crossing is beyond 10 T steps", figures, far])
