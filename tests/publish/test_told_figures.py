@@ -249,6 +249,18 @@ def test_the_page_of_the_pool_is_that_of_its_ledger(monkeypatch):
     assert tables(map(json.loads, ledger.read_text().splitlines())) == page.read_text(encoding="utf-8")
 
 
+def test_figures_of_the_model_that_forgets():
+    lines = [*map(json.loads, (CARDS / "lab" / "relearned.jsonl").read_text().splitlines())]
+    of = {line["variant"]: line for line in lines if line["setting"] == "same_article"}
+    forgets, highest = of["random weights, relearned"], {name: max(of[name]["attacks"].values()) for name in of}
+    told = " ".join(README.split())
+    assert f"professions with {forgets['desired']:.3f} (undefended {of['undefended']['desired']:.3f}, after" in told
+    assert (
+        f"links articles with {highest['random weights, relearned']:.3f}, where it gets {highest['base']:.3f} from the "
+        f"base, {highest['undefended']:.3f} from the undefended model and {highest['scratch']:.3f} from scratch" in told
+    )
+
+
 def test_figures_of_tasks_worth_blocking():
     rows = [json.loads(line) for line in (CARDS / "lab" / "worth.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["task"] == "same-article-apart"]
