@@ -130,11 +130,13 @@ def goals(found: Found) -> list[str]:
         crossings = {VARIANTS[name].oldest: crossing(found, name, str(FEW)) for name in HORIZONS if name in found}
         figures = ", ".join(f"T = {age:,}: {told(step)}" for age, step in crossings.items())
         usual = [pair for pair in crossings.items() if pair[0] <= 800]
-        linear = all(b[1] >= a[1] * b[0] / a[0] for a, b in pairwise(usual))
+        linear: bool | str = all(b[1] >= a[1] * b[0] / a[0] for a, b in pairwise(usual))
+        if linear and any(math.isinf(a[1]) for a, _ in pairwise(usual)):
+            linear = "not decided: no attack was long enough"
         far = all(step > 10 * age for age, step in crossings.items())
         rows.append(["b", f"n = {FEW}, the crossing grows at least in proportion to T up to 800", figures, linear])
         rows.append(["b", f"n = {FEW}, the crossing is beyond 10 T steps", figures, far])
-    lines = [f"| {a} | {b} | {c} | {'true' if d else 'false'} |" for a, b, c, d in rows]
+    lines = [f"| {a} | {b} | {c} | {d if isinstance(d, str) else str(d).lower()} |" for a, b, c, d in rows]
     return ["## Goals", "\n".join(["| | goal | measured | reached |", "|---|---|---|---|", *lines])] if rows else []
 
 
