@@ -104,15 +104,12 @@ def initial_weights(
     return {**mixed, name: table.to(original)}
 
 
-def noised(weights: Weights, random: Weights, share: float) -> Weights:
-    """Mix weights with random ones: ``(1 - share) * weights + share * random``."""
-    return {name: torch.lerp(value, random[name].to(value), share) for name, value in weights.items()}
-
-
 def _noised(model: PreTrainedModel, share: float, seed: int) -> Weights:
+    """The trunk's weights mixed with random ones: ``(1 - share) * weights + share * random``."""
     head = {*heads.head_names(model)}
     trunk = {name: value.detach() for name, value in model.named_parameters() if name not in head}
-    return noised(trunk, heads.draw(heads.live_skeleton(model), trunk, seed_of("noise", seed)), share)
+    random = heads.draw(heads.live_skeleton(model), trunk, seed_of("noise", seed))
+    return {name: torch.lerp(value, random[name].to(value), share) for name, value in trunk.items()}
 
 
 def without(table: Tensor, erased: Tensor) -> Tensor:
