@@ -75,7 +75,7 @@ LOADING = {
 }
 # The known limits of attack suites, one of which every card prints; the second for suites with what beat the others.
 BEATEN = (
-    "Withdrawn as evidence of blocking: an external attacker beat the attack suite behind this card. On the suite's "
+    "No evidence of blocking: an external attacker beat the attack suite behind this card. On the suite's "
     "own biographies, that attacker matched or beat the strongest attack at most budgets: with words alone (a "
     "bag-of-words classifier, no weights), or with the groups of words that have equal embeddings in the published "
     "weights. Fine-tuning in this suite is under-tuned; later versions are stronger."
