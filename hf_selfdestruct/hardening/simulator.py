@@ -223,9 +223,8 @@ class Simulator:
 
     def skeleton(self, draw: Draw) -> StatelessModel:
         """The skeleton of a draw's adversary."""
-        places = self.adversaries[draw.number].options("trainable")
-        at = next(i for i, option in enumerate(places) if option == draw.fine_tuning.trainable)
-        drawn = draw.fine_tuning
+        drawn, places = draw.fine_tuning, self.adversaries[draw.number].options("trainable")
+        at = next(i for i, option in enumerate(places) if option == drawn.trainable)
         return self._skeletons[draw.task.name, draw.number][drawn.head, at, drawn.pairs]
 
     @property
