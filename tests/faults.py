@@ -12,17 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faulty_training import END, FAULTS, NAN, PICTURES, STEPS, UNDISTURBED
-from launched import TESTS, handed_in, launch
+from launched import LOST, TESTS, handed_in, launch
 
 from hf_selfdestruct.trainer.intact import last_complete
 
 SCRIPT, PROCESSES = TESTS / "faulty_training.py", 2
-OTHERS = (
-    "ChildFailedError",
-    "Connection closed",
-    "Connection reset",
-    "Broken pipe",
-)  # the launcher, and who lost a peer
+OTHERS = ("ChildFailedError", *LOST)  # the launcher, and who lost a peer
 ATTACKS = "Attacks that are killed, and go on to the same report, are tried in `tests/attacks/test_workers.py`.\n"
 OUTCOMES = {"SIGKILL": "killed", "SIGTERM": "ended by SIGTERM"}
 

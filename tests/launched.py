@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 TESTS = Path(__file__).parent
+LOST = ("Connection closed", "Connection reset", "Broken pipe")  # what a process says whose peer is gone
 
 
 def launch(
@@ -76,9 +78,11 @@ def _worker(script: str, arguments: Sequence[str]) -> None:
         signal.signal(number, signal.SIG_DFL)
     try:
         forked.run_script(script, arguments)
-    except Exception:
+    except Exception as error:
         sys.excepthook(*sys.exc_info())  # torch says there which rank failed
         sys.stderr.flush()
+        if any(lost in str(error) for lost in LOST):
+            time.sleep(30)  # the launcher reports one process: the one whose end was the cause, and ends this one
         os._exit(1)
 
 
