@@ -61,7 +61,7 @@ class HardeningConfig:
     blocking_loss: str | None = option(
         None, "What hardening minimises at the fast weights; several with +.", BLOCKING_LOSSES
     )
-    blocking_weight: float = option(1.0, "Weight of the blocking loss; 0: nothing is blocked.")
+    blocking_weight: float | None = option(None, "Weight of the blocking loss; 0: no adversary, no such loss.")
     blocking_batch_size: int | None = option(None, "Held-out blocked examples on which the blocking loss is measured.")
     keeping_loss: str | None = option(
         None,
@@ -150,7 +150,7 @@ class HardeningConfig:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be a positive number; got {value!r}.")
-        if not (self.blocking_weight >= 0 and math.isfinite(self.blocking_weight)):
+        if self.blocking_weight is not None and not (self.blocking_weight >= 0 and math.isfinite(self.blocking_weight)):
             raise ValueError(f"blocking_weight must be zero or more; got {self.blocking_weight!r}.")
         self._read_nested()
 

@@ -172,7 +172,7 @@ class HardeningObjective:
         gradient = self.simulator.meta_gradient(model, draw)
         if gradient is None:
             return desired, terms
-        weight, most = config.blocking_weight * factor, config.options.max_blocking_grad_norm or None
+        weight, most = (config.blocking_weight or 0.0) * factor, config.options.max_blocking_grad_norm or None
         named, score = dict(model.named_parameters()), draw.task.kind.score
         place = partial(self.simulator.place, draw)
         outer = meta_loss(desired, named, gradient, blocking_weight=weight, max_norm=most, score=score, place=place)
@@ -183,7 +183,7 @@ class HardeningObjective:
 
     def blocks(self, step: int) -> bool:
         """Whether a blocking loss is due in this outer step."""
-        return self.config.blocking_weight != 0 and step % self.config.options.blocking_interval == 0
+        return bool(self.config.blocking_weight) and step % self.config.options.blocking_interval == 0
 
     def before_optimizer_step(self) -> None:
         """Let the adversaries learn from what this outer step gave them, and merged words have one gradient.

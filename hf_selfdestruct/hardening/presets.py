@@ -11,6 +11,7 @@ from typing import Any
 MLAC: dict[str, Any] = {
     "meta_gradient": "exact",  # 2211.14946: second order through K steps
     "blocking_loss": "head_adjusted_cross_entropy",  # its best plotted run uses the head adjustment alone
+    "blocking_weight": 1.0,
     "blocking_batch_size": 32,  # ours
     "keeping_weight": 1.0,
     "adversary": {
@@ -33,6 +34,7 @@ MLAC: dict[str, Any] = {
         "merge_words": 0.0,
         "erase_directions": 0,
         "keep_directions": 0,
+        "noise": 0.0,
     },
 }
 
@@ -81,6 +83,15 @@ ONE_PURPOSE: dict[str, Any] = {
         "max_blocking_grad_norm": 0.5,  # without it, one of three seeds hardly learned its desired task
         "blocking_interval": 4,  # three steps of four for the desired task alone, which has its words to learn anew
     },
+}
+
+# The last two steps of UNDO (2506.06278): noise, then relearning, here with random weights alone. For a model with one
+# purpose that can be learned anew: all that the base knew beside it is forgotten, and no adversary takes part. Train as
+# long as from scratch.
+RELEARN: dict[str, Any] = {
+    **MLAC_FAST,
+    "blocking_weight": 0.0,
+    "method_options": {**MLAC_FAST["method_options"], "noise": 1.0},
 }
 
 # Ours, for language models; not measured yet.
@@ -146,10 +157,11 @@ SOPHON: dict[str, Any] = {
 }
 
 # TAR, 2408.00761. Its first stage (random mapping) and its switch between retained and blocked data in mid-course
-# are left out; the adversary's prelude is the latter's nearest kin. blocking_weight=4 is its scale of the gradient.
+# are left out; the adversary's prelude is the latter's nearest kin.
 TAR: dict[str, Any] = {
     **MLAC,
     "meta_gradient": "first_order",  # gradients at theta_k, summed
+    "blocking_weight": 4.0,  # its scale of the gradient
     "blocking_loss": "entropy",
     "adversary": {
         **MLAC["adversary"],
@@ -203,6 +215,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mlac_fast": MLAC_FAST,
     "general": GENERAL,
     "one_purpose": ONE_PURPOSE,
+    "relearn": RELEARN,
     "language": LANGUAGE,
     "pool": POOL,
     "ac": AC,

@@ -155,7 +155,9 @@ def test_changed_defaults_of_the_base_class(make_args) -> None:
     assert args.ddp_find_unused_parameters is False
     assert args.ddp_broadcast_buffers is False
     assert str(getattr(args.hub_strategy, "value", args.hub_strategy)) == "end"
-    assert args.blocking_weight == 1.0
+    assert args.blocking_weight is None  # the method's
+    assert args.filled("tar").blocking_weight == 4.0
+    assert make_args(blocking_weight=2.0).filled("relearn").blocking_weight == 2.0
 
 
 def test_from_the_command_line(tmp_path) -> None:
