@@ -22,6 +22,7 @@ MARKERS = {"base": "^", "undefended": "s", "hardened": "o", "scratch": "D"}
 INK = "#444444"
 STEPS = (0, *(digit * 10**power for power in range(1, 7) for digit in (1, 2, 5)))
 LONGEST = 34  # characters of an attack's name
+LABEL_WIDTH = 0.06  # of a number below an axis, as a share of the axis
 
 
 def save_plots(report: Record, folder: str | Path) -> list[Path]:
@@ -65,11 +66,20 @@ def score_against_examples(report: Record, task: str) -> Figure:
         elif beside:
             axes.axhline(beside[0][1], color=INK, ls=style, lw=1.2, label=words)
     axes.set_xscale("log")
-    axes.set_xticks(budgets, [str(n) for n in budgets])
+    axes.set_xticks(budgets, _apart(budgets))
     axes.minorticks_off()
     axes.set_xlabel("blocked examples")
     _close(axes, report, task, empty=not axes.lines)
     return figure
+
+
+def _apart(budgets: Sequence[int]) -> list[str]:
+    """Labels on a logarithmic axis; one that would run into the next is left out."""
+    if len(budgets) < 2:
+        return [str(n) for n in budgets]
+    places = np.log(budgets) / np.log(budgets[-1] / budgets[0])
+    kept = [*(np.diff(places) > LABEL_WIDTH), True]
+    return [str(n) if keep else "" for n, keep in zip(budgets, kept, strict=True)]
 
 
 def cost_to_recover(report: Record, task: str) -> Figure:

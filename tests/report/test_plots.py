@@ -8,9 +8,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 from made_reports import ROLES, made_report, made_run
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hf_selfdestruct.report.attack_run import ROLES as ALL_ROLES
-from hf_selfdestruct.report.plots import COLOURS, best_of, save_plots
+from hf_selfdestruct.report.plots import COLOURS, best_of, save_plots, score_against_examples
 
 KINDS = ("score_against_examples", "cost_to_recover", "attacks_and_models", "expected_best")
 FACTS = made_report().tasks["gender"]
@@ -118,6 +119,17 @@ def test_any_name_of_an_attack_can_be_drawn(tmp_path, name):
     assert pixels.shape == matplotlib.image.imread(plain).shape
     empty = (pixels[..., :3] > 0.99).all(axis=-1).mean()
     assert empty < 0.7, "the name left no room for the map"
+
+
+def test_numbers_of_examples_do_not_run_into_each_other():
+    """A refit has a few examples more than the budget before it."""
+    budgets = (20, 29, 50, 71, 100, 105, 143, 1001, 1430)
+    report = made_report(runs=tuple(made_run(examples=n, accuracy=0.6) for n in budgets))
+    figure = score_against_examples(report, "gender")
+    FigureCanvasAgg(figure).draw()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    assert len(boxes) == len(budgets) - 1
+    assert all(left.x1 + 2 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_equal_reports_are_equal_pictures(tmp_path):
