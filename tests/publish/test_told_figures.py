@@ -1,4 +1,4 @@
-"""The figures told in the README and in the index of the cards are those of the committed reports and lab books."""
+"""The figures told in the README and beside the cards are those of the committed reports and lab books."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def text(path):
     return " ".join(path.read_text().split())
 
 
-README, INDEX = text(ROOT / "README.md"), text(CARDS / "README.md")
+README, INDEX, WITHDRAWN = (text(path) for path in (ROOT / "README.md", CARDS / "README.md", CARDS / "withdrawn.md"))
 
 
 def card(name):
@@ -70,8 +70,8 @@ def test_the_table_is_what_was_measured():
     for report, task in ((GENERAL, "gender"), (SWAPPED, "profession")):
         for examples in report.budgets(task):
             row = " | ".join(map(spread, best(report, task, examples).values()))
-            assert f"| {task} | {examples} | {row} | {difference(report, task, examples)} |" in README
-        assert f"{report.tasks[task].majority:.3f} ({task})" in README
+            assert f"| {task} | {examples} | {row} | {difference(report, task, examples)} |" in WITHDRAWN
+        assert f"{report.tasks[task].majority:.3f} ({task})" in WITHDRAWN
 
 
 def test_words_alone_are_what_was_measured():
@@ -80,7 +80,7 @@ def test_words_alone_are_what_was_measured():
         for examples in report.budgets(task):
             found = measured[task][str(examples)]
             told = f"{statistics.fmean(found):.3f} ± {statistics.stdev(found):.3f}"
-            assert f"| {difference(report, task, examples)} | {told} |" in README
+            assert f"| {difference(report, task, examples)} | {told} |" in WITHDRAWN
             assert statistics.fmean(found) > best(report, task, examples)["hardened"].mean
         # The reports were made when the raw input had one classifier, which is one of those that compete now.
         (all_examples,) = (run for run in report.runs if run.role == "raw" and run.chosen and run.seed == 0)
@@ -93,36 +93,36 @@ def test_what_is_kept():
         for report in (GENERAL, SWAPPED)
     )
     similar = GENERAL.desired.of("hardened")["similarity_rank_correlation"]
-    assert f"Professions: {kept[0]} hardened, {kept[1]} undefended;" in README
+    assert f"Professions: {kept[0]} hardened, {kept[1]} undefended;" in WITHDRAWN
     assert (
         f"(rank correlation {similar:.3f} with the base's). Gender in the second model: {also[0]} hardened, {also[1]}"
-        in README
+        in WITHDRAWN
     )
     third = means(best(GENERAL, "source"))
     told = f"the hardened model reaches {third['hardened']}, undefended {third['undefended']}, the base {third['base']}"
-    assert f"{told}, scratch {third['scratch']}." in INDEX
+    assert f"{told}, scratch {third['scratch']}." in WITHDRAWN
 
 
 def test_searched_fine_tuning():
     tuned = reached(SWAPPED, "profession", "full fine-tuning, searched")
     assert (
         f"reaches {spread(tuned['hardened'])} (scratch {spread(tuned['scratch'])}, base {tuned['base'].mean:.3f})."
-        in README
+        in WITHDRAWN
     )
     (words,) = (s.mean for s in GENERAL.summaries("gender") if s.role == "raw")
     strongest = GENERAL.strongest("gender", 939, "hardened")
     assert strongest.attack == "full fine-tuning, searched"
     assert strongest.mean < words
-    assert f"classifier does better ({words:.3f})." in README
+    assert f"classifier does better ({words:.3f})." in WITHDRAWN
     fewer = lab("wikibios-general-fewer")
     few = {n: best(fewer, "gender", n) for n in (100, 400)}
     told = {(n, role): spread(few[n][role]) for n in few for role in ("hardened", "scratch")}
     assert (
-        f"With 400 examples full fine-tuning reaches {told[400, 'hardened']} (scratch {told[400, 'scratch']})" in README
+        f"With 400 examples full fine-tuning reaches {told[400, 'hardened']} (scratch {told[400, 'scratch']})" in WITHDRAWN
     )
     again = f"{told[400, 'hardened']} from the model hardened again, {told[400, 'scratch']} from scratch"
-    assert f"{again} ({difference(fewer, 'gender', 400)})" in INDEX
-    assert f"two rates: {told[100, 'hardened']}, scratch {told[100, 'scratch']};" in INDEX
+    assert f"{again} ({difference(fewer, 'gender', 400)})" in WITHDRAWN
+    assert f"two rates: {told[100, 'hardened']}, scratch {told[100, 'scratch']};" in WITHDRAWN
     probes = {n: GENERAL.strongest("gender", n, "hardened").mean for n in few}
     assert few[400]["hardened"].mean > probes[400]
     assert few[100]["hardened"].mean == pytest.approx(probes[100], abs=0.005)
@@ -136,20 +136,20 @@ def test_longer_fine_tuning():
     ):
         found = best(report, "gender")
         assert (
-            told.format(spread(found["hardened"]), spread(found["scratch"]), difference(report, "gender", 939)) in INDEX
+            told.format(spread(found["hardened"]), spread(found["scratch"]), difference(report, "gender", 939)) in WITHDRAWN
         )
     found = best(general, "gender")
     told = f"it reaches {spread(found['hardened'])}, scratch {spread(found['scratch'])}, where one seed"
-    assert told in README
+    assert told in WITHDRAWN
     long = lab("wikibios-gender-1600-steps")
     reach = means(best(long, "gender"))
-    assert f"reach {reach['hardened']} and {reach['scratch']} ({difference(long, 'gender', 939)})" in INDEX
+    assert f"reach {reach['hardened']} and {reach['scratch']} ({difference(long, 'gender', 939)})" in WITHDRAWN
     told = [(general, "gender", "hardened"), (gender, "gender", "hardened"), (gender, "gender", "scratch")]
     for report, task, role in [*told, (general, "gender", "scratch"), (swapped, "profession", "hardened")]:
         seeds = [f"{run.test.accuracy:.3f}" for run in report.strongest_runs(task, 939, role)]
-        assert f"| {', '.join(seeds)} |" in INDEX
+        assert f"| {', '.join(seeds)} |" in WITHDRAWN
     tuned, probed = (report.strongest("profession", 939, "hardened") for report in (swapped, SWAPPED))
-    assert f"640 steps get {spread(tuned)}, without the clip, below probes." in INDEX
+    assert f"640 steps get {spread(tuned)}, without the clip, below probes." in WITHDRAWN
     assert "probes" in probed.attack
     assert tuned.mean < probed.mean
 
@@ -164,22 +164,22 @@ def test_further_hardening_seeds():
     )
     again = {s.attack: s.mean for s in lab("wikibios-general-glance").summaries("gender")}
     assert again["layer probe"] == reached(GENERAL, "gender", "layer probe")["hardened"].mean
-    assert f"give fine-tuning {tuned} (the first, hardened again: {again['full fine-tuning']:.3f}," in INDEX
+    assert f"give fine-tuning {tuned} (the first, hardened again: {again['full fine-tuning']:.3f}," in WITHDRAWN
     kept = [" and ".join(f"{x[name]:.3f}" for x in lines) for name in ("desired", "similarity_rank_correlation")]
     told = f"the layer probe {probed} ({again['layer probe']:.3f}), professions {kept[0]}, similarities {kept[1]}."
-    assert told in INDEX
+    assert told in WITHDRAWN
 
     first = means(reached(SWAPPED, "profession", "layer probe"))["hardened"]
     probe, tuned, desired = scores("wikibios_roles_swapped", "as shipped", 2)
-    assert f"the layer probe {probe} (the first: {first}), fine-tuning {tuned} and gender {desired}." in INDEX
+    assert f"the layer probe {probe} (the first: {first}), fine-tuning {tuned} and gender {desired}." in WITHDRAWN
 
     pairs = zip(*(scores("wikibios", AS_IT_IS, seed, of="source_shift") for seed in (1, 2)), strict=True)
     probes, tunings, desired = (" and ".join(pair) for pair in pairs)
     first = means(reached(SHIFT, "gender", "layer probe", 349))
-    assert f"layer probe {probes} ({first['hardened']} in the folder, scratch {first['scratch']})" in INDEX
+    assert f"layer probe {probes} ({first['hardened']} in the folder, scratch {first['scratch']})" in WITHDRAWN
     tuned = means(reached(SHIFT, "gender", "full fine-tuning, searched", 349))["scratch"]
     kept = f"{SHIFT.desired.of('hardened')['accuracy']:.3f}"
-    assert f"fine-tuning {tunings} (scratch {tuned} by `quick`), professions {desired} ({kept})." in INDEX
+    assert f"fine-tuning {tunings} (scratch {tuned} by `quick`), professions {desired} ({kept})." in WITHDRAWN
 
 
 def test_one_purpose_gender_blocked():
@@ -187,17 +187,17 @@ def test_one_purpose_gender_blocked():
     kept = {role: f"{GENDER.desired.of(role)['accuracy']:.3f}" for role in ("hardened", "undefended")}
     told = f"the judge gets {found['hardened']} from 939 examples (scratch {found['scratch']}, undefended"
     told += f" {found['undefended']}), professions are at {kept['hardened']}, undefended {kept['undefended']};"
-    assert told in INDEX
+    assert told in WITHDRAWN
     tuned = {role: spread(s) for role, s in reached(GENDER, "gender", "full fine-tuning, searched").items()}
     told = (
         f"gets {tuned['hardened']} (scratch {tuned['scratch']}, base {tuned['base']}), but no more from the undefended"
     )
-    assert f"{told} sibling either ({tuned['undefended']})." in INDEX
+    assert f"{told} sibling either ({tuned['undefended']})." in WITHDRAWN
     first, *rest = (scores("wikibios", AS_IT_IS, seed) for seed in (0, 1, 2))
     probes, _, desired = ("{}, {} and {}".format(*three) for three in zip(first, *rest, strict=True))
-    assert f"by `glance`, give the layer probe {probes}, professions {desired}." in INDEX
+    assert f"by `glance`, give the layer probe {probes}, professions {desired}." in WITHDRAWN
     judged = lab("wikibios-gender-default")
-    assert f"{judged.strongest('gender', 939, 'hardened').mean:.3f} from 939 examples). Longer" in INDEX
+    assert f"{judged.strongest('gender', 939, 'hardened').mean:.3f} from 939 examples). Longer" in WITHDRAWN
     for report in (GENDER, judged):
         assert all(difference(report, "gender", examples).low <= 0 for examples in report.budgets("gender"))
     table, probed = (CARDS / "README.md").read_text(), means(reached(GENDER, "gender", "layer probe"))["undefended"]
@@ -208,7 +208,7 @@ def test_one_purpose_gender_blocked():
 def test_an_unclipped_blocking_gradient():
     first, second, lost = (scores("wikibios_roles_swapped", AS_IT_IS, seed) for seed in (0, 1, 2))
     told = f"hardly learned gender ({lost[2]}; the others {first[2]} and {second[2]}; layer probe {lost[0]}"
-    assert f"{told}, {first[0]} and {second[0]})" in INDEX
+    assert f"{told}, {first[0]} and {second[0]})" in WITHDRAWN
 
 
 def test_closed_forms_and_the_loop():
@@ -217,7 +217,7 @@ def test_closed_forms_and_the_loop():
     loop = scores("wikibios", "MLAC loop alone, K = 4", 0)[0]
     base = means(reached(GENDER, "gender", "layer probe"))["base"]
     told = f"recipe leaves the layer probe {alone}, with it {whole}; the MLAC loop alone, with gender"
-    assert f"{told} blocked, leaves it at {loop} (K = 4; base {base})." in README
+    assert f"{told} blocked, leaves it at {loop} (K = 4; base {base})." in WITHDRAWN
     table = (CARDS / "README.md").read_text()
     for steps in (0, 4, 16):
         probe, tuned, desired = scores("wikibios", f"MLAC loop alone, K = {steps}", 0)
