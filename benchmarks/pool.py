@@ -1,4 +1,4 @@
-"""What a pool of adversaries adds: parities of hidden signs, hardened with and without it, then fine-tuned.
+"""What a pool of adversaries adds: small networks, hardened with and without it, then fine-tuned.
 
     python benchmarks/pool.py
 
@@ -16,15 +16,19 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from digits import DIGITS
+from fine_tuned import attacked, base
+from networks import Network, Setting, fresh
 from pool_report import tables
 from pool_variants import VARIANTS, Variant, plan
-from signs import Signs, attacked, base, fresh, rows
+from signs import SIGNS
 from torch import Tensor
 from torch.nn.functional import kl_div
 
 from hf_selfdestruct import BlockedTask, HardeningConfig, HardeningObjective
 
 HERE = Path(__file__).parent
+SETTINGS = {setting.name: setting for setting in (SIGNS, DIGITS)}
 BATCH, RECOVERY = 64, 500  # rows of an outer step; steps of distillation after noise
 LONG_RATES = ((1e-3, 0.0), (3e-3, 0.3), (1e-2, 0.0))  # and weight decays: fewer, for attacks of many steps
 
@@ -45,48 +49,49 @@ def main() -> None:
 
 def measured(variant: Variant, seed: int) -> dict[str, Any]:
     """What a line of the ledger contains: CPU seconds of hardening, desired accuracy, and what attacks reach."""
-    origin = started(variant.start, seed)
+    setting = SETTINGS[variant.setting]
+    origin = started(setting, variant.start, seed)
     start = time.process_time()
-    model = hardened(origin, variant, seed)
+    model = hardened(setting, origin, variant, seed)
     seconds = time.process_time() - start
-    inputs, desired, _ = rows(4000, 1)
+    inputs, desired, _ = setting.rows(4000, 1, "test")
     kept = (model(inputs).logits.argmax(1) == desired).float().mean().item()
     found: dict[str, Any] = {"seconds": round(seconds, 1), "desired": [round(kept, 4)]}
     if variant.looks is None:
-        found["blocked"] = {str(n): [round(attacked([model], n)[0][-1], 4)] for n in variant.examples}
+        found["blocked"] = {str(n): [round(attacked(setting, [model], n)[0][-1], 4)] for n in variant.examples}
     else:
-        curves = {n: attacked([model], n, looks=variant.looks, rates=LONG_RATES)[0] for n in variant.examples}
+        curves = {n: attacked(setting, [model], n, looks=variant.looks, rates=LONG_RATES)[0] for n in variant.examples}
         found["by_step"] = {str(n): [[round(value, 4) for value in curve]] for n, curve in curves.items()}
     return found
 
 
-def based(seed: int) -> Signs:
+def based(setting: Setting, seed: int) -> Network:
     """A base; the last two of five were trained apart from the first three."""
     seeds = (0, 1, 2) if seed < 3 else (3, 4)
-    file = Path(tempfile.gettempdir(), f"signs-{seeds[0]}.pt")
+    file = Path(tempfile.gettempdir(), f"{setting.name}-{seeds[0]}.pt")
     if not file.is_file():
-        torch.save([model.state_dict() for model in base(seeds)], file)
-    model = fresh(0)
+        torch.save([model.state_dict() for model in base(setting, seeds)], file)
+    model = fresh(setting, 0)
     model.load_state_dict(torch.load(file, weights_only=True)[seeds.index(seed)])
     return model
 
 
-def started(kind: str | float, seed: int) -> Signs:
+def started(setting: Setting, kind: str | float, seed: int) -> Network:
     """The model that hardening starts from: the base, random weights, or a recovered mixture of both."""
     if kind == "base":
-        return based(seed)
-    random = fresh((100 if kind == "scratch" else 200) + seed)
-    return random if isinstance(kind, str) else recovered(based(seed), random, kind, seed)
+        return based(setting, seed)
+    random = fresh(setting, (100 if kind == "scratch" else 200) + seed)
+    return random if isinstance(kind, str) else recovered(setting, based(setting, seed), random, kind, seed)
 
 
-def recovered(teacher: Signs, random: Signs, share: float, seed: int) -> Signs:
+def recovered(setting: Setting, teacher: Network, random: Network, share: float, seed: int) -> Network:
     """A model with a share of random weights, distilled from the model that it was (as UNDO does, 2506.06278)."""
-    model = fresh(0)
+    model = fresh(setting, 0)
     known, noise = teacher.state_dict(), random.state_dict()
     model.load_state_dict({n: (1 - share) * known[n] + share * noise[n] for n in known})
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for step in range(RECOVERY):
-        inputs, *_ = rows(BATCH, 1_000_000 * (seed + 51) + step)
+        inputs, *_ = setting.rows(BATCH, 1_000_000 * (seed + 51) + step, "train")
         with torch.no_grad():
             wanted = teacher(inputs).logits.log_softmax(-1)
         optimizer.zero_grad()
@@ -95,28 +100,28 @@ def recovered(teacher: Signs, random: Signs, share: float, seed: int) -> Signs:
     return model
 
 
-def hardened(start: Signs, variant: Variant, seed: int) -> Signs:
-    """A copy of a model, trained on the desired parity while the blocked one is blocked, if the variant says so."""
+def hardened(setting: Setting, start: Network, variant: Variant, seed: int) -> Network:
+    """A copy of a model, trained on the desired task while the blocked one is blocked, if the variant says so."""
     if variant.adversary is None:
         return start
     torch.manual_seed(seed)
-    model = fresh(0)
+    model = fresh(setting, 0)
     model.load_state_dict(start.state_dict())
-    inputs, _, labels = rows(8000, 10 + seed)
-    data = Dataset.from_dict({"signs": inputs.tolist(), "label": labels.tolist()})
+    inputs, _, labels = setting.rows(8000, 10 + seed, "train")
+    data = Dataset.from_dict({"inputs": inputs.tolist(), "label": labels.tolist()})
     objective = HardeningObjective(
         model,
         HardeningConfig(**variant.config(), seed=seed),
-        [InMemory("parity", train=data, inputs=inputs)],
+        [InMemory("blocked", train=data, inputs=inputs)],
         collate=collate,
         batch_size=BATCH,
     )
     objective.prepare(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for step in range(variant.steps):
-        signs, labels, _ = rows(BATCH, 1_000_000 * (seed + 1) + step)
-        loss = model(signs, labels).loss
-        total, _ = objective(model, {"signs": signs, "labels": labels}, loss, step)
+        few, labels, _ = setting.rows(BATCH, 1_000_000 * (seed + 1) + step, "train")
+        loss = model(few, labels).loss
+        total, _ = objective(model, {"inputs": few, "labels": labels}, loss, step)
         total.backward()
         objective.before_optimizer_step()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -140,13 +145,13 @@ class InMemory(BlockedTask):
         """Rows as the collator takes them."""
         assert self.inputs is not None
         labels = self.labels(split)[list(rows)].tolist()
-        return [{"signs": one, "labels": label} for one, label in zip(self.inputs[list(rows)], labels, strict=True)]
+        return [{"inputs": one, "labels": label} for one, label in zip(self.inputs[list(rows)], labels, strict=True)]
 
 
 def collate(features: list[dict[str, Any]]) -> dict[str, Tensor]:
     """A batch of rows."""
     return {
-        "signs": torch.stack([one["signs"] for one in features]),
+        "inputs": torch.stack([one["inputs"] for one in features]),
         "labels": torch.tensor([one["labels"] for one in features]),
     }
 

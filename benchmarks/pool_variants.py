@@ -31,6 +31,7 @@ class Variant:
         seeds: Of base and hardening.
         examples: Of the attacks.
         looks: Of an attack that is longer than usual.
+        setting: Name of the setting: the two tasks.
     """
 
     table: str
@@ -44,6 +45,7 @@ class Variant:
     seeds: tuple[int, ...] = (0, 1, 2)
     examples: tuple[int, ...] = (200, 500)
     looks: tuple[int, ...] | None = None
+    setting: str = "signs"
 
     def config(self) -> dict[str, Any]:
         """The settings of ``HardeningConfig``."""
@@ -78,6 +80,15 @@ def _first(**settings: Any) -> Variant:
     return Variant("first", seeds=(0, 1, 2, 3, 4), examples=(50, 200, 500), **settings)
 
 
+def _digits(adversary: dict[str, Any] | None = None, **settings: Any) -> Variant:
+    usual = {"table": "digits", "seeds": (0, 1, 2, 3, 4), "examples": (100, 400), "setting": "digits"}
+    return Variant(adversary=adversary, **{**usual, **settings})
+
+
+def _digits_long(adversary: dict[str, Any] | None = None, **settings: Any) -> Variant:
+    return _digits(adversary, table="digits, long", looks=LONG, seeds=(0, 1, 2), **settings)
+
+
 def _long(horizon: int | None, **settings: Any) -> Variant:
     adversary = None if horizon is None else _pool(horizon=horizon)
     return Variant("long", adversary, looks=LONG, **{"steps": 3200, **settings})
@@ -97,6 +108,20 @@ VARIANTS = {  # the most important first
     "reset, K = 4": _first(adversary=RESET),
     "undefended": _first(**UNBLOCKED),
     "reset, K = 0": _first(adversary={**RESET, "steps": 0}),
+    "digits: base": _digits(),
+    "digits: scratch": _digits(start="scratch"),
+    "digits: undefended": _digits(**UNBLOCKED),
+    "digits: reset, K = 0": _digits({**RESET, "steps": 0}),
+    "digits: reset, K = 4": _digits(RESET),
+    "digits: pool of 8": _digits(POOL),
+    "digits: pool of 8, rates 1e-3 to 1e-2": _digits(_pool(learning_rate=HIGH)),
+    "digits: relearned from random weights": _digits(start="scratch", **UNBLOCKED),
+    "digits: noise 0.6": _digits(start=0.6, **UNBLOCKED),
+    "digits: noise 0.6, then the pool": _digits(POOL, start=0.6),
+    "digits: scratch, attacked longer": _digits_long(start="scratch"),
+    "digits: pool of 8, attacked longer": _digits_long(POOL),
+    "digits: relearned, attacked longer": _digits_long(start="scratch", **UNBLOCKED),
+    "digits: reset, K = 4, attacked longer": _digits_long(RESET),
     "scratch, attacked longer": _long(None, start="scratch"),
     "T = 200": _long(200),
     "T = 800": _long(800),
