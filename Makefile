@@ -2,6 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 PIP_ARGS ?=
+PORT ?= 8000
 
 VENV := .venv
 VENV_LOWEST := .venv-lowest
@@ -10,7 +11,7 @@ comma := ,
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-lowest lint browser clean
+.PHONY: help demo docs test test-lowest lint browser clean
 
 # Empty unless $(PYTHON) runs and is recent enough.
 python_ok = $(shell $(PYTHON) -c 'import sys; print("ok" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
@@ -37,6 +38,10 @@ help:  ## show this help
 demo: $(VENV)/.stamp  ## train, attack and report on a small model (ARGS go to `hf-selfdestruct demo`)
 	$(VENV)/bin/hf-selfdestruct demo $(ARGS)
 
+docs: $(VENV)/.stamp  ## build the documentation and serve it on http://localhost:8000 (PORT=8000)
+	$(VENV)/bin/python -m sphinx -W --keep-going -q docs build/docs
+	$(VENV)/bin/python -m http.server $(PORT) --bind 127.0.0.1 --directory build/docs
+
 test: lint browser  ## lint, then all tests with the tested versions (ARGS go to pytest)
 	$(call pytest,$(VENV))
 
@@ -58,7 +63,7 @@ clean:  ## remove the environments, caches and build files (results stay)
 	find hf_selfdestruct tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.stamp: pyproject.toml setup.cfg constraints.txt
-	$(call set_up,$(VENV),constraints.txt,demo$(comma)sign$(comma)test$(comma)trl)
+	$(call set_up,$(VENV),constraints.txt,demo$(comma)docs$(comma)sign$(comma)test$(comma)trl)
 
 $(VENV_LOWEST)/.stamp: pyproject.toml setup.cfg constraints-lowest.txt
 	$(call set_up,$(VENV_LOWEST),constraints-lowest.txt,demo$(comma)sign$(comma)test)

@@ -1,0 +1,35 @@
+"""Write the tables that are read from the code and the tests: `python docs/generate.py`."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+sys.path[:0] = [str(DOCS), str(DOCS.parent)]
+
+import method_table
+import paper_table
+import support_table
+
+TABLES: dict[str, Callable[[], str]] = {
+    "methods.md": method_table.presets,
+    "settings.md": method_table.settings,
+    "papers.md": paper_table.papers,
+    "attacks.md": paper_table.attacks,
+    "suites.md": paper_table.suites,
+    "models.md": support_table.models,
+    "tasks.md": support_table.tasks,
+    "trainers.md": support_table.trainers,
+    "launchers.md": support_table.launchers,
+    "refused.md": support_table.refused,
+}
+
+
+def generated() -> dict[str, str]:
+    """Every table by its file in `generated/`."""
+    return {name: make() for name, make in TABLES.items()}
+
+
+if __name__ == "__main__":
+    for name, text in generated().items():
+        (DOCS / "generated" / name).write_text(text, encoding="utf-8")
