@@ -27,6 +27,7 @@ html_show_sphinx = False
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
