@@ -23,6 +23,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_use_index = False  # the search finds names
 
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3

@@ -13,6 +13,7 @@ import support_table
 
 TABLES: dict[str, Callable[[], str]] = {
     "methods.md": method_table.presets,
+    "parts.md": method_table.parts,
     "settings.md": method_table.settings,
     "papers.md": paper_table.papers,
     "attacks.md": paper_table.attacks,

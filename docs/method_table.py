@@ -33,17 +33,15 @@ WORDS = {  # settings as a table shows them
 
 
 def presets() -> str:
-    """One row a preset."""
-    columns = (
-        "`method=`",
-        "source",
-        "adversary",
-        "blocking loss",
-        "closed forms first",
-        "passes a step",
-        "measured effect",
-    )
-    return table(columns, [_row(name, PRESETS[name]) for name in PRESETS])
+    """Source, cost and measured effect of each preset."""
+    rows = [(f"`{name}`", _source(name), f"{cost(name):.3g}", MEASURED.get(name, NOT_MEASURED)) for name in PRESETS]
+    return table(("`method=`", "source", "passes a step", "measured effect"), rows)
+
+
+def parts() -> str:
+    """What each preset does: its adversary, its blocking loss, its closed forms."""
+    columns = ("`method=`", "adversary", "blocking loss", "closed forms first")
+    return table(columns, [_parts(name, PRESETS[name]) for name in PRESETS])
 
 
 def settings() -> str:
@@ -63,21 +61,14 @@ def cost(name: str) -> float:
     return passes(args, [configured_adversary(args)])
 
 
-def _row(name: str, preset: dict[str, Any]) -> tuple[str, ...]:
+def _parts(name: str, preset: dict[str, Any]) -> tuple[str, ...]:
     adversary, options = preset["adversary"], preset["method_options"]
     steps = "K = 0" if not adversary["steps"] else f"K = {adversary['steps']}, {adversary['optimizer']}"
     lasting = f"; {adversary['pool']} continue for {adversary['horizon']} steps each" if adversary.get("pool") else ""
     order = "" if not adversary["steps"] else f", {WORDS[preset['meta_gradient']]}"
     forms = [f"`{key}`" for key in ("merge_words", "erase_directions", "keep_directions") if options[key]]
-    return (
-        f"`{name}`",
-        _source(name),
-        f"{steps}{order}{lasting}",
-        WORDS[preset["blocking_loss"]] + (" and probes of all layers" if options["probe_weight"] else ""),
-        ", ".join(forms) or "none",
-        f"{cost(name):.3g}",
-        MEASURED.get(name, NOT_MEASURED),
-    )
+    loss = WORDS[preset["blocking_loss"]] + (" and probes of all layers" if options["probe_weight"] else "")
+    return f"`{name}`", f"{steps}{order}{lasting}", loss, ", ".join(forms) or "none"
 
 
 def _source(name: str) -> str:

@@ -32,5 +32,17 @@ def messages() -> list[re.Pattern[str]]:
     return found
 
 
+def matches(message: str) -> list[re.Match[str]]:
+    """The texts of the package that a message is."""
+    return [match for pattern in messages() if (match := pattern.fullmatch(message))]
+
+
+@cache
+def source() -> str:
+    """The package's source, texts over several lines joined."""
+    files = sorted((ROOT / "hf_selfdestruct").rglob("*.py"))
+    return " ".join(re.sub(r'"\n\s*f?"', "", path.read_text(encoding="utf-8")) for path in files)
+
+
 def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
