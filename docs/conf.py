@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parent))
 
 import api_text
 import evidence_pages
@@ -12,7 +12,7 @@ from sphinx.application import Sphinx
 import hf_selfdestruct
 
 project = "hf_selfdestruct"
-copyright = "hf_selfdestruct maintainers"  # noqa: A001
+copyright = "hf_selfdestruct maintainers"
 release = hf_selfdestruct.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["generated"]

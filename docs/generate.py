@@ -1,16 +1,13 @@
 """Write the tables that are read from the code and the tests: `python docs/generate.py`."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
-
-DOCS = Path(__file__).resolve().parent
-sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
 import method_table
 import paper_table
 import support_table
 
+DOCS = Path(__file__).resolve().parent
 TABLES: dict[str, Callable[[], str]] = {
     "methods.md": method_table.presets,
     "parts.md": method_table.parts,

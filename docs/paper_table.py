@@ -76,9 +76,10 @@ def _attack_classes() -> Iterator[tuple[str, str]]:
     kinds = {"Attack", "Tamper", "Tuning", "HeadOnly", "ProbedFirst", "WithSibling"}
     for file in sorted((PACKAGE / "attacks" / "methods").glob("*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & kinds:
-                if node.name not in ("WithSibling", "Chain"):
-                    yield node.name, ast.get_docstring(node) or ""
+            if not isinstance(node, ast.ClassDef) or node.name in ("WithSibling", "Chain"):
+                continue
+            if {ast.unparse(base) for base in node.bases} & kinds:
+                yield node.name, ast.get_docstring(node) or ""
 
 
 def suites() -> str:

@@ -4,15 +4,22 @@ import os
 
 import forked
 import pytest
+from filelock import FileLock
 from site_parts import DOCS, ROOT
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory):
-    """Folder of the built site. A warning ends the build with an error, as in `make docs`."""
+def site(tmp_path_factory, worker_id):
+    """Folder of the built site, shared by all workers. A warning ends the build with an error, as in `make docs`."""
     pytest.importorskip("sphinx")
-    folder = tmp_path_factory.mktemp("site")
-    words = ["-W", "--keep-going", "-q", str(DOCS), str(folder)]
-    done = forked.run(forked.run_module, "sphinx", words, folder=ROOT, variables={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert done.returncode == 0, done.stderr[-3000:]
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared if worker_id == "master" else shared.parent
+    folder, built = shared / "site", shared / "site-is-built"
+    with FileLock(shared / "site.lock"):
+        if not built.exists():
+            words = ["-W", "--keep-going", "-q", str(DOCS), str(folder)]
+            variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+            done = forked.run(forked.run_module, "sphinx", words, folder=ROOT, variables=variables)
+            assert done.returncode == 0, done.stderr[-3000:]
+            built.touch()
     return folder

@@ -11,7 +11,6 @@ from evidence_pages import PAGES as EVIDENCE  # isort: skip
 from evidence_pages import text_of  # isort: skip
 from generate import TABLES  # isort: skip
 
-NAMES = {page.name for page in PAGES}
 ALL = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 

@@ -16,11 +16,12 @@ const pages = %s, widths = %s, frames = [];
 window.onload = () => {
   document.title = JSON.stringify(frames.map(([page, width, frame]) => {
     const root = frame.contentDocument.documentElement, main = frame.contentDocument.querySelector("article");
-    const figures = [...frame.contentDocument.querySelectorAll(".figure svg")].map(f => f.getBoundingClientRect().width);
+    const svgs = [...frame.contentDocument.querySelectorAll(".figure svg")];
+    const figures = svgs.map(f => f.getBoundingClientRect().width);
     return {page, width, scrolls: root.scrollWidth, words: main.innerText.length, figures};
   }));
 };
-for (const page of pages) for (const width of widths) {
+for (const page of pages) for (const width of page.includes("/") ? widths.slice(0, 1) : widths) {
   const frame = document.createElement("iframe");
   frame.width = width; frame.height = 800; frame.src = page;
   frames.push([page, width, frame]);
@@ -39,8 +40,10 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def looked_at(site, tmp_path):
     """What a browser finds on every page at every width."""
     pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html") if path.name != "search.html")
-    (site / "look.html").write_text(LOOK % (json.dumps(pages), json.dumps(WIDTHS)))
-    handler = functools.partial(Quiet, directory=str(site))
+    shown = tmp_path / "site"
+    shutil.copytree(site, shown)  # other tests read the site meanwhile
+    (shown / "look.html").write_text(LOOK % (json.dumps(pages), json.dumps(WIDTHS)))
+    handler = functools.partial(Quiet, directory=str(shown))
     quiet = ["gpu", "quic", "background-networking", "component-update", "sync", "dev-shm-usage"]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -55,7 +58,8 @@ def looked_at(site, tmp_path):
 
 def test_no_page_scrolls_sideways(site, tmp_path):
     pages, found = looked_at(site, tmp_path)
-    assert len(found) == len(pages) * len(WIDTHS) > 50
+    assert {one["page"] for one in found if one["width"] == WIDTHS[0]} == {*pages}
+    assert {one["page"] for one in found if one["width"] == WIDTHS[1]} > {"index.html", "methods.html", "report.html"}
     assert [one for one in found if one["scrolls"] > one["width"]] == []
     assert [one["page"] for one in found if not one["words"]] == []
     assert {len(one["figures"]) for one in found if one["page"] == "how.html"} == {4}
