@@ -16,6 +16,7 @@ PAPER = re.compile(r"\b(\d{4}\.\d{5})\b")
 TITLES = {  # numbers that the package's sources name
     "1503.02531": "Distilling the Knowledge in a Neural Network",
     "1711.05101": "Decoupled Weight Decay Regularization (AdamW)",
+    "1801.06146": "Universal Language Model Fine-tuning (gradual unfreezing)",
     "1802.04434": "signSGD",
     "1803.05449": "SentEval",
     "1412.6980": "Adam",
@@ -46,6 +47,8 @@ def papers() -> str:
         module = file.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")
         for number in PAPER.findall(file.read_text(encoding="utf-8")):
             places.setdefault(number, set()).add(module)
+    if unknown := sorted(places.keys() - TITLES.keys()):
+        raise ValueError(f"{', '.join(places[unknown[0]])} names arXiv {unknown[0]}: add its title to TITLES.")
     rows = [
         (TITLES[number], f"[{number}](https://arxiv.org/abs/{number})", ", ".join(f"`{m}`" for m in sorted(modules)))
         for number, modules in sorted(places.items())
