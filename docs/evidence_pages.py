@@ -13,6 +13,7 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 PAGES = {
     "evidence/cards": "model_cards/README.md",
+    "evidence/withdrawn": "model_cards/withdrawn.md",
     "evidence/card-general": "model_cards/wikibios-general/README.md",
     "evidence/worth": "model_cards/lab/worth.md",
     "evidence/relearned": "model_cards/lab/relearned.md",
