@@ -120,14 +120,13 @@ def long_table(found: Found, scratch: str, names: Sequence[str]) -> str:
 
 def share_of_the_loop(found: Found) -> str:
     """What a pool adds to the same recipe without one, to none at all, and what is left beside scratch."""
-    pool, others = "digits: pool of 8", ("undefended", "reset, K = 4", "relearned from random weights", "scratch")
+    pools = ("digits: pool of 8", "digits: pool of 8, rates 1e-3 to 1e-2")
+    others = ("undefended", "reset, K = 4", "relearned from random weights", "scratch")
     said = []
-    for name in (f"digits: {other}" for other in others):
+    for pool, name in ((pool, f"digits: {other}") for pool in pools for other in others):
         if min(len(found.get(one, {"seeds": ()})["seeds"]) for one in (pool, name)) > 1:
-            pairs = (
-                f"n = {n} {{:+.3f}} ({{:+.3f}} to {{:+.3f}})".format(*apart(found, pool, name, n)) for n in (100, 400)
-            )
-            said.append(f"- Pool of 8 minus {_shown(name)}: {', '.join(pairs)}.")
+            few, many = ("{:+.3f} ({:+.3f} to {:+.3f})".format(*apart(found, pool, name, n)) for n in (100, 400))
+            said.append(f"- {_shown(pool)} minus {_shown(name)}: n = 100 {few}, n = 400 {many}.")
     return "Blocked accuracy, paired by seed, with 95 % intervals:\n\n" + "\n".join(said)
 
 

@@ -114,6 +114,7 @@ VARIANTS = {  # the most important first
     "digits: reset, K = 0": _digits({**RESET, "steps": 0}),
     "digits: reset, K = 4": _digits(RESET),
     "digits: pool of 8": _digits(POOL),
+    "digits: pool of 1": _digits(_pool(pool=1)),
     "digits: pool of 8, rates 1e-3 to 1e-2": _digits(_pool(learning_rate=HIGH)),
     "digits: relearned from random weights": _digits(start="scratch", **UNBLOCKED),
     "digits: noise 0.6": _digits(start=0.6, **UNBLOCKED),

@@ -19,7 +19,7 @@ def text(path):
     return " ".join(path.read_text().split())
 
 
-README, INDEX, WITHDRAWN = (text(path) for path in (ROOT / "README.md", CARDS / "README.md", CARDS / "withdrawn.md"))
+README, INDEX, OLD = (text(path) for path in (ROOT / "README.md", CARDS / "README.md", CARDS / "withdrawn.md"))
 
 
 def card(name):
@@ -70,8 +70,8 @@ def test_the_table_is_what_was_measured():
     for report, task in ((GENERAL, "gender"), (SWAPPED, "profession")):
         for examples in report.budgets(task):
             row = " | ".join(map(spread, best(report, task, examples).values()))
-            assert f"| {task} | {examples} | {row} | {difference(report, task, examples)} |" in WITHDRAWN
-        assert f"{report.tasks[task].majority:.3f} ({task})" in WITHDRAWN
+            assert f"| {task} | {examples} | {row} | {difference(report, task, examples)} |" in OLD
+        assert f"{report.tasks[task].majority:.3f} ({task})" in OLD
 
 
 def test_words_alone_are_what_was_measured():
@@ -80,7 +80,7 @@ def test_words_alone_are_what_was_measured():
         for examples in report.budgets(task):
             found = measured[task][str(examples)]
             told = f"{statistics.fmean(found):.3f} ± {statistics.stdev(found):.3f}"
-            assert f"| {difference(report, task, examples)} | {told} |" in WITHDRAWN
+            assert f"| {difference(report, task, examples)} | {told} |" in OLD
             assert statistics.fmean(found) > best(report, task, examples)["hardened"].mean
         # The reports were made when the raw input had one classifier, which is one of those that compete now.
         (all_examples,) = (run for run in report.runs if run.role == "raw" and run.chosen and run.seed == 0)
@@ -93,36 +93,34 @@ def test_what_is_kept():
         for report in (GENERAL, SWAPPED)
     )
     similar = GENERAL.desired.of("hardened")["similarity_rank_correlation"]
-    assert f"Professions: {kept[0]} hardened, {kept[1]} undefended;" in WITHDRAWN
+    assert f"Professions: {kept[0]} hardened, {kept[1]} undefended;" in OLD
     assert (
         f"(rank correlation {similar:.3f} with the base's). Gender in the second model: {also[0]} hardened, {also[1]}"
-        in WITHDRAWN
+        in OLD
     )
     third = means(best(GENERAL, "source"))
     told = f"the hardened model reaches {third['hardened']}, undefended {third['undefended']}, the base {third['base']}"
-    assert f"{told}, scratch {third['scratch']}." in WITHDRAWN
+    assert f"{told}, scratch {third['scratch']}." in OLD
 
 
 def test_searched_fine_tuning():
     tuned = reached(SWAPPED, "profession", "full fine-tuning, searched")
     assert (
         f"reaches {spread(tuned['hardened'])} (scratch {spread(tuned['scratch'])}, base {tuned['base'].mean:.3f})."
-        in WITHDRAWN
+        in OLD
     )
     (words,) = (s.mean for s in GENERAL.summaries("gender") if s.role == "raw")
     strongest = GENERAL.strongest("gender", 939, "hardened")
     assert strongest.attack == "full fine-tuning, searched"
     assert strongest.mean < words
-    assert f"classifier does better ({words:.3f})." in WITHDRAWN
+    assert f"classifier does better ({words:.3f})." in OLD
     fewer = lab("wikibios-general-fewer")
     few = {n: best(fewer, "gender", n) for n in (100, 400)}
     told = {(n, role): spread(few[n][role]) for n in few for role in ("hardened", "scratch")}
-    assert (
-        f"With 400 examples full fine-tuning reaches {told[400, 'hardened']} (scratch {told[400, 'scratch']})" in WITHDRAWN
-    )
+    assert f"With 400 examples full fine-tuning reaches {told[400, 'hardened']} (scratch {told[400, 'scratch']})" in OLD
     again = f"{told[400, 'hardened']} from the model hardened again, {told[400, 'scratch']} from scratch"
-    assert f"{again} ({difference(fewer, 'gender', 400)})" in WITHDRAWN
-    assert f"two rates: {told[100, 'hardened']}, scratch {told[100, 'scratch']};" in WITHDRAWN
+    assert f"{again} ({difference(fewer, 'gender', 400)})" in OLD
+    assert f"two rates: {told[100, 'hardened']}, scratch {told[100, 'scratch']};" in OLD
     probes = {n: GENERAL.strongest("gender", n, "hardened").mean for n in few}
     assert few[400]["hardened"].mean > probes[400]
     assert few[100]["hardened"].mean == pytest.approx(probes[100], abs=0.005)
@@ -136,20 +134,20 @@ def test_longer_fine_tuning():
     ):
         found = best(report, "gender")
         assert (
-            told.format(spread(found["hardened"]), spread(found["scratch"]), difference(report, "gender", 939)) in WITHDRAWN
+            told.format(spread(found["hardened"]), spread(found["scratch"]), difference(report, "gender", 939)) in OLD
         )
     found = best(general, "gender")
     told = f"it reaches {spread(found['hardened'])}, scratch {spread(found['scratch'])}, where one seed"
-    assert told in WITHDRAWN
+    assert told in OLD
     long = lab("wikibios-gender-1600-steps")
     reach = means(best(long, "gender"))
-    assert f"reach {reach['hardened']} and {reach['scratch']} ({difference(long, 'gender', 939)})" in WITHDRAWN
+    assert f"reach {reach['hardened']} and {reach['scratch']} ({difference(long, 'gender', 939)})" in OLD
     told = [(general, "gender", "hardened"), (gender, "gender", "hardened"), (gender, "gender", "scratch")]
     for report, task, role in [*told, (general, "gender", "scratch"), (swapped, "profession", "hardened")]:
         seeds = [f"{run.test.accuracy:.3f}" for run in report.strongest_runs(task, 939, role)]
-        assert f"| {', '.join(seeds)} |" in WITHDRAWN
+        assert f"| {', '.join(seeds)} |" in OLD
     tuned, probed = (report.strongest("profession", 939, "hardened") for report in (swapped, SWAPPED))
-    assert f"640 steps get {spread(tuned)}, without the clip, below probes." in WITHDRAWN
+    assert f"640 steps get {spread(tuned)}, without the clip, below probes." in OLD
     assert "probes" in probed.attack
     assert tuned.mean < probed.mean
 
@@ -164,22 +162,22 @@ def test_further_hardening_seeds():
     )
     again = {s.attack: s.mean for s in lab("wikibios-general-glance").summaries("gender")}
     assert again["layer probe"] == reached(GENERAL, "gender", "layer probe")["hardened"].mean
-    assert f"give fine-tuning {tuned} (the first, hardened again: {again['full fine-tuning']:.3f}," in WITHDRAWN
+    assert f"give fine-tuning {tuned} (the first, hardened again: {again['full fine-tuning']:.3f}," in OLD
     kept = [" and ".join(f"{x[name]:.3f}" for x in lines) for name in ("desired", "similarity_rank_correlation")]
     told = f"the layer probe {probed} ({again['layer probe']:.3f}), professions {kept[0]}, similarities {kept[1]}."
-    assert told in WITHDRAWN
+    assert told in OLD
 
     first = means(reached(SWAPPED, "profession", "layer probe"))["hardened"]
     probe, tuned, desired = scores("wikibios_roles_swapped", "as shipped", 2)
-    assert f"the layer probe {probe} (the first: {first}), fine-tuning {tuned} and gender {desired}." in WITHDRAWN
+    assert f"the layer probe {probe} (the first: {first}), fine-tuning {tuned} and gender {desired}." in OLD
 
     pairs = zip(*(scores("wikibios", AS_IT_IS, seed, of="source_shift") for seed in (1, 2)), strict=True)
     probes, tunings, desired = (" and ".join(pair) for pair in pairs)
     first = means(reached(SHIFT, "gender", "layer probe", 349))
-    assert f"layer probe {probes} ({first['hardened']} in the folder, scratch {first['scratch']})" in WITHDRAWN
+    assert f"layer probe {probes} ({first['hardened']} in the folder, scratch {first['scratch']})" in OLD
     tuned = means(reached(SHIFT, "gender", "full fine-tuning, searched", 349))["scratch"]
     kept = f"{SHIFT.desired.of('hardened')['accuracy']:.3f}"
-    assert f"fine-tuning {tunings} (scratch {tuned} by `quick`), professions {desired} ({kept})." in WITHDRAWN
+    assert f"fine-tuning {tunings} (scratch {tuned} by `quick`), professions {desired} ({kept})." in OLD
 
 
 def test_one_purpose_gender_blocked():
@@ -187,17 +185,17 @@ def test_one_purpose_gender_blocked():
     kept = {role: f"{GENDER.desired.of(role)['accuracy']:.3f}" for role in ("hardened", "undefended")}
     told = f"the judge gets {found['hardened']} from 939 examples (scratch {found['scratch']}, undefended"
     told += f" {found['undefended']}), professions are at {kept['hardened']}, undefended {kept['undefended']};"
-    assert told in WITHDRAWN
+    assert told in OLD
     tuned = {role: spread(s) for role, s in reached(GENDER, "gender", "full fine-tuning, searched").items()}
     told = (
         f"gets {tuned['hardened']} (scratch {tuned['scratch']}, base {tuned['base']}), but no more from the undefended"
     )
-    assert f"{told} sibling either ({tuned['undefended']})." in WITHDRAWN
+    assert f"{told} sibling either ({tuned['undefended']})." in OLD
     first, *rest = (scores("wikibios", AS_IT_IS, seed) for seed in (0, 1, 2))
     probes, _, desired = ("{}, {} and {}".format(*three) for three in zip(first, *rest, strict=True))
-    assert f"by `glance`, give the layer probe {probes}, professions {desired}." in WITHDRAWN
+    assert f"by `glance`, give the layer probe {probes}, professions {desired}." in OLD
     judged = lab("wikibios-gender-default")
-    assert f"{judged.strongest('gender', 939, 'hardened').mean:.3f} from 939 examples). Longer" in WITHDRAWN
+    assert f"{judged.strongest('gender', 939, 'hardened').mean:.3f} from 939 examples). Longer" in OLD
     for report in (GENDER, judged):
         assert all(difference(report, "gender", examples).low <= 0 for examples in report.budgets("gender"))
     table, probed = (CARDS / "README.md").read_text(), means(reached(GENDER, "gender", "layer probe"))["undefended"]
@@ -208,7 +206,7 @@ def test_one_purpose_gender_blocked():
 def test_an_unclipped_blocking_gradient():
     first, second, lost = (scores("wikibios_roles_swapped", AS_IT_IS, seed) for seed in (0, 1, 2))
     told = f"hardly learned gender ({lost[2]}; the others {first[2]} and {second[2]}; layer probe {lost[0]}"
-    assert f"{told}, {first[0]} and {second[0]})" in WITHDRAWN
+    assert f"{told}, {first[0]} and {second[0]})" in OLD
 
 
 def test_closed_forms_and_the_loop():
@@ -217,7 +215,7 @@ def test_closed_forms_and_the_loop():
     loop = scores("wikibios", "MLAC loop alone, K = 4", 0)[0]
     base = means(reached(GENDER, "gender", "layer probe"))["base"]
     told = f"recipe leaves the layer probe {alone}, with it {whole}; the MLAC loop alone, with gender"
-    assert f"{told} blocked, leaves it at {loop} (K = 4; base {base})." in WITHDRAWN
+    assert f"{told} blocked, leaves it at {loop} (K = 4; base {base})." in OLD
     table = (CARDS / "README.md").read_text()
     for steps in (0, 4, 16):
         probe, tuned, desired = scores("wikibios", f"MLAC loop alone, K = {steps}", 0)
@@ -239,6 +237,32 @@ def test_figures_of_the_pool():
     assert base.startswith("1.000")
     most = [cell(one, 500) for one in ("reset, K = 4", "pool of 8", "scratch")]
     assert f"with 500 examples to {most[0][:5]} and {most[1]} (scratch {most[2][:5]})" in README
+
+
+DIGITS = {
+    "nothing (the base)": "base",
+    "nothing, trained as long (undefended)": "undefended",
+    "no adversary's steps (K = 0)": "reset, K = 0",
+    "adversaries that start anew (K = 4)": "reset, K = 4",
+    "adversaries that continue (pool of 8)": "pool of 8",
+    "forgetting (`relearn`)": "relearned from random weights",
+    "random weights (scratch)": "scratch",
+}
+
+
+def test_figures_of_digits(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from pool_report import apart, gathered, spread
+
+    found = gathered(map(json.loads, (ROOT / "benchmarks" / "pool.jsonl").read_text().splitlines()))
+    for told, variant in DIGITS.items():
+        line = found[f"digits: {variant}"]
+        scores = [spread(line["blocked"][n]) for n in ("100", "400")]
+        kept = "" if variant == "scratch" else spread(line["desired"])
+        assert f"| {told} | {kept} | {' | '.join(scores)} |".replace("|  |", "| |") in README
+    pairs = [apart(found, "digits: pool of 8", "digits: reset, K = 4", n) for n in (100, 400)]
+    few, many = ("{:+.3f} [{:+.3f}, {:+.3f}]".format(*pair) for pair in pairs)
+    assert f"take {few} at 100 examples and {many} at 400" in README
 
 
 def test_the_page_of_the_pool_is_that_of_its_ledger(monkeypatch):
