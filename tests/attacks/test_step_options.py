@@ -10,6 +10,7 @@ from hf_selfdestruct.attacks import FullFineTuning, ProbedFirst, Target, Trial, 
 from hf_selfdestruct.attacks.methods.probed_first import pooled, probed
 from hf_selfdestruct.attacks.methods.step_options import Average, fewer_words, groups
 from hf_selfdestruct.attacks.methods.tamper import NotApplicable, ReinitialiseEmbeddings
+from hf_selfdestruct.attacks.methods.training_loop import train
 
 SMALL = {"learning_rates": (3e-3,), "steps": (12,), "looks": 3}
 
@@ -26,10 +27,17 @@ def test_options_that_are_not_used_are_not_stated():
         Tuning("x", **fields).space()[0]
         for fields in (
             {},
-            {"layer_decay": 0.8, "average": 0.9, "word_dropout": 0.1, "patience": 5, "precision": "bf16"},
+            {
+                "layer_decay": 0.8,
+                "unfreezing": 0.5,
+                "average": 0.9,
+                "word_dropout": 0.1,
+                "patience": 5,
+                "precision": "bf16",
+            },
         )
     )
-    assert {*every} - {*plain} == {"layer_decay", "average", "word_dropout", "patience", "precision"}
+    assert {*every} - {*plain} == {"layer_decay", "unfreezing", "average", "word_dropout", "patience", "precision"}
     with pytest.raises(ValueError, match="layer_decay must lie in"):
         Tuning("x", layer_decay=1.1)
     with pytest.raises(ValueError, match="precision must be one of float32, bf16"):
@@ -48,6 +56,23 @@ def test_rates_fall_from_the_top_to_the_embeddings(save_model, tmp_path):
         assert rates[id(weight)] == expected[place], name
     (same,) = groups(model, weights, {"learning_rate": 1.0})
     assert all(one is other for one, other in zip(same["params"], weights, strict=True))
+
+
+def test_layers_join_from_the_top_to_the_embeddings(save_model, tmp_path, readable):
+    """The first step of each part, written out: three layers and the embeddings join in the first 4 of 8 steps."""
+    target = Target("hardened", save_model(tmp_path, layers=3))
+    first = {"classifier": 1, "pooler": 2, "layer.2": 2, "layer.1": 3, "layer.0": 4, "embeddings": 5}
+    attack = FullFineTuning(learning_rates=(1e-2,), steps=(8,), looks=1, unfreezing=0.5)
+    whole = outcome(attack, target, readable)
+    for step in range(1, 9):
+        model, before = target.load(2, 0), target.load(2, 0).state_dict()
+        until = dataclasses.replace(whole, curve=((step, 1.0),))
+        train(model, readable.train, Trial(target, readable, 140, 0, attack.space()[0], refit=until))
+        moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+        place = {name: next(p for p in first if f"{p}." in name) for name in before}
+        assert {place[name] for name in moved} == {p for p, begins in first.items() if begins <= step}, step
+    with pytest.raises(ValueError, match=r"unfreezing must lie in \[0, 1\]; got 2"):
+        Tuning("x", unfreezing=2)
 
 
 def test_an_average_is_the_mean_of_what_was_and_leaves_the_weights_alone():

@@ -25,7 +25,7 @@ from .training_loop import tune
 
 TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
 GRADIENTS = ("clip", "normalise")
-OPTIONS = ("embedding_factor", "layer_decay", "average", "word_dropout", "patience", "precision")
+OPTIONS = ("embedding_factor", "layer_decay", "unfreezing", "average", "word_dropout", "patience", "precision")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Tuning(Attack):
         gradient: ``clip`` to norm 1, or ``normalise`` to it, against gradients made small.
         embedding_factor: Factor on the rate of the input embeddings, against words that were made alike.
         layer_decay: Factor on the rate for each layer from the last one down to the embeddings, which are slowest.
+        unfreezing: Share of the steps after which all weights move: the head does at once, layers join from the last
+            one down. 0 for all at once.
         average: Share that a running mean of the weights keeps in a step; looks are then taken at the mean too, and
             the better one counts. 0 for none.
         word_dropout: Share of the words of a row that each batch leaves out.
@@ -83,6 +85,7 @@ class Tuning(Attack):
     gradient: str = "clip"
     embedding_factor: float = 1.0
     layer_decay: float = 1.0
+    unfreezing: float = 0.0
     average: float = 0.0
     word_dropout: float = 0.0
     patience: int = 0
@@ -110,6 +113,8 @@ class Tuning(Attack):
 
         if not (0 < self.layer_decay <= 1 and 0 <= self.average < 1 and 0 <= self.word_dropout < 1):
             raise ValueError(f"{self.name}: layer_decay must lie in (0, 1], average and word_dropout in [0, 1).")
+        if not 0 <= self.unfreezing <= 1:
+            raise ValueError(f"{self.name}: unfreezing must lie in [0, 1]; got {self.unfreezing}.")
         if self.precision not in PRECISIONS or self.patience < 0:
             raise ValueError(f"{self.name}: precision must be one of {', '.join(PRECISIONS)}, patience 0 or more.")
 

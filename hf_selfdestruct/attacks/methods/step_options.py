@@ -1,4 +1,4 @@
-"""What an attacker can turn in each step: rates by layer, averaged weights, words left out, precision."""
+"""What an attacker can turn in each step: which weights move, and how fast; averages, word dropout, precision."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def groups(model: PreTrainedModel, weights: list[nn.Parameter], settings: dict[s
     Raises:
         NotApplicable: No input embeddings are trained, or the model has no layers.
     """
-    factors = _by_layer(model, settings["layer_decay"]) if "layer_decay" in settings else {}
+    decay = settings.get("layer_decay", 1.0)
+    above = _layers_above(model, f"layer_decay={decay}") if decay != 1.0 else {}
+    factors = {key: decay**count for key, count in above.items()}
     if (factor := settings.get("embedding_factor", 1.0)) != 1.0:
         table = _embeddings(model)
         if table is None or not any(weight is table for weight in weights):
@@ -47,20 +49,40 @@ def _embeddings(model: PreTrainedModel) -> Tensor | None:
         return None
 
 
-def _by_layer(model: PreTrainedModel, decay: float) -> dict[int, float]:
-    """By the id of a weight of the trunk, its factor: what precedes the layers has the smallest, what follows 1."""
+def first_steps(model: PreTrainedModel, settings: dict[str, Any]) -> dict[int, int]:
+    """By the id of a weight, the first step that moves it; what is not named moves from step 1 on.
+
+    Gradual unfreezing (1801.06146): the head first, then one layer after the other from the last one down, and what
+    precedes the layers at the end.
+
+    Args:
+        model: The model.
+        settings: ``steps`` and, where it is given, ``unfreezing``, the share of them after which all weights move.
+
+    Raises:
+        NotApplicable: The model has no layers.
+    """
+    if not (share := settings.get("unfreezing", 0.0)):
+        return {}
+    above = _layers_above(model, f"unfreezing={share}")
+    stages = max(above.values()) + 1
+    return {key: 1 + round(share * settings["steps"] * (count + 1) / stages) for key, count in above.items()}
+
+
+def _layers_above(model: PreTrainedModel, option: str) -> dict[int, int]:
+    """By the id of a weight of the trunk, how many layers are above it: all for what precedes them, 0 for the rest."""
     layers = layers_of(model.base_model)
     if not layers:
-        raise NotApplicable(f"layer_decay={decay}: {type(model).__name__} has no list of layers.")
-    below, factors = len(layers), {}
+        raise NotApplicable(f"{option}: {type(model).__name__} has no list of layers.")
+    above, found = len(layers), {}
     for name, weight in model.base_model.named_parameters():
         inside = [i for i, layer in enumerate(layers) if name.startswith(f"{layer}.")]
         if inside:
-            below = len(layers) - 1 - inside[0]
-        elif below < len(layers):
-            below = 0  # a pooler or a last normalisation
-        factors[id(weight)] = decay**below
-    return factors
+            above = len(layers) - 1 - inside[0]
+        elif above < len(layers):
+            above = 0  # a pooler or a last normalisation
+        found[id(weight)] = above
+    return found
 
 
 class Average:

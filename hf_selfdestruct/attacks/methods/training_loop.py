@@ -23,7 +23,7 @@ from .batches import batch_of, epochs, inputs_of, predictions
 from .benign import companion, desired_drop, heal
 from .general import general_before, general_loss
 from .optimizers import OPTIMIZERS, bound, trained
-from .step_options import Average, fewer_words, forward_precision, groups
+from .step_options import Average, fewer_words, first_steps, forward_precision, groups
 
 Prepare = Callable[[PreTrainedModel, Iterator[dict[str, Tensor]]], None]
 
@@ -127,9 +127,10 @@ def train(
         trial: What the run is given. Its settings are ``learning_rate``, ``steps``, ``batch_size``, ``looks``,
             ``schedule`` and, where they are given, ``optimizer`` (AdamW by default), ``warmup`` (share of the steps,
             0.1), ``gradient`` (``clip`` to norm 1, or ``normalise`` to it), ``embedding_factor`` (on the rate of the
-            input embeddings), ``layer_decay`` (on the rate, for each layer from the last one down), ``average`` (share
-            that a running mean of the weights keeps; looks are taken at both), ``word_dropout`` (share of words that
-            a training batch leaves out), ``precision`` (of the forward pass), ``patience`` (training ends at a look
+            input embeddings), ``layer_decay`` (on the rate, for each layer from the last one down), ``unfreezing``
+            (share of the steps after which all layers move, from the last one down), ``average`` (share that a
+            running mean of the weights keeps; looks are taken at both), ``word_dropout`` (share of words that a
+            training batch leaves out), ``precision`` (of the forward pass), ``patience`` (training ends at a look
             that lies a third of its steps after the best one, but never before so many), ``poison`` (share of
             blocked rows in a batch), and the steps that were made before: ``prelude`` and ``distil_steps``.
         benign: The model of the desired task, on the same trunk.
@@ -144,6 +145,7 @@ def train(
     weights = list(dict.fromkeys(shared))
     optimizer = OPTIMIZERS[settings.get("optimizer", "adamw")](groups(model, weights, settings))
     average = Average(weights, settings["average"]) if "average" in settings else None
+    first = first_steps(model, settings)
     warmup = int(settings.get("warmup", 0.1) * steps)
     schedule = get_scheduler(settings["schedule"], optimizer, warmup, steps)
     at = {max(1, round(steps * (i + 1) / looks)) for i in range(looks)}
@@ -159,6 +161,9 @@ def train(
             flops = float(counter.get_total_flops())
         if not torch.isfinite(value):
             raise FloatingPointError(f"loss is {value.item()} at step {step}")
+        for weight in weights:
+            if step < first.get(id(weight), 1):
+                weight.grad = None
         bound(weights, settings.get("gradient", "clip"))
         optimizer.step()
         schedule.step()
