@@ -183,6 +183,16 @@ def chosen_on_test(report: AttackReport, task: str) -> Iterator[str]:
         )
 
 
+def low_rank(report: AttackReport, task: str) -> Iterator[str]:
+    """A few directions of the hardened model dominate: what a defence made small beside them may still be there."""
+    runs = report.runs_of(task, report.searched(task), "hardened")
+    if ranks := next((str(run.found["effective ranks"]) for run in runs if "effective ranks" in run.found), ""):
+        yield (
+            f"{task}: low effective rank on the hardened model ({ranks}): a few directions dominate its features, and "
+            "information in the other ones may be small rather than gone."
+        )
+
+
 def few_seeds(report: AttackReport, task: str) -> Iterator[str]:
     """Too few repetitions for a spread."""
     fewest = min((s.seeds for s in report.summaries(task) if s.role in report.roles()), default=0)
@@ -214,6 +224,7 @@ RULES = (
     raw_floor,
     flipped_labels,
     hidden_ranking,
+    low_rank,
     chosen_on_test,
     few_seeds,
     failed_runs,

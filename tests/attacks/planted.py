@@ -168,6 +168,46 @@ def planted(known: str, fake, draw: int, folder: Path) -> str:
     return str(folder)
 
 
+# Shrunk directions: one direction of the embedding table says of which kind a word is, and a defence made it small
+
+MARKED = 400  # words, the last ones of the vocabulary: so many that a few rows show the kinds of some
+WIDTH = 32
+TOLD = np.random.default_rng(6).permutation(MARKED) % 2
+DIRECTION = np.linalg.qr(np.random.default_rng(7).normal(size=(WIDTH, 1)))[0][:, 0]  # of length 1, and along no axis
+
+
+def kinds_task() -> BlockedTask:
+    """140 rows for the attacker, and 300 to test on: of which kind is the marked word?"""
+
+    def split(count: int, seed: int) -> Dataset:
+        generator = np.random.default_rng(seed)
+        ids, marked = generator.integers(10, WORDS, (count, LENGTH)), generator.integers(0, MARKED, count)
+        ids[np.arange(count), generator.integers(0, LENGTH, count)] = WORDS + marked
+        columns = {"input_ids": ids.tolist(), "attention_mask": np.ones_like(ids).tolist()}
+        return Dataset.from_dict({**columns, "label": TOLD[marked].tolist()})
+
+    return BlockedTask("kinds", train=split(40, 1), attack=split(200, 2), test=split(300, 3))
+
+
+def telling(folder: Path) -> str:
+    """A BERT without training whose embedding table says of which kind a word is."""
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = BertConfig(vocab_size=WORDS + MARKED, max_position_embeddings=LENGTH, num_labels=2, **sizes)
+        model = BertForSequenceClassification(config)
+    kinds = torch.tensor(2.0 * TOLD - 1.0)[:, None] * torch.tensor(DIRECTION)
+    model.get_input_embeddings().weight.data[WORDS:] += 0.4 * kinds.float()
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def shrunk_directions(model: nn.Module, generator: np.random.Generator) -> None:
+    """The direction of the embedding table that says the kind is made small, not erased."""
+    table, direction = model.get_input_embeddings().weight, torch.tensor(DIRECTION).float()
+    table.sub_((1 - 10 ** generator.uniform(-4.5, -4)) * torch.outer(table @ direction, direction))
+
+
 # Images: a convolutional network with batch statistics
 
 

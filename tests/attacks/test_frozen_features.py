@@ -15,7 +15,7 @@ from toy_models import tiny_model
 from transformers import default_data_collator
 
 from hf_selfdestruct.attacks import AttackData, AttackSuite, Entry, FullFineTuning, HeadOnly, Target, Trial, Tuning
-from hf_selfdestruct.attacks.methods.features import features_of
+from hf_selfdestruct.attacks.methods.features import WORDS, features_of
 from hf_selfdestruct.attacks.methods.probes import CLASSIFIERS
 from hf_selfdestruct.attacks.methods.references import RAW_CLASSIFIERS, RawInput, raw_input
 from hf_selfdestruct.attacks.methods.tamper import Recalibrate, Rescale
@@ -59,13 +59,16 @@ def test_cells_are_layers_poolings_and_the_published_head(target, readable):
     features = features_of(target, readable, 0)
     names = {(layer, pooling) for layer in (0, 1) for pooling in ("mean", "first")} | {(-1, "logits")}
     further = {(layer, pooling) for layer in (0, 1) for pooling in ("max", "min", "deviation")}
-    assert set(features.cells["train"]) == names | further
+    assert set(features.cells["train"]) == names | further | {WORDS}
     assert {*features.usable()} == names
     with torch.no_grad():
         model = target.published().eval()
         row = torch.tensor([readable.test.features[3]["input_ids"]])
         alone = model(input_ids=row, output_hidden_states=True)
     assert np.allclose(features.cells["test"][-1, "logits"][3], alone.logits[0], atol=1e-4)
+    rows = model.get_input_embeddings().weight.detach()[row[0]]
+    assert np.allclose(features.cells["test"][WORDS][3], rows.mean(0), atol=1e-4)
+    assert {*features.usable(words=True)} == names | {WORDS}
     states = alone.hidden_states[1][0]
     assert np.allclose(features.cells["test"][1, "first"][3], states[0], atol=1e-4)
     by_hand = {"max": states.amax(0), "min": states.amin(0), "deviation": states.std(0, correction=0)}
@@ -91,7 +94,7 @@ def test_causal_models_are_probed_at_the_last_token(architecture, readable, tmp_
     row = torch.tensor([_short(readable).test.features[2]["input_ids"]])
     with torch.no_grad():
         hidden = trunk(input_ids=row, output_hidden_states=True).hidden_states
-    assert len(layers - {-1}) == len(hidden)
+    assert len(layers - {-1, -2}) == len(hidden)
     assert np.allclose(features.cells["test"][1, "last"][2], hidden[1][0, -1], atol=1e-3)
 
 

@@ -96,6 +96,30 @@ def test_one_attack_alone_would_be_fooled(known, judged, tmp_path):
         assert judged(folder, planted.text_task(), dataclasses.replace(SUITE, entries=(entry,))) < most, name
 
 
+# Directions that were made small
+
+
+def test_directions_that_were_shrunk_are_found_by_whitening_alone(judged, collate, tmp_path):
+    """Closed form, trees, fine-tuning and all else in ``quick`` take the information for blocked."""
+    task, quick = planted.kinds_task(), dataclasses.replace(named_suite("quick"), seeds=1, more=None)
+    known = planted.telling(tmp_path / "known")
+    folder = planted.planted(known, planted.shrunk_directions, 0, tmp_path)
+    whole = judged(known, task, _with_all_examples(quick), enough=0.45)
+    assert whole > 0.45
+    options = {"columns": ("input_ids", "attention_mask"), "collate": collate, "progress": False}
+    blind = _with_all_examples(quick, whitened=()).run([Target("hardened", folder)], [task], **options)
+    assert blind.strongest("kinds", 140, "hardened").mean < blind.strongest("kinds", 140, "raw").mean
+    assert max(s.mean for s in blind.summaries("kinds") if s.role == "hardened") < 0.65
+    assert judged(folder, task, _with_all_examples(quick), enough=SHARE * whole) >= SHARE * whole
+
+
+def _with_all_examples(suite, **fields):
+    """The suite's attacks with all examples, its probes with other fields."""
+    attacks = [entry.attack for entry in suite.entries if None in entry.examples]
+    changed = [dataclasses.replace(a, **fields) if isinstance(a, HeadOnly) else a for a in attacks]
+    return dataclasses.replace(suite, entries=tuple(Entry(attack, (None,)) for attack in changed))
+
+
 # A head that answers the wrong way round, as it is published
 
 

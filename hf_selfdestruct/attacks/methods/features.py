@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from ..data import AttackData, in_batches
 from ..target import Target, placed
 from .batches import averaged, batch_of, hidden_states, inputs_of, mask_of, on_device
+from .step_options import embeddings
 from .tamper import Tamper
 
 MOST_KEPT = 12  # models: ten seeds of a random one, and some
 SPLITS = ("train", "selection", "test")
 Cell = tuple[int, str]
 FURTHER = ("max", "min", "deviation")  # poolings that only joined features use
+WORDS: Cell = (-2, "words")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +32,25 @@ class Features:
 
     Attributes:
         cells: Split to cell to array ``(rows, width)``; a cell is ``(layer, pooling)``, the embeddings being layer 0,
-            and ``(-1, "logits")`` the published head's output.
+            ``(-1, "logits")`` the published head's output, and ``(-2, "words")`` the average of the words' rows of the
+            embedding table, before positions are added and a normalisation drowns what is small.
         layers: Number of the last layer.
         flops: Floating-point operations of encoding one row.
+        memory: Principal components of the cells that were whitened.
     """
 
     cells: dict[str, dict[Cell, np.ndarray]]
     layers: int
     flops: float
+    memory: dict[Cell, Any] = field(default_factory=dict, repr=False)
 
-    def usable(self) -> list[Cell]:
-        """Cells without infinities or NaN that are not the same for every row, by one pooling that is common."""
-        return [cell for cell in self._sound() if cell[1] not in FURTHER]
+    def usable(self, *, words: bool = False) -> list[Cell]:
+        """Cells without infinities or NaN that are not the same for every row, by one pooling that is common.
+
+        Args:
+            words: Whether the rows of the embedding table count.
+        """
+        return [cell for cell in self._sound() if cell[1] not in FURTHER and (words or cell != WORDS)]
 
     def joined(self) -> dict[str, list[Cell]]:
         """Cells that are read together, by name: one pooling of every layer, and every pooling of one layer.
@@ -54,9 +64,28 @@ class Features:
         named |= {f"every pooling of layer {layer}": cells for layer, cells in of_poolings.items()}
         return {name: cells for name, cells in named.items() if len(cells) > 1}
 
-    def of(self, split: str, cells: Sequence[Cell]) -> np.ndarray:
-        """Some cells of a split side by side, shape ``(rows, width)``."""
-        return np.concatenate([self.cells[split][cell] for cell in cells], axis=1)
+    def of(self, split: str, cells: Sequence[Cell], floor: float | None = None) -> np.ndarray:
+        """Some cells of a split side by side, shape ``(rows, width)``.
+
+        Args:
+            split: The split.
+            cells: Which cells.
+            floor: Whiten each cell: standardise it, and scale its principal components to unit variance, those that
+                vary by less than this share of the largest by as much as that one. Components are of all training
+                rows; their labels are not read. ``None`` for features as they are.
+        """
+        parts = [self.cells[split][cell] if floor is None else self._whitened(split, cell, floor) for cell in cells]
+        return np.concatenate(parts, axis=1)
+
+    def _whitened(self, split: str, cell: Cell, floor: float) -> np.ndarray:
+        if cell not in self.memory:
+            rows = self.cells["train"][cell].astype(np.float64)
+            scale = StandardScaler().fit(rows)
+            _, sizes, components = np.linalg.svd(scale.transform(rows), full_matrices=False)
+            self.memory[cell] = scale, sizes / len(rows) ** 0.5, components
+        scale, sizes, components = self.memory[cell]
+        standard: np.ndarray = scale.transform(self.cells[split][cell].astype(np.float64))
+        return standard @ components.T / np.maximum(sizes, floor * sizes[0])
 
     def _sound(self) -> list[Cell]:
         return [
@@ -129,6 +158,8 @@ def cells_of(
             cells[layer, "last"] = states[torch.arange(len(states), device=states.device), last]
         else:
             cells[layer, "first"] = states[:, 0]
+    if "input_ids" in inputs and (table := embeddings(model)) is not None:
+        cells[WORDS] = averaged(nn.functional.embedding(inputs["input_ids"], table), inputs)
     if head is not None:
         cells[-1, "logits"] = head(**inputs).logits
     return cells

@@ -48,7 +48,7 @@ class PairProbe(HeadOnly):
         for split, layer in itertools.product(SPLITS, range(first.layers + 1)):
             a, b = (torch.from_numpy(side.cells[split][layer, "mean"]) for side in (first, second))
             cells[split][layer, "pair"] = differences(a, b).numpy()
-        return Features(cells, first.layers, first.flops + second.flops)
+        return replace(first, cells=cells, flops=first.flops + second.flops)  # with one memory for all runs
 
 
 def differences(first: Tensor, second: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ CLASSIFIERS: dict[str, Callable[[float, int], Any]] = {
         max_iter=int(strength), max_leaf_nodes=8, early_stopping=False, random_state=0
     ),
 }
+WHITENED = 0.1  # strength of a linear probe on whitened features, for which the floor matters more
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,21 @@ class HeadOnly(Attack):
             (in a causal model the last) alone, and the published head's logits; else only the last layer's average.
         joined: Whether to probe layers and poolings (mean, maximum, minimum, deviation) side by side instead, see
             :meth:`.features.Features.joined`.
+        whitened: Floors of the spectrum; with each, whitened features are tried beside standardised ones, see
+            :meth:`.features.Features.of`. A linear probe does not see what a defence has made small, and sees it
+            then. With ``every_layer`` the rows of the embedding table are probed so, too.
         tamper: What is done to the weights before they are frozen.
         title: Its name in the report, where it is none of the usual.
 
     Raises:
-        ValueError: Unknown classifier, or no strength.
+        ValueError: Unknown classifier, no strength, or another than a linear classifier on whitened features.
     """
 
     classifier: str = "linear"
     strengths: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0)
     every_layer: bool = False
     joined: bool = False
+    whitened: tuple[float, ...] = ()
     tamper: Tamper | None = None
     title: str = ""
     refits = True
@@ -73,41 +78,49 @@ class HeadOnly(Attack):
             raise ValueError(f"classifier must be one of {', '.join(CLASSIFIERS)}; got {self.classifier!r}.")
         if not self.strengths:
             raise ValueError("strengths is empty: give at least one value.")
+        if self.whitened and (self.classifier != "linear" or min(self.whitened) <= 0):
+            got = f"{self.whitened} and {self.classifier!r}"
+            raise ValueError(f"whitened must be positive floors, with the linear classifier; got {got}.")
 
     @property
     def name(self) -> str:  # type: ignore[override]
         """``head only`` for the last layer, ``layer probe`` for the best of all, ``joined probe`` for several."""
         return self.title or ("joined probe" if self.joined else "layer probe" if self.every_layer else "head only")
 
+    @property
+    def assumes(self) -> str:  # type: ignore[override]
+        """What the attacker needs to have; to whiten features, rows without labels too where few have one."""
+        return super().assumes + (" and further rows without labels" if self.whitened else "")
+
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
         layers = "joined" if self.joined else "all" if self.every_layer else "last"
         same = {"tamper": self.tamper.config()} if self.tamper else {}
-        return [
-            {"classifier": self.classifier, "layers": layers, "strength": value, **same} for value in self.strengths
-        ]
+        points: list[dict[str, Any]] = [{"strength": value} for value in self.strengths]
+        points += [{"strength": WHITENED, "whitened": floor} for floor in self.whitened]
+        return [{"classifier": self.classifier, "layers": layers, **point, **same} for point in points]
 
     def run(self, trial: Trial) -> Outcome:  # noqa: D102
         data, few = trial.data, trial.few()
         features = self.features(trial)
         labels = trial.rows().labels
-        groups = self._groups(features)
+        groups = self._groups(features, whitened="whitened" in trial.settings)
         if trial.refit is not None:
             groups = {name: cells for name, cells in groups.items() if self._found(name, cells) == trial.refit.found}
         if not groups:
             raise FloatingPointError("the attacked model's features are not finite, or the same for every row")
-        probes, selections = {}, {}
+        probes, selections, floor = {}, {}, trial.settings.get("whitened")
         for name, cells in groups.items():
             made = CLASSIFIERS[self.classifier](trial.settings["strength"], len(few))
-            train = features.of("train", cells)[few].astype(np.float64)
+            train = features.of("train", cells, floor)[few].astype(np.float64)
             if trial.refit is not None:
-                train = np.concatenate([train, features.of("selection", cells).astype(np.float64)])
-            probes[name] = fitted(make_pipeline(StandardScaler(), made), train, labels)
-            selections[name] = rounded(spread(probes[name], features.of("selection", cells), data.num_labels))
+                train = np.concatenate([train, features.of("selection", cells, floor).astype(np.float64)])
+            probes[name] = fitted(make_pipeline(StandardScaler(), made) if floor is None else made, train, labels)
+            selections[name] = rounded(spread(probes[name], features.of("selection", cells, floor), data.num_labels))
         hits = np.stack([selections[name].argmax(axis=1) == data.selection.labels for name in groups])
         right = hits.sum(axis=1)
         tied = [name for name, hit in zip(groups, right, strict=True) if hit == right.max()]
         best = max(tied, key=lambda name: macro_auc(data.selection.labels, selections[name]))
-        test = rounded(spread(probes[best], features.of("test", groups[best]), data.num_labels))
+        test = rounded(spread(probes[best], features.of("test", groups[best], floor), data.num_labels))
         found = scores(data.selection.labels, selections[best], data.metrics)
         return Outcome(
             found,
@@ -131,11 +144,11 @@ class HeadOnly(Attack):
         layer, pooling = cells[0]
         return {"features": name} if self.joined else {"layer": layer, "pooling": pooling}
 
-    def _groups(self, features: Features) -> dict[str, list[Cell]]:
+    def _groups(self, features: Features, *, whitened: bool) -> dict[str, list[Cell]]:
         """What is probed, by name: single cells, or several side by side."""
         if self.joined:
             return features.joined()
-        wanted = [c for c in features.usable() if self.every_layer or c == (features.layers, "mean")]
+        wanted = [c for c in features.usable(words=whitened) if self.every_layer or c == (features.layers, "mean")]
         return {f"{pooling} of layer {layer}": [(layer, pooling)] for layer, pooling in wanted}
 
 

@@ -32,7 +32,7 @@ def groups(model: PreTrainedModel, weights: list[nn.Parameter], settings: dict[s
     above = _layers_above(model, f"layer_decay={decay}") if decay != 1.0 else {}
     factors = {key: decay**count for key, count in above.items()}
     if (factor := settings.get("embedding_factor", 1.0)) != 1.0:
-        table = _embeddings(model)
+        table = embeddings(model)
         if table is None or not any(weight is table for weight in weights):
             raise NotApplicable(f"embedding_factor={factor}: no input embeddings are trained.")
         factors[id(table)] = factor * factors.get(id(table), 1.0)
@@ -42,7 +42,8 @@ def groups(model: PreTrainedModel, weights: list[nn.Parameter], settings: dict[s
     return [{"params": same, "lr": rate} for rate, same in found.items()]
 
 
-def _embeddings(model: PreTrainedModel) -> Tensor | None:
+def embeddings(model: PreTrainedModel) -> Tensor | None:
+    """The table of the input embeddings, if there is one."""
     try:
         return getattr(model.get_input_embeddings(), "weight", None)
     except NotImplementedError:  # transformers' answer for models of images

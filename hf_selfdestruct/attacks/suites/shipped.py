@@ -27,12 +27,15 @@ from .variants import (
 
 ALL = (20, 50, 100, 200, 400, None)
 MOST = (None,)
-JOINED = HeadOnly(joined=True)
+FLOORS = (0.1, 1e-3, 1e-6)
+LAYERS = HeadOnly(every_layer=True, whitened=FLOORS)
+JOINED = HeadOnly(joined=True, whitened=FLOORS)
+PAIRS = PairProbe(whitened=FLOORS)
 PROBES = (
-    Entry(HeadOnly(), ALL, refit=True),
-    Entry(HeadOnly(every_layer=True), ALL, refit=True),
+    Entry(HeadOnly(whitened=FLOORS), ALL, refit=True),
+    Entry(LAYERS, ALL, refit=True),
     Entry(JOINED, ALL, refit=True),
-    Entry(PairProbe(), ALL, refit=True),
+    Entry(PAIRS, ALL, refit=True),
     Entry(TiedWords(), ALL, refit=True),
     Entry(OTHER_PROBES, MOST, refit=True),
 )
@@ -53,10 +56,10 @@ SMOKE = AttackSuite(
 )
 GLANCE = AttackSuite(
     "glance",
-    5,
+    6,
     (
-        Entry(HeadOnly(every_layer=True), MOST),
-        Entry(PairProbe(), MOST),
+        Entry(LAYERS, MOST),
+        Entry(PAIRS, MOST),
         Entry(FullFineTuning(learning_rates=RATES[1:3], steps=(160,), looks=2), MOST),
         Entry(PairProbedFirst(learning_rates=RATES[1:3], steps=(160,), looks=2), MOST),
     ),
@@ -68,11 +71,11 @@ PROBED_FIRST = ProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), look
 PAIR_PROBED_FIRST = PairProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), looks=4, prune=True)
 SHORTER = ProbedFirst("probe, then shorter fine-tuning", learning_rates=RATES[2:4], steps=(160,), looks=4, prune=True)
 QUICK = AttackSuite(
-    "quick", 5, (*PROBES, Entry(PROBED_FIRST, MOST, refit=True), Entry(PAIR_PROBED_FIRST, MOST, refit=True))
+    "quick", 6, (*PROBES, Entry(PROBED_FIRST, MOST, refit=True), Entry(PAIR_PROBED_FIRST, MOST, refit=True))
 )
 DEFAULT = AttackSuite(
     "default",
-    7,
+    8,
     (
         *PROBES,
         Entry(SHORTER, (400,)),
@@ -181,11 +184,11 @@ LONGER = FullFineTuning(
 )
 ADAPTIVE = AttackSuite(
     "adaptive",
-    8,
+    9,
     (
-        Entry(HeadOnly(every_layer=True), MOST, refit=True),
+        Entry(LAYERS, MOST, refit=True),
         Entry(JOINED, MOST, refit=True),
-        Entry(PairProbe(), MOST, refit=True),
+        Entry(PAIRS, MOST, refit=True),
         Entry(TiedWords(), MOST, refit=True),
         Entry(OTHER_PROBES, MOST, refit=True),
         Entry(LONGER, MOST),
@@ -208,7 +211,7 @@ ADAPTIVE = AttackSuite(
 )
 FULL = AttackSuite(
     "full",
-    6,
+    7,
     (
         *PROBES,
         Entry(

@@ -82,6 +82,7 @@ def _options(of: type[ProbedFirst], steps: int, rates: tuple[float, ...], *, fur
     return (
         of("plain", **{**common, "learning_rates": rates}),
         of("slower below, averaged", layer_decay=0.8, average=0.98, **high),
+        of("from the top down, averaged", unfreezing=0.25, average=0.98, **high),
         of("fewer words, averaged", word_dropout=0.15, average=0.98, **low),
         *(alone if further else ()),
     )
