@@ -44,6 +44,8 @@ OF_PARTS: tuple[Any, ...] = (
     AutoModelForAudioFrameClassification,
 )
 
+_SIZED: dict[tuple[type[PreTrainedModel], str], frozenset[str]] = {}  # by class and configuration: they are built often
+
 
 def trunk_prefix(model: PreTrainedModel) -> str:
     """Return the prefix of the trunk's parameter names, such as ``"bert."``; empty for a bare trunk."""
@@ -207,10 +209,14 @@ def _built(kind: Any, model: PreTrainedModel, num_labels: int, twice: bool = Fal
         return kind._from_config(config, attn_implementation=attention).eval()
 
 
-def _sized(model: PreTrainedModel) -> set[str]:
+def _sized(model: PreTrainedModel) -> frozenset[str]:
     """Return the names of the parameters whose shape depends on the number of labels."""
-    two, three = ({n: p.shape for n, p in _built(type(model), model, labels).named_parameters()} for labels in (2, 3))
-    return {name for name, shape in three.items() if two.get(name) != shape}
+    key = (type(model), model.config.to_json_string(use_diff=False))
+    if key not in _SIZED:
+        built = (_built(type(model), model, labels) for labels in (2, 3))
+        two, three = ({n: p.shape for n, p in one.named_parameters()} for one in built)
+        _SIZED[key] = frozenset(name for name, shape in three.items() if two.get(name) != shape)
+    return _SIZED[key]
 
 
 def _owners(module: nn.Module, names: list[str]) -> dict[str, nn.Module]:
