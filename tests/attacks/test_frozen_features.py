@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from planted import image_task, seeing
+from planted import image_task
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from toy_models import tiny_model
@@ -165,7 +165,8 @@ def test_image_models_are_attacked_by_every_kind(architecture, tmp_path):
 
 
 def test_a_convolution_has_one_pooling(pictures, tmp_path):
-    cells = features_of(Target("hardened", seeing(tmp_path)), pictures, 0).cells["train"]
+    tiny_model("resnet").float().save_pretrained(tmp_path)
+    cells = features_of(Target("hardened", str(tmp_path)), pictures, 0).cells["train"]
     assert {pooling for layer, pooling in cells if layer >= 0} == {"mean"}
     assert len({values.shape[1] for values in cells.values()}) > 1, "layers of different width"
 
