@@ -27,6 +27,18 @@ SUITE = dataclasses.replace(
 SHARE = 0.8
 
 
+# Without attacks that train for less long, or fewer weights, than others of the suite do on the same random weights.
+FROM_SCRATCH = dataclasses.replace(
+    SUITE,
+    name="default from scratch",
+    entries=tuple(
+        entry
+        for entry in SUITE.entries
+        if entry.attack.name not in ("optimizer sweep", "partial fine-tuning", "probe, then fine-tuning with options")
+    ),
+)
+
+
 @pytest.fixture(scope="module")
 def known(tmp_path_factory):
     return planted.knowing(tmp_path_factory.mktemp("known"))
@@ -65,7 +77,7 @@ def gain(known, judged):
 
 def test_nobody_learns_the_task_from_scratch(known, judged):
     """Else finding it in a hardened model would prove nothing."""
-    assert judged(known, planted.text_task(), random=True) < 0.1
+    assert judged(known, planted.text_task(), FROM_SCRATCH, random=True) < 0.1
 
 
 @pytest.mark.parametrize("fake", planted.FAKES, ids=lambda f: f.__name__)
@@ -153,7 +165,7 @@ def test_poisoned_batch_statistics_are_seen_through(seeing, judged, tmp_path):
 
 
 def test_the_image_task_is_not_learned_from_scratch(seeing, judged):
-    assert judged(seeing, planted.image_task(), random=True) < 0.2
+    assert judged(seeing, planted.image_task(), FROM_SCRATCH, random=True) < 0.2
 
 
 def test_task_is_balanced():
