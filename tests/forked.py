@@ -21,7 +21,8 @@ from typing import Any
 HEAVY = (
     *("torch", "torch._dynamo", "torch.distributed.tensor", "torch.distributed.run", "torch.testing"),
     *("numpy", "scipy.optimize", "scipy.stats", "sklearn.linear_model", "sklearn.metrics", "pandas", "pyarrow.dataset"),
-    *("matplotlib.pyplot", "sqlalchemy.orm", "jinja2", "rich.console", "yaml", "PIL.Image", "requests", "httpx"),
+    *("matplotlib.pyplot", "sqlalchemy.orm", "jinja2", "rich.console", "yaml", "PIL.Image", "requests"),
+    *("httpx", "httpx2"),  # one of which huggingface_hub has
 )
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([*HEAVY])
