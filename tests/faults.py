@@ -50,12 +50,12 @@ class Outcome:
 def tried(fault: str, folder: Path, scope: str) -> Outcome:
     """Let it happen, then run the same command again, which goes on from the last complete checkpoint."""
     folder.mkdir(parents=True)
-    struck = launch(SCRIPT, str(folder), fault, scope, processes=PROCESSES, by="fork")
+    struck = launch(SCRIPT, str(folder), fault, scope, processes=PROCESSES)
     kept = int(last_complete(str(folder)).rpartition("-")[2])
     for file in folder.rglob("optimizer.pt"):
         if file.is_symlink():  # room is made
             file.unlink()
-    again = launch(SCRIPT, str(folder), fault, scope, processes=PROCESSES, by="fork") if struck.returncode else struck
+    again = launch(SCRIPT, str(folder), fault, scope, processes=PROCESSES) if struck.returncode else struck
     _, found = handed_in(folder, END, PROCESSES) if not again.returncode else ({}, [])
     return Outcome(
         fault,

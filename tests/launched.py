@@ -24,31 +24,26 @@ TESTS = Path(__file__).parent
 LOST = ("Connection closed", "Connection reset", "Broken pipe")  # what a process says whose peer is gone
 
 
-def launch(
-    script: Path | str, *arguments: str, processes: int, by: str = "torchrun"
-) -> subprocess.CompletedProcess[str]:
+def launch(script: Path | str, *arguments: str, processes: int, by: str = "fork") -> subprocess.CompletedProcess[str]:
     """Run a script, or a module by its name, in several processes, one thread in each.
 
     Args:
         script: The script, or the module.
         arguments: Words for it.
         processes: How many.
-        by: ``torchrun``, ``accelerate`` (launch), or ``fork``: the launcher of ``torchrun`` and its processes, forked
-            when everything is imported. A module only by ``accelerate``.
+        by: ``accelerate`` (launch) for a module, or for a script ``fork``: the launcher of ``torchrun`` and its
+            processes, forked when everything is imported.
     """
-    start = {
-        "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)],
-        "accelerate": [
-            *("accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"),
-            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
-        ],
-    }
+    start = [
+        *("accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+    ]
     paths = f"{TESTS.parent}{os.pathsep}{TESTS}"
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "ACCELERATE_USE_CPU": "true"}
     if by == "fork":
         return forked.run(_launcher, str(script), arguments, processes, folder=Path.cwd(), variables=variables)
     return subprocess.run(
-        [sys.executable, "-m", *start[by], *(["-m"] if isinstance(script, str) else []), str(script), *arguments],
+        [sys.executable, "-m", *start, "-m", str(script), *arguments],
         env=variables,
         capture_output=True,
         text=True,

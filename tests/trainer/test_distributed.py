@@ -67,7 +67,7 @@ Path(sys.argv[1], f"rank{args.process_index}.json").write_text(json.dumps({
 def test_two_processes_stay_in_sync(tmp_path, meta_gradient, adversaries):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    done = launch(script, str(tmp_path / "out"), meta_gradient, adversaries, processes=2, by="fork")
+    done = launch(script, str(tmp_path / "out"), meta_gradient, adversaries, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / "out" / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first["world"] == second["world"] == 2
