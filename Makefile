@@ -18,12 +18,13 @@ python_ok = $(shell $(PYTHON) -c 'import sys; print("ok" if sys.version_info >= 
 need_python = $(if $(python_ok),,$(error Python 3.11 or newer is needed, and "$(PYTHON)" is older or missing; name another one with PYTHON=/path/to/python3))
 
 # $(call set_up,environment,constraints,extras): torch goes first and alone, so that its exact pin decides the build.
+# Modules are compiled when they are imported: few of those installed are.
 define set_up
 $(need_python)
 @echo "setting up $(1) from $(2) (the first time takes a few minutes)"
 @test -x $(1)/bin/pip || $(PYTHON) -m venv --clear $(1)
-@$(1)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c $(2) $(TORCH)
-@$(1)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c $(2) -e '.[$(3)]'
+@$(1)/bin/python -m pip install -qq --no-compile --disable-pip-version-check $(PIP_ARGS) -c $(2) $(TORCH)
+@$(1)/bin/python -m pip install -qq --no-compile --disable-pip-version-check $(PIP_ARGS) -c $(2) -e '.[$(3)]'
 @touch $@
 endef
 

@@ -18,7 +18,6 @@ import hashlib
 import json
 import re
 import threading
-import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -96,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.fault and self.fault.kind == "cut":
             return self.cut()
         if self.fault and self.fault.kind == "slow":
-            time.sleep(self.fault.seconds)
+            self.fault.over.wait(self.fault.seconds)
         if self.fault and self.fault.kind == "status":
             return self.answer({"error": "by command"}, self.fault.status)
         return self.route(parts.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,13 @@ class Fault:
             ``half`` (half of the answer comes), ``slow`` (the answer comes after ``seconds``) or ``status``.
         status: The answer's status, where ``kind`` is ``status``.
         seconds: The delay, where ``kind`` is ``slow``.
+        over: Ends the delay early.
     """
 
     kind: str
     status: int = 500
     seconds: float = 0.0
+    over: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)

@@ -147,20 +147,23 @@ def test_a_second_push_and_a_dry_run_beside_a_push(pusher, folder, tmp_path, mon
 
         def begin():
             hub.forget()
-            hub.faults["PUT", 1] = Fault("slow", seconds=2)
+            hub.faults["PUT", 1] = held = Fault("slow", seconds=300)
             child.stdin.write(REPO + "\n")
             child.stdin.flush()
             while not [r for r in hub.requests if r.startswith("PUT")]:
                 assert child.poll() is None
                 time.sleep(0.01)
+            return held.over
 
-        begin()
+        sent = begin()
         assert planned(own).keys() == {*published_files(folder), MANIFEST}
+        sent.set()
         assert code(child) == 0
         assert state(hub, folder) == "complete"
-        begin()
+        sent = begin()
         publish(own, REPO, token=hub.token)
         assert state(hub, folder) == "complete"
+        sent.set()
         assert code(child) == 1  # somebody else has just pushed there
         assert state(hub, folder) == "complete"
         assert not [*own.glob("_staging*")]

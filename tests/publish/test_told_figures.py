@@ -262,7 +262,7 @@ def test_figures_of_digits(monkeypatch):
         assert f"| {told} | {kept} | {' | '.join(scores)} |".replace("|  |", "| |") in README
     pairs = [apart(found, "digits: pool of 8", "digits: reset, K = 4", n) for n in (100, 400)]
     few, many = ("{:+.3f} [{:+.3f}, {:+.3f}]".format(*pair) for pair in pairs)
-    assert f"take {few} at 100 examples and {many} at 400" in README
+    assert f"start anew: {few} at 100 examples and {many} at 400" in README
 
 
 def test_the_page_of_the_pool_is_that_of_its_ledger(monkeypatch):
