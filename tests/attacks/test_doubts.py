@@ -110,10 +110,8 @@ SICK = {
     "undefended not broken": (changed(scored("undefended", 0.4)), "undefended model reaches only 0.400.*too weak"),
     "starved scratch": (changed(scored("scratch", CHANCE + 0.02)), "scratch is at 0.550.*too few"),
     "flipped labels": (changed(with_auc("hardened", 0.3)), "AUC 0.300.*undo"),
-    "two seeds": (
-        made_report(runs=tuple(r for r in made_report().runs if r.seed < 2)),
-        "rest on 2 seeds; at least 3",
-    ),
+    "two seeds": (made_report(runs=tuple(r for r in made_report().runs if r.seed < 2)), "rest on 2 seeds; at least 3"),
+    "low rank": (changed(lambda run: dataclasses.replace(run, found={"effective ranks": "3"})), "low effective rank"),
     "failed run": (made_report(extra=(made_run(failed=True, chosen=False),)), "1 runs failed .*head only.*nan"),
     "an attack for another architecture": (made_report(extra=(UNFIT,)), "do not apply to this architecture: head only"),
     "under-tuned": (
