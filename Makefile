@@ -28,8 +28,10 @@ $(need_python)
 @touch $@
 endef
 
-# $(call pytest,environment): a process and a thread for each core; what one process has compiled is there for the next.
-pytest = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n auto --dist worksteal $(ARGS)
+# $(call pytest,environment): processes of one thread, one more than cores, for tests that wait; what one process has
+# compiled is there for the next.
+processes = $(shell expr $$(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1)
+pytest = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(processes) --dist worksteal $(ARGS)
 
 help:  ## show this help
 	@echo "make TARGET [PYTHON=python3.11] [ARGS='...'] [PIP_ARGS='...']"
