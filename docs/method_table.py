@@ -68,7 +68,9 @@ def _parts(name: str, preset: dict[str, Any]) -> tuple[str, ...]:
     steps = "K = 0" if not adversary["steps"] else f"K = {adversary['steps']}, {adversary['optimizer']}"
     lasting = f"; {adversary['pool']} continue for {adversary['horizon']} steps each" if adversary.get("pool") else ""
     order = "" if not adversary["steps"] else f", {WORDS[preset['meta_gradient']]}"
-    forms = [f"`{key}`" for key in ("merge_words", "erase_directions", "keep_directions") if options[key]]
+    forms = [f"`{key}`" for key in ("merge_words", "erase_directions", "keep_directions", "noise") if options[key]]
+    if not preset["blocking_weight"]:
+        return f"`{name}`", "none", "none", ", ".join(forms)
     loss = WORDS[preset["blocking_loss"]] + (" and probes of all layers" if options["probe_weight"] else "")
     return f"`{name}`", f"{steps}{order}{lasting}", loss, ", ".join(forms) or "none"
 
