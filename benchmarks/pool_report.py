@@ -111,7 +111,11 @@ def long_table(found: Found, scratch: str, names: Sequence[str]) -> str:
     for name in (scratch, *names):
         for n, curves in found.get(name, {"by_step": {}})["by_step"].items():
             variant = VARIANTS[name]
-            cells = ["", ""] if name == scratch else [f"{variant.steps:,}", f"{variant.oldest:,}"]
+            cells = (
+                ["", ""]
+                if name == scratch
+                else [f"{variant.steps:,}", f"{variant.oldest:,}" if variant.blocked else ""]
+            )
             scores = [spread([curve[LONG.index(step)] for curve in curves]) for step in SHOWN]
             last = "" if name == scratch else told(crossing(found, name, n, scratch))
             rows.append([_shown(name), str(len(curves)), *cells, n, *scores, last])
