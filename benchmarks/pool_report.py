@@ -111,11 +111,7 @@ def long_table(found: Found, scratch: str, names: Sequence[str]) -> str:
     for name in (scratch, *names):
         for n, curves in found.get(name, {"by_step": {}})["by_step"].items():
             variant = VARIANTS[name]
-            cells = (
-                ["", ""]
-                if name == scratch
-                else [f"{variant.steps:,}", f"{variant.oldest:,}" if variant.blocked else ""]
-            )
+            cells = ["", ""] if name == scratch else [f"{variant.steps:,}", _cost(variant)[1]]
             scores = [spread([curve[LONG.index(step)] for curve in curves]) for step in SHOWN]
             last = "" if name == scratch else told(crossing(found, name, n, scratch))
             rows.append([_shown(name), str(len(curves)), *cells, n, *scores, last])
@@ -206,4 +202,4 @@ def spread(values: Sequence[float]) -> str:
 
 
 def _cost(variant: Variant) -> tuple[str, str]:
-    return f"{variant.passes}", f"{variant.oldest}" if variant.blocked else ""
+    return f"{variant.passes}", f"{variant.oldest:,}" if variant.blocked else ""

@@ -22,12 +22,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "refused.md": support_table.refused,
 }
 
-
-def generated() -> dict[str, str]:
-    """Every table by its file in `generated/`."""
-    return {name: make() for name, make in TABLES.items()}
-
-
 if __name__ == "__main__":
-    for name, text in generated().items():
-        (DOCS / "generated" / name).write_text(text, encoding="utf-8")
+    for name, make in TABLES.items():
+        (DOCS / "generated" / name).write_text(make(), encoding="utf-8")

@@ -11,7 +11,6 @@ from site_parts import DOCS, ROOT
 @pytest.fixture(scope="session")
 def site(tmp_path_factory, worker_id):
     """Folder of the built site, shared by all workers. A warning ends the build with an error, as in `make docs`."""
-    pytest.importorskip("sphinx")
     shared = tmp_path_factory.getbasetemp()
     shared = shared if worker_id == "master" else shared.parent
     folder, built = shared / "site", shared / "site-is-built"

@@ -20,7 +20,6 @@ PYTHON = [(page.stem, number, code) for page in PAGES for number, code in enumer
 COMMANDS = sorted({line for page in PAGES for code in blocks(page, "bash") for line in code.splitlines() if line})
 RUNS = ("report", "methods", "how")  # pages whose code needs no data: it is run
 LETTERS = 30
-OPTIONAL = ("trl",)  # not in the environment of the lowest versions
 
 
 class Anything(dict):
@@ -36,8 +35,8 @@ def test_code_calls_what_there_is(code):
     names = {}
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom):
-            module = importlib.import_module(node.module) if node.module not in OPTIONAL else None
-            names |= {alias.name: getattr(module, alias.name) for alias in node.names if module}
+            module = importlib.import_module(node.module)
+            names |= {alias.name: getattr(module, alias.name) for alias in node.names}
     called = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call) and ast.unparse(n.func) in names]
     for call in called:
         kind = names[ast.unparse(call.func)]
