@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +18,7 @@ class Member:
     """One adversary of a pool.
 
     Attributes:
-        number: Which one.
+        number: Which one of all processes' adversaries, from 0.
         life: How often it has been reset.
         age: Number of blocked steps in this life.
         taken: Number of all steps in this life, benign ones included.
@@ -51,15 +51,15 @@ class Member:
         parts = {"offset": self.offset, "own": self.own, **{f"moment.{n}": v for n, v in self.moments.items()}}
         return state | {f"{part}/{n}": value for part, weights in parts.items() for n, value in weights.items()}
 
-    def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device) -> None:
-        """Restore what :meth:`state_dict` gave, on a device."""
+    def load_state_dict(self, state: Mapping[str, Tensor], stored: Callable[[Weights], Weights]) -> None:
+        """Restore what :meth:`state_dict` gave; ``stored`` puts weights where they are stored."""
         parts: dict[str, Weights] = {}
         for name, value in state.items():
             part, slash, weight = name.partition("/")
             if slash:
-                parts.setdefault(part, {})[weight] = value.to(device, copy=True)
+                parts.setdefault(part, {})[weight] = value
         for name in NUMBERS:
             number = state[name].item()
             setattr(self, name, number if name in ("score", "best") else int(number))
-        self.offset, self.own = parts.pop("offset", {}), parts.pop("own", {})
-        self.moments = {part.removeprefix("moment."): weights for part, weights in parts.items()}
+        self.offset, self.own = stored(parts.pop("offset", {})), stored(parts.pop("own", {}))
+        self.moments = {part.removeprefix("moment."): stored(weights) for part, weights in parts.items()}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..models.distributed import ALONE, Processes
 from ..models.functional import Weights
 from ..tasks.blocked_task import seed_of
 from .member import Member
 
-STORAGES = ("device", "cpu")
+STORAGES = ("device", "cpu", "disk")
 PRECISIONS = ("full", "bfloat16")
 BINS = 4  # of ages, in the log
 
@@ -32,7 +36,8 @@ class AdversaryPool:
             soon.
         horizon: Number of blocked steps after which an adversary is reset: it starts again from the published weights,
             with another draw.
-        storage: Where offsets and moments are stored between stretches: on the training's device, or in main memory.
+        storage: Where offsets and moments are stored between stretches: on the training's device, in main memory, or on
+            disk, in the folder for temporary files (``TMPDIR``).
         precision: In which precision: that of the inner steps, or ``"bfloat16"``, in half the memory.
         patience: Reset an adversary whose held-out score has not improved for so many blocked steps, too; 0: never.
         by_success: Draw adversaries with a chance in proportion to the rank of their last held-out score, as in
@@ -64,7 +69,7 @@ class AdversaryPool:
         return {name: value for name, value in asdict(self).items() if name != "storage"}
 
     def bytes(self, numbers: int) -> int:
-        """Memory that a full pool takes.
+        """Memory that a full pool takes, or room on disk.
 
         Args:
             numbers: Numbers that an adversary stores: its offset, its head and its moments.
@@ -79,7 +84,7 @@ class AdversaryPool:
 
     def last_age(self, member: Member) -> int:
         """The age at which a member is reset: staggered in the first lives, the horizon in later ones."""
-        first = -(-self.horizon * (member.number + 1) // self.size)
+        first = -(-self.horizon * (member.number % self.size + 1) // self.size)
         return self.horizon if member.life else first
 
     def bin(self, age: int) -> int:
@@ -88,21 +93,26 @@ class AdversaryPool:
 
 
 class Members:
-    """The members of a pool while training runs: whose turn it is, and what they store.
+    """The members of one process's pool while training runs: whose turn it is, and what they store.
 
     Args:
         settings: What the pool is.
         device: The training's device.
+        owners: The processes that have a pool each; by default all of them have one together.
 
     Attributes:
         turn: Number of stretches so far.
+        numbers: Numbers of this process's members; no other process's members have them.
+        total: Number of members in all processes.
     """
 
-    def __init__(self, settings: AdversaryPool, device: torch.device) -> None:
+    def __init__(self, settings: AdversaryPool, device: torch.device, owners: Processes = ALONE) -> None:
         self.settings = settings
-        self._device = device if settings.storage == "device" else torch.device("cpu")
-        self._all = [Member(number) for number in range(settings.size)]
+        self.total = settings.size * owners.size
+        self.numbers = range(settings.size * owners.rank, settings.size * (owners.rank + 1))
         self.turn = 0
+        self._device = device if settings.storage == "device" else torch.device("cpu")
+        self._all = [Member(number) for number in self.numbers]
 
     def next(self, *key: object) -> Member:
         """The member whose turn it is; where success counts, drawn from ``key``."""
@@ -157,25 +167,43 @@ class Members:
         """Restore what :meth:`state_dict` gave.
 
         Raises:
-            ValueError: It is the state of a pool of another size.
+            ValueError: It is the state of a pool of another size, or another process's.
         """
-        count = len({name.partition("/")[0] for name in state} - {"turn"})
-        if count != len(self._all):
+        found = sorted(int(number) for number in {name.partition("/")[0] for name in state} - {"turn"})
+        if found != [*self.numbers]:
             raise ValueError(
-                f"the state contains a pool of {count} adversaries, but this run has {len(self._all)}; resume with the "
-                "adversary's settings of the first run."
+                f"the state contains adversaries {found} of the pool, but this process has {[*self.numbers]}; resume "
+                "with the adversary's settings and as many processes as in the first run."
             )
         self.turn = int(state["turn"])
         for member in self._all:
             prefix = f"{member.number}/"
-            member.load_state_dict(
-                {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}, self._device
-            )
+            own = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+            member.load_state_dict(own, lambda weights: self._stored(weights, copy=True))
 
     def _stored(self, weights: Weights, *, copy: bool = False) -> Weights:
         """Weights where and as they are stored; a copy of what would else be a small part of a large vector."""
-        half = self.settings.precision == "bfloat16"
-        return {
-            name: value.detach().to(self._device, torch.bfloat16 if half else value.dtype, copy=copy)
+        half, on_disk = self.settings.precision == "bfloat16", self.settings.storage == "disk"
+        found = {
+            name: value.detach().to(self._device, torch.bfloat16 if half else value.dtype, copy=copy or on_disk)
             for name, value in weights.items()
         }
+        return _on_disk(found) if on_disk else found
+
+
+def _on_disk(weights: Weights) -> Weights:
+    """The same weights in a file, which the system reads when they are used.
+
+    The file has no name once it is read: it goes with the last of its weights, also if the process is killed.
+    """
+    if not weights:
+        return weights
+    try:
+        with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+            save_file({name: value.contiguous() for name, value in weights.items()}, file.name)
+            return load_file(file.name)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"an adversary of the pool could not be stored in {tempfile.gettempdir()} ({error}): set TMPDIR to a "
+            "folder with more room, or adversary={'pool_storage': 'cpu'}."
+        ) from error

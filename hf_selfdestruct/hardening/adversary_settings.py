@@ -47,7 +47,7 @@ class AdversarySettings:
     pairs: Any = option("joined", "How rows of two texts are read.", PAIRS)
     pool: int = option(0, "Number of adversaries that continue over outer steps; 0: no pool.")
     horizon: int = option(200, "Number of blocked steps after which an adversary of the pool is reset.")
-    pool_storage: str = option("device", "Where the pool stores its adversaries.", STORAGES)
+    pool_storage: str = option("device", "Where the pool stores its adversaries; disk: in TMPDIR.", STORAGES)
     pool_precision: str = option("full", "Precision in which the pool stores its adversaries.", PRECISIONS)
     pool_patience: int = option(0, "Reset one after so many steps without a better score, too; 0: never.")
     pool_by_success: bool = option(False, "Whether successful adversaries of the pool are drawn more often.")

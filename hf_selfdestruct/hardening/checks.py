@@ -222,14 +222,7 @@ def check_processes(
     Raises:
         ValueError: They cannot share an adversary, or its rows.
     """
-    if count == 1:
-        return
-    if config.adversary_settings.scope == "local":
-        if config.adversary_settings.pool:
-            raise ValueError(
-                "the adversaries of a pool belong to one process; a checkpoint of several processes would lose those "
-                "of the others: set adversary={'scope': 'global'}, or adversary={'pool': 0}."
-            )
+    if count == 1 or config.adversary_settings.scope == "local":
         return
     if config.meta_gradient == "unrolled":
         raise ValueError("meta_gradient='unrolled' is one process's own; 'exact' gives the same and can be shared.")

@@ -52,7 +52,7 @@ class Simulator:
         benign: The desired task's training rows, for preludes.
         general: Rows for losses that are measured on general data.
         device: Where it is computed.
-        processes: All processes of the training; each simulates an adversary of its own, or all one.
+        processes: All processes of the training; each simulates adversaries of its own, or all the same.
     """
 
     model: PreTrainedModel
@@ -100,7 +100,7 @@ class Simulator:
             for number, adversary in enumerate(self.adversaries)
         }
         pool = self.config.adversary_settings.adversary_pool()
-        self.members = Members(pool, self.device) if pool else None
+        self.members = Members(pool, self.device, self._owners) if pool else None
         self.learned = {
             (task.name, number): self._newcomer(task, number, adversary)
             for task in self.tasks
@@ -111,8 +111,7 @@ class Simulator:
         """What the next micro-step of this global step simulates."""
         micro = self._last[1] + 1 if self._last[0] == global_step else 0
         self._last = (global_step, micro)
-        rank = 0 if self.config.adversary_settings.scope == "global" else self.processes.rank
-        key: tuple[Any, ...] = (self.config.seed, global_step, micro, rank)
+        key: tuple[Any, ...] = (self.config.seed, global_step, micro, self._owners.rank)
         member = self.members.next(*key) if self.members else None
         life = ("pool", self.config.seed, member.number, member.life) if member else key
         generator = torch.Generator().manual_seed(seed_of("task", *life))
@@ -233,7 +232,7 @@ class Simulator:
         return {name for kinds in self._skeletons.values() for kind in kinds.values() for name in kind.names.values()}
 
     def pool_bytes(self) -> int:
-        """Memory that the pool takes when all of its adversaries have begun, at most; 0 without a pool."""
+        """Memory, or room on disk, that the pool takes when all have begun, at most; 0 without a pool."""
         live, counts = dict(self.model.named_parameters()), [0]
         for (_, number), skeletons in self._skeletons.items():
             adversary = self.adversaries[number]
@@ -248,6 +247,11 @@ class Simulator:
     def benign_skeleton(self) -> StatelessModel:
         """The live model's own skeleton, head included."""
         return self._benign
+
+    @property
+    def _owners(self) -> Processes:
+        """The processes that have adversaries of their own; where all have the same, they count as one."""
+        return ALONE if self.config.adversary_settings.scope == "global" else self.processes
 
     def _options(self) -> dict[str, Any]:
         if self.config.meta_gradient != "exact":

@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.trainer_utils import rotate_checkpoints
 
+from ..hardening.simulator import POOL
 from . import intact
-from .intact import STATE_FILE
+from .intact import MEMBER_FILE, OWN_FILES, STATE_FILE
 from .recipe import settings_of
 
 if TYPE_CHECKING:
@@ -28,19 +29,43 @@ EXTRA = "run."
 logger = logging.getLogger(__name__)
 
 
-def save_state(state: Mapping[str, Tensor], folder: Path, *, extra: Mapping[str, float]) -> None:
-    """Write an objective's state, and some numbers of the run, into a checkpoint folder."""
+def save_state(trainer: HardeningTrainer, folder: Path) -> None:
+    """Write the objective's state, and some numbers of the run, into a checkpoint folder.
+
+    Each adversary of a pool has a file of its own, so that a pool on disk is never in memory as a whole. A process that
+    has a pool of its own writes its adversaries; the main process writes the rest.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    tensors |= {EXTRA + name: torch.tensor(value, dtype=torch.float64) for name, value in extra.items()}
-    save_file(tensors, folder / STATE_FILE)
+    state, files, main = trainer.objective.state_dict(), _member_files(trainer), trainer.args.should_save
+    if main or trainer.args.adversary_settings.scope == "local":
+        for prefix, name in files.items():
+            _save({n: value for n, value in state.items() if n.startswith(prefix)}, folder / name)
+    if main:
+        numbers = {EXTRA + n: torch.tensor(value, dtype=torch.float64) for n, value in _numbers(trainer).items()}
+        shared = {n: value for n, value in state.items() if not n.startswith(tuple(files))}
+        _save(shared | numbers, folder / STATE_FILE)
 
 
-def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """What :func:`save_state` wrote: the objective's state, and the numbers of the run."""
-    tensors = load_file(folder / STATE_FILE)
-    extra = {n.removeprefix(EXTRA): tensors.pop(n).item() for n in [*tensors] if n.startswith(EXTRA)}
-    return tensors, extra
+def load_state(trainer: HardeningTrainer, folder: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """What :func:`save_state` wrote: the state of this process's objective, and the numbers of the run."""
+    state = load_file(folder / STATE_FILE)
+    numbers = {n.removeprefix(EXTRA): state.pop(n).item() for n in [*state] if n.startswith(EXTRA)}
+    for name in _member_files(trainer).values():
+        if (folder / name).is_file():
+            state |= load_file(folder / name)
+    return state, numbers
+
+
+def _member_files(trainer: HardeningTrainer) -> dict[str, str]:
+    """The file of each adversary of this process's pool, by how the names of its state begin."""
+    members = trainer.objective.simulator.members
+    if members is None:
+        return {}
+    return {f"{POOL}{number}/": MEMBER_FILE.format(number + 1, members.total) for number in members.numbers}
+
+
+def _save(state: Mapping[str, Tensor], file: Path) -> None:
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, file)
 
 
 def restore(trainer: HardeningTrainer, folder: str | Path) -> None:
@@ -59,7 +84,7 @@ def restore(trainer: HardeningTrainer, folder: str | Path) -> None:
             "uninterrupted run would.",
             *(folder, processes, trainer.args.world_size),
         )
-    state, numbers = load_state(Path(folder))
+    state, numbers = load_state(trainer, Path(folder))
     try:
         trainer.objective.load_state_dict(state)
     except ValueError as error:
@@ -90,7 +115,7 @@ def writing(trainer: HardeningTrainer, folder: Path) -> Iterator[None]:
     try:
         if args.should_save:
             (folder / intact.SEAL).unlink(missing_ok=True)  # of a checkpoint that is written anew
-            save_state(trainer.objective.state_dict(), folder, extra=_numbers(trainer))
+        save_state(trainer, folder)
         args.save_total_limit = None
         yield
         trainer.accelerator.wait_for_everyone()  # each process writes its own random state
@@ -127,7 +152,7 @@ def load_renamed(model: PreTrainedModel, folder: str | Path) -> bool:
 
 
 def _names_in(file: Path) -> list[str]:
-    if file.name == STATE_FILE:
+    if file.name.startswith(OWN_FILES):
         return []
     with safe_open(file, framework="pt") as content:
         return list(content.keys())

@@ -15,6 +15,7 @@ from .training_args import SelfDestructTrainingArguments
 if TYPE_CHECKING:
     from .base import HardeningTrainer
 
+PLACES = {"device": "the device's memory", "cpu": "main memory", "disk": "the folder for temporary files"}
 SECOND_ORDER = {"double_backward": 3, "finite_difference": 2}  # further passes for each inner step
 
 
@@ -51,8 +52,10 @@ def announcement(trainer: HardeningTrainer) -> str:
         "training makes one"
     )
     if size := trainer.objective.simulator.pool_bytes() if args.blocking_weight else 0:
-        where = "main memory" if args.adversary_settings.pool_storage == "cpu" else "the device's memory"
-        line += f"; its pool of adversaries takes up to {size / 1e9:.2g} GB of {where} and of each checkpoint"
+        settings = args.adversary_settings
+        each = " in each process" if settings.scope == "local" and args.world_size > 1 else ""
+        where = f"{PLACES[settings.pool_storage]} and of each checkpoint{each}"
+        line += f"; its pool of adversaries takes up to {size / 1e9:.2g} GB of {where}"
     seconds, steps = _seconds_of_a_pass(trainer), _steps(trainer)
     if seconds is None or steps is None:
         return line

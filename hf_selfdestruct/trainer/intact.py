@@ -18,6 +18,8 @@ from ..untrusted_json import checked, parse_json
 
 SEAL = "selfdestruct_checkpoint.json"
 STATE_FILE = "selfdestruct_state.safetensors"
+MEMBER_FILE = "selfdestruct_pool-{:05}-of-{:05}.safetensors"  # one adversary of a pool
+OWN_FILES = "selfdestruct_"  # how the names of files begin that Trainer knows nothing of
 LAST_FILE = "trainer_state.json"
 MOST_BYTES = 64 * 1024 * 1024  # of a seal, which names every tensor
 # Without one of them Trainer goes on with another run, and says nothing.

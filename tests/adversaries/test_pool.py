@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from hf_selfdestruct.adversaries.pool import AdversaryPool, Members
+from hf_selfdestruct.models.distributed import Processes
 
 CPU = torch.device("cpu")
 
@@ -62,16 +67,16 @@ def test_those_that_succeed_are_visited_more_often():
         assert visits[number] / 1200 == pytest.approx(share, abs=0.05)
 
 
-@pytest.mark.parametrize("precision", ["full", "bfloat16"])
-def test_a_restored_pool_goes_on_bitwise(precision):
+@pytest.mark.parametrize(("precision", "storage"), [("full", "device"), ("bfloat16", "cpu"), ("bfloat16", "disk")])
+def test_a_restored_pool_goes_on_bitwise_wherever_it_is_stored(precision, storage):
     settings = AdversaryPool(size=3, horizon=20, precision=precision, patience=12)
-    whole, first = Members(settings, CPU), Members(settings, CPU)
+    whole, first = Members(settings, CPU), Members(replace(settings, storage=storage), CPU)
     scores = [0.1 * ((7 * i) % 10) for i in range(20)]
     for i in range(20):
         walk(whole, score=scores[i], value=1 / (i + 3))
         if i < 8:
             walk(first, score=scores[i], value=1 / (i + 3))
-    other = Members(settings, CPU)
+    other = Members(first.settings, CPU)
     other.load_state_dict(first.state_dict())
     for i in range(8, 20):
         walk(other, score=scores[i], value=1 / (i + 3))
@@ -79,8 +84,49 @@ def test_a_restored_pool_goes_on_bitwise(precision):
     assert {*expected} == {*found}
     assert sum("/moment.second/" in name for name in expected) >= 2
     assert all(torch.equal(found[n], value) for n, value in expected.items())
-    with pytest.raises(ValueError, match="a pool of 3 adversaries, but this run has 2; resume with"):
+    with pytest.raises(ValueError, match=r"\[0, 1, 2\] of the pool, but this process has \[0, 1\]; resume with"):
         Members(AdversaryPool(size=2), CPU).load_state_dict(expected)
+
+
+def test_each_process_has_adversaries_of_its_own_and_of_the_same_ages():
+    settings = AdversaryPool(size=4, horizon=20)
+    pools = [Members(settings, CPU, Processes(rank, 3)) for rank in range(3)]
+    assert [[*pool.numbers] for pool in pools] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert {pool.total for pool in pools} == {12}
+    for _ in range(30):
+        first, *others = [walk(pool) for pool in pools]
+        for rank, member in enumerate(others, start=1):
+            assert member.number == first.number + 4 * rank
+            assert (member.life, member.age) == (first.life, first.age)
+    with pytest.raises(ValueError, match="as many processes as in the first run"):
+        pools[1].load_state_dict(pools[0].state_dict())
+
+
+def memory_of(members: Members, numbers: int) -> int:
+    """Bytes of this process's own memory that a pool takes."""
+
+    def own() -> int:
+        return 1024 * int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+    before = own()
+    for _ in members.numbers:
+        end, first = ({"w": torch.ones(numbers)} for _ in range(2))
+        members.store(members.next(), offset=end, own={}, moments={"first": first}, blocked=1, taken=1, score=0.0)
+        members.turn += 1
+    del end, first
+    return own() - before
+
+
+def test_a_pool_on_disk_is_not_in_memory_and_leaves_no_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    pools = [Members(AdversaryPool(size=8, storage=storage), CPU) for storage in ("disk", "cpu")]
+    on_disk, in_memory = (memory_of(pool, 10**6) for pool in pools)
+    assert on_disk < pools[0].settings.bytes(2 * 10**6) / 2 < in_memory
+    assert [*tmp_path.iterdir()] == []
+    assert pools[0].next().offset["w"].sum() == 10**6
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(OSError, match=r"could not be stored in .*missing.*: set TMPDIR to a folder with more room, or"):
+        walk(pools[0])
 
 
 def test_half_precision_takes_half_the_memory():
@@ -104,7 +150,7 @@ def test_ages_are_named_by_their_bins():
         ({"size": 0}, "a pool's size must be a whole number of at least 1; got 0"),
         ({"horizon": 2.5}, "a pool's horizon must be a whole number of at least 1; got 2.5"),
         ({"patience": True}, "a pool's patience must be a whole number of at least 0; got True"),
-        ({"storage": "disc"}, "a pool's storage must be one of device, cpu; got 'disc'"),
+        ({"storage": "disc"}, "a pool's storage must be one of device, cpu, disk; got 'disc'"),
         ({"precision": "half"}, "a pool's precision must be one of full, bfloat16; got 'half'"),
     ],
 )

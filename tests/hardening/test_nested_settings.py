@@ -76,7 +76,10 @@ def test_a_presets_adversary_is_taken_alone() -> None:
             {"adversary": {"carries": 3}},
             r"adversary\.carries=3 is now adversary=\{'pool': 1, 'horizon': 3 \* inner_steps",
         ),
-        ({"adversary": {"pool": 2, "pool_storage": "disc"}}, "adversary: pool_storage must be one of device, cpu"),
+        (
+            {"adversary": {"pool": 2, "pool_storage": "disc"}},
+            "adversary: pool_storage must be one of device, cpu, disk",
+        ),
         ({"method_options": "magic"}, "method_options: expected keys and values in JSON"),
         ({"method_options": {"keeping_erases": 1}}, "keeping_erases must be true or false; got 1"),
         ({"inner_steps": 3, "adversary": {"steps": 4}}, r"inner_steps=3 and adversary=\{'steps': 4\} are the same"),

@@ -158,14 +158,14 @@ def test_an_adversary_that_diverges_is_reset_and_training_goes_on(make_trainer, 
         trainer.objective(trainer.model, {}, torch.ones(()), 3)
 
 
-def test_a_pool_goes_on_bitwise_after_a_restart(make_trainer, tiny_model, tmp_path) -> None:
-    def trained(**resume):
+def test_a_pool_goes_on_bitwise_after_a_restart_and_on_disk(make_trainer, tiny_model, tmp_path) -> None:
+    def trained(storage, **resume):
         made = make_trainer(
-            tmp_path,
+            tmp_path / storage,
             model=tiny_model(),
             method="mlac",
             meta_gradient="first_order",
-            adversary={"pool": 2, "horizon": 10, "pool_storage": "cpu", "pool_precision": "bfloat16"},
+            adversary={"pool": 2, "horizon": 10, "pool_storage": storage, "pool_precision": "bfloat16"},
             gradient_accumulation_steps=2,
             max_steps=6,
             save_steps=3,
@@ -175,16 +175,16 @@ def test_a_pool_goes_on_bitwise_after_a_restart(make_trainer, tiny_model, tmp_pa
         state = made.objective.state_dict()
         return made, {**{n: p.detach().clone() for n, p in made.model.named_parameters()}, **state}
 
-    made, whole = trained()
+    made, whole = trained("cpu")
     assert (whole["/pool/turn"], whole["/pool/0/life"], whole["/pool/1/life"]) == (12, 1, 1)
     assert any(name.startswith("/pool/1/moment.second/") for name in whole)
     readings = {name for line in made.state.log_history for name in line if name.startswith("blocked_accuracy/")}
     assert readings <= {f"blocked_accuracy/age_{age}" for age in (0, 2, 5, 7, 10)}
     assert len(readings) >= 4
-    shutil.rmtree(tmp_path / "checkpoint-6")
-    _, again = trained(resume_from_checkpoint=True)
-    assert {*whole} == {*again}
-    assert [n for n in whole if not torch.equal(whole[n], again[n])] == []
+    shutil.rmtree(tmp_path / "cpu" / "checkpoint-6")
+    for _, again in (trained("cpu", resume_from_checkpoint=True), trained("disk")):
+        assert {*whole} == {*again}
+        assert [n for n in whole if not torch.equal(whole[n], again[n])] == []
 
 
 def test_the_learned_head_is_learned_where_lives_begin(make_trainer, tmp_path) -> None:

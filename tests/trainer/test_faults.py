@@ -1,13 +1,15 @@
 """Faults in two real processes: a clear message, the last checkpoint intact, and a rerun as if nothing had been."""
 
+import shutil
+
 import pytest
 from faults import PROCESSES, SCRIPT, Outcome, message_of, table, tried
-from faulty_training import FAULTS, NAN, PICTURES, SAVED, STEP, UNDISTURBED, trainer_of
-from launched import launch
+from faulty_training import END, FAULTS, NAN, PICTURES, SAVED, STEP, STEPS, UNDISTURBED, trainer_of
+from launched import handed_in, launch
 from train_together import state_of
 from trainer_state import assert_bitwise
 
-from hf_selfdestruct.trainer.intact import last_complete
+from hf_selfdestruct.trainer.intact import MEMBER_FILE, fault, last_complete
 
 STRUCK = {
     "kill -9 of one process, in an inner loop": ("killed", STEP),
@@ -56,6 +58,32 @@ def test_a_pool_goes_on_bitwise_after_kill_9(tmp_path):
     ends = {name: found[f"learned./pool/{name}"] for name in ("0/life", "1/life", "2/age", "turn")}
     assert ends == {"0/life": 1, "1/life": 1, "2/age": 4, "turn": 6}
     assert any(name.startswith("learned./pool/2/moment.") for name in found)
+
+
+@pytest.mark.parametrize(("scope", "pools"), [("local", PROCESSES), ("global", 1)])
+def test_pools_of_several_processes_go_on_bitwise(tmp_path, scope, pools):
+    """Weights, and every adversary of each process's pool: offset, head, moments, age, life."""
+    ends = []
+    for _ in range(2):  # the second goes on from the checkpoint that is left
+        done = launch(SCRIPT, str(tmp_path), UNDISTURBED, scope, "3", processes=PROCESSES)
+        assert done.returncode == 0, done.stderr[-3000:]
+        state, found = handed_in(tmp_path, END, PROCESSES)
+        ends.append([end["digest"] for end in found])
+        shutil.rmtree(tmp_path / f"checkpoint-{STEPS}")
+    assert ends[0] == ends[1]
+    assert len({*ends[0]}) == pools
+    assert any(name.startswith("learned./pool/2/moment.") for name in state)
+    left = tmp_path / f"checkpoint-{STEP}"
+    files = [MEMBER_FILE.format(number + 1, 3 * pools) for number in range(3 * pools)]
+    assert {*files} == {path.name for path in left.glob("selfdestruct_pool-*")}
+    if scope == "local":
+        told = (
+            r"cannot resume from .*adversaries \[\] .* this process has \[0, 1, 2\]; resume with .* as many processes"
+        )
+        with pytest.raises(ValueError, match=told):
+            trainer_of(tmp_path, UNDISTURBED, scope, pool=3).train(resume_from_checkpoint=str(left))
+    (left / files[-1]).unlink()
+    assert fault(left) == f"{files[-1]} is missing"
 
 
 def test_the_table_says_what_was_seen():

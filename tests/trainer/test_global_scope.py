@@ -98,6 +98,7 @@ def checked(tmp_path, *, adversaries=None, losses=None, processes=2, adversary=N
 def test_what_can_be_shared_passes(tmp_path):
     checked(tmp_path)
     checked(tmp_path, adversary={"pool": 3})
+    checked(tmp_path, adversary={"scope": "local", "batch_size": 1})
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,6 @@ def test_what_can_be_shared_passes(tmp_path):
     [
         ({"meta_gradient": "unrolled"}, "'unrolled' is one process's own; 'exact'"),
         ({"losses": [GradientNorm()]}, "GradientNorm cannot be added up over processes"),
-        ({"adversary": {"scope": "local", "pool": 3}}, "set adversary={'scope': 'global'}, or adversary={'pool': 0}"),
         ({"adversary": {"batch_size": 1}}, "the adversary's batch_size is 1: too few for 2 processes"),
         ({"adversary": {"examples": 1}}, "the adversary's examples is 1: too few for 2 processes"),
         ({"adversaries": [Adversary(batch_size=(4, 1))]}, "the adversary's batch_size is 1: too few for 2 processes"),
