@@ -68,7 +68,14 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def call(module: nn.Module, weights: Mapping[str, Tensor], inputs: Mapping[str, Any], *, twice: bool = False) -> Any:
+def call(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    inputs: Mapping[str, Any],
+    *,
+    twice: bool = False,
+    tied: bool = True,
+) -> Any:
     """Call ``module`` with ``weights``.
 
     Args:
@@ -77,12 +84,13 @@ def call(module: nn.Module, weights: Mapping[str, Tensor], inputs: Mapping[str, 
         inputs: Keyword arguments of the forward pass.
         twice: Whether the result must be twice differentiable. Fused attention kernels are not, so torch's math
             attention is used then.
+        tied: Whether the module may have one weight by two names; to look for them takes a while.
 
     Returns:
         The outputs of the module.
     """
     with sdpa_kernel([SDPBackend.MATH]) if twice else nullcontext():
-        return functional_call(module, dict(weights), kwargs=dict(inputs))
+        return functional_call(module, dict(weights), kwargs=dict(inputs), tie_weights=tied)
 
 
 @contextmanager

@@ -85,6 +85,8 @@ class StatelessModel:
             module.set_input_embeddings(RowEmbedding(whole))
             self.padding, self._index = whole.padding_idx, f"{inner}.index"
             self.embedding = self.names[f"{inner}.weight"]
+        every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+        self._tied = len({id(value) for _, value in every}) < len(every)
 
     def run(self, weights: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Any:
         """Run the model.
@@ -96,7 +98,7 @@ class StatelessModel:
         """
         if self._held:
             return self.module(**inputs)
-        return call(self.module, self._inner(weights), inputs, twice=self._twice)
+        return call(self.module, self._inner(weights), inputs, twice=self._twice, tied=self._tied)
 
     @contextmanager
     def held(self, model: PreTrainedModel, weights: Mapping[str, Tensor], *, training: bool) -> Iterator[None]:

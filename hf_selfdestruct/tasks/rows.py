@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from datasets import Dataset
 
 LABELS = ("labels", "label", "label_ids")  # columns that transformers takes for labels
+
+_SELECTED: WeakKeyDictionary[Dataset, dict[tuple[str, ...], Dataset]] = WeakKeyDictionary()
 
 
 def rows_of(data: Dataset, numbers: Sequence[int], columns: Collection[str]) -> list[dict[str, Any]]:
@@ -27,10 +30,18 @@ def rows_of(data: Dataset, numbers: Sequence[int], columns: Collection[str]) -> 
         [{'x': 2}]
     """
     if data.format["type"] != "custom":
-        data = data.select_columns([column for column in data.column_names if column in columns])
+        data = _selected(data, [column for column in data.column_names if column in columns])
     chosen = data[[int(number) for number in numbers]]
     kept = {column: values for column, values in chosen.items() if column in columns}
     return [{column: values[i] for column, values in kept.items()} for i in range(len(numbers))]
+
+
+def _selected(data: Dataset, columns: Sequence[str]) -> Dataset:
+    """Columns of a dataset; to select them takes longer than to read a batch, so each selection is made once."""
+    known, key = _SELECTED.setdefault(data, {}), (repr(data.format), *columns)
+    if key not in known:
+        known[key] = data.select_columns([*columns])
+    return known[key]
 
 
 def with_labels(rows: Sequence[dict[str, Any]], labels: np.ndarray) -> list[dict[str, Any]]:

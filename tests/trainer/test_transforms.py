@@ -1,5 +1,8 @@
 """Rows that a transform makes on the way are the rows of training, of adversaries and of attacks."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +91,22 @@ def test_the_judge_reads_what_the_transform_gives():
     assert [row["input_ids"] for row in split.features] == [[1], [2], [3]]
     np.testing.assert_array_equal(split.labels, [0, 1, 1])
     assert rows_of(lazy, [2, 0], ["input_ids"]) == [{"input_ids": [3]}, {"input_ids": [1]}]
+
+
+def test_rows_follow_a_format_that_is_set_later_and_hold_no_dataset():
+    rows = Dataset.from_dict({"x": [[1], [2]], "y": [3, 4]})
+    assert rows_of(rows, [1], ["x"]) == rows_of(rows, [1], ["x", "z"]) == [{"x": [2]}]
+    assert rows_of(rows, [1], ["x", "y"]) == [{"x": [2], "y": 4}]
+    rows.set_format("torch")
+    assert isinstance(rows_of(rows, [1], ["x"])[0]["x"], torch.Tensor)
+    rows.set_format("torch", columns=["y"])
+    assert rows_of(rows, [1], ["x"]) == [{}]
+    rows.reset_format()
+    assert rows_of(rows, [0], ["x"]) == [{"x": [1]}]
+    held = weakref.ref(rows)
+    del rows
+    gc.collect()
+    assert held() is None
 
 
 @pytest.mark.parametrize(
