@@ -206,7 +206,7 @@ class Job:
         """A name that changes with the data, the model and the judge, and with nothing else."""
         holds = target.sibling and attack.outside
         known = {"sibling": _weights(Target("undefended", target.sibling))} if holds else {}
-        known |= {"kind": task.kind.name} if task.kind is not CLASSIFICATION else {}
+        known |= {"kind": task.kind.name} if task.kind.name != CLASSIFICATION.name else {}
         weights = [_weights(target), target.architecture()] if target.folder else ""
         desired = _digest(self.desired) if self.desired else ""
         rules = [self.suite.limit, self.suite.select_on_test, sorted(self.metrics)]
