@@ -74,8 +74,11 @@ def _quiet() -> None:
 def _demo(arguments: argparse.Namespace) -> int:
     _quiet()
     from ..demo.job import demo
+    from ..demo.reading import last_words
 
-    return _hardened(demo(arguments.output_dir, model=arguments.model), arguments.output_dir)
+    report = demo(arguments.output_dir, model=arguments.model, workers=arguments.workers)
+    called = sys.argv[0] if Path(sys.argv[0]).name == "hf-selfdestruct" else "hf-selfdestruct"
+    return _hardened(report, arguments.output_dir, last_words(report, arguments.output_dir, command=called))
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -95,7 +98,7 @@ def _harden(arguments: argparse.Namespace) -> int:
     return _hardened(harden(config), training_arguments(config).output_dir)
 
 
-def _hardened(report: AttackReport, folder: str | None) -> int:
+def _hardened(report: AttackReport, folder: str | None, more: str = "") -> int:
     """Print the result on the main process, then shut all processes down together."""
     from accelerate import PartialState
 
@@ -103,7 +106,8 @@ def _hardened(report: AttackReport, folder: str | None) -> int:
 
     processes = PartialState()
     if processes.is_main_process:
-        _show(f"{report.table()}{judge_limits(report)}\nSaved the hardened model, report, card and plots to {folder}\n")
+        more = more or f"Saved the hardened model, report, card and plots to {folder}\n"
+        _show(f"{report.table()}{judge_limits(report)}\n{more}")
     processes.wait_for_everyone()
     processes.destroy_process_group()
     return 0

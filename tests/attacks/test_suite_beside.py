@@ -105,7 +105,8 @@ def test_plan_and_time_are_shown_before_the_start(targets, task_of, attacked, ca
     attacked(suite, targets[:1], [task_of(rows=40)], progress=True, storage=storage)
     shown = capsys.readouterr().err
     assert "full fine-tuning" in shown
-    assert re.search(r"Estimated time .*: \d+ minutes", " ".join(shown.split()))
+    assert re.search(r"Estimated time .*: \d+ seconds", " ".join(shown.split()))
+    assert re.search(r"100 % .*; 0 seconds left", shown)
     attacked(suite, targets[:1], [task_of(rows=40)], progress=True, storage=storage)
     again = " ".join(capsys.readouterr().err.split())
     assert "2 searches on base; 2 of them are on record already" in again

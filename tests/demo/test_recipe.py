@@ -1,6 +1,10 @@
 """The demo's job, short of running it: data, model and configuration."""
 
+import json
+from pathlib import Path
+
 import pytest
+from safetensors.torch import load_file
 
 from hf_selfdestruct.demo import job as recipe
 from hf_selfdestruct.demo.grammar import GENDERS, PROFESSIONS
@@ -20,6 +24,11 @@ def test_the_demo_is_ready_to_train(tmp_path):
     assert data["train"].features["gender"].names == sorted(GENDERS)
     (task,) = blocked_tasks(config, data, tokenizer)  # refuses overlaps, wrong labels and empty splits
     assert task.outputs == 2
+    part, whole = (load_file(Path(folder, "model.safetensors")) for folder in (config.model, recipe.minilm()))
+    layers = {name.partition(".layer.")[2].partition(".")[0] for name in part} - {""}
+    assert layers == {str(layer) for layer in range(recipe.LAYERS)}
+    assert json.loads(Path(config.model, "config.json").read_text())["num_hidden_layers"] == recipe.LAYERS
+    assert all(value.equal(whole[name]) for name, value in part.items())
 
 
 def test_weights_that_are_not_the_genuine_ones_are_refused(monkeypatch):

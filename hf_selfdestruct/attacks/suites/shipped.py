@@ -44,15 +44,16 @@ RATES = (2e-5, 6e-5, 2e-4, 6e-4, 2e-3)
 
 SMOKE = AttackSuite(
     "smoke",
-    3,
+    4,
     (
         Entry(HeadOnly(), (20, 100, None)),
         Entry(HeadOnly(every_layer=True), MOST),
-        Entry(FullFineTuning(learning_rates=(5e-5, 3e-4), steps=(40,), looks=1), MOST),
+        Entry(FullFineTuning(learning_rates=(3e-4,), steps=(40,), looks=1), MOST),
     ),
     few_seeds=3,
     limit=200,
     more=None,
+    null=False,
 )
 GLANCE = AttackSuite(
     "glance",

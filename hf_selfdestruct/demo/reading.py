@@ -1,0 +1,71 @@
+"""The demo's last words: what its table says, where the files are, and what to do next. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..report.comparison import Difference, difference
+from ..report.report import AttackReport
+
+MODELS = {"undefended": "the undefended one", "base": "the base", "scratch": "random weights (scratch)"}
+
+
+def last_words(report: AttackReport, folder: str | Path, *, command: str = "hf-selfdestruct") -> str:
+    """What is printed below the table.
+
+    Args:
+        report: The demo's report, of one blocked task.
+        folder: The folder that the demo wrote.
+        command: How the command line is called.
+    """
+    rows = {
+        f"{Path(folder, 'README.md')}": "the model card",
+        f"{Path(folder, 'selfdestruct')}": "the report and its plots",
+        f"{Path(folder, 'model.safetensors')}": "the hardened model, which plain transformers loads",
+        f"{command} verify {folder}": "checks the files and the report",
+        f"{command} init mine.yaml": f"writes a configuration for your data; then: {command} harden mine.yaml",
+    }
+    width = max(map(len, rows))
+    lines = [f"  {name:<{width}}  {words}" for name, words in rows.items()]
+    return "\n".join([reading(report), "", "Files:", *lines[:3], "Next:", *lines[3:], ""])
+
+
+def reading(report: AttackReport) -> str:
+    """The result in two sentences: what an attacker gets from each model, and what hardening took.
+
+    It reads the largest number of examples at which hardening took something for certain; where there is none, the
+    largest of all, and says so.
+
+    Args:
+        report: A report of one blocked task.
+    """
+    task = report.blocked()[0]
+    taken = {n: difference(report, task, n, "undefended", "hardened") for n in report.budgets(task)}
+    certain = [n for n, one in taken.items() if one and one.low > 0]
+    examples = max(certain or taken)
+    got = {role: f"{_score(report, task, examples, role)} from {name}" for role, name in MODELS.items()}
+    first = (
+        f"An attacker with {examples} examples of the blocked task ({task}) gets "
+        f"{_score(report, task, examples, 'hardened')} from the hardened model, {got.pop('undefended')}, "
+        f"{' and '.join(got.values())}; the words alone give {_score(report, task, examples, 'raw')}, and guessing "
+        f"{report.tasks[task].majority:.2f}."
+    )
+    return f"{first}\n{_judgement(report, taken[examples], certain=bool(certain))}"
+
+
+def _judgement(report: AttackReport, taken: Difference | None, *, certain: bool) -> str:
+    kept = " and ".join(
+        f"{report.desired.of(role).get('accuracy', float('nan')):.2f} ({role})" for role in ("hardened", "undefended")
+    )
+    desired = f"the desired task is predicted with {kept}"
+    if taken is None:
+        return f"What hardening took was not measured; {desired}."
+    amount = f"{taken.mean:.2f} of accuracy (95 % interval {taken.low:.2f} to {taken.high:.2f})"
+    if certain:
+        return f"Hardening took {amount} from this attacker, while {desired}."
+    return f"No effect of hardening is certain: it took {amount}, and {desired}."
+
+
+def _score(report: AttackReport, task: str, examples: int, role: str) -> str:
+    best = report.strongest(task, examples, role)
+    return f"{best.mean:.2f}" if best else "an unmeasured score"
