@@ -103,9 +103,9 @@ def test_predictions_of_all_that_counts_are_on_record(targets, task_of, attacked
 def test_plan_and_time_are_shown_before_the_start(targets, task_of, attacked, capsys, storage):
     suite = suite_of(FullFineTuning(learning_rates=(1e-3,), steps=(3,), looks=1), examples=(None,))
     attacked(suite, targets[:1], [task_of(rows=40)], progress=True, storage=storage)
-    shown = capsys.readouterr().err
+    shown = " ".join(capsys.readouterr().err.split())
     assert "full fine-tuning" in shown
-    assert re.search(r"Estimated time .*: \d+ seconds", " ".join(shown.split()))
+    assert re.search(r"Estimated time .*: \d+ seconds", shown)
     assert re.search(r"100 % .*; 0 seconds left", shown)
     attacked(suite, targets[:1], [task_of(rows=40)], progress=True, storage=storage)
     again = " ".join(capsys.readouterr().err.split())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +12,13 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from ..data import Split
 from ..methods.batches import inputs_of
 from ..target import placed
 from .plan import Job
 from .search import Search
 
-FORWARD = 0.4  # of a step's time, for as many rows
+FORWARD = 0.25  # of a step's time, for as many rows: these are sorted by length, and need no gradient
 GUESSED = 0.1  # of all work: as much weight has the time guessed before the start
 
 
@@ -34,20 +34,29 @@ def weights(searches: Iterable[Search]) -> dict[str, float]:
         found[search.study] = _steps(search)
         if search.target.folder and not search.cost() and model not in encoded:
             encoded.add(model)
-            rows = sum(len(split.labels) for split in (search.data.train, search.data.selection, search.data.test))
-            found[search.study] += rows / 16 * FORWARD * (len(search.seeds) if search.target.random else 2)
+            once = sum(map(_forward, (search.data.train, search.data.selection, search.data.test)))
+            found[search.study] += once * (len(search.seeds) if search.target.random else 2)  # with the published head
     return found
 
 
 def _steps(search: Search) -> float:
-    looked, tested = (len(split.labels) / 16 * FORWARD for split in (search.data.selection, search.data.test))
-    if not search.cost():
-        return search.runs() * (2 + math.sqrt(search.examples) / 4)
-    space = search.space()
+    data, space = search.data, search.space()
+    if not search.cost():  # a classifier of features, which takes a map for each class
+        classes = data.num_labels if data.kind.model_class is None else 1
+        return search.runs() * (0.1 + search.examples * classes / 5000)
+    looked, tested = _forward(data.selection), _forward(data.test)
+    if data.desired is not None and not search.target.random:
+        tested += _forward(data.desired.test)
+    probed = looked + _forward(data.train) * search.examples / len(data.train.labels) if "head" in space[0] else 0.0
     whole = search.kept(space) + len(search.seeds) - 1
     looks = max(int(one.get("looks", 1)) for one in space)
-    again = search.refits() * tested  # without a look
-    return search.cost() + whole * (tested + looks * looked) + again + (len(space) - search.kept(space)) * looked
+    again = search.refits() * (tested + probed)  # without a look
+    given_up = (len(space) - search.kept(space)) * (looked + probed)
+    return search.cost() + whole * (probed + looks * looked + tested) + again + given_up
+
+
+def _forward(split: Split) -> float:
+    return len(split.labels) / 16 * FORWARD
 
 
 def reserved(job: Job, searches: Sequence[Search]) -> float:

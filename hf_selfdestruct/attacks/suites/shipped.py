@@ -48,7 +48,7 @@ SMOKE = AttackSuite(
     (
         Entry(HeadOnly(), (20, 100, None)),
         Entry(HeadOnly(every_layer=True), MOST),
-        Entry(FullFineTuning(learning_rates=(3e-4,), steps=(40,), looks=1), MOST),
+        Entry(ProbedFirst(learning_rates=(5e-5,), steps=(20,), looks=2), MOST),
     ),
     few_seeds=3,
     limit=200,
