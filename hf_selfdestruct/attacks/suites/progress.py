@@ -144,7 +144,7 @@ class Bar:
         self._progress.update(self._task, ends=ends, now=now or task.fields["now"])
         if now and part == 1.0 and not self._progress.console.is_terminal:  # a bar is not seen in a file
             left = lasting(max(0.0, ends - time.monotonic()))
-            self._progress.console.print(f"{task.percentage:.0f} % {now}; {left} left")
+            self._progress.console.print(f"{int(task.percentage + 1e-6)} % {now}; {left} left")
 
     def fill(self, shares: dict[str, float]) -> None:
         """Let the rest of the bar stand for other searches: a new total would let it run backwards."""
