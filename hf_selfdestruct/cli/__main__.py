@@ -102,7 +102,7 @@ def _hardened(report: AttackReport, folder: str | None, more: str = "") -> int:
     """Print the result on the main process, then shut all processes down together."""
     from accelerate import PartialState
 
-    from ..publish.card import judge_limits
+    from ..publish.evidence import judge_limits
 
     processes = PartialState()
     if processes.is_main_process:
@@ -147,15 +147,26 @@ def _report(arguments: argparse.Namespace) -> int:
     found = [Path(given) / REPORT if Path(given).is_dir() else given for given in arguments.reports]
     reports = [AttackReport.load(path) for path in found]
     if len(reports) > 1:
-        if arguments.plots:
-            raise ValueError(f"--plots draws one report at a time, got {len(reports)}; pass a single REPORT.json.")
+        if option := "--plots" if arguments.plots else "--html" if arguments.html else "":
+            raise ValueError(f"{option} draws one report at a time, got {len(reports)}; pass a single REPORT.json.")
         _show(comparison_table(reports, arguments.reports))
         return 0
     _show(reports[0].table())
     if arguments.plots:
         for path in save_plots(reports[0], arguments.plots):
             _show(f"{path}\n")
+    if arguments.html:
+        _show(f"{_page(reports[0], arguments.reports[0], arguments.html)}\n")
     return 0
+
+
+def _page(report: AttackReport, source: str, file: str) -> Path:
+    """Write the page of a report; that of a hardened folder has the title of its card."""
+    from ..publish.card import details_of
+    from ..publish.card_details import CardDetails
+    from ..publish.page import write_page
+
+    return write_page(report, details_of(source) if Path(source).is_dir() else CardDetails(), file)
 
 
 def _card(arguments: argparse.Namespace) -> int:

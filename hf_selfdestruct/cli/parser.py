@@ -84,9 +84,10 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
     attack.add_argument("--storage", help="Optuna storage URL of the runs; by default a file beside the report")
     attack.add_argument("--workers", help="number of processes on this machine; by default as configured, else 1")
 
-    report = command("report", "print a report as a table, and draw its plots")
+    report = command("report", "print a report as a table, draw its plots, and write it as one HTML page")
     report.add_argument("reports", metavar="REPORT.json", nargs="+", help="report, or its folder; compares several")
     report.add_argument("--plots", metavar="DIR", help="draw the plots of a single report into this folder")
+    report.add_argument("--html", metavar="FILE", help="write a single report as one self-contained HTML page")
 
     card = command("card", "render DIR/README.md again, from the report and card.json")
     card.add_argument("folder", metavar="DIR")

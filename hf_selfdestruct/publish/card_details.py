@@ -136,6 +136,14 @@ class CardDetails:
     release: ReleaseConsiderations = field(default_factory=ReleaseConsiderations)
     gate: Gate = field(default_factory=Gate)
 
+    def titled(self, name: str) -> str:
+        """Return the title of a card: the publisher's, else the name of the model's folder.
+
+        Args:
+            name: Name of the model's folder; may be empty.
+        """
+        return self.title or name or "Hardened model"
+
     def of_model(self, config: dict[str, Any]) -> CardDetails:
         """Infer an empty ``pipeline_tag`` from the configuration of a model or an adapter.
 

@@ -19,7 +19,7 @@ from .recovery import looks, recovery, reference
 
 COLOURS = {"base": "#7f7f7f", "undefended": "#d55e00", "hardened": "#0072b2", "scratch": "#009e73"}
 MARKERS = {"base": "^", "undefended": "s", "hardened": "o", "scratch": "D"}
-INK = "#444444"
+INK, GRID = "#444444", "#dddddd"
 STEPS = (0, *(digit * 10**power for power in range(1, 7) for digit in (1, 2, 5)))
 LONGEST = 34  # characters of an attack's name
 LABEL_WIDTH = 0.06  # of a number below an axis, as a share of the axis
@@ -129,7 +129,7 @@ def attacks_and_models(report: Record, task: str) -> Figure:
         for (row, column), value in np.ndenumerate(values):
             light = value > chance + 0.7 * (top - chance)
             text = "–" if np.isnan(value) else f"{value:.3f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if light else "black")
+            axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if light else "#111111")
     else:
         _say_empty(axes)
     labels = [f"{_short(a)} ({most[a]}{', outside' if report.outside(a) else ''})" for a in attacks]
@@ -186,7 +186,7 @@ def _figure(title: str, value: str) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_ylabel(value)
-    axes.grid(axis="y", color="#dddddd", lw=0.8)
+    axes.grid(axis="y", color=GRID, lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
@@ -201,8 +201,20 @@ def _close(axes: Axes, report: Record, task: str, *, empty: bool) -> None:
     axes.axhline(facts.majority, color=INK, ls=":", lw=1.2, label=facts.constant)
     if empty:
         _say_empty(axes)
+    legend_below(axes, 3)
+
+
+def legend_below(axes: Axes, columns: int) -> None:
+    """Put the legend of a plot below it, in place of the one that is there.
+
+    Args:
+        axes: The plot.
+        columns: Columns of the legend.
+    """
+    for earlier in axes.figure.legends:
+        earlier.remove()
     handles, labels = axes.get_legend_handles_labels()
-    axes.figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=3, fontsize=9)
+    axes.figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=columns, fontsize=9)
 
 
 def _say_empty(axes: Axes) -> None:

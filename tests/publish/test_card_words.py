@@ -10,8 +10,9 @@ from card_parts import DETAILS, body_of, cells, section, tables
 from huggingface_hub import ModelCard
 from made_reports import ROLES, made_report, made_run
 
-from hf_selfdestruct.publish.card import BEATEN, BEATEN_BEFORE, judge_limits, render, render_folder
+from hf_selfdestruct.publish.card import render, render_folder
 from hf_selfdestruct.publish.card_details import CardDetails, Gate, ReleaseConsiderations
+from hf_selfdestruct.publish.evidence import BEATEN, BEATEN_BEFORE, judge_limits
 from hf_selfdestruct.report.report import AttackReport
 
 # YAML head
