@@ -11,7 +11,7 @@ comma := ,
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo docs test test-lowest lint browser clean
+.PHONY: help demo docs test test-fast test-lowest lint browser clean
 
 # Empty unless $(PYTHON) runs and is recent enough.
 python_ok = $(shell $(PYTHON) -c 'import sys; print("ok" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
@@ -33,6 +33,11 @@ endef
 processes = $(shell expr $$(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1)
 pytest = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n $(processes) --dist worksteal $(ARGS)
 
+# Tests of parts that train and attack nothing, or little.
+FAST := tests/adversaries tests/erasure tests/losses tests/report tests/tasks tests/attacks/test_metrics.py \
+	tests/publish/test_card.py tests/publish/test_card_words.py tests/publish/test_page.py tests/docs/test_contributing.py \
+	tests/test_architecture.py tests/test_budgets.py tests/test_packaging.py tests/test_schema.py
+
 help:  ## show this help
 	@echo "make TARGET [PYTHON=python3.11] [ARGS='...'] [PIP_ARGS='...']"
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1 | \2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s%s\n", $$1, $$2}'
@@ -47,6 +52,9 @@ docs: $(VENV)/.stamp  ## build the documentation and serve it on http://localhos
 
 test: lint browser  ## lint, then all tests with the tested versions (ARGS go to pytest)
 	$(call pytest,$(VENV))
+
+test-fast: lint  ## lint, then tests of about two minutes (ARGS go to pytest)
+	$(call pytest,$(VENV)) $(FAST)
 
 test-lowest: $(VENV_LOWEST)/.stamp browser  ## all tests with the lowest supported versions (ARGS go to pytest)
 	$(call pytest,$(VENV_LOWEST)) --ignore=tests/docs # built with the tested versions alone

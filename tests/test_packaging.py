@@ -131,6 +131,7 @@ def test_console_script_points_at_a_function():
         ".gitignore",
         "CHANGELOG.md",
         "CITATION.cff",
+        "CONTRIBUTING.md",
         "LICENSE",
         "Makefile",
         "README.md",
