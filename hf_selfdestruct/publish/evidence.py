@@ -57,6 +57,24 @@ def judge_limits(report: AttackReport) -> str:
     return BEATEN_BEFORE if suite.name in STRONGER and suite.version >= STRONGER[suite.name] else BEATEN
 
 
+def judged(report: AttackReport) -> str:
+    """Say what a number depends on beside data and attacks: the judge's version, precision, and sharding."""
+    version = report.versions.get("hf-selfdestruct", f"version {NOT_STATED}")
+    half = {str(run.settings.get("precision", "float32")) for run in report.runs if run.chosen} - {"float32"}
+    passes = f", some forward passes in {', '.join(sorted(half))}" if half else ""
+    recipe, trained = report.recipe, NOT_STATED
+    if "bf16" in recipe:
+        many = recipe.get("processes", 1)
+        trained = f"{'bf16' if recipe['bf16'] else 'float32'} on {many} process{'es' * (many != 1)}"
+        known = recipe.get("sharded", False if many == 1 else None)
+        trained += f", sharding {NOT_STATED}" if known is None else f", weights {'' if known else 'not '}sharded"
+    suite = f"{report.suite.name}, version {report.suite.version}"
+    return (
+        f"Judge: suite {suite}, of hf-selfdestruct {version}; attacks train weights in float32{passes}. "
+        f"Hardening: {trained}."
+    )
+
+
 def evidence_of(report: AttackReport) -> dict[str, Any]:
     """Return everything that the templates of a card and of a page show of a report, by the name they use.
 
@@ -93,6 +111,7 @@ def evidence_of(report: AttackReport) -> dict[str, Any]:
         "recipe": flat(report.recipe),
         "seconds": sum(run.seconds for run in report.runs),
         "seeds": _seeds(report),
+        "judged": judged(report),
         "JUDGE_LIMITS": judge_limits(report),
         "BESIDE": BESIDE,
         "DIFFERENCES": DIFFERENCES,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def settings_of(trainer: HardeningTrainer) -> dict[str, Any]:
     """What may not change when a run goes on: its recipe without its progress, and without the processes it has."""
-    others = ("outer_steps", "seconds", "outer_batch", "processes", "adversary_scope")
+    others = ("outer_steps", "seconds", "outer_batch", "processes", "adversary_scope", "sharded")
     known = {name: value for name, value in recipe_of(trainer).items() if name not in others}
     batch = ("per_device_train_batch_size", "gradient_accumulation_steps")
     return {**known, **{name: getattr(trainer.args, name) for name in batch}}
@@ -24,7 +24,7 @@ def recipe_of(trainer: HardeningTrainer) -> dict[str, Any]:
     args, objective = trainer.args, trainer.objective
     options, scope, pool = args.options, args.adversary_settings.scope, args.adversary_settings.adversary_pool()
     keeping = {str(i): loss.config() for i, loss in enumerate(objective.keeping_losses)}
-    together = {"processes": args.world_size, "adversary_scope": scope} if args.world_size > 1 else {}
+    several = {"processes": args.world_size, "adversary_scope": scope, "sharded": bool(args.fsdp)}
     return {
         "method": args.method,
         "meta_gradient": args.meta_gradient,
@@ -42,7 +42,7 @@ def recipe_of(trainer: HardeningTrainer) -> dict[str, Any]:
         **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),
         "outer_steps": trainer.state.global_step,
         "outer_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        **together,
+        **(several if args.world_size > 1 else {}),
         "learning_rate": args.learning_rate,
         "learning_rate_schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
         "optimizer": str(getattr(args.optim, "value", args.optim)),

@@ -11,6 +11,7 @@ from made_reports import ROLES, made_labels, made_probabilities, made_report, ma
 from hf_selfdestruct.cli.__main__ import main
 from hf_selfdestruct.publish.card_details import CardDetails
 from hf_selfdestruct.publish.card_tables import attack_rows, results
+from hf_selfdestruct.publish.evidence import judged
 from hf_selfdestruct.publish.page import page_of
 from hf_selfdestruct.report.tables import DIFFERENCES, control_rows, cost_rows, difference_rows
 
@@ -131,10 +132,27 @@ def test_what_is_not_blocked_is_said_at_the_top_and_in_its_row(skill, said):
     assert row[3].startswith(results(report)[0].difference)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({"bf16": False}, "Hardening: float32 on 1 process, weights not sharded."),
+        ({"bf16": True, "processes": 4, "sharded": True}, "Hardening: bf16 on 4 processes, weights sharded."),
+        ({"bf16": True, "processes": 4}, "Hardening: bf16 on 4 processes, sharding not stated."),
+        ({}, "Hardening: not stated."),
+    ],
+)
+def test_numbers_carry_judge_version_precision_and_sharding(recipe, said):
+    half = made_run(attack="full fine-tuning", examples=100, settings={"precision": "bf16"})
+    report = made_report(recipe=recipe, extra=(half,), versions={"hf-selfdestruct": "9.9"})
+    judge = "Judge: suite smoke, version 1, of hf-selfdestruct 9.9; attacks train weights in float32"
+    assert judged(report) == f"{judge}, some forward passes in bf16. {said}"
+    assert judged(made_report(recipe=recipe, versions={})).startswith(judge.replace("9.9", "version not stated"))
+
+
 def test_limits_and_doubts_are_there(text):
     doubts = ("gender: scratch is starved.", "gender: too few seeds.")
     doubted = page(made_report(checks=doubts, distances={"base": 1e-6})).text
-    for words in (*doubts, "it is no guarantee", "beat the attack suite behind this report"):
+    for words in (*doubts, "it is no guarantee", "beat the attack suite behind this report", judged(made_report())):
         assert words in doubted
     assert "Not hardened. This model has the weights of the base model" in doubted
     assert "The suite raised no doubt" in Page(text).text

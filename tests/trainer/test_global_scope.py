@@ -55,7 +55,8 @@ def test_the_whole_job_from_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Strongest attack against strongest attack") == 1, "one process tells"
     recipe = AttackReport.load(tmp_path / "hardened" / "selfdestruct" / "report.json").recipe
-    assert (recipe["processes"], recipe["adversary_scope"], recipe["outer_batch"]) == (2, "global", 16)
+    assert (recipe["processes"], recipe["adversary_scope"], recipe["sharded"]) == (2, "global", False)
+    assert recipe["outer_batch"] == 16
     assert "global" in (tmp_path / "hardened" / "README.md").read_text()
     assert problems(tmp_path / "hardened") == []
 
