@@ -5,10 +5,13 @@ to a linear classifier, and a network that knows digits has a head start. Every 
 """
 
 import functools
+from dataclasses import replace
 
+import networks
 import numpy as np
 import torch
-from networks import Setting
+import vision_transformer
+from setting import RATES, Setting
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -25,8 +28,8 @@ def part_of(name: str) -> tuple[Tensor, Tensor]:
     return torch.tensor(images[chosen] / 8 - 1, dtype=torch.float32), torch.tensor(classes[chosen])
 
 
-def rows(count: int, seed: int, part: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs ``(count, 128)``, left digits, and 1 where both are the same digit, as in half of the rows."""
+def drawn(count: int, seed: int, part: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inputs ``(count, 128)``, left digits, right digits, and 1 where both are the same, as in half of the rows."""
     pixels, classes = part_of(part)
     sizes = torch.bincount(classes, minlength=CLASSES)
     generator = torch.Generator().manual_seed(seed)
@@ -36,7 +39,54 @@ def rows(count: int, seed: int, part: str) -> tuple[Tensor, Tensor, Tensor]:
     wanted = torch.where(same == 1, classes[left], (classes[left] + away) % CLASSES)
     place = (torch.rand(count, generator=generator) * sizes[wanted]).long()
     right = sizes.cumsum(0)[wanted] - sizes[wanted] + place
-    return torch.cat([pixels[left], pixels[right]], dim=1), classes[left], same
+    return torch.cat([pixels[left], pixels[right]], dim=1), classes[left], wanted, same
 
 
-DIGITS = Setting("digits", 128, CLASSES, rows)
+def rows(count: int, seed: int, part: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs ``(count, 128)``, left digits, and whether both are the same digit."""
+    inputs, left, _, same = drawn(count, seed, part)
+    return inputs, left, same
+
+
+def right_rows(count: int, seed: int, part: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, left digits, right digits."""
+    inputs, left, right, _ = drawn(count, seed, part)
+    return inputs, left, right
+
+
+def even_rows(count: int, seed: int, part: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs, left digits, and whether they are even."""
+    inputs, left, _, _ = drawn(count, seed, part)
+    return inputs, left, 1 - left % 2
+
+
+def larger_rows(count: int, seed: int, part: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Of pairs of different digits, inputs, left digits, and whether the left one is larger."""
+    inputs, left, right, same = drawn(3 * count, seed, part)
+    found = (same == 0).nonzero().flatten()[:count]
+    return inputs[found], left[found], (left > right)[found].long()
+
+
+def images(count: int, seed: int, part: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Those of ``rows``, as images ``(count, 1, 8, 16)``."""
+    pixels, left, same = rows(count, seed, part)
+    return pixels.view(-1, 2, 8, 8).transpose(1, 2).reshape(-1, 1, 8, 16), left, same
+
+
+DIGITS = Setting("digits", 128, CLASSES, rows, networks, networks.WIDTH)
+HARMLESS = {  # tasks that nobody blocks: of the left digit, of the right one, of both
+    "left digit is even": replace(DIGITS, rows=even_rows),
+    "right digit": replace(DIGITS, rows=right_rows, blocked_classes=CLASSES),
+    "left digit is larger": replace(DIGITS, rows=larger_rows),
+}
+TRANSFORMER = Setting(
+    "transformer",
+    128,
+    CLASSES,
+    images,
+    vision_transformer,
+    vision_transformer.WIDTH,
+    base_steps=2000,
+    learning_rate=3e-4,
+    rates=((1e-4, 0.0), *RATES),
+)

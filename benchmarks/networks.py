@@ -1,35 +1,17 @@
 """Small networks: three layers and a head, alone as a model of transformers, or many side by side."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
+from setting import Setting
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-WIDTH, BLOCKED_CLASSES = 128, 2
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A desired and a blocked task about the same inputs.
-
-    Attributes:
-        name: Of the setting.
-        inputs: Numbers of an input.
-        classes: Of the desired task; the blocked one has two.
-        rows: From a count, a seed and a part (``train``, ``attack``, ``selection``, ``test``), that many inputs
-            ``(count, inputs)``, desired labels and blocked labels.
-    """
-
-    name: str
-    inputs: int
-    classes: int
-    rows: Callable[[int, int, str], tuple[Tensor, Tensor, Tensor]]
+WIDTH = 128
 
 
 class NetworkConfig(PretrainedConfig):
@@ -73,20 +55,39 @@ def fresh(setting: Setting, seed: int) -> Network:
     return Network(NetworkConfig(setting.inputs, num_labels=setting.classes))
 
 
+def side_by_side(
+    setting: Setting,
+    models: Sequence[Network],
+    heads: Sequence[Sequence[nn.Linear]],
+    rates: Sequence[float],
+    decays: Sequence[float] = (),
+) -> "Stack":
+    """Copies of networks, each with heads of its own, a rate and a weight decay."""
+    return Stack(
+        setting, [[*linear_layers(one.trunk), *own] for one, own in zip(models, heads, strict=True)], rates, decays
+    )
+
+
 class Stack:
     """Networks side by side, each with an Adam and a rate of its own.
 
     Args:
-        layers: Of each network, the weights and biases of its layers.
+        setting: Of the networks.
+        layers: Of each network, its layers and heads.
         rates: Of each network.
         decays: Of each network, the weight decay, apart from the gradient (AdamW); by default none.
     """
 
     def __init__(
-        self, layers: Sequence[Sequence[tuple[Tensor, Tensor]]], rates: Sequence[float], decays: Sequence[float] = ()
+        self,
+        setting: Setting,
+        layers: Sequence[Sequence[nn.Linear]],
+        rates: Sequence[float],
+        decays: Sequence[float] = (),
     ) -> None:
+        self._setting = setting
         stacked = [
-            (torch.stack([w.T for w, _ in level]), torch.stack([b[None] for _, b in level]))
+            (torch.stack([one.weight.T for one in level]), torch.stack([one.bias[None] for one in level]))
             for level in zip(*layers, strict=True)
         ]
         self.values = [value.detach().clone().requires_grad_() for pair in stacked for value in pair]
@@ -95,21 +96,16 @@ class Stack:
         self._shrinks = 1 - self._rates * torch.tensor(decays)[:, None, None] if any(decays) else None
 
     def features(self, inputs: Tensor) -> Tensor:
-        """Of inputs ``(networks or 1, rows, inputs)``, the last hidden layer ``(networks, rows, width)``."""
+        """Of inputs ``(1, rows, inputs)``, the last hidden layer ``(networks, rows, width)``."""
         pairs = list(zip(self.values[::2], self.values[1::2], strict=True))
         for weight, bias in pairs[:3]:
             inputs = (inputs @ weight + bias).relu()
         return inputs
 
     def logits(self, inputs: Tensor, *, head: int = 0) -> Tensor:
-        """Of inputs ``(networks or 1, rows, inputs)``, logits ``(networks, rows, classes)`` by a head."""
+        """Of inputs ``(rows, inputs)``, logits ``(networks, rows, classes)`` by a head."""
         at = 6 + 2 * head
-        return self.features(inputs) @ self.values[at] + self.values[at + 1]
-
-    def right(self, inputs: Tensor, labels: Tensor, *, head: int = 0) -> Tensor:
-        """Of each network, the share of rows labelled right."""
-        with torch.no_grad():
-            return (self.logits(inputs[None], head=head).argmax(-1) == labels).float().mean(1)
+        return self.features(inputs[None]) @ self.values[at] + self.values[at + 1]
 
     def step(self, loss: Tensor) -> None:
         """One Adam step of every network."""
@@ -124,11 +120,11 @@ class Stack:
                 unbiased = second.div(1 - 0.999**self._step).sqrt_().add_(1e-8)
                 value.sub_(self._rates * first / (1 - 0.9**self._step) / unbiased)
 
-    def networks(self, setting: Setting) -> list[Network]:
+    def models(self) -> list[Network]:
         """Each as a model, under its first head."""
         found = []
         for i in range(len(self._rates)):
-            model = fresh(setting, 0)
+            model = fresh(self._setting, 0)
             with torch.no_grad():
                 for k, layer in enumerate(linear_layers(model)):
                     layer.weight.copy_(self.values[2 * k][i].T)
@@ -137,12 +133,6 @@ class Stack:
         return found
 
 
-def linear_layers(model: Network) -> list[nn.Linear]:
-    """The three layers and the head."""
+def linear_layers(model: nn.Module) -> list[nn.Linear]:
+    """The layers of a network, without what is between them."""
     return [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-
-
-def weights_of(model: Network, *, head: nn.Linear | None = None) -> list[tuple[Tensor, Tensor]]:
-    """Weights and biases of the layers, under another head where one is given."""
-    layers = linear_layers(model)
-    return [(one.weight, one.bias) for one in ([*layers[:3], head] if head is not None else layers)]

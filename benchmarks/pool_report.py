@@ -29,6 +29,7 @@ rows; the rows of an attack are the same for all models. Mean ± standard deviat
 TITLES = {
     "first": "With and without a pool",
     "digits": "Real digits",
+    "transformer": "Real digits, by a vision transformer",
     "parts": "One thing changed at a time",
     "order": "More inner steps without a pool",
     "noise": "Noise instead of a pool, or before it",
@@ -39,11 +40,18 @@ LONG_TEXT = (
     f"latest. *Crossing* is the first of {len(LONG)} looks, from 30 steps on, at which the mean is above that of "
     f"scratch by {MARGIN}."
 )
+HARMLESS_TEXT = (
+    "### Tasks that nobody blocks\n\nTest accuracy after the same fine-tuning with 400 examples, to a task of the left "
+    "digit, to one of the right digit and to one of both (of pairs of different digits)."
+)
 TEXTS = {
     "first": "",
     "digits": "Pairs of handwritten digits of scikit-learn (`digits.py`): the left digit is desired (ten classes), "
     "whether both are the same digit is blocked. *Relearned* is desired training from random weights; *noise* is mixed "
     "with the weights, which are then distilled from the base.",
+    "transformer": "The same pairs and tasks as images of 8 x 16 pixels, for a vision transformer of two layers (width "
+    "64, eight patches); the base is trained for 2,000 steps, outer steps are taken at a rate of 3e-4, and the "
+    "attacker searches five rates.",
     "parts": "At about as many gradients as 1,000 outer steps of the pool of 8 take. The exact gradient goes through "
     "one stretch, at second order; its gradients are dearer than they are counted here.",
     "order": "The MLAC paper's order is K = 16 <= K = 4 <= K = 0; here at equal outer steps, so that K = 16 takes nine "
@@ -54,6 +62,7 @@ TEXTS = {
 WITH = {
     "first": (),
     "digits": (),
+    "transformer": (),
     "parts": ("pool of 8", "scratch"),
     "order": ("scratch",),
     "noise": ("base", "pool of 8", "scratch"),
@@ -72,7 +81,15 @@ def tables(lines: Iterable[dict[str, Any]]) -> str:
         if name == "first" and SCRATCH in found:
             parts += [LONG_TEXT, long_table(found, SCRATCH, HORIZONS)]
         if name == "digits" and of_table:
-            parts += [share_of_the_loop(found), "### Longer attacks", long_table(found, DIGITS_SCRATCH, DIGITS_LONG)]
+            parts += [
+                share_of_the_loop(found, name),
+                "### Longer attacks",
+                long_table(found, DIGITS_SCRATCH, DIGITS_LONG),
+            ]
+            if any(VARIANTS[v].harmless for v in found):
+                parts += [HARMLESS_TEXT, harmless_table(found)]
+        if name == "transformer" and of_table:
+            parts.append(share_of_the_loop(found, name))
         if name == "order" and [len(found[v]["seeds"]) > 1 for v in of_table] == [True] * 3:
             parts.append(order(found))
     return "\n\n".join(parts) + "\n"
@@ -82,10 +99,12 @@ def gathered(lines: Iterable[dict[str, Any]]) -> Found:
     """What the ledger contains of each variant, all seeds together."""
     found: Found = {}
     for line in lines:
-        known = found.setdefault(line["variant"], {"seeds": [], "desired": [], "blocked": {}, "by_step": {}})
+        known = found.setdefault(
+            line["variant"], {"seeds": [], "desired": [], "blocked": {}, "by_step": {}, "harmless": {}}
+        )
         for name in ("seeds", "desired"):
             known[name] += line[name]
-        for name in ("blocked", "by_step"):
+        for name in ("blocked", "by_step", "harmless"):
             for examples, values in line.get(name, {}).items():
                 known[name].setdefault(examples, []).extend(values)
     return found
@@ -118,21 +137,41 @@ def long_table(found: Found, scratch: str, names: Sequence[str]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def share_of_the_loop(found: Found) -> str:
+def share_of_the_loop(found: Found, setting: str) -> str:
     """What a pool adds to the same recipe without one, to none at all, and what is left beside scratch."""
-    pools = ("digits: pool of 8", "digits: pool of 8, rates 1e-3 to 1e-2")
+    pools = (f"{setting}: pool of 8", f"{setting}: pool of 8, rates 1e-3 to 1e-2")
     others = ("undefended", "reset, K = 4", "relearned from random weights", "scratch")
     said = []
-    for pool, name in ((pool, f"digits: {other}") for pool in pools for other in others):
+    for pool, name in ((pool, f"{setting}: {other}") for pool in pools for other in others):
         if min(len(found.get(one, {"seeds": ()})["seeds"]) for one in (pool, name)) > 1:
             few, many = ("{:+.3f} ({:+.3f} to {:+.3f})".format(*apart(found, pool, name, n)) for n in (100, 400))
             said.append(f"- {_shown(pool)} minus {_shown(name)}: n = 100 {few}, n = 400 {many}.")
     return "Blocked accuracy, paired by seed, with 95 % intervals:\n\n" + "\n".join(said)
 
 
+def harmless_table(found: Found) -> str:
+    """How well models learn tasks that nobody blocks, and what the pool costs there."""
+    names = [name for name in VARIANTS if name in found and VARIANTS[name].harmless]
+    tasks = [*found[names[0]]["harmless"]]
+    rows = [["hardened by", "seeds", *tasks], ["---"] * (2 + len(tasks))]
+    for name in names:
+        line = found[name]
+        rows.append([_shown(name), str(len(line["seeds"])), *(spread(line["harmless"][task]) for task in tasks)])
+    said = []
+    for pool in ("pool of 8", "pool of 8, rates 1e-3 to 1e-2"):
+        pair = (f"harmless: {pool}", "harmless: undefended")
+        if all(len(found.get(name, {"seeds": ()})["seeds"]) > 1 for name in pair):
+            apart_by = ["{:+.3f} ({:+.3f} to {:+.3f})".format(*apart(found, *pair, t, kind="harmless")) for t in tasks]
+            told_by = ", ".join(f"{task} {figures}" for task, figures in zip(tasks, apart_by, strict=True))
+            said.append(f"- {pool} minus undefended: {told_by}.")
+    return "\n\n".join(["\n".join(f"| {' | '.join(row)} |" for row in rows), *(["\n".join(said)] if said else [])])
+
+
 def _shown(name: str) -> str:
     """A variant as tables name it: its setting and its attack stand above them."""
-    return name.removeprefix("digits: ").removesuffix(", attacked longer")
+    for setting in ("digits: ", "transformer: ", "harmless: "):
+        name = name.removeprefix(setting)
+    return name.removesuffix(", attacked longer")
 
 
 def crossing(found: Found, name: str, examples: str, scratch: str = SCRATCH) -> float:
@@ -179,11 +218,11 @@ def order(found: Found) -> str:
     return " ".join(said)
 
 
-def apart(found: Found, first: str, second: str, examples: int = FEW) -> tuple[float, float, float]:
+def apart(
+    found: Found, first: str, second: str, examples: int | str = FEW, *, kind: str = "blocked"
+) -> tuple[float, float, float]:
     """Mean difference of two variants, paired by seed, and its 95 % interval (Student's t)."""
-    scores = [
-        dict(zip(found[one]["seeds"], found[one]["blocked"][str(examples)], strict=True)) for one in (first, second)
-    ]
+    scores = [dict(zip(found[one]["seeds"], found[one][kind][str(examples)], strict=True)) for one in (first, second)]
     pairs = [scores[0][seed] - scores[1][seed] for seed in sorted(scores[0].keys() & scores[1].keys())]
     mean, error = statistics.fmean(pairs), statistics.stdev(pairs) / math.sqrt(len(pairs))
     half = float(student.ppf(0.975, len(pairs) - 1)) * error

@@ -32,6 +32,7 @@ class Variant:
         examples: Of the attacks.
         looks: Of an attack that is longer than usual.
         setting: Name of the setting: the two tasks.
+        harmless: Whether tasks that nobody blocks are fine-tuned to, instead of the blocked one.
     """
 
     table: str
@@ -46,6 +47,7 @@ class Variant:
     examples: tuple[int, ...] = (200, 500)
     looks: tuple[int, ...] | None = None
     setting: str = "signs"
+    harmless: bool = False
 
     def config(self) -> dict[str, Any]:
         """The settings of ``HardeningConfig``."""
@@ -85,8 +87,17 @@ def _digits(adversary: dict[str, Any] | None = None, **settings: Any) -> Variant
     return Variant(adversary=adversary, **{**usual, **settings})
 
 
+def _harmless(adversary: dict[str, Any] | None = None, **settings: Any) -> Variant:
+    return _digits(adversary, table="harmless", examples=(400,), harmless=True, **settings)
+
+
 def _digits_long(adversary: dict[str, Any] | None = None, **settings: Any) -> Variant:
     return _digits(adversary, table="digits, long", looks=LONG, seeds=(0, 1, 2), **settings)
+
+
+def _vit(adversary: dict[str, Any] | None = None, **settings: Any) -> Variant:
+    usual = {"table": "transformer", "examples": (100, 400), "setting": "transformer"}
+    return Variant(adversary=adversary, **{**usual, **settings})
 
 
 def _long(horizon: int | None, **settings: Any) -> Variant:
@@ -119,6 +130,21 @@ VARIANTS = {  # the most important first
     "digits: relearned from random weights": _digits(start="scratch", **UNBLOCKED),
     "digits: noise 0.6": _digits(start=0.6, **UNBLOCKED),
     "digits: noise 0.6, then the pool": _digits(POOL, start=0.6),
+    "harmless: base": _harmless(),
+    "harmless: scratch": _harmless(start="scratch"),
+    "harmless: undefended": _harmless(**UNBLOCKED),
+    "harmless: relearned from random weights": _harmless(start="scratch", **UNBLOCKED),
+    "harmless: reset, K = 4": _harmless(RESET),
+    "harmless: pool of 8": _harmless(POOL),
+    "harmless: pool of 8, rates 1e-3 to 1e-2": _harmless(_pool(learning_rate=HIGH)),
+    "transformer: base": _vit(),
+    "transformer: scratch": _vit(start="scratch"),
+    "transformer: undefended": _vit(**UNBLOCKED),
+    "transformer: relearned from random weights": _vit(start="scratch", **UNBLOCKED),
+    "transformer: reset, K = 0": _vit({**RESET, "steps": 0}),
+    "transformer: reset, K = 4": _vit(RESET),
+    "transformer: pool of 8": _vit(POOL),
+    "transformer: pool of 8, rates 1e-3 to 1e-2": _vit(_pool(learning_rate=HIGH)),
     "digits: scratch, attacked longer": _digits_long(start="scratch"),
     "digits: pool of 8, attacked longer": _digits_long(POOL),
     "digits: relearned, attacked longer": _digits_long(start="scratch", **UNBLOCKED),

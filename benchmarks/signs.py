@@ -6,8 +6,9 @@ signs, the blocked task the product of three others.
 
 import math
 
+import networks
 import torch
-from networks import Setting
+from setting import Setting
 from torch import Tensor
 
 HIDDEN, INPUTS, NOISE = 20, 32, 0.1
@@ -24,4 +25,4 @@ def rows(count: int, seed: int, part: str) -> tuple[Tensor, Tensor, Tensor]:
     return inputs, desired, blocked
 
 
-SIGNS = Setting("signs", INPUTS, 2, rows)
+SIGNS = Setting("signs", INPUTS, 2, rows, networks, networks.WIDTH)
