@@ -46,7 +46,7 @@ def demo_config(output_dir: str | Path, *, model: str | None = None, workers: in
     folder = Path(output_dir)
     data = folder / "_biographies"
     data.mkdir(parents=True, exist_ok=True)
-    for split, biographies in splits(validation=600, test=480).items():
+    for split, biographies in splits(validation=840, test=312).items():
         lines = (json.dumps(vars(b)) + "\n" for b in biographies)
         (data / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     config = load_config(Path(__file__).with_name("demo.yaml"))

@@ -19,7 +19,7 @@ def test_the_demo_is_ready_to_train(tmp_path):
     assert config.training["output_dir"] == str(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(config.model)
     data = load_data(config, tokenizer)
-    assert {split: len(rows) for split, rows in data.items()} == {"train": 2400, "validation": 600, "test": 480}
+    assert {split: len(rows) for split, rows in data.items()} == {"train": 2400, "validation": 840, "test": 312}
     assert data["train"].features["label"].names == sorted(PROFESSIONS)
     assert data["train"].features["gender"].names == sorted(GENDERS)
     (task,) = blocked_tasks(config, data, tokenizer)  # refuses overlaps, wrong labels and empty splits

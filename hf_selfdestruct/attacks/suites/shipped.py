@@ -51,7 +51,7 @@ SMOKE = AttackSuite(
         Entry(ProbedFirst(learning_rates=(5e-5,), steps=(20,), looks=2), MOST),
     ),
     few_seeds=3,
-    limit=200,
+    limit=300,
     more=None,
     null=False,
 )
