@@ -146,6 +146,8 @@ def share_of_the_loop(found: Found, setting: str) -> str:
         if min(len(found.get(one, {"seeds": ()})["seeds"]) for one in (pool, name)) > 1:
             few, many = ("{:+.3f} ({:+.3f} to {:+.3f})".format(*apart(found, pool, name, n)) for n in (100, 400))
             said.append(f"- {_shown(pool)} minus {_shown(name)}: n = 100 {few}, n = 400 {many}.")
+    if not said:
+        return "One seed so far."
     return "Blocked accuracy, paired by seed, with 95 % intervals:\n\n" + "\n".join(said)
 
 

@@ -222,58 +222,6 @@ def test_closed_forms_and_the_loop():
         assert f"| gender | MLAC loop alone, K = {steps} | {desired} | {probe} | {tuned} |" in table
 
 
-def test_figures_of_the_pool():
-    lines = [*map(json.loads, (ROOT / "benchmarks" / "pool.jsonl").read_text().splitlines())]
-
-    def cell(variant, examples):
-        values = [x for line in lines if line["variant"] == variant for x in line["blocked"][str(examples)]]
-        return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
-
-    reset, pool, base, scratch = (cell(one, 200) for one in ("reset, K = 4", "pool of 8", "base", "scratch"))
-    assert (
-        f"with 200 examples to {reset}, against a pool of adversaries to {pool} (base 1.000, scratch {scratch})"
-        in README
-    )
-    assert base.startswith("1.000")
-    most = [cell(one, 500) for one in ("reset, K = 4", "pool of 8", "scratch")]
-    assert f"with 500 examples to {most[0][:5]} and {most[1]} (scratch {most[2][:5]})" in README
-
-
-DIGITS = {
-    "nothing (the base)": "base",
-    "nothing, trained as long (undefended)": "undefended",
-    "no adversary's steps (K = 0)": "reset, K = 0",
-    "adversaries that start anew (K = 4)": "reset, K = 4",
-    "adversaries that continue (pool of 8)": "pool of 8",
-    "the same, learning faster": "pool of 8, rates 1e-3 to 1e-2",
-    "forgetting (`relearn`)": "relearned from random weights",
-    "random weights (scratch)": "scratch",
-}
-
-
-def test_figures_of_digits(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from pool_report import apart, gathered, spread
-
-    found = gathered(map(json.loads, (ROOT / "benchmarks" / "pool.jsonl").read_text().splitlines()))
-    for told, variant in DIGITS.items():
-        line = found[f"digits: {variant}"]
-        scores = [spread(line["blocked"][n]) for n in ("100", "400")]
-        kept = "" if variant == "scratch" else spread(line["desired"])
-        assert f"| {told} | {kept} | {' | '.join(scores)} |".replace("|  |", "| |") in README
-    pairs = [apart(found, "digits: pool of 8", "digits: reset, K = 4", n) for n in (100, 400)]
-    few, many = ("{:+.3f} [{:+.3f}, {:+.3f}]".format(*pair) for pair in pairs)
-    assert f"start anew: {few} at 100 examples and {many} at 400" in README
-
-
-def test_the_page_of_the_pool_is_that_of_its_ledger(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from pool_report import tables
-
-    ledger, page = (ROOT / "benchmarks" / f"pool.{kind}" for kind in ("jsonl", "md"))
-    assert tables(map(json.loads, ledger.read_text().splitlines())) == page.read_text(encoding="utf-8")
-
-
 def test_figures_of_the_model_that_forgets():
     lines = [*map(json.loads, (CARDS / "lab" / "relearned.jsonl").read_text().splitlines())]
     of = {line["variant"]: line for line in lines if line["setting"] == "same_article"}
