@@ -1,7 +1,9 @@
 """The figures told in the README and beside the cards are those of the committed reports and lab books."""
 
+import html
 import json
 import math
+import re
 import statistics
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from hf_selfdestruct.report.comparison import difference
 from hf_selfdestruct.report.report import AttackReport
+from hf_selfdestruct.report.weights_add import added_rows
 
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "model_cards"
@@ -223,25 +226,14 @@ def test_closed_forms_and_the_loop():
 
 
 def test_figures_of_the_model_that_forgets():
-    lines = [*map(json.loads, (CARDS / "lab" / "relearned.jsonl").read_text().splitlines())]
-    of = {line["variant"]: line for line in lines if line["setting"] == "same_article"}
-    forgets, highest = of["random weights, relearned"], {name: max(of[name]["attacks"].values()) for name in of}
-    told = " ".join(README.split())
-    assert f"professions with {forgets['desired']:.3f} (undefended {of['undefended']['desired']:.3f}, after" in told
-    assert (
-        f"links articles with {highest['random weights, relearned']:.3f}, where it gets {highest['base']:.3f} from the "
-        f"base, {highest['undefended']:.3f} from the undefended model and {highest['scratch']:.3f} from scratch" in told
-    )
-
-
-def test_figures_of_tasks_worth_blocking():
-    rows = [json.loads(line) for line in (CARDS / "lab" / "worth.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if row["task"] == "same-article-apart"]
-    assert [row["rows"] for row in rows] == [50, 100, 200, 400, 1000]
-
-    def span(role):
-        means = [statistics.fmean(row[role][row["best"][role]]) for row in rows]
-        return f"{min(means):.2f} to {max(means):.2f}"
-
-    assert f"words alone answer with {span('raw')} at 50 to 1,000 examples" in README
-    assert f"the base with {span('base')}" in README
+    lines = (CARDS / "wikibios-same-article" / "README.md").read_text().splitlines()
+    table = [re.split(r" *\| *", line)[1:-1] for line in lines if line.startswith("| same-article |")]
+    rows = {row[1]: row for row in table if len(row) == 10}
+    for n in (100, 1430):
+        _, _, base, undefended, hardened, scratch, _, raw, add, _ = rows[str(n)]
+        add = html.unescape(add)
+        assert f"| {n:,} | {base} | {undefended} | {hardened} | {scratch} | {raw} | {add} |" in README
+    (kept,) = [line for line in lines if line.startswith("- Desired task: ")]
+    undefended, hardened = map(float, re.search(r"accuracy undefended (0\.\d+), hardened (0\.\d+)", kept).groups())
+    assert f"professions {hardened:.3f} instead of {undefended:.3f} (undefended" in README
+    assert all(row[-1] == "yes" for row in added_rows(card("wikibios-same-article"), "same-article"))

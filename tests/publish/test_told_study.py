@@ -1,38 +1,18 @@
 """Every figure that README.md states of the study of the pool is the one in its ledger, and so is its page."""
 
 import json
-import statistics
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
-def test_figures_of_the_pool():
-    lines = [*map(json.loads, (ROOT / "benchmarks" / "pool.jsonl").read_text().splitlines())]
-
-    def cell(variant, examples):
-        values = [x for line in lines if line["variant"] == variant for x in line["blocked"][str(examples)]]
-        return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
-
-    reset, pool, base, scratch = (cell(one, 200) for one in ("reset, K = 4", "pool of 8", "base", "scratch"))
-    assert (
-        f"with 200 examples to {reset}, against a pool of adversaries to {pool} (base 1.000, scratch {scratch})"
-        in README
-    )
-    assert base.startswith("1.000")
-    most = [cell(one, 500) for one in ("reset, K = 4", "pool of 8", "scratch")]
-    assert f"with 500 examples to {most[0][:5]} and {most[1]} (scratch {most[2][:5]})" in README
-
-
 DIGITS = {
     "nothing (the base)": "base",
     "nothing, trained as long (undefended)": "undefended",
-    "no adversary's steps (K = 0)": "reset, K = 0",
     "adversaries that start anew (K = 4)": "reset, K = 4",
     "adversaries that continue (pool of 8)": "pool of 8",
     "the same, learning faster": "pool of 8, rates 1e-3 to 1e-2",
-    "forgetting (`relearn`)": "relearned from random weights",
     "random weights (scratch)": "scratch",
 }
 
