@@ -55,7 +55,7 @@ def demo_config(output_dir: str | Path, *, model: str | None = None, workers: in
         model=model or str(_first_layers(folder / "_model")),
         data=replace(config.data, path=str(data)),
         training={**config.training, "output_dir": str(folder)},
-        workers=workers or min(2, os.cpu_count() or 1),
+        workers=min(2, os.cpu_count() or 1) if workers is None else workers,
     )
 
 
