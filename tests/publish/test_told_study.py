@@ -30,12 +30,18 @@ def test_figures_of_digits(monkeypatch):
     pairs = [apart(found, "digits: pool of 8", "digits: reset, K = 4", n) for n in (100, 400)]
     few, many = ("{:+.3f} [{:+.3f}, {:+.3f}]".format(*pair) for pair in pairs)
     assert f"start anew: {few} at 100 examples and {many} at 400" in README
-    (reset,), (pool,), (undefended,), (scratch,) = (
+    (reset,), (pool,), (undefended,), (forgets,), (scratch,) = (
         found[f"transformer: {name}"]["blocked"]["400"]
-        for name in ("reset, K = 4", "pool of 8, rates 1e-3 to 1e-2", "undefended", "scratch")
+        for name in (
+            "reset, K = 4",
+            "pool of 8, rates 1e-3 to 1e-2",
+            "undefended",
+            "relearned from random weights",
+            "scratch",
+        )
     )
     assert f"to {reset:.3f} against adversaries that start anew and to {pool:.3f} against the faster pool" in README
-    assert f"(undefended {undefended:.3f}, scratch {scratch:.3f})" in README
+    assert f"(undefended {undefended:.3f}, forgetting {forgets:.3f}, scratch {scratch:.3f})" in README
     pool, undefended, scratch = (
         spread(found[f"harmless: {name}"]["harmless"]["right digit"]) for name in ("pool of 8", "undefended", "scratch")
     )
