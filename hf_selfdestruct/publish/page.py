@@ -13,6 +13,7 @@ from ..files import printable, write_whole
 from ..report.inline_svg import inline_svg
 from ..report.plots import attacks_and_models, cost_to_recover, expected_best, score_against_examples
 from ..report.report import AttackReport
+from ..report.tables import reference_lines
 from .card_details import CardDetails
 from .evidence import evidence_of
 
@@ -91,7 +92,7 @@ def _sentence(report: AttackReport, task: str) -> str:
     facts = report.tasks[task]
     return (
         f"With {most} labelled examples, an attacker reaches {facts.scored_on} {facts.score} "
-        f"{', '.join(reached)}; the {facts.constant} alone scores {facts.majority:.3f}."
+        f"{', '.join(reached)}; {reference_lines(report, task)[0]}."
     )
 
 

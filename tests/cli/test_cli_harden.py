@@ -156,7 +156,7 @@ def test_attack_finds_what_harden_reported(hardened, project, tmp_path):
     assert set(mine["models"]) == {"base", "hardened", "scratch"}
     for role in ("hardened", "base", "scratch"):
         found = [r for r in mine["runs"] if r["role"] == role]
-        assert len(found) == 28  # three probes and one of every layer by 4 + 2 runs, fine-tuning by 2 + 2
+        assert len(found) == 27  # three probes and one of every layer by 4 + 2 runs, fine-tuning by 1 + 2
         assert found == [r for r in theirs["runs"] if r["role"] == role], role
     assert mine["desired"]["quality"]["hardened"]["accuracy"] == theirs["desired"]["quality"]["hardened"]["accuracy"]
     assert mine["tasks"] == theirs["tasks"]

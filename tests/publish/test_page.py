@@ -115,7 +115,7 @@ def test_the_sentence_at_the_top_says_what_an_attacker_gets():
     assert (
         "With 100 labelled examples, an attacker reaches test accuracy 0.610 from this model, 0.920 from the "
         "undefended model, 0.930 from the base model, 0.620 from random weights, 0.750 from the raw input without a "
-        "model; the commonest label alone scores 0.530."
+        "model; commonest label 0.530."
     ) in page(made_report(extra=raw)).text
     assert "No attack on this model completed." in page(made_report(runs=())).text
 
