@@ -120,7 +120,7 @@ def table(found: Found, names: Sequence[str]) -> str:
         cells = ["", "", ""] if variant.adversary is None else [f"{variant.steps:,}", *_cost(variant)]
         scores = [spread(line["desired"]), *(spread(line["blocked"][n]) for n in budgets)]
         rows.append([_shown(name), str(len(line["seeds"])), *cells, *scores])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(rows)
 
 
 def long_table(found: Found, scratch: str, names: Sequence[str]) -> str:
@@ -134,7 +134,7 @@ def long_table(found: Found, scratch: str, names: Sequence[str]) -> str:
             scores = [spread([curve[LONG.index(step)] for curve in curves]) for step in SHOWN]
             last = "" if name == scratch else told(crossing(found, name, n, scratch))
             rows.append([_shown(name), str(len(curves)), *cells, n, *scores, last])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(rows)
 
 
 def share_of_the_loop(found: Found, setting: str) -> str:
@@ -144,7 +144,7 @@ def share_of_the_loop(found: Found, setting: str) -> str:
     said = []
     for pool, name in ((pool, f"{setting}: {other}") for pool in pools for other in others):
         if min(len(found.get(one, {"seeds": ()})["seeds"]) for one in (pool, name)) > 1:
-            few, many = ("{:+.3f} ({:+.3f} to {:+.3f})".format(*apart(found, pool, name, n)) for n in (100, 400))
+            few, many = (told_apart(found, pool, name, n) for n in (100, 400))
             said.append(f"- {_shown(pool)} minus {_shown(name)}: n = 100 {few}, n = 400 {many}.")
     if not said:
         return "One seed so far."
@@ -163,10 +163,9 @@ def harmless_table(found: Found) -> str:
     for pool in ("pool of 8", "pool of 8, rates 1e-3 to 1e-2"):
         pair = (f"harmless: {pool}", "harmless: undefended")
         if all(len(found.get(name, {"seeds": ()})["seeds"]) > 1 for name in pair):
-            apart_by = ["{:+.3f} ({:+.3f} to {:+.3f})".format(*apart(found, *pair, t, kind="harmless")) for t in tasks]
-            told_by = ", ".join(f"{task} {figures}" for task, figures in zip(tasks, apart_by, strict=True))
-            said.append(f"- {pool} minus undefended: {told_by}.")
-    return "\n\n".join(["\n".join(f"| {' | '.join(row)} |" for row in rows), *(["\n".join(said)] if said else [])])
+            by_task = ", ".join(f"{task} {told_apart(found, *pair, task, kind='harmless')}" for task in tasks)
+            said.append(f"- {pool} minus undefended: {by_task}.")
+    return "\n\n".join([markdown(rows), *(["\n".join(said)] if said else [])])
 
 
 def _shown(name: str) -> str:
@@ -214,8 +213,7 @@ def order(found: Found) -> str:
         many, few, none = (f"reset, K = {k}, 300 outer steps" for k in (16, 4, 0))
         means = [statistics.fmean(found[one]["blocked"][str(examples)]) for one in (many, few, none)]
         holds = "holds" if means == sorted(means) else "does not hold"
-        pairs = [apart(found, a, b, examples) for a, b in ((many, few), (few, none))]
-        texts = ["{:+.3f} ({:+.3f} to {:+.3f})".format(*pair) for pair in pairs]
+        texts = [told_apart(found, a, b, examples) for a, b in ((many, few), (few, none))]
         said.append(f"n = {examples}: the order {holds}; K = 16 minus K = 4 {texts[0]}, K = 4 minus K = 0 {texts[1]}.")
     return " ".join(said)
 
@@ -229,6 +227,16 @@ def apart(
     mean, error = statistics.fmean(pairs), statistics.stdev(pairs) / math.sqrt(len(pairs))
     half = float(student.ppf(0.975, len(pairs) - 1)) * error
     return mean, mean - half, mean + half
+
+
+def told_apart(found: Found, first: str, second: str, examples: int | str, *, kind: str = "blocked") -> str:
+    """The mean difference of two variants and its interval, in words."""
+    return "{:+.3f} ({:+.3f} to {:+.3f})".format(*apart(found, first, second, examples, kind=kind))
+
+
+def markdown(rows: Iterable[Sequence[str]]) -> str:
+    """Rows of a table, the head among them."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def told(steps: float) -> str:
