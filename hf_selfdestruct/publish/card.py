@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from ..files import read_text, write_whole
 from ..report.report import AttackReport
 from ..untrusted_json import parse_json
 from .card_details import CardDetails
 from .evidence import evidence_of
+from .template import template_of
 
 MAIN_PLOT = "score_against_examples"
 CARD_TAGS = ("hf_selfdestruct", "tamper-resistance")
@@ -64,7 +64,7 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
     """
     evidence, considerations = evidence_of(report), _considerations(details)
     plots, title = list(plots), details.titled(report.models["hardened"].name)
-    body = _template().render(
+    body = template_of("card.md.jinja", plain).render(
         evidence,
         details=details,
         title=title,
@@ -75,18 +75,6 @@ def render(report: AttackReport, details: CardDetails, *, plots: Iterable[str] =
         not_stated=[label.partition(" (")[0] for label, said in considerations if not said],
     )
     return f"---\n{_metadata(report, details, title)}\n---\n\n{body}"
-
-
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("hf_selfdestruct.publish"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=plain,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("card.md.jinja")
 
 
 def _considerations(details: CardDetails) -> list[tuple[str, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -16,6 +15,7 @@ from ..report.report import AttackReport
 from ..report.tables import reference_lines
 from .card_details import CardDetails
 from .evidence import evidence_of
+from .template import template_of
 
 RAW = "raw"
 MAIN, MORE = (4.6, 4.2), (5.8, 4.9)  # inches; the letters of the first are large enough on a phone
@@ -41,16 +41,7 @@ def page_of(report: AttackReport, details: CardDetails) -> str:
         ValueError: The report has no blocked tasks or no hardened model.
     """
     evidence = evidence_of(report)
-    environment = Environment(
-        loader=PackageLoader("hf_selfdestruct.publish"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_plain,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("report.html.jinja").render(
+    return template_of("report.html.jinja", _plain, autoescape=True).render(
         evidence,
         title=details.titled(report.models["hardened"].name),
         sentences={task: _sentence(report, task) for task in report.blocked()},
