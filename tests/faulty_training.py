@@ -83,7 +83,7 @@ def with_a_full_disk(trainer: SelfDestructTrainer, act: Callable[[SelfDestructTr
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == STEP and args.should_save:
                 folder = Path(args.output_dir, f"checkpoint-{STEP}")
-                folder.mkdir()
+                folder.mkdir(exist_ok=True)  # another process may be first
                 (folder / "optimizer.pt").symlink_to("/dev/full")
 
     trainer.add_callback(Full())
