@@ -19,6 +19,7 @@ from .optimizers import Adam
 TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
 HEADS = ("learned", "random", "keep")
 PAIRS = ("joined", "apart")
+BATCH_NORMS = ("batch", "stored")
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class FineTuning:
     prelude: int
     dropout: bool
     pairs: str = "joined"
+    batch_norm: str = "batch"
 
     def config(self) -> dict[str, Any]:
         """The fine-tuning as plain values."""
@@ -117,6 +119,9 @@ class Adversary:
             replayed exactly wherever a step is computed again.
         pairs: How rows of two texts are read: ``"joined"`` to one input, or ``"apart"``, both through the trunk and
             then compared, as sentence encoders do (a bi-encoder), under a new head.
+        batch_norm: By which statistics batch normalisation works in the inner steps and where they are measured: of the
+            ``"batch"``, as in ``model.train()``, or the ``"stored"`` ones. Neither updates the stored ones. A model
+            that is hardened against stored ones alone may hide behind them from its adversary, and not from attackers.
         weight: Relative chance of being drawn, among several adversaries.
 
     Raises:
@@ -139,6 +144,7 @@ class Adversary:
     prelude: int | tuple[int, ...] | Range | Schedule = 0
     dropout: bool = False
     pairs: str | tuple[str, ...] = "joined"
+    batch_norm: str | tuple[str, ...] = "batch"
     weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -152,7 +158,7 @@ class Adversary:
         for value in (*self.options("learning_rate"), self.weight):
             if not (isinstance(value, int | float) and 0 < value < math.inf):
                 raise ValueError(f"learning_rate and weight must be positive numbers; got {value!r}.")
-        for name, known in (("head", HEADS), ("pairs", PAIRS)):
+        for name, known in (("head", HEADS), ("pairs", PAIRS), ("batch_norm", BATCH_NORMS)):
             if other := [value for value in self.options(name) if value not in known]:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {other[0]!r}.")
         if self.options("pairs") != ("joined",) and (other := [v for v in self.options("head") if v != "random"]):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from reprlib import repr as short
 from typing import Any
 
-from ..adversaries.adversary import HEADS, PAIRS, Adversary, Range, Schedule
+from ..adversaries.adversary import BATCH_NORMS, HEADS, PAIRS, Adversary, Range, Schedule
 from ..adversaries.optimizers import INNER_OPTIMIZERS
 from ..adversaries.pool import PRECISIONS, STORAGES, AdversaryPool
 from .fields import check_choice, check_count, option
@@ -45,6 +45,7 @@ class AdversarySettings:
     prelude: Any = option(0, "Number of benign steps on the desired task, before the blocked ones.")
     dropout: bool = option(False, "Whether the inner steps run with dropout.")
     pairs: Any = option("joined", "How rows of two texts are read.", PAIRS)
+    batch_norm: Any = option("batch", "Statistics of batch normalisation in the inner steps.", BATCH_NORMS)
     pool: int = option(0, "Number of adversaries that continue over outer steps; 0: no pool.")
     horizon: int = option(200, "Number of blocked steps after which an adversary of the pool is reset.")
     pool_storage: str = option("device", "Where the pool stores its adversaries; disk: in TMPDIR.", STORAGES)

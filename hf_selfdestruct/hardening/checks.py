@@ -20,6 +20,7 @@ from ..tasks.blocked_task import BlockedTask, label_column_of
 from ..tasks.checks import check_tasks
 from ..tasks.classification import class_cure
 from ..tasks.rows import LABELS
+from .batch_norms import check_batch_norms
 from .config import HardeningConfig
 from .defaults import configured_forms
 from .draw import Draw
@@ -53,6 +54,7 @@ def check_hardening(
     check_pairs(adversaries, tasks)
     check_adversaries(adversaries, tasks, model, desired)
     check_pool(config, adversaries)
+    check_batch_norms(config, model, adversaries, processes)
     check_losses(blocking, keeping, model, keep_dataset=keep, desired=desired, erases=config.options.keeping_erases)
     check_held_out(blocking, tasks, config.blocking_batch_size or 0)
     check_processes(config, tasks, adversaries, blocking, processes)

@@ -65,7 +65,7 @@ class HardeningConfig:
     blocking_batch_size: int | None = option(None, "Held-out blocked examples on which the blocking loss is measured.")
     keeping_loss: str | None = option(
         None,
-        "Distillation to the original (or its own language modelling), '' for none; several with +.",
+        "Distillation, or language modelling; '' for none; several with +.",
         KEEPING_LOSSES,
     )
     keeping_weight: float | None = option(None, "Weight of the keeping losses.")

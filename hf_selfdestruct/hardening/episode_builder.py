@@ -152,14 +152,22 @@ class EpisodeBuilder:
             drawn = self._skeleton.draw(seed_of("head", *self._draw.once), device=self._device)
         return {n: learned[plain(n)] if plain(n) in learned else drawn[n] for n in own}
 
-    def _run(self, skeleton: StatelessModel, weights: Weights, batch: Batch, **options: Any) -> Any:
-        return skeleton.run({**self._constants, **weights}, {**batch, **options})
+    def _run(
+        self, skeleton: StatelessModel, weights: Weights, batch: Batch, *, training: bool = False, **options: Any
+    ) -> Any:
+        by_batch = self._by_batch(skeleton)
+        with dropout(skeleton.module, on=training, by_batch=by_batch) if training or by_batch else nullcontext():
+            return skeleton.run({**self._constants, **weights}, {**batch, **options})
+
+    def _by_batch(self, skeleton: StatelessModel) -> bool:
+        return skeleton.normalises_batches and self._draw.fine_tuning.batch_norm == "batch"
 
     def _held(self, weights: Weights, k: int | None) -> AbstractContextManager[None]:
         benign = k is not None and k < len(self._prelude)
         skeleton = self._sources.benign_skeleton if benign else self._skeleton
         training = self._draw.fine_tuning.dropout and k is not None and not benign
-        return skeleton.held(self._model, {**self._constants, **weights}, training=training)
+        by_batch = self._by_batch(skeleton)
+        return skeleton.held(self._model, {**self._constants, **weights}, training=training, by_batch=by_batch)
 
     def _benign_loss(self, batch: Batch) -> Callable[[Weights], Tensor]:
         # Its mean is the model's own affair, so every process computes the whole and counts for its share.
@@ -172,9 +180,8 @@ class EpisodeBuilder:
         labels = part.pop("labels").flatten()
 
         def loss(weights: Weights) -> Tensor:
-            on = self._draw.fine_tuning.dropout
-            with dropout(self._skeleton.module, on=True) if on else nullcontext(), self._seeded(k):
-                logits = self._run(self._skeleton, weights, part).logits
+            with self._seeded(k):
+                logits = self._run(self._skeleton, weights, part, training=self._draw.fine_tuning.dropout).logits
             return kind.loss(logits.flatten(0, -2), labels, reduction="sum") / counted
 
         return loss

@@ -108,16 +108,31 @@ def seeded(seed: int | None, devices: Iterable[torch.device] = ()) -> Iterator[N
 
 
 @contextmanager
-def dropout(module: nn.Module, *, on: bool) -> Iterator[None]:
+def dropout(module: nn.Module, *, on: bool, by_batch: bool = False) -> Iterator[None]:
     """Enable or disable dropout inside the context and restore every module's mode afterwards.
 
-    Batch normalisation uses its running statistics and does not update them.
+    Batch normalisation does not update its running statistics.
+
+    Args:
+        module: The model.
+        on: Whether dropout is on.
+        by_batch: Whether batch normalisation uses the statistics of its batch, as while training, or running ones.
     """
     modes = [(child, child.training) for child in module.modules()]
+    norms = [(child, child.track_running_stats) for child in batch_norms(module)]
     for child, _ in modes:
-        child.training = on and not isinstance(child, nn.modules.batchnorm._BatchNorm)
+        child.training = on
+    for norm, stored in norms:
+        norm.training, norm.track_running_stats = by_batch, stored and not by_batch
     try:
         yield
     finally:
         for child, mode in modes:
             child.training = mode
+        for norm, stored in norms:
+            norm.track_running_stats = stored
+
+
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The modules that normalise by the batch while they train."""
+    return [child for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]

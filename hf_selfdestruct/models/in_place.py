@@ -31,6 +31,7 @@ def held(
     *,
     published: Collection[str],
     training: bool = False,
+    by_batch: bool = False,
 ) -> Iterator[None]:
     """Make a skeleton a model of live modules with the given weights, inside the context.
 
@@ -43,11 +44,12 @@ def held(
         published: Those of these names that the live model has, too.
         training: Whether dropout is on (see :func:`functional.dropout`). The layers that checkpoint their activations
             do so either way.
+        by_batch: Whether batch normalisation uses the statistics of its batch.
     """
     with ExitStack() as stack:
         stack.enter_context(_exchanged([*_joints(module, model, published)]))
         stack.enter_context(_exchanged([*_values(module, weights)]))
-        stack.enter_context(dropout(module, on=training))
+        stack.enter_context(dropout(module, on=training, by_batch=by_batch))
         stack.enter_context(_exchanged([] if training else [*_checkpoints(module)]))
         yield
 

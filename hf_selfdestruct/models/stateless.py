@@ -14,7 +14,7 @@ from torch.nn.functional import embedding
 from transformers import PreTrainedModel
 
 from . import heads, in_place
-from .functional import Weights, call
+from .functional import Weights, batch_norms, call
 
 OWN = "own."  # prefix of the adversary's own names, to distinguish its head from the published one
 INDEX = "rows.index"
@@ -87,6 +87,7 @@ class StatelessModel:
             self.embedding = self.names[f"{inner}.weight"]
         every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
         self._tied = len({id(value) for _, value in every}) < len(every)
+        self.normalises_batches = bool(batch_norms(module))
 
     def run(self, weights: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Any:
         """Run the model.
@@ -101,16 +102,19 @@ class StatelessModel:
         return call(self.module, self._inner(weights), inputs, twice=self._twice, tied=self._tied)
 
     @contextmanager
-    def held(self, model: PreTrainedModel, weights: Mapping[str, Tensor], *, training: bool) -> Iterator[None]:
+    def held(
+        self, model: PreTrainedModel, weights: Mapping[str, Tensor], *, training: bool, by_batch: bool = False
+    ) -> Iterator[None]:
         """Let live modules hold the weights inside the context, and :meth:`run` run them (see :func:`in_place.held`).
 
         Args:
             model: The live model.
             weights: As in :meth:`run`, whose own are not used inside the context.
             training: Whether dropout is on.
+            by_batch: Whether batch normalisation uses the statistics of its batch.
         """
         inner, published = self._inner(weights), self.names
-        with in_place.held(self.module, model, inner, published=published, training=training):
+        with in_place.held(self.module, model, inner, published=published, training=training, by_batch=by_batch):
             self._held = True
             try:
                 yield

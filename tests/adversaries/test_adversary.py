@@ -193,7 +193,8 @@ def test_config_is_plain_and_complete() -> None:
     adversary = dataclasses.replace(WIDE, weight=2.0, steps=Schedule(1, 4))
     found = adversary.config()
     assert json.loads(json.dumps(found)) == found
-    assert {*found} == {item.name for item in dataclasses.fields(adversary)} - {"learns_rate", "prelude", "pairs"}
+    unchanged = {"learns_rate", "prelude", "pairs", "batch_norm"}
+    assert {*found} == {item.name for item in dataclasses.fields(adversary)} - unchanged
     assert found["optimizer"][0] == "SGD(weight_decay=0.0, momentum=0.9, nesterov=False)"
     assert found["learning_rate"] == "Range(low=1e-05, high=0.01)"
     assert found["steps"] == "Schedule(first=1, last=4, every=100)"
@@ -215,6 +216,7 @@ def test_whatever_is_changed_shows(item) -> None:
         "dropout": True,
         "weight": 3.0,
         "pairs": "apart",
+        "batch_norm": "stored",
     }
     usual = Adversary(head="random")
     assert dataclasses.replace(usual, **{item.name: changed[item.name]}).config() != usual.config()
