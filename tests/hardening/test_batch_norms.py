@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from toy_models import tiny_model, toy_pictures
 from torch.nn.functional import cross_entropy
+from toy_models import tiny_model, toy_pictures
 from transformers import default_data_collator
 
 from hf_selfdestruct import BlockedTask, HardeningConfig, HardeningObjective
