@@ -145,6 +145,7 @@ VARIANTS = {  # the most important first
     "transformer: reset, K = 4": _vit(RESET),
     "transformer: pool of 8": _vit(POOL),
     "transformer: pool of 8, rates 1e-3 to 1e-2": _vit(_pool(learning_rate=HIGH)),
+    "transformer: pool of 1, rates 1e-3 to 1e-2": _vit(_pool(pool=1, learning_rate=HIGH)),
     "digits: scratch, attacked longer": _digits_long(start="scratch"),
     "digits: pool of 8, attacked longer": _digits_long(POOL),
     "digits: relearned, attacked longer": _digits_long(start="scratch", **UNBLOCKED),
