@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -15,33 +14,29 @@ from ..losses.blocking import BLOCKING_LOSSES
 from ..losses.keeping import KEEPING_LOSSES, KeepingLoss
 from ..losses.probe import RepresentationProbe
 from ..models import heads
-from ..tasks.blocked_task import BlockedTask, label_column_of
+from ..tasks.blocked_task import BlockedTask
 from .config import HardeningConfig
-from .presets import ONE_PURPOSE
 
 
-def default_method(model: PreTrainedModel, desired: Any, tasks: Sequence[BlockedTask] = ()) -> str:
-    """The method that was measured to work best for a kind of model, where its user names none.
+def default_method(model: PreTrainedModel, tasks: Sequence[BlockedTask] = ()) -> str:
+    """The method for a kind of model, where its user names none.
 
-    ``one_purpose`` for classifiers of texts, which needs integer labels and embeddings that are wide enough;
-    ``general`` for bare encoders and language models; ``mlac_fast`` for what reads no words; ``language``, not measured
-    yet, where next tokens are blocked.
+    ``pool`` for classifiers, which blocks most of what was measured, on images; ``general`` for bare encoders and
+    language models, which it keeps of general use; ``language``, not measured yet, where next tokens are blocked.
 
     Args:
         model: The model to harden.
-        desired: The desired task's training rows.
         tasks: Blocked tasks.
     """
     if any(isinstance(task, BlockedTask) and task.kind.model_class is not None for task in tasks):  # not checked yet
         return "language"
+    if heads.has_task_head(model):
+        return "pool"
     try:
-        width = embeddings_of(model)[1].shape[1]
-    except ValueError:
-        return "mlac_fast"
-    if not heads.has_task_head(model):
-        return "general"
-    labelled = label_column_of(getattr(desired, "column_names", None) or ()) is not None
-    return "one_purpose" if labelled and width > ONE_PURPOSE["method_options"]["keep_directions"] else "mlac_fast"
+        embeddings_of(model)
+    except ValueError:  # nothing to edit for the closed forms of "general"
+        return "pool"
+    return "general"
 
 
 def configured_adversary(config: HardeningConfig) -> Adversary:

@@ -95,7 +95,7 @@ class HardeningObjective:
         accelerator: Accelerator | None = None,
     ) -> None:
         self.tasks = list(tasks)
-        self.config = config.filled(default_method(model, desired, self.tasks))
+        self.config = config.filled(default_method(model, self.tasks))
         self.adversaries = list(adversaries or [configured_adversary(self.config)])
         self.blocking_losses = list(losses or configured_losses(self.config))
         self.keeping_losses = list(configured_keeping(self.config) if keeping is None else keeping)

@@ -80,7 +80,7 @@ class SelfDestructMixin(HardeningTrainer):
         check_unquantized(model)
         check_loads_again(model)
         self.blocked_tasks = listed_tasks(blocked_tasks)
-        self.args = args = args.filled(default_method(model, self.train_dataset, self.blocked_tasks))
+        self.args = args = args.filled(default_method(model, self.blocked_tasks))
         self.given_optimizer = given_optimizer(self)
         # Most classifiers accept and ignore `num_items_in_batch`; Trainer would then scale the loss by
         # accumulation steps and processes, and change the weight between the two losses.

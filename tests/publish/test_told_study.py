@@ -30,18 +30,15 @@ def test_figures_of_digits(monkeypatch):
     pairs = [apart(found, "digits: pool of 8", "digits: reset, K = 4", n) for n in (100, 400)]
     few, many = ("{:+.3f} [{:+.3f}, {:+.3f}]".format(*pair) for pair in pairs)
     assert f"start anew: {few} at 100 examples and {many} at 400" in README
-    (reset,), (pool,), (undefended,), (forgets,), (scratch,) = (
-        found[f"transformer: {name}"]["blocked"]["400"]
-        for name in (
-            "reset, K = 4",
-            "pool of 8, rates 1e-3 to 1e-2",
-            "undefended",
-            "relearned from random weights",
-            "scratch",
-        )
+    reset, pool, undefended, forgets, scratch = (
+        spread(found[f"transformer: {name}"]["blocked"]["400"])
+        for name in ("reset, K = 4", "pool of 8", "undefended", "relearned from random weights", "scratch")
     )
-    assert f"to {reset:.3f} against adversaries that start anew and to {pool:.3f} against the faster pool" in README
-    assert f"(undefended {undefended:.3f}, forgetting {forgets:.3f}, scratch {scratch:.3f})" in README
+    share = "{:+.3f} [{:+.3f}, {:+.3f}]".format(
+        *apart(found, "transformer: pool of 8", "transformer: reset, K = 4", 400)
+    )
+    assert f"{reset} against adversaries that start anew, {pool} against the pool, {share}" in README
+    assert f"(undefended {undefended}, forgetting {forgets}, scratch {scratch})" in README
     pool, undefended, scratch = (
         spread(found[f"harmless: {name}"]["harmless"]["right digit"]) for name in ("pool of 8", "undefended", "scratch")
     )

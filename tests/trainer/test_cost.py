@@ -5,9 +5,9 @@ import re
 
 import pytest
 import torch
-from toy_models import tiny_model, toy_rows
+from toy_models import tiny_model
 from trainer_state import assert_bitwise, weights_of
-from transformers import AutoModel, BertConfig, BertForSequenceClassification, BertModel
+from transformers import AutoModel, BertModel
 
 from hf_selfdestruct.hardening.defaults import default_method
 from hf_selfdestruct.trainer.cost import announcement, passes
@@ -85,24 +85,18 @@ def test_a_dry_run_ends_there(make_trainer, tmp_path, caplog):
     assert not (tmp_path / "out" / "_base").exists()
 
 
-def wide_bert():
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 60}
-    return BertForSequenceClassification(BertConfig(hidden_size=64, **sizes))
-
-
 @pytest.mark.parametrize(
-    ("model", "labels", "method"),
+    ("model", "method"),
     [
-        (wide_bert, ("labels",), "one_purpose"),
-        (wide_bert, (), "mlac_fast"),
-        (tiny_model, ("labels",), "mlac_fast"),
-        (lambda: tiny_model("resnet"), ("labels",), "mlac_fast"),
-        (lambda: tiny_model("gpt2").base_model, (), "general"),
-        (lambda: AutoModel.from_config(wide_bert().config), (), "general"),
+        (tiny_model, "pool"),
+        (lambda: tiny_model("resnet"), "pool"),
+        (lambda: tiny_model("vit").base_model, "pool"),
+        (lambda: tiny_model("gpt2").base_model, "general"),
+        (lambda: AutoModel.from_config(tiny_model().config), "general"),
     ],
 )
-def test_the_default_method_fits_the_kind_of_model(model, labels, method):
-    assert default_method(model(), toy_rows(4, seed=1, columns=labels)) == method
+def test_the_default_method_fits_the_kind_of_model(model, method):
+    assert default_method(model()) == method
 
 
 def test_arguments_serve_for_two_trainers(make_trainer, tmp_path):
