@@ -17,9 +17,8 @@ MEASURED = {  # what a committed table says of it; the others are not measured
     "general": WITHDRAWN,
     "one_purpose": WITHDRAWN,
     "mlac_fast": "on MiniLM nothing beyond training on the desired task ([lab book](evidence/cards.md))",
-    "pool": "small networks and a small vision transformer, with rates of their own: fine-tuning is held near the level "
-    "of scratch, on real digits too; on pretrained language encoders no effect has been shown "
-    "([study](evidence/pool.md))",
+    "pool": "small networks and a small vision transformer, with other rates: fine-tuning ends near what scratch "
+    "reaches, on real digits too; on pretrained language encoders no effect has been shown ([study](evidence/pool.md))",
     "relearn": "two layers of MiniLM: what the base knows is forgotten, the desired task is not "
     "([lab book](evidence/relearned.md))",
 }
