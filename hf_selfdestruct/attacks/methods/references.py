@@ -19,6 +19,7 @@ from ..attack import Attack, Outcome, Trial
 from ..data import AttackData, Split
 from ..metrics import scores
 from .fine_tuning import FullFineTuning
+from .pair_knowledge import Likeness, reader
 from .pair_words import Overlap, of_pairs, two_texts
 from .probes import fitted, spread
 
@@ -33,27 +34,35 @@ class RawInput(Attack):
     on the TF-IDF of tokens and pairs of neighbours, of pixels standardised), the same on simpler features (``plain``;
     the TF-IDF of tokens alone, pixels as they are) and ``naive Bayes`` (complement naive Bayes on which tokens occur,
     Gaussian on pixels), which needs fewer examples. Of pairs of texts the regressions read what their words share, see
-    :class:`.pair_words.Overlap`.
+    :class:`.pair_words.Overlap`, and two
+    more read what anybody knows of English, see :class:`.pair_knowledge.Likeness`.
 
     Args:
+        pairs: Whether rows are pairs of texts.
         strengths: Inverse regularisation or smoothing.
         name: Its name in the report.
     """
 
     strengths: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
     name: str = "raw input"
+    pairs: bool = False
     assumes = "labelled examples of the blocked task, and no weights at all"
     refits = True
 
     def space(self) -> list[dict[str, Any]]:  # noqa: D102
-        return [{"classifier": name, "strength": value} for name in RAW_CLASSIFIERS for value in self.strengths]
+        names = (*RAW_CLASSIFIERS, *(KNOWING_CLASSIFIERS if self.pairs else ()))
+        return [{"classifier": name, "strength": value} for name in names for value in self.strengths]
 
     def run(self, trial: Trial) -> Outcome:  # noqa: D102
         data = trial.data
         few = trial.rows()
-        kind = "pairs" if of_pairs(few) else "tokens" if "input_ids" in few.features[0] else "pixels"
-        made = RAW_CLASSIFIERS[trial.settings["classifier"]][kind](trial.settings["strength"])
-        return classified(fitted(make_pipeline(*made), raw_input(few), few.labels), data, raw_input)
+        name, strength = trial.settings["classifier"], trial.settings["strength"]
+        if name in KNOWING_CLASSIFIERS:
+            made, read = KNOWING_CLASSIFIERS[name](strength), reader(data)
+        else:
+            kind = "pairs" if of_pairs(few) else "tokens" if "input_ids" in few.features[0] else "pixels"
+            made, read = RAW_CLASSIFIERS[name][kind](strength), raw_input
+        return classified(fitted(make_pipeline(*made), read(few), few.labels), data, read)
 
 
 def classified(probe: Any, data: AttackData, read: Callable[[Split], Any], **known: Any) -> Outcome:
@@ -124,6 +133,13 @@ RAW_CLASSIFIERS: dict[str, dict[str, Callable[[float], tuple[Any, ...]]]] = {
         "tokens": lambda c: (CountVectorizer(analyzer=single_words, binary=True), ComplementNB(alpha=1 / c)),
         "pixels": lambda c: (StandardScaler(), GaussianNB(var_smoothing=0.1 / c)),
     },
+}
+
+
+# Of pairs of texts alone, likewise: of one number for a few examples, and of many.
+KNOWING_CLASSIFIERS: dict[str, Callable[[float], tuple[Any, ...]]] = {
+    "likeness": lambda c: (Likeness(summed=True), LogisticRegression(C=c / 100, class_weight="balanced")),
+    "kinds of likeness": lambda c: (Likeness(), StandardScaler(), _regression(c / 100)),
 }
 
 

@@ -128,7 +128,8 @@ def planned(report: AttackReport, suite: AttackList) -> Iterator[Planned]:
             continue
         budgets = sorted({n for _, n in union} or {rows})
         for n in budgets:
-            yield from _with_refit(Planned(task, RawInput(), "raw", n, suite.repeats(n)), facts, suite)
+            raw = RawInput(pairs=facts.pairs)
+            yield from _with_refit(Planned(task, raw, "raw", n, suite.repeats(n)), facts, suite)
         if suite.more:
             yield Planned(task, suite.more, "more", rows + facts.rows_in("train"), (0,))
         attacks = {attack.name: attack for attack, _ in union}

@@ -185,7 +185,7 @@ class Job:
     def _references(self, task: BlockedTask, data: AttackData) -> Iterator[Search]:
         rows = len(data.train.labels)
         raw = Target("raw", "")
-        attack: Attack = NGram() if NGram().fits(task.kind) else RawInput()
+        attack: Attack = NGram() if NGram().fits(task.kind) else RawInput(pairs=of_pairs(data.train))
         budgets = sorted({n for _, n in self.suite.plan(rows, self._has([data], *self.targets))} or {rows})
         for examples in budgets if attack.fits(task.kind) else ():
             study = self._study(task, attack, examples, raw)

@@ -44,7 +44,7 @@ RATES = (2e-5, 6e-5, 2e-4, 6e-4, 2e-3)
 
 SMOKE = AttackSuite(
     "smoke",
-    4,
+    5,
     (
         Entry(HeadOnly(), (20, 100, None)),
         Entry(HeadOnly(every_layer=True), MOST),
@@ -57,7 +57,7 @@ SMOKE = AttackSuite(
 )
 GLANCE = AttackSuite(
     "glance",
-    6,
+    7,
     (
         Entry(LAYERS, MOST),
         Entry(PAIRS, MOST),
@@ -72,11 +72,11 @@ PROBED_FIRST = ProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), look
 PAIR_PROBED_FIRST = PairProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), looks=4, prune=True)
 SHORTER = ProbedFirst("probe, then shorter fine-tuning", learning_rates=RATES[2:4], steps=(160,), looks=4, prune=True)
 QUICK = AttackSuite(
-    "quick", 6, (*PROBES, Entry(PROBED_FIRST, MOST, refit=True), Entry(PAIR_PROBED_FIRST, MOST, refit=True))
+    "quick", 7, (*PROBES, Entry(PROBED_FIRST, MOST, refit=True), Entry(PAIR_PROBED_FIRST, MOST, refit=True))
 )
 DEFAULT = AttackSuite(
     "default",
-    8,
+    9,
     (
         *PROBES,
         Entry(SHORTER, (400,)),
@@ -91,7 +91,7 @@ DEFAULT = AttackSuite(
 )
 MLAC = AttackSuite(
     "mlac",
-    2,
+    3,
     (
         Entry(
             FullFineTuning(
@@ -127,7 +127,7 @@ MLAC = AttackSuite(
 )
 SOPHON = AttackSuite(
     "sophon",
-    2,
+    3,
     tuple(
         Entry(
             Tuning(
@@ -156,7 +156,7 @@ SOPHON = AttackSuite(
 )
 DURABILITY = AttackSuite(
     "durability",
-    3,
+    4,
     tuple(
         Entry(
             Tuning(
@@ -185,7 +185,7 @@ LONGER = FullFineTuning(
 )
 ADAPTIVE = AttackSuite(
     "adaptive",
-    9,
+    10,
     (
         Entry(LAYERS, MOST, refit=True),
         Entry(JOINED, MOST, refit=True),
@@ -212,7 +212,7 @@ ADAPTIVE = AttackSuite(
 )
 FULL = AttackSuite(
     "full",
-    7,
+    8,
     (
         *PROBES,
         Entry(
