@@ -2,8 +2,8 @@ r"""Attackers without weights on the pairs of one article, against what the card
 
     python model_cards/worth/raw_pairs.py lab-runs/same-article MODEL
 
-MODEL gives the tokenizer alone. Every choice is made on the attacker's rows; test rows are read once per line and number
-of examples. A few minutes on one core.
+MODEL gives the tokenizer alone. Every choice is made on the attacker's rows; test rows are read once per line and
+number of examples. About a minute on one free core.
 """
 
 import functools
@@ -34,6 +34,39 @@ TASK, COLUMNS, SEEDS = "same-article", ("text", "other"), tuple(range(10))
 EXAMPLES = {20: 10, 100: 10, 400: 5, 1001: 1}  # and how many draws of them
 REFITTED = 1430
 Scores = dict[int, list[float]]
+PAGE = """# Attackers without weights, on pairs of one article
+
+Do two sentences that share no word but common ones come from one article? An attacker from outside, with the rows of the
+card `wikibios-same-article` and without any weights, against the published worst case: the best of hardened, raw input
+and scratch that the card's suite (`quick`, version 6) found. Test accuracy ± its standard error (test rows and draws of
+examples), and in brackets what it adds to the published worst case. Settings are chosen on the 429 selection rows at the
+first draw, as the suite does; 1,430 examples are the training and the selection rows. Made by `worth/raw_pairs.py`.
+
+{table}
+
+The published worst case was too low at every number of examples. Nothing came of letters, of latent semantics of the
+attacker's own texts, or of trees: 1,430 rows are too few to learn what words mean. What counts is knowledge of English
+that anybody can write down. `attacks/methods/topics.txt` is such a list of words; it was written by hand, and lengthened
+once after a look at the commonest words of the attacker's texts, without labels.
+
+**Without a single label**, "more alike than the median of the attacker's rows" reaches {plain} on the test rows.
+
+## Where the rows themselves tell
+
+- The second sentence of a pair of one article stands later in its article than the first; that of a pair of two articles
+  may stand anywhere, also at the very start. Definitions ("... is a ..."), pronouns at the start and length tell the two
+  apart. "Form alone" lives on this and on tense and persons.
+- Each first sentence stands in two rows, and just one of the two is of one article; a second sentence that is the first
+  one of another row is never of the same article. Who has *all test rows at once* and knows this reaches {rows_alone}
+  without reading a word, {rows_alike} by taking the more alike of two rows, and {rows_both} with both. The suite answers
+  each row by itself, so that this is outside of what it measures.
+
+## What does not follow
+
+Hardened weights were never better than these words, so that this attacker takes nothing back that was blocked. But words
+tell far more than the card says: the base it was made from, with 0.698 at 100 and 0.775 at 1,430 examples, adds less to
+them than the 0.15 by which tasks were called worth blocking.
+"""
 
 
 @dataclass(frozen=True)
@@ -166,9 +199,8 @@ def page(lines: dict[str, Scores], plain: float, paired: tuple[float, float, flo
     table.append(f"| published worst case | {' | '.join(f'{worst[n]:.3f}' for n in columns)} |")
     for name, found in lines.items():
         table.append(f"| {name} | {' | '.join(_cell(found.get(n), worst[n], rows) for n in columns)} |")
-    text = (HERE / "worth" / "raw_pairs.template.md").read_text(encoding="utf-8")
     numbers = {"plain": plain, "rows_alone": paired[0], "rows_alike": paired[1], "rows_both": paired[2]}
-    return text.format(table="\n".join(table), **{name: f"{value:.3f}" for name, value in numbers.items()})
+    return PAGE.format(table="\n".join(table), **{name: f"{value:.3f}" for name, value in numbers.items()})
 
 
 def _cell(scores: list[float] | None, worst: float, rows: int) -> str:
