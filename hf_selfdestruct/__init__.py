@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from .hardening.config import HardeningConfig
     from .hardening.objective import HardeningObjective
     from .losses.base import BlockingLoss
-    from .losses.blocking import HeadAdjustedCrossEntropy, NegativeCrossEntropy, UniformKL
+    from .losses.blocking import HeadAdjustedCrossEntropy, UniformKL
     from .publish.card_details import CardDetails
     from .report.report import AttackReport
     from .tasks.blocked_task import BlockedTask
+    from .trainer.judge_callback import JudgeCallback
     from .trainer.mixin import SelfDestructMixin
     from .trainer.trainer import SelfDestructTrainer
     from .trainer.training_args import SelfDestructTrainingArguments
@@ -30,7 +31,7 @@ __all__ = [
     "HardeningConfig",
     "HardeningObjective",
     "HeadAdjustedCrossEntropy",
-    "NegativeCrossEntropy",
+    "JudgeCallback",
     "SelfDestructMixin",
     "SelfDestructTrainer",
     "SelfDestructTrainingArguments",
@@ -48,7 +49,7 @@ _ROOMS = {
     "HardeningConfig": "hardening.config",
     "HardeningObjective": "hardening.objective",
     "HeadAdjustedCrossEntropy": "losses.blocking",
-    "NegativeCrossEntropy": "losses.blocking",
+    "JudgeCallback": "trainer.judge_callback",
     "SelfDestructMixin": "trainer.mixin",
     "SelfDestructTrainer": "trainer.trainer",
     "SelfDestructTrainingArguments": "trainer.training_args",

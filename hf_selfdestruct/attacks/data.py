@@ -178,6 +178,46 @@ class AttackData:
             scored_on=scored_on,
         )
 
+    @classmethod
+    def unscored(
+        cls, task: BlockedTask, columns: Sequence[str], collate: Collate, *, examples: int | None = None
+    ) -> AttackData:
+        """The attacker's view while training runs: of the ``attack`` split alone, no row is read to be scored on.
+
+        Attacks score test rows in the end; one of the selection rows stands in for these, and its score means nothing.
+
+        Args:
+            task: A blocked task with ``attack`` (or ``validation``) rows.
+            columns: Columns the model accepts.
+            collate: Makes batches.
+            examples: Number of training rows; by default all.
+
+        Raises:
+            ValueError: The task has no rows for the attacker, or not so many.
+        """
+        check_attackable(task, splits=("attack",))
+        rows, chosen = task.attacker_rows(), task.selection_rows()
+        if examples is not None and not 1 <= examples <= len(rows):
+            raise ValueError(
+                f"blocked task {task.name!r}: the attacker has {len(rows)} training rows, 70 % of its 'attack' split; "
+                f"got examples={examples}."
+            )
+        rows = limited(rows, examples, task.name, "attack")
+        train, selection = (
+            Split(task.features("attack", part.tolist(), columns), task.labels("attack")[part])
+            for part in (rows, chosen)
+        )
+        return cls(
+            task=task.name,
+            num_labels=task.outputs,
+            train=train,
+            selection=selection,
+            test=selection.take([0]),
+            collate=collate,
+            kind=task.kind,
+            scored_on="attack",
+        )
+
     def few(self, examples: int, seed: int) -> list[int]:
         """Numbers of the ``examples`` training rows drawn by ``seed``: the same for every model attacked."""
         order = np.random.default_rng(seed_of(self.task, "few-shot", seed)).permutation(len(self.train.labels))
@@ -192,9 +232,9 @@ def limited(rows: np.ndarray, most: int | None, *key: Any) -> np.ndarray:
     return np.sort(rows[order[:most]])
 
 
-def check_attackable(task: BlockedTask) -> None:
+def check_attackable(task: BlockedTask, *, splits: Sequence[str] = ("attack", TEST)) -> None:
     """Refuse a task without rows for the attacker, or without any to test on."""
-    for split in ("attack", "test"):
+    for split in splits:
         if split not in task.splits():
             raise ValueError(f"blocked task {task.name!r} has no {split!r} split; give BlockedTask(..., {split}=...).")
 

@@ -75,7 +75,7 @@ def rehearse(trainer: HardeningTrainer, model: PreTrainedModel) -> None:
     """
     attacked = [task for task in trainer.blocked_tasks if {"attack", "test"} <= task.splits().keys()]
     classifies = heads.has_task_head(model)
-    with _left_alone(), torch.no_grad(), dropout(model, on=False), trainer.accelerator.autocast():
+    with left_alone(), torch.no_grad(), dropout(model, on=False), trainer.accelerator.autocast():
         for task in trainer.blocked_tasks:
             for split in task.splits():
                 batch = _batch(trainer, f"blocked task {task.name!r}", task.features(split, TWO, trainer.input_columns))
@@ -204,7 +204,7 @@ def _stored(config: PreTrainedConfig, kind: type[PreTrainedConfig]) -> PreTraine
 
 
 @contextmanager
-def _left_alone() -> Iterator[None]:
+def left_alone() -> Iterator[None]:
     """Every generator of random numbers is afterwards as it was: collators and transforms draw from all of them."""
     pythons, numpys = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []

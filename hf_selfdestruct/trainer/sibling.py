@@ -26,6 +26,7 @@ from ..files import weights_hash
 from ..tasks.blocked_task import fingerprint
 from .callbacks import OuterStepCallback, StopCallback
 from .ingredients import described, stored_names
+from .judge_callback import JudgeCallback
 from .recipe import recipe_of
 from .termination import Termination
 from .training_args import SelfDestructTrainingArguments
@@ -40,6 +41,8 @@ DECISIVE = (
     *("gradient_accumulation_steps", "label_smoothing_factor", "load_best_model_at_end", "neftune_noise_alpha"),
     *("bf16", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
 )
+# Callbacks that each trainer makes for itself.
+ANEW: tuple[Any, ...] = (*DEFAULT_CALLBACKS, PrinterCallback, DEFAULT_PROGRESS_CALLBACK)
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +157,7 @@ def _copied(trainer: HardeningTrainer, model: PreTrainedModel, args: SelfDestruc
     given = trainer.given_optimizer
     twin.optimizer, twin.lr_scheduler = None if given is None or given.refusal else given.over(model), None
     twin._created_lr_scheduler, twin.current_flos, twin._loggers_initialized = False, 0, False
-    anew = [type(one)() for one in trainer.callback_handler.callbacks if type(one) in _anew(trainer)]
+    anew = [type(one)() for one in trainer.callback_handler.callbacks if type(one) in ANEW]
     twin.callback_handler = CallbackHandler(anew, model, twin.processing_class, None, None)
     twin.prepare_hardening(model)
     for callback in _own_callbacks(trainer):
@@ -173,15 +176,11 @@ def _copied(trainer: HardeningTrainer, model: PreTrainedModel, args: SelfDestruc
     return twin
 
 
-def _anew(trainer: HardeningTrainer) -> list[type[TrainerCallback]]:
-    """Trainer's own callbacks, which each trainer makes for itself."""
-    reporting = get_reporting_integration_callbacks(trainer.args.report_to)
-    return [*DEFAULT_CALLBACKS, *reporting, PrinterCallback, DEFAULT_PROGRESS_CALLBACK]
-
-
 def _own_callbacks(trainer: HardeningTrainer) -> list[TrainerCallback]:
-    """The user's callbacks, but for early stopping: the sibling stops where the hardened model did."""
-    others = (*_anew(trainer), OuterStepCallback, Termination, StopCallback, EarlyStoppingCallback)
+    """The user's callbacks that weights may depend on, but for early stopping: it stops where the model did."""
+    reporting = get_reporting_integration_callbacks(trainer.args.report_to)  # the run on show is the model's
+    own = (OuterStepCallback, Termination, StopCallback, EarlyStoppingCallback, JudgeCallback)
+    others = (*ANEW, *reporting, *own)
     return [one for one in trainer.callback_handler.callbacks if not isinstance(one, others)]
 
 
