@@ -11,7 +11,8 @@ import torch
 from launched import hand_in, leave
 from toy_models import tiny_model, toy_rows, toy_task
 
-from hf_selfdestruct import Adversary, SelfDestructTrainer, SelfDestructTrainingArguments
+from hf_selfdestruct import Adversary, JudgeCallback, SelfDestructTrainer, SelfDestructTrainingArguments
+from hf_selfdestruct.attacks import HeadOnly
 from hf_selfdestruct.losses.keeping import EmbeddingDistillation
 
 ROWS, STEPS = 8, 10  # desired rows in a micro-batch of all processes together; outer steps
@@ -66,6 +67,8 @@ def trained(case: str, folder: Path) -> SelfDestructTrainer:
     trainer = SelfDestructTrainer(
         model, args, train_dataset=toy_rows(96, seed=4), blocked_tasks=[toy_task()], **options
     )
+    if case == LOCAL:
+        trainer.add_callback(JudgeCallback(trainer, every=STEPS, attack=HeadOnly(strengths=(0.1,)), examples=20))
     trainer.train()
     return trainer
 
@@ -81,11 +84,17 @@ def losses_of(trainer: SelfDestructTrainer) -> list[float]:
     return [line["blocking_loss"] for line in trainer.state.log_history if "blocking_loss" in line]
 
 
+def judged_of(trainer: SelfDestructTrainer) -> list[float]:
+    """The score of every reading of the judge."""
+    name = "judge/blocked/head_only"
+    return [line[name] for line in trainer.state.log_history if name in line]
+
+
 def main(folder: Path, *cases: str) -> None:
     """Train some cases and hand in what came of them."""
     for case in cases:
         trainer = trained(case, folder)
-        hand_in(folder, case, state_of(trainer), losses=losses_of(trainer))
+        hand_in(folder, case, state_of(trainer), losses=losses_of(trainer), judged=judged_of(trainer))
     leave()
 
 

@@ -42,6 +42,9 @@ def test_several_processes_give_what_one_gives(tmp_path, alone, processes, cases
         assert len(losses) == (STEPS // 2 if case == BARE else STEPS)
         if case == LOCAL:  # the adversaries differ, and so does what they teach: the others' likeness is no accident
             assert apart(together, state) > 1e-4
+            first, second = (rank["judged"] for rank in ranks)
+            assert len(first) == 2
+            assert first == second, "each process judges its copy, and they are the same"
             continue
         assert apart(together, state) < TOLERANCE.get(case, 1e-12), case
         torch.testing.assert_close(ranks[0]["losses"], losses, rtol=1e-6, atol=1e-8)

@@ -4,8 +4,11 @@ import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers.integrations import TensorBoardCallback
 
+from hf_selfdestruct import JudgeCallback
 from hf_selfdestruct.trainer.meters import Readings
+from hf_selfdestruct.trainer.sibling import sibling_of
 
 
 def test_means_since_the_last_time_only():
@@ -61,3 +64,7 @@ def test_tensorboard_gets_every_reading(make_trainer, tmp_path, monkeypatch):
     assert any(name.startswith("train/blocked_accuracy/step_") for name in names)
     logged = [line["blocking_loss"] for line in trainer.state.log_history if "blocking_loss" in line]
     assert [event.value for event in events.Scalars("train/blocking_loss")] == pytest.approx(logged)
+    trainer.add_callback(JudgeCallback(trainer))
+    reported = [TensorBoardCallback, JudgeCallback]
+    for one, there in ((trainer, True), (sibling_of(trainer, str(tmp_path / "out" / "_base")), False)):
+        assert [any(isinstance(c, k) for c in one.callback_handler.callbacks) for k in reported] == [there] * 2
