@@ -29,6 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a pool": {"meta_gradient": "first_order", "adversary": {"pool": 3, "horizon": 8}, "inner_steps": 2},
 }
 LOCAL = "each its own"
+JUDGED = "first order"
 CASES[LOCAL] = {"meta_gradient": "first_order", "adversary": {"scope": "local"}}
 MIXTURE = "a mixture, and rows to keep"
 BARE = "a bare trunk, blocked in every other step"  # its pooler has a gradient in every other step only
@@ -67,7 +68,7 @@ def trained(case: str, folder: Path) -> SelfDestructTrainer:
     trainer = SelfDestructTrainer(
         model, args, train_dataset=toy_rows(96, seed=4), blocked_tasks=[toy_task()], **options
     )
-    if case == LOCAL:
+    if case == JUDGED:
         trainer.add_callback(JudgeCallback(trainer, every=STEPS, attack=HeadOnly(strengths=(0.1,)), examples=20))
     trainer.train()
     return trainer

@@ -40,8 +40,8 @@ class JudgeCallback(TrainerCallback):
     - ``judge/<task>/<attack>/base`` and ``/scratch``: the same on the model before hardening and on random weights;
     - ``judge/seconds``: what the reading cost.
 
-    It is one attack at one seed: a curve to watch, no evidence. Several processes each judge a copy and never wait for
-    one another; the first one logs.
+    It is one attack at one seed: a curve to watch, no evidence. Of several processes the first judges, and the others
+    wait for it in their next step: choose an attack much shorter than ``ddp_timeout`` (30 minutes by default).
 
     Args:
         trainer: The trainer.
@@ -84,6 +84,8 @@ class JudgeCallback(TrainerCallback):
 
     def _judge(self, control: Any) -> None:
         trainer, start = self._trainer, time.perf_counter()
+        if not trainer.is_world_process_zero():
+            return  # no barrier: the next step is one
         model, base = trainer.plain_model(), trainer.folder / "_base"
         with left_alone(), tempfile.TemporaryDirectory() as folder:
             with narrowed(model, trainer.saved_types), quiet():

@@ -5,7 +5,7 @@ import torch
 from launched import TESTS, apart, handed_in, launch
 from toy_models import tiny_model, toy_rows, toy_task
 from toy_project import make_project
-from train_together import BARE, CASES, LOCAL, MIXTURE, STEPS, losses_of, state_of, trained
+from train_together import BARE, CASES, JUDGED, LOCAL, MIXTURE, STEPS, losses_of, state_of, trained
 
 from hf_selfdestruct import Adversary, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.adversaries.optimizers import NormalizedSGD
@@ -37,14 +37,12 @@ def test_several_processes_give_what_one_gives(tmp_path, alone, processes, cases
         together, ranks = handed_in(tmp_path, case, processes)
         assert [rank["world"] for rank in ranks] == [processes] * processes
         assert len({rank["digest"] for rank in ranks}) == 1, case  # bitwise
+        assert [len(rank["judged"]) for rank in ranks] == [2 * (case == JUDGED), *[0] * (processes - 1)]
         state, losses = alone[case]
         assert {*together} == {*state}
         assert len(losses) == (STEPS // 2 if case == BARE else STEPS)
         if case == LOCAL:  # the adversaries differ, and so does what they teach: the others' likeness is no accident
             assert apart(together, state) > 1e-4
-            first, second = (rank["judged"] for rank in ranks)
-            assert len(first) == 2
-            assert first == second, "each process judges its copy, and they are the same"
             continue
         assert apart(together, state) < TOLERANCE.get(case, 1e-12), case
         torch.testing.assert_close(ranks[0]["losses"], losses, rtol=1e-6, atol=1e-8)
