@@ -58,6 +58,7 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
 
     demo = command("demo", "harden and attack a small model on embedded data, in minutes on a CPU")
     demo.add_argument("--output-dir", default="demo-output", help="folder to write to; by default %(default)s")
+    demo.add_argument("--kind", default="text", help="kind of examples: text, vision; by default %(default)s")
     demo.add_argument("--model", help="Hub id or folder; by default two layers of the packaged all-MiniLM-L6-v2")
     demo.add_argument("--workers", type=int, help="processes that share the attacks; by default 2, on 2 or more cores")
 

