@@ -90,7 +90,7 @@ def _digits(folder: Path) -> dict[str, str]:
     data.mkdir(parents=True, exist_ok=True)
     for split, count in PAIRS.items():
         pairs(split, count).dataset().to_parquet(data / f"{split}.parquet")
-    return {"model": str(write_base(folder / "_digits_model", pairs("train", PAIRS["train"]))), "data": str(data)}
+    return {"model": str(write_base(folder / "_model", pairs("train", PAIRS["train"]))), "data": str(data)}
 
 
 def _first_layers(folder: Path) -> Path:

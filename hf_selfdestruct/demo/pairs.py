@@ -4,7 +4,7 @@ The pictures are scikit-learn's (``load_digits``: 1,797 of 8 x 8 pixels, by 43 p
 both show the same digit: pixels alone do not say it to a linear classifier, and a model that knows it has a head start.
 
 Example:
-    >>> pairs("train", 40).matches.sum()
+    >>> int(pairs("train", 40).matches.sum())
     20
 """
 

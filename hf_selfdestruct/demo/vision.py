@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from .pairs import DIGITS, MATCHES, Pairs
 
 HEIGHT, WIDTH = 8, 16
 STEPS, BATCH, RATE = 800, 64, 2e-3
+
+logger = logging.getLogger(__name__)
 
 
 def write_base(folder: Path, known: Pairs) -> Path:
@@ -26,6 +29,7 @@ def write_base(folder: Path, known: Pairs) -> Path:
     """
     if (folder / "config.json").is_file():
         return folder
+    logger.warning("training a base that knows both tasks")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = _trained(known)

@@ -46,7 +46,7 @@ training:
   save_total_limit: 1
   seed: 0
 
-# Suite of attacks: smoke, glance, quick, default, mlac, sophon, durability, adaptive or full;
+# Suite of attacks: smoke, small, glance, quick, default, mlac, sophon, durability, adaptive or full;
 # language or language_glance with data.kind: text.
 suite: default
 

@@ -67,6 +67,17 @@ GLANCE = AttackSuite(
     more=None,
     choosing=True,
 )
+# For small models with random weights at first, which take higher rates than pretrained ones.
+SMALL = AttackSuite(
+    "small",
+    1,
+    (
+        Entry(LAYERS, (100, None)),
+        Entry(FullFineTuning(learning_rates=(3e-4, 1e-3, 3e-3), steps=(300,), looks=3, prune=True), (100, None)),
+    ),
+    more=None,
+    null=False,
+)
 SEARCHED = FullFineTuning("full fine-tuning, searched", learning_rates=RATES[1:4], steps=(160,), looks=4, prune=True)
 PROBED_FIRST = ProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), looks=4, prune=True)
 PAIR_PROBED_FIRST = PairProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), looks=4, prune=True)
@@ -275,7 +286,7 @@ LANGUAGE_GLANCE = AttackSuite(
 SUITES = {
     suite.name: suite
     for suite in (
-        *(SMOKE, GLANCE, QUICK, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL),
+        *(SMOKE, SMALL, GLANCE, QUICK, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL),
         *(LANGUAGE, LANGUAGE_GLANCE),
     )
 }
