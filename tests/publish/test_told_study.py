@@ -1,7 +1,10 @@
 """Every figure that README.md states of the study of the pool is the one in its ledger, and so is its page."""
 
+import importlib
 import json
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
@@ -45,9 +48,28 @@ def test_figures_of_digits(monkeypatch):
     assert f"against the pool reaches {pool}, the undefended one {undefended}, scratch {scratch}." in README
 
 
-def test_the_page_of_the_pool_is_that_of_its_ledger(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from pool_report import tables
+def test_figures_of_pictures():
+    """By the first seed where there are several."""
+    lines = map(json.loads, (ROOT / "benchmarks" / "pictures.jsonl").read_text().splitlines())
+    found = {line["variant"]: line for line in lines if line["seed"] == 0}
+    names = ("undefended", "reset, K = 4", "pool of 1", "scratch", "relearned from random weights")
+    undefended, reset, pool, scratch, forgets = (f"{found[name]['blocked']['400']:.3f}" for name in names)
+    kept = [f"{found[name]['desired']:.3f}" for name in names if name != "scratch"]
+    assert f"{undefended} undefended, {reset} against adversaries that start anew, {pool} against one that" in README
+    assert f"{scratch} from scratch; vehicles {', '.join(kept[:3])}. Forgetting: animals {forgets}, vehicles" in README
+    assert f"vehicles {kept[3]}." in README
 
-    ledger, page = (ROOT / "benchmarks" / f"pool.{kind}" for kind in ("jsonl", "md"))
-    assert tables(map(json.loads, ledger.read_text().splitlines())) == page.read_text(encoding="utf-8")
+
+def test_figures_of_attackers_without_weights():
+    page = (ROOT / "model_cards" / "lab" / "raw_pairs.md").read_text(encoding="utf-8")
+    (line,) = (row for row in page.splitlines() if row.startswith("| raw input with"))
+    few, many = (line.split("|")[place].split()[0] for place in (3, 6))
+    assert f"reaches {few} with 100 and {many} with 1,430 examples by topics" in README
+
+
+@pytest.mark.parametrize(("name", "drawn"), [("pool", "tables"), ("pictures", "table")])
+def test_the_page_of_a_study_is_that_of_its_ledger(monkeypatch, name, drawn):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    page_of = getattr(importlib.import_module(f"{name}_report"), drawn)
+    ledger, page = (ROOT / "benchmarks" / f"{name}.{kind}" for kind in ("jsonl", "md"))
+    assert page_of(map(json.loads, ledger.read_text().splitlines())) == page.read_text(encoding="utf-8")
