@@ -36,7 +36,7 @@ CLOSED_FORMS = {  # edits of the model before training, and what they cost its u
     "keeping_erases": "The model was distilled from a copy of the original with the blocked tasks erased from its "
     "hidden states (LEACE).",
 }
-# The known limits of attack suites, one of which every card prints; the second for suites with what beat the others.
+# The known limits of attack suites, one of which every card prints, by what the suite's version contains.
 BEATEN = (
     "No evidence of blocking: an external attacker beat the attack suite behind this card. On the suite's "
     "own biographies, that attacker matched or beat the strongest attack at most budgets: with words alone (a "
@@ -48,13 +48,23 @@ BEATEN_BEFORE = (
     "have equal embeddings in published weights, and with fine-tuning that was tuned better. This suite contains such "
     "attacks; whether an external attacker beats it, too, is not known."
 )
-STRONGER = {"quick": 4, "default": 6, "adaptive": 7, "full": 5}  # suites, by the first version with such attacks
+BEATEN_ON_PAIRS = (
+    "An external attacker beat this version of the attack suite on pairs of sentences, without any weights: by topics, "
+    "tense and persons of English, and by how the second sentence begins. Where texts are English, what this report "
+    "states of attackers without weights is too low; later versions contain such attacks."
+)
+# Suites, by the first version with the attacks of the first attacker, and of the second one.
+STRONGER = {"quick": 4, "default": 6, "adaptive": 7, "full": 5}
+KNOWING = {"quick": 7, "default": 9, "adaptive": 10, "full": 8}
 
 
 def judge_limits(report: AttackReport) -> str:
     """What is known of attackers who were stronger than the suite of a report."""
     suite = report.suite
-    return BEATEN_BEFORE if suite.name in STRONGER and suite.version >= STRONGER[suite.name] else BEATEN
+    if suite.name not in STRONGER or suite.version < STRONGER[suite.name]:
+        return BEATEN
+    of_pairs = any(report.tasks[task].pairs for task in report.blocked())
+    return BEATEN_ON_PAIRS if of_pairs and suite.version < KNOWING[suite.name] else BEATEN_BEFORE
 
 
 def judged(report: AttackReport) -> str:

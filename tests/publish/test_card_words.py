@@ -12,7 +12,7 @@ from made_reports import ROLES, made_report, made_run
 
 from hf_selfdestruct.publish.card import render, render_folder
 from hf_selfdestruct.publish.card_details import CardDetails, Gate, ReleaseConsiderations
-from hf_selfdestruct.publish.evidence import BEATEN, BEATEN_BEFORE, judge_limits
+from hf_selfdestruct.publish.evidence import BEATEN, BEATEN_BEFORE, BEATEN_ON_PAIRS, judge_limits
 from hf_selfdestruct.report.report import AttackReport
 
 # YAML head
@@ -274,11 +274,20 @@ def test_the_hubs_task_is_what_the_model_is_for(config, tag):
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "words"),
-    [("quick", 3, BEATEN), ("quick", 4, BEATEN_BEFORE), ("glance", 99, BEATEN), ("of my own", 99, BEATEN)],
+    ("name", "version", "pairs", "words"),
+    [
+        *(("quick", version, False, words) for version, words in ((3, BEATEN), (4, BEATEN_BEFORE), (7, BEATEN_BEFORE))),
+        *(
+            ("quick", version, True, words)
+            for version, words in ((3, BEATEN), (6, BEATEN_ON_PAIRS), (7, BEATEN_BEFORE))
+        ),
+        *((name, 99, True, BEATEN) for name in ("glance", "of my own")),
+    ],
 )
-def test_a_card_states_what_is_known_of_stronger_attackers(name, version, words):
+def test_a_card_states_what_is_known_of_stronger_attackers(name, version, pairs, words):
     report = made_report()
-    report = dataclasses.replace(report, suite=dataclasses.replace(report.suite, name=name, version=version))
+    tasks = {task: dataclasses.replace(facts, pairs=pairs) for task, facts in report.tasks.items()}
+    suite = dataclasses.replace(report.suite, name=name, version=version)
+    report = dataclasses.replace(report, suite=suite, tasks=tasks)
     assert judge_limits(report) == words
     assert words in render(report, DETAILS)
