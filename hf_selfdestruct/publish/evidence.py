@@ -43,6 +43,11 @@ BEATEN = (
     "bag-of-words classifier, no weights), or with the groups of words that have equal embeddings in the published "
     "weights. Fine-tuning in this suite is under-tuned; later versions are stronger."
 )
+UNTRIED = (
+    "No evidence of blocking: no external attacker is known to have tried this attack suite, and one beat earlier "
+    "versions of larger ones: with words alone, with the groups of words that have equal embeddings in published "
+    "weights, and with fine-tuning that was tuned better."
+)
 BEATEN_BEFORE = (
     "An external attacker beat earlier versions of the attack suites: with words alone, with the groups of words that "
     "have equal embeddings in published weights, and with fine-tuning that was tuned better. This suite contains such "
@@ -61,7 +66,9 @@ KNOWING = {"quick": 7, "default": 9, "adaptive": 10, "full": 8}
 def judge_limits(report: AttackReport) -> str:
     """What is known of attackers who were stronger than the suite of a report."""
     suite = report.suite
-    if suite.name not in STRONGER or suite.version < STRONGER[suite.name]:
+    if suite.name not in STRONGER:
+        return UNTRIED
+    if suite.version < STRONGER[suite.name]:
         return BEATEN
     of_pairs = any(report.tasks[task].pairs for task in report.blocked())
     return BEATEN_ON_PAIRS if of_pairs and suite.version < KNOWING[suite.name] else BEATEN_BEFORE

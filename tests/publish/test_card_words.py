@@ -12,7 +12,7 @@ from made_reports import ROLES, made_report, made_run
 
 from hf_selfdestruct.publish.card import render, render_folder
 from hf_selfdestruct.publish.card_details import CardDetails, Gate, ReleaseConsiderations
-from hf_selfdestruct.publish.evidence import BEATEN, BEATEN_BEFORE, BEATEN_ON_PAIRS, judge_limits
+from hf_selfdestruct.publish.evidence import BEATEN, BEATEN_BEFORE, BEATEN_ON_PAIRS, UNTRIED, judge_limits
 from hf_selfdestruct.report.report import AttackReport
 
 # YAML head
@@ -281,7 +281,7 @@ def test_the_hubs_task_is_what_the_model_is_for(config, tag):
             ("quick", version, True, words)
             for version, words in ((3, BEATEN), (6, BEATEN_ON_PAIRS), (7, BEATEN_BEFORE))
         ),
-        *((name, 99, True, BEATEN) for name in ("glance", "of my own")),
+        *((name, 99, True, UNTRIED) for name in ("glance", "of my own")),
     ],
 )
 def test_a_card_states_what_is_known_of_stronger_attackers(name, version, pairs, words):

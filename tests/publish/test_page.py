@@ -152,7 +152,7 @@ def test_numbers_carry_judge_version_precision_and_sharding(recipe, said):
 def test_limits_and_doubts_are_there(text):
     doubts = ("gender: scratch is starved.", "gender: too few seeds.")
     doubted = page(made_report(checks=doubts, distances={"base": 1e-6})).text
-    for words in (*doubts, "it is no guarantee", "beat the attack suite behind this report", judged(made_report())):
+    for words in (*doubts, "it is no guarantee", "no external attacker is known to have tried", judged(made_report())):
         assert words in doubted
     assert "Not hardened. This model has the weights of the base model" in doubted
     assert "The suite raised no doubt" in Page(text).text
