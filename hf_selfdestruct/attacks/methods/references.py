@@ -34,13 +34,13 @@ class RawInput(Attack):
     on the TF-IDF of tokens and pairs of neighbours, of pixels standardised), the same on simpler features (``plain``;
     the TF-IDF of tokens alone, pixels as they are) and ``naive Bayes`` (complement naive Bayes on which tokens occur,
     Gaussian on pixels), which needs fewer examples. Of pairs of texts the regressions read what their words share, see
-    :class:`.pair_words.Overlap`, and two
-    more read what anybody knows of English, see :class:`.pair_knowledge.Likeness`.
+    :class:`.pair_words.Overlap`, and two more read what anybody knows of English, see
+    :class:`.pair_knowledge.Likeness`.
 
     Args:
-        pairs: Whether rows are pairs of texts.
         strengths: Inverse regularisation or smoothing.
         name: Its name in the report.
+        pairs: Whether rows are pairs of texts.
     """
 
     strengths: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
