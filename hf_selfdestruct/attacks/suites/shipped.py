@@ -259,10 +259,7 @@ LANGUAGE = AttackSuite(
     1,
     (
         *(
-            Entry(
-                FullFineTuning(f"full, {schedule}", learning_rates=OF_TEXTS, schedule=schedule, **LONG),
-                MOST,
-            )
+            Entry(FullFineTuning(f"full, {schedule}", learning_rates=OF_TEXTS, schedule=schedule, **LONG), MOST)
             for schedule in ("constant_with_warmup", "cosine")
         ),
         *(
