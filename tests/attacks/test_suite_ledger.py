@@ -1,6 +1,7 @@
 """What stands in the ledger is not run again, and nothing else is taken for it."""
 
 import dataclasses
+import pickle
 import shutil
 from collections import Counter
 
@@ -90,6 +91,16 @@ def test_siblings_on_the_hub_are_told_apart_by_name(folder, task_of):
         return [search.study for search in job.searches(job.data()) if search.target.role == "hardened"]
 
     assert study("someone/one") == study("someone/one") != study("someone/other")
+
+
+def test_another_process_names_the_same_searches_alike(targets, task_of):
+    """Else each would run all of them: a kind of task that was pickled is not the object that it was."""
+    tasks = [task_of(rows=40)]
+    both = (tasks, pickle.loads(pickle.dumps(tasks)))
+    jobs = [Job(suite_of(Counting({"a": 0.5})), targets, few, COLUMNS, collate) for few in both]
+    here, there = ([search.study for search in one.searches(one.data())] for one in jobs)
+    assert here == there
+    assert len({*here}) == len(here) > 1
 
 
 def test_scratch_of_another_architecture_is_run_anew(folder, task_of, attacked, storage, tmp_path):
