@@ -186,7 +186,8 @@ def test_both_leave_the_same_kinds_of_files(outputs) -> None:
     assert {"model.safetensors", "config.json", "tokenizer.json", "eval_results.json"} <= files["ordinary"]
     assert {"checkpoint-5/trainer_state.json", "checkpoint-10/optimizer.pt"} <= files["ordinary"]
     more = files["hardened"] - files["ordinary"]
-    names = ("selfdestruct_state.safetensors", "selfdestruct_checkpoint.json")
+    pool = "selfdestruct_pool-00001-of-00001.safetensors"
+    names = ("selfdestruct_state.safetensors", "selfdestruct_checkpoint.json", pool)
     own = {"_lock", *(f"checkpoint-{step}/{name}" for step in (5, 10) for name in names)}
     assert own <= more
     assert all(name.startswith("_base/") for name in more - own), more
