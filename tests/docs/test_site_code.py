@@ -71,7 +71,7 @@ def test_settings_are_accepted(code):
             SelfDestructTrainingArguments("unused", use_cpu=True, report_to="none", **given).filled("mlac")
 
 
-@pytest.mark.parametrize("method", ["one_purpose", "mlac"])
+@pytest.mark.parametrize("method", ["pool", "mlac"])
 def test_the_quick_start_names_the_cost_of_methods(method):
     assert f"{cost(method):.3g} with `{method}`" in (DOCS / "quickstart.md").read_text(encoding="utf-8")
 
