@@ -120,6 +120,7 @@ def attack_trainer(
         workers=workers,
         progress=trainer.is_world_process_zero() and not trainer.args.disable_tqdm,
     )
+    trainer.accelerator.wait_for_everyone()  # who still attacks would find that the folder's configuration changed
     if trainer.is_world_process_zero():
         models = report.models | {"hardened": dataclasses.replace(report.models["hardened"], unlike_plain=unlike)}
         report = doubted(report, desired=desired, recipe=recipe_of(trainer), models=models)

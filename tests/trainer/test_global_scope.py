@@ -53,7 +53,8 @@ def test_the_whole_job_from_the_command_line(tmp_path):
     config = make_project(tmp_path)
     words = ("harden", str(config), "--adversary.scope", "global")
     done = launch("hf_selfdestruct.cli", *words, processes=2, by="accelerate")
-    assert done.returncode == 0, done.stderr[-3000:]
+    own = [line for line in done.stderr.splitlines() if "hf-selfdestruct: error" in line]  # before what its peers say
+    assert done.returncode == 0, (own, done.stderr[-3000:])
     assert done.stdout.count("Strongest attack against strongest attack") == 1, "one process tells"
     recipe = AttackReport.load(tmp_path / "hardened" / "selfdestruct" / "report.json").recipe
     assert (recipe["processes"], recipe["adversary_scope"], recipe["sharded"]) == (2, "global", False)
