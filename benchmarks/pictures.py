@@ -137,13 +137,7 @@ def hardened(variant: Variant, seed: int, desired: Rows, blocked: Rows) -> LiteM
     for step in range(OUTER_STEPS):
         few = torch.randperm(len(desired[1]), generator=order)[:BATCH]
         batch = {model.main_input_name: desired[0][few], "labels": desired[1][few]}
-        total, _ = objective(model, batch, model(**batch).loss, step)
-        total.backward()
-        objective.before_optimizer_step()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        objective.after_optimizer_step()
-        optimizer.zero_grad()
+        pool.outer_step(objective, model, batch, optimizer, step)
     return model.eval()
 
 

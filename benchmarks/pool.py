@@ -127,14 +127,21 @@ def hardened(setting: Setting, start: Any, variant: Variant, seed: int) -> Any:
     for step in range(variant.steps):
         few, labels, _ = setting.rows(BATCH, 1_000_000 * (seed + 1) + step, "train")
         batch = {name: few, "labels": labels}
-        total, _ = objective(model, batch, model(**batch).loss, step)
-        total.backward()
-        objective.before_optimizer_step()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        objective.after_optimizer_step()
-        optimizer.zero_grad()
+        outer_step(objective, model, batch, optimizer, step)
     return model
+
+
+def outer_step(
+    objective: HardeningObjective, model: Any, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    """One step of the desired task on a batch, with what hardens beside it; gradients are clipped to 1."""
+    total, _ = objective(model, batch, model(**batch).loss, step)
+    total.backward()
+    objective.before_optimizer_step()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    objective.after_optimizer_step()
+    optimizer.zero_grad()
 
 
 @dataclass(frozen=True, eq=False)

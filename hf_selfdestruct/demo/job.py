@@ -88,9 +88,10 @@ def _digits(folder: Path) -> dict[str, str]:
     """Write the pairs of digits and the model that knows them."""
     data = folder / "_digits"
     data.mkdir(parents=True, exist_ok=True)
-    for split, count in PAIRS.items():
-        pairs(split, count).dataset().to_parquet(data / f"{split}.parquet")
-    return {"model": str(write_base(folder / "_model", pairs("train", PAIRS["train"]))), "data": str(data)}
+    drawn = {split: pairs(split, count) for split, count in PAIRS.items()}
+    for split, found in drawn.items():
+        found.dataset().to_parquet(data / f"{split}.parquet")
+    return {"model": str(write_base(folder / "_model", drawn["train"])), "data": str(data)}
 
 
 def _first_layers(folder: Path) -> Path:
