@@ -126,6 +126,7 @@ def evidence_of(report: AttackReport) -> dict[str, Any]:
             text.format(report.recipe[name]) for name, text in CLOSED_FORMS.items() if name in report.recipe
         ],
         "recipe": flat(report.recipe),
+        "attacked_by": {run.attack for run in report.runs if (run.role, run.status) == ("hardened", "ok")},
         "seconds": sum(run.seconds for run in report.runs),
         "seeds": _seeds(report),
         "judged": judged(report),

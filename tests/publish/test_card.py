@@ -171,3 +171,14 @@ def test_desired_quality_is_printed_or_not_measured():
     assert "accuracy undefended 0.8400, hardened 0.8125; loss undefended 0.4900, hardened 0.5100" in line
     assert "the desired task's test split" in line
     assert "\n- Desired task: not measured.\n" in section(render(made_report(desired={}), DETAILS), "Result")
+
+
+def test_the_points_of_proportional_evaluation_count_the_attacks_that_ran():
+    def modified(report):
+        return cells(next(line for line in render(report, DETAILS).splitlines() if line.startswith("| PE2")))[1].strip()
+
+    report = made_report()
+    ran = {run.attack for run in report.runs if run.role == "hardened" and run.status == "ok"}
+    assert modified(report).startswith(f"{len(ran)} attacks")
+    nobody = tuple(dataclasses.replace(r, status="failed") if r.role == "hardened" else r for r in report.runs)
+    assert modified(dataclasses.replace(report, runs=nobody)) == "not measured"
