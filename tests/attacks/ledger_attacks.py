@@ -1,10 +1,13 @@
-"""An attack whose results are given, that counts its calls and can fail or be killed; a claim held elsewhere."""
+"""An attack whose results are given, that counts its calls and can fail or be killed; one that two processes meet in."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import torch
 
@@ -46,6 +49,27 @@ class Counting(Attack):
         reached += trial.seed % 100 / 100
         test = self.test.get(choice, reached / 2)
         return Outcome(Scores(reached, reached, reached, 0.5), Scores(test, test, test, 0.5), steps=7)
+
+
+class Meeting(Attack):
+    """Waits until two processes have been at work on it: each leaves a file in a folder."""
+
+    name = "meeting"
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def space(self):
+        return [{}]
+
+    def run(self, trial):
+        Path(self.folder, str(os.getpid())).touch()
+        end = time.monotonic() + 300
+        while len(os.listdir(self.folder)) < 2:
+            if time.monotonic() > end:
+                raise TimeoutError("no other process came.")
+            time.sleep(0.05)
+        return Outcome(Scores(0.5, 0.5, 0.5, 0.5), Scores(0.5, 0.5, 0.5, 0.5), steps=1)
 
 
 @contextlib.contextmanager

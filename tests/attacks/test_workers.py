@@ -12,7 +12,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from ledger_attacks import Counting, held_elsewhere
+from ledger_attacks import Counting, Meeting, held_elsewhere
 
 from hf_selfdestruct.attacks import AttackSuite, Entry, Target
 from hf_selfdestruct.attacks.suites.ledger import Ledger
@@ -117,6 +117,23 @@ def test_workers_of_one_command_share_the_work(folder, alone, storage, tmp_path)
         names = [name for (name,) in base.execute("select study_name from studies")]
     assert not twice(storage)
     assert len({name.rpartition("/")[0] for name in names}) == len(names), "both name the same search alike"
+
+
+def test_workers_of_one_command_work_at_the_same_time(folder, storage, task_of, collate, tmp_path):
+    met = tmp_path / "met"
+    met.mkdir()
+    suite = AttackSuite("met", 1, (Entry(Meeting(met), (None,)),), seeds=1, few_seeds=0, more=None, null=False)
+    report = suite.run(
+        [Target("base", folder), Target("hardened", folder)],
+        [task_of(rows=40)],
+        columns=("input_ids", "attention_mask"),
+        collate=collate,
+        storage=storage,
+        workers=2,
+        progress=False,
+    )
+    assert [run.status for run in report.runs if run.attack == "meeting"] == ["ok", "ok"]
+    assert len([*met.iterdir()]) == 2
 
 
 def test_work_whose_holder_dies_later_is_taken_over(target, readable, storage):
