@@ -1,4 +1,4 @@
-"""An attack whose results are given, that counts its calls and can fail or be killed; one that two processes meet in."""
+"""An attack whose results are given, counts its calls, fails or is killed; another that two processes meet in."""
 
 from __future__ import annotations
 
