@@ -1,4 +1,4 @@
-"""An attack whose results are given, counts its calls, fails or is killed; another that two processes meet in."""
+"""Attacks of tests: one reaches what it is given, counts its calls, fails or is killed; in another, processes meet."""
 
 from __future__ import annotations
 
