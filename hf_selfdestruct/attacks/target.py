@@ -64,7 +64,7 @@ class Target:
     """A model under attack, loaded afresh from disk for every run.
 
     Args:
-        role: ``hardened``, ``undefended``, ``base`` or ``scratch``.
+        role: ``hardened``, ``undefended``, ``base``, ``filtered`` or ``scratch``.
         folder: A folder or Hub id that ``transformers`` can load.
         random: Keep only the architecture, with random weights (scratch).
         sibling: The undefended model's folder, for attacks that hold it.

@@ -130,6 +130,7 @@ def _attack(arguments: argparse.Namespace) -> int:
         arguments.model,
         undefended=arguments.undefended,
         base=arguments.base,
+        filtered=arguments.filtered,
         storage=arguments.storage or storage_at(output.with_suffix(".attacks.db")),
         workers=config.workers,
     )

@@ -75,6 +75,9 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
     attack.add_argument("model", metavar="MODEL", help="folder or Hub id")
     attack.add_argument("--config", required=True, metavar="CONFIG.yaml", help="YAML file: data and blocked tasks")
     attack.add_argument("--undefended", help="folder or Hub id of the undefended model, trained without blocking")
+    attack.add_argument(
+        "--filtered", help="folder or Hub id of a model trained as the base, but not on the blocked task"
+    )
     attack.add_argument("--base", help="model that MODEL was trained from; by default `model` of the configuration")
     attack.add_argument(
         "--suite",

@@ -42,6 +42,7 @@ class HardenConfig:
         card: Fields of ``CardDetails``.
         workers: Number of attack processes on this machine.
         control_tasks: Benign tasks that users should still be able to fine-tune to; attacked as a control.
+        filtered: Hub id or folder of a model trained as ``model`` was, but never on what is blocked; a reference.
 
     Raises:
         ValueError: A value is wrong, including those in ``training`` and ``card``.
@@ -55,6 +56,7 @@ class HardenConfig:
     card: dict[str, Any] = field(default_factory=dict)
     workers: int = 1
     control_tasks: tuple[TaskConfig, ...] = ()
+    filtered: str = ""
 
     def __post_init__(self) -> None:
         """Check every value, including those of the card and the training arguments."""
@@ -98,8 +100,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig
     Args:
         path: The file.
         overrides: Command-line arguments ``--name value`` (or ``--name=value``) for ``training``, ``suite``,
-            ``workers``, ``model`` or, as ``--data.name``, ``data``; ``--adversary.name`` and ``--method_options.name``
-            change one key within ``training``.
+            ``workers``, ``filtered``, ``model`` or, as ``--data.name``, ``data``; ``--adversary.name`` and
+            ``--method_options.name`` change one key within ``training``.
 
     Returns:
         The checked configuration.
@@ -183,7 +185,7 @@ def _made(kind: Any, raw: Any, where: str) -> Any:
 
 
 def _apply(top: dict[str, Any], overrides: Sequence[str], where: str) -> None:
-    """Apply ``--name value`` overrides: ``--model``, ``--suite``, ``--workers``, ``--data.NAME``, else training."""
+    """Apply ``--name value`` overrides of the file's own keys, of ``--data.NAME``, or else of training."""
     words = [part for word in overrides for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
         raise ValueError(f"write options as --name value; got {' '.join(overrides)}.")
@@ -191,6 +193,7 @@ def _apply(top: dict[str, Any], overrides: Sequence[str], where: str) -> None:
         "model",
         "suite",
         "workers",
+        "filtered",
         *(f"{section}.{f.name}" for section, kind in DOTTED.items() for f in dataclasses.fields(kind)),
         *_training_names(),
     ]
@@ -207,7 +210,7 @@ def _apply(top: dict[str, Any], overrides: Sequence[str], where: str) -> None:
         elif key == "workers":
             top[key] = _typed(value, name)
         else:
-            (top if key in ("model", "suite") else top["training"])[key] = value
+            (top if key in ("model", "suite", "filtered") else top["training"])[key] = value
 
 
 def _section(top: dict[str, Any], section: str, where: str) -> dict[str, Any]:

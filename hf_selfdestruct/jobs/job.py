@@ -19,6 +19,7 @@ from ..attacks.data import Collate, check_controls, in_batches
 from ..attacks.doubts import doubted
 from ..attacks.methods.general import desired_texts
 from ..models.distributed import working_in
+from ..report.attack_run import FILTERED
 from ..report.facts import DesiredFacts
 from ..report.report import AttackReport
 from ..tasks.blocked_task import BlockedTask
@@ -137,6 +138,10 @@ def harden(config: HardenConfig) -> AttackReport:
         check_the_same(config, args, goes_on=goes_on)
         processor = processor_of(config.model, config.data)
         refuse_quantized(config.model)
+        if config.filtered:
+            filtered = Target(FILTERED, config.filtered)
+            check_target(filtered)
+            check_alike([Target("hardened", config.model), filtered])
         data = _examples(config, processor)
         kept = load_kept(config.data, processor)
         controls = _tasks(config.control_tasks, config, data, processor)
@@ -145,6 +150,7 @@ def harden(config: HardenConfig) -> AttackReport:
         trainer = trained(config, data, processor, kept=kept, goes_on=goes_on)
         return trainer.attack(
             config.suite,
+            filtered=config.filtered or None,
             base=config.model,  # the initial model has a new head for every seed; all seeds share one base
             desired_dataset=data["test"],
             kept_dataset=kept["test"] if kept else None,
@@ -166,6 +172,7 @@ def attack(
     *,
     undefended: str | None = None,
     base: str | None = None,
+    filtered: str | None = None,
     storage: str | None = None,
     workers: int = 1,
     progress: bool = True,
@@ -177,6 +184,8 @@ def attack(
         model: Folder or Hub id of the hardened model.
         undefended: Folder or Hub id of the undefended model; by default it is not measured.
         base: Folder or Hub id of the base; by default ``config.model``.
+        filtered: Folder or Hub id of a model trained as the base was, but never on the blocked task; by default
+            ``config.filtered``, and where there is none, none is measured.
         storage: Optuna storage URL of the ledger.
         workers: Number of processes on this machine.
         progress: Whether to show a progress bar.
@@ -187,7 +196,12 @@ def attack(
     Raises:
         ValueError: A model or the storage cannot be used; all are checked before the first attack.
     """
-    folders = {"base": base or config.model, "undefended": undefended, "hardened": model}
+    folders = {
+        "base": base or config.model,
+        "undefended": undefended,
+        FILTERED: filtered or config.filtered,
+        "hardened": model,
+    }
     targets = [
         Target(role, folder, sibling=(undefended or "") if role == "hardened" else "")
         for role, folder in folders.items()

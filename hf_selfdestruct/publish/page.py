@@ -23,6 +23,7 @@ GIVES = {  # how the sentence that starts a task names each source of the attack
     "hardened": "this model",
     "undefended": "the undefended model",
     "base": "the base model",
+    "filtered": "a model that never saw the task",
     "scratch": "random weights",
 }
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-ROLES = ("base", "undefended", "hardened", "scratch")
+FILTERED = "filtered"  # trained as the base was, but never on the blocked task; attacked where there is one
+ROLES = ("base", "undefended", "hardened", FILTERED, "scratch")
 # References besides the models: scratch with other random weights, scratch with more data and steps, the raw input.
 REFERENCES = ("null", "more", "raw")
 NOT_MEASURED = "not measured"
@@ -63,7 +64,7 @@ class AttackRun:
     Attributes:
         task: Blocked task.
         attack: Name of the attack in the literature.
-        role: ``hardened``, ``undefended``, ``base``, ``scratch``, or one of :data:`REFERENCES`.
+        role: one of :data:`ROLES`, or one of :data:`REFERENCES`.
         examples: Number of blocked training examples.
         seed: Seed of subset, head and data order.
         settings: Hyper-parameters.

@@ -17,8 +17,14 @@ from .readings import scores_of
 from .record import Record
 from .recovery import looks, recovery, reference
 
-COLOURS = {"base": "#7f7f7f", "undefended": "#d55e00", "hardened": "#0072b2", "scratch": "#009e73"}
-MARKERS = {"base": "^", "undefended": "s", "hardened": "o", "scratch": "D"}
+COLOURS = {
+    "base": "#7f7f7f",
+    "undefended": "#d55e00",
+    "hardened": "#0072b2",
+    "filtered": "#cc79a7",
+    "scratch": "#009e73",
+}
+MARKERS = {"base": "^", "undefended": "s", "hardened": "o", "filtered": "v", "scratch": "D"}
 INK, GRID = "#444444", "#dddddd"
 STEPS = (0, *(digit * 10**power for power in range(1, 7) for digit in (1, 2, 5)))
 LONGEST = 34  # characters of an attack's name

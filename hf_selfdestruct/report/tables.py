@@ -10,7 +10,7 @@ from string import ascii_uppercase
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from .attack_run import NOT_MEASURED, Summary, cell
+from .attack_run import FILTERED, NOT_MEASURED, Summary, cell
 from .comparison import Difference, difference
 from .readings import reading_lines, scores_of
 from .record import Record
@@ -130,7 +130,22 @@ def reference_lines(report: Record, task: str) -> list[str]:
     known = [f"{words[role]} {cell(best[role])}" for role in words if role in best]
     facts = report.tasks[task]
     highest, refitted, general = _highest(report, task), _refitted(report, task), general_lines(report, task)
-    return [f"{facts.constant} {facts.majority:.3f}", *known, *highest, *refitted, *general]
+    return [
+        f"{facts.constant} {facts.majority:.3f}",
+        *known,
+        *highest,
+        *refitted,
+        *_from_filtered(report, task),
+        *general,
+    ]
+
+
+def _from_filtered(report: Record, task: str) -> list[str]:
+    """With how much more a hardened model leaves an attacker than one does that never saw the task."""
+    most = max(report.budgets(task), default=0)
+    if FILTERED not in report.models:
+        return []
+    return [f"hardened − filtered {_shown(difference(report, task, most, 'hardened', FILTERED))} ({most} examples)"]
 
 
 def desired_kept(report: Record) -> str:

@@ -26,6 +26,7 @@ from ..publish import manifest
 from ..publish.card import render_folder
 from ..publish.card_details import CardDetails
 from ..publish.earlier import has_evidence, holds, set_aside
+from ..report.attack_run import FILTERED
 from ..report.facts import DesiredFacts
 from ..report.plots import save_plots
 from ..report.report import AttackReport
@@ -54,6 +55,7 @@ def attack_trainer(
     *,
     undefended: str | Path | None = None,
     base: str | Path | None = None,
+    filtered: str | Path | None = None,
     desired_dataset: Dataset | None = None,
     kept_dataset: Dataset | None = None,
     card: CardDetails | Mapping[str, Any] | None = None,
@@ -74,6 +76,8 @@ def attack_trainer(
             model is the best of its checkpoints.
         base: Folder or Hub id of the model an attacker may start from; by default ``output_dir/_base``, which is where
             training started and so does the sibling.
+        filtered: Folder or Hub id of a model that was trained as the base was, but never on the blocked task: what
+            hardening can hope for, as a further reference.
         desired_dataset: Where desired quality is measured; by default the trainer's ``eval_dataset``.
         kept_dataset: Held-out unlabelled rows on which the models' general use is measured: how alike the hardened
             model and its sibling find them, beside the base (see :func:`similarity.rank_correlation`).
@@ -92,7 +96,7 @@ def attack_trainer(
             metrics by which nothing can be measured, or an optimizer that no sibling can have.
     """
     chosen = _suite(suite)
-    _check_folders(undefended=undefended, base=base)
+    _check_folders(undefended=undefended, base=base, filtered=filtered)
     details = card if isinstance(card, CardDetails) else CardDetails.from_dict(dict(card or {}))
     folder = trainer.folder
     started = folder / "_base"
@@ -109,7 +113,7 @@ def attack_trainer(
     with trainer.accelerator.main_process_first():
         Ledger(storage)  # one process makes the file, all others find it
     report = chosen.run(
-        _targets(base, str(sibling.folder), trainer),
+        _targets(base, str(sibling.folder), trainer, filtered),
         trainer.blocked_tasks,
         columns=trainer.input_columns,
         collate=trainer.blocked_collator,
@@ -224,13 +228,14 @@ def _rows_to_heal(trainer: HardeningTrainer) -> DesiredData | None:
     return DesiredData.of(trainer.train_dataset, trainer.eval_dataset, trainer.input_columns)
 
 
-def _targets(base: str, undefended: str, trainer: HardeningTrainer) -> list[Target]:
+def _targets(base: str, undefended: str, trainer: HardeningTrainer, filtered: str | Path | None = None) -> list[Target]:
     # A base that was given may name no padding token; rows are padded as for the trained model.
     padding = getattr(trainer.plain_model().config.get_text_config(), "pad_token_id", None)
     return [
         Target("base", base, padding=padding),
         Target("undefended", undefended, padding=padding),
         Target("hardened", str(trainer.folder), sibling=undefended, padding=padding),
+        *([Target(FILTERED, str(filtered), padding=padding)] if filtered else []),
         Target("scratch", base, random=True, padding=padding),
     ]
 

@@ -187,6 +187,7 @@ class SelfDestructMixin(HardeningTrainer):
         *,
         undefended: str | None = None,
         base: str | None = None,
+        filtered: str | None = None,
         desired_dataset: Dataset | None = None,
         kept_dataset: Dataset | None = None,
         card: Mapping[str, Any] | CardDetails | None = None,
@@ -203,6 +204,7 @@ class SelfDestructMixin(HardeningTrainer):
             suite: Name of a suite (``smoke``, ``default``, ``adaptive``, ``full``, ...), or one of your own.
             undefended: Folder of the sibling; by default it is trained now.
             base: Folder or Hub id of the model an attacker may start from; by default where training started.
+            filtered: Folder or Hub id of a model trained as the base was, but never on the blocked task.
             desired_dataset: Where desired quality is measured; by default ``eval_dataset``.
             kept_dataset: Held-out unlabelled rows on which the models' general use is measured.
             card: The user's own words.
@@ -225,6 +227,7 @@ class SelfDestructMixin(HardeningTrainer):
                 suite,
                 undefended=undefended,
                 base=base,
+                filtered=filtered,
                 desired_dataset=desired_dataset,
                 kept_dataset=kept_dataset,
                 card=card,

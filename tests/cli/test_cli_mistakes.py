@@ -99,7 +99,7 @@ def test_attack_refuses_references_of_another_architecture(project, refused, tmp
     config.num_hidden_layers = 2
     BertForSequenceClassification(config).save_pretrained(other)
     options = ("--config", project, "--output", tmp_path / "report.json")
-    for reference in ("--undefended", "--base"):
+    for reference in ("--undefended", "--base", "--filtered"):
         line = refused("attack", project.parent / "model", *options, reference, other)
         assert "num_hidden_layers is 2" in line
         assert reference.removeprefix("--") in line

@@ -15,10 +15,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning
 from hf_selfdestruct.attacks.suites.shipped import SUITES
 from hf_selfdestruct.cli.__main__ import main
+from hf_selfdestruct.files import weights_hash
 from hf_selfdestruct.jobs.config import load_config
+from hf_selfdestruct.jobs.job import harden
 from hf_selfdestruct.jobs.sections import DataConfig
 from hf_selfdestruct.jobs.texts import load_texts
 from hf_selfdestruct.publish.manifest import problems
+from hf_selfdestruct.report.comparison import difference
 from hf_selfdestruct.report.report import AttackReport
 
 TUNING = FullFineTuning(learning_rates=(1e-3,), steps=(8,), looks=2)
@@ -45,6 +48,7 @@ training:
   report_to: none
   seed: 0
 suite: toy
+filtered: {folder}/filtered
 card:
   title: Toy language model
   license: mit
@@ -79,6 +83,7 @@ def project(tmp_path_factory) -> Path:
         sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
         config = LlamaConfig(vocab_size=len(tokenizer), **sizes, max_position_embeddings=32, pad_token_id=0)
         LlamaForCausalLM(config).save_pretrained(folder / "model")
+        LlamaForCausalLM(config).save_pretrained(folder / "filtered")
     (folder / "config.yaml").write_text(CONFIG.format(folder=folder), encoding="utf-8")
     return folder
 
@@ -92,21 +97,34 @@ def test_from_start_to_card(project):
     assert main(["harden", str(project / "config.yaml")]) == 0
     hardened = project / "hardened"
     report = AttackReport.load(hardened / "selfdestruct" / "report.json")
-    assert report.roles() == ["base", "undefended", "hardened", "scratch"]
+    assert report.roles() == ["base", "undefended", "hardened", "filtered", "scratch"]
     assert {run.status for run in report.runs} == {"ok"}
     assert report.tasks["novel"].score == "log-likelihood per token"
     assert all(run.test.extra["bits_per_byte"] > 0 for run in report.runs)
     assert all(len(run.general) == 3 for run in report.runs if run.role != "raw")
     assert {*report.desired.quality} == {"hardened", "undefended"}
+    assert report.sha256("filtered") == weights_hash(project / "filtered")
     assert report.recipe["method"] == "language"
     assert problems(hardened) == []
     card = (hardened / "README.md").read_text(encoding="utf-8")
     assert "Test log-likelihood per token of the attack that the selection split prefers" in card
     assert "general loss" in card
+    apart = difference(report, "novel", max(report.budgets("novel")), "hardened", "filtered")
+    assert f"hardened − filtered {apart.mean:+.3f}".replace("0.", ".") in card
+    assert "*filtered* was trained as the base was, but never on the blocked task" in " ".join(card.split())
     assert "reduces desired quality by at most 0.02 nats per token" in " ".join(card.split())
     model = LlamaForCausalLM.from_pretrained(hardened)
     start = LlamaForCausalLM.from_pretrained(project / "model").state_dict()
     assert not [name for name, weight in model.state_dict().items() if torch.equal(weight, start[name])]
+
+
+def test_a_filtered_model_of_another_shape_is_refused_before_training(project, tmp_path):
+    config = LlamaConfig.from_pretrained(project / "filtered")
+    config.num_hidden_layers = 3
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "other")
+    told = f"filtered model {tmp_path / 'other'}: num_hidden_layers is 3"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        harden(load_config(project / "config.yaml", ["--filtered", str(tmp_path / "other")]))
 
 
 def test_attack_measures_any_language_model(project, tmp_path):
@@ -114,6 +132,7 @@ def test_attack_measures_any_language_model(project, tmp_path):
     words = ["attack", str(project / "model"), "--config", str(project / "config.yaml"), "--output", str(output)]
     assert main(words) == 0
     raw = json.loads(output.read_text(encoding="utf-8"))
+    assert {*raw["desired"]["quality"]} == {"hardened", "filtered"}
     assert raw["desired"]["quality"]["hardened"]["loss"] > 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...report.attack_run import ROLES, AttackRun
+from ...report.attack_run import FILTERED, ROLES, AttackRun
 from ...report.contributions import METRICS, contributions
 from ...report.facts import TaskFacts
 from ...report.packing import unpacked, unpacked_labels
@@ -182,7 +182,7 @@ def _facts(report: AttackReport, suite: AttackList) -> Iterator[str]:
 
 
 def _models(report: AttackReport) -> Iterator[str]:
-    if missing := [role for role in ROLES if role not in report.models]:
+    if missing := [role for role in ROLES if role not in (*report.models, FILTERED)]:
         yield f"models: {' and '.join(missing)} not attacked"
     hashes = {role: report.sha256(role) for role in ("base", "undefended", "hardened")}
     if not hashes["hardened"]:
