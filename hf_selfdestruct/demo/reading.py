@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..report.attack_run import FILTERED
 from ..report.comparison import Difference, difference
+from ..report.facts import TaskFacts
 from ..report.report import AttackReport
 
-MODELS = {"undefended": "the undefended one", "base": "the base", "scratch": "random weights (scratch)"}
+MODELS = {
+    "undefended": "the undefended one",
+    "base": "the base",
+    "filtered": "one that never saw the task (filtered)",
+    "scratch": "random weights (scratch)",
+}
 
 
 def last_words(report: AttackReport, folder: str | Path, *, command: str = "hf-selfdestruct") -> str:
@@ -40,27 +47,35 @@ def reading(report: AttackReport) -> str:
         report: A report of one blocked task.
     """
     task = report.blocked()[0]
+    facts = report.tasks[task]
     taken = {n: difference(report, task, n, "undefended", "hardened") for n in report.budgets(task)}
     certain = [n for n, one in taken.items() if one and one.low > 0]
     examples = max(certain or taken)
-    got = {role: f"{_score(report, task, examples, role)} from {name}" for role, name in MODELS.items()}
+    got = {
+        role: f"{_score(report, task, examples, role)} from {name}"
+        for role, name in MODELS.items()
+        if role in report.models or role != FILTERED
+    }
     first = (
-        f"An attacker with {examples} examples of the blocked task ({task}) gets "
+        f"An attacker with {examples} examples of the blocked task ({task}) "
+        f"{'is left with a loss in nats per token of' if facts.has_tokens else 'gets'} "
         f"{_score(report, task, examples, 'hardened')} from the hardened model, {got.pop('undefended')}, "
-        f"{' and '.join(got.values())}; the input alone gives {_score(report, task, examples, 'raw')}, and guessing "
-        f"{report.tasks[task].majority:.2f}."
+        f"{', '.join([*got.values()][:-1])} and {[*got.values()][-1]}; the input alone gives "
+        f"{_score(report, task, examples, 'raw')}, and guessing {_shown(facts, facts.majority)}."
     )
-    return f"{first}\n{_judgement(report, taken[examples], certain=bool(certain))}"
+    return f"{first}\n{_judgement(report, facts, taken[examples], certain=bool(certain))}"
 
 
-def _judgement(report: AttackReport, taken: Difference | None, *, certain: bool) -> str:
+def _judgement(report: AttackReport, facts: TaskFacts, taken: Difference | None, *, certain: bool) -> str:
+    metric = "loss" if facts.has_tokens else "accuracy"
     kept = " and ".join(
-        f"{report.desired.of(role).get('accuracy', float('nan')):.2f} ({role})" for role in ("hardened", "undefended")
+        f"{report.desired.of(role).get(metric, float('nan')):.2f} ({role})" for role in ("hardened", "undefended")
     )
-    desired = f"the desired task is predicted with {kept}"
+    desired = f"the desired {'text has a loss of' if facts.has_tokens else 'task is predicted with'} {kept}"
     if taken is None:
         return f"What hardening took was not measured; {desired}."
-    amount = f"{taken.mean:.2f} of accuracy (95 % interval {taken.low:.2f} to {taken.high:.2f})"
+    unit = "nats per token" if facts.has_tokens else "of accuracy"
+    amount = f"{taken.mean:.2f} {unit} (95 % interval {taken.low:.2f} to {taken.high:.2f})"
     if certain:
         return f"Hardening took {amount} from this attacker, while {desired}."
     return f"No effect of hardening is certain: it took {amount}, and {desired}."
@@ -68,4 +83,9 @@ def _judgement(report: AttackReport, taken: Difference | None, *, certain: bool)
 
 def _score(report: AttackReport, task: str, examples: int, role: str) -> str:
     best = report.strongest(task, examples, role)
-    return f"{best.mean:.2f}" if best else "an unmeasured score"
+    return _shown(report.tasks[task], best.mean) if best else "an unmeasured score"
+
+
+def _shown(facts: TaskFacts, score: float) -> str:
+    """A score of classes as it is, a log-likelihood as the loss that it is."""
+    return f"{-score if facts.has_tokens else score:.2f}"

@@ -22,7 +22,7 @@ def default_method(model: PreTrainedModel, tasks: Sequence[BlockedTask] = ()) ->
     """The method for a kind of model, where its user names none.
 
     ``pool`` for classifiers, which blocks most of what was measured, on images; ``general`` for bare encoders and
-    language models, which it keeps of general use; ``language``, not measured yet, where next tokens are blocked.
+    language models, which it keeps of general use; ``language``, a pool too, where next tokens are blocked.
 
     Args:
         model: The model to harden.

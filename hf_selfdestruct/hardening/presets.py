@@ -96,7 +96,8 @@ RELEARN: dict[str, Any] = {
     "method_options": {**MLAC_FAST["method_options"], "noise": 1.0},
 }
 
-# Ours, for language models; not measured yet.
+# Ours, for language models: an adversary that continues, as in "pool" below. Its rates are those of attackers; those
+# of a large model are lower.
 LANGUAGE: dict[str, Any] = {
     **MLAC_FAST,
     "blocking_loss": "entropy",  # as TAR's: bounded, and towards the uniform distribution
@@ -106,6 +107,12 @@ LANGUAGE: dict[str, Any] = {
         **MLAC_FAST["adversary"],
         "head": "keep",  # the published one: fine-tuning a language model adds no other
         "batch_size": 8,
+        "pool": 1,
+        "horizon": 200,
+    },
+    "method_options": {
+        **MLAC_FAST["method_options"],
+        "max_blocking_grad_norm": 0.5,  # without it the language goes, too
     },
 }
 

@@ -112,7 +112,7 @@ def _bytes(piece: str, space: str) -> int:
 
 def _ended(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     end = tokenizer.eos_token_id
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], *([] if end is None else [end])]
+    return [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], *([] if end is None else [end])]
 
 
 def _completed(

@@ -20,7 +20,9 @@ from hf_selfdestruct.attacks.doubts import DESTROYED, destroyed
 from hf_selfdestruct.attacks.methods.general import desired_texts
 from hf_selfdestruct.attacks.methods.ngram import Counts, NGram
 from hf_selfdestruct.attacks.target import Target
+from hf_selfdestruct.demo.reading import reading
 from hf_selfdestruct.report.comparison import difference
+from hf_selfdestruct.report.facts import DesiredFacts
 from hf_selfdestruct.report.recovery import recovery
 from hf_selfdestruct.report.report import AttackReport
 from hf_selfdestruct.report.token_rows import (
@@ -106,6 +108,19 @@ def test_the_general_loss_stands_beside_every_look(report):
     assert {run.general[0] == before[run.role] for run in tuned} == {True}
     assert before["hardened"] < before["base"] - 1
     assert all(run.general[0] + run.desired_drop in map(pytest.approx, run.general[1:]) for run in tuned)
+
+
+def test_the_demo_reads_losses(report):
+    """Its model is destroyed, so that its sentence is about losses alone."""
+    facts = report.tasks["sevens"]
+    desired = DesiredFacts("", {"hardened": {"loss": 1.25}, "undefended": {"loss": 1.5}})
+    first, second = reading(dataclasses.replace(report, desired=desired)).splitlines()
+    roles = ("hardened", "undefended", "base", "scratch", "raw")
+    losses = [f"{-report.strongest('sevens', 42, role).mean:.2f}" for role in roles]
+    assert re.findall(r"\d+\.\d\d", first) == [*losses, f"{-facts.majority:.2f}"]
+    assert "loss in nats per token" in first
+    assert "nats per token (95 % interval" in second
+    assert second.endswith("the desired text has a loss of 1.25 (hardened) and 1.50 (undefended).")
 
 
 def test_a_destroyed_model_is_called_destroyed(report):

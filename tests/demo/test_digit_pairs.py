@@ -114,7 +114,7 @@ def test_the_vision_demo_is_ready_to_train(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "model", "line"),
     [
-        ("audio", None, "--kind audio is not a demo: choose text or vision"),
+        ("audio", None, "--kind audio is not a demo: choose text, vision, language"),
         ("vision", "x", "--model x: the vision demo"),
     ],
 )
