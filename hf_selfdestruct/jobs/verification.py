@@ -75,7 +75,7 @@ def verify(
     """Check a hardened folder or repository against its manifest, its suite's plan and, with a key, its signature.
 
     Args:
-        source: A folder, or ``owner/name`` of a repository, see :func:`found_at`.
+        source: A folder, or ``owner/name`` of a repository, see :func:`repository_of`.
         revision: Branch, tag or commit of the repository; by default main.
         public_key: Key (PEM) to check the signature with; files that training leaves beside a model are then
             problems.
@@ -117,27 +117,41 @@ def found_at(source: str, revision: str | None = None) -> tuple[Path, str]:
     """Find a folder, or fetch a repository from the Hub; return the folder and the commit of a repository.
 
     Args:
-        source: ``hf://owner/name`` is a repository. ``owner/name`` is one too, but ambiguous, and refused, if a folder
-            of that name exists. Anything else is a folder.
+        source: See :func:`repository_of`.
         revision: Branch, tag or commit of a repository.
 
     Raises:
         ValueError: The folder does not exist, ``source`` is ambiguous, or a revision is given for a folder.
         ConnectionError: The Hub cannot be reached, or refuses.
     """
-    name, path = source.removeprefix(HUB), Path(source)
-    is_name, is_folder = bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name)), path.is_dir()
-    if source.startswith(HUB) and not is_name:
+    if name := repository_of(source):
+        folder = fetched(name, revision=revision)
+        return folder, folder.name
+    if revision:
+        raise ValueError(f"{source} is a folder, and --revision applies only to a repository: remove it.")
+    return Path(source), ""
+
+
+def repository_of(source: str) -> str:
+    """Return the name of the repository that ``source`` names; empty if it names a folder.
+
+    Args:
+        source: ``hf://owner/name`` is a repository. ``owner/name`` is one too, but ambiguous, and refused, if a folder
+            of that name exists. Anything else is a folder.
+
+    Raises:
+        ValueError: The folder does not exist, or ``source`` is ambiguous.
+    """
+    name = source.removeprefix(HUB)
+    is_name = bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name))
+    if name != source and not is_name:
         raise ValueError(f"{source} is not a repository; write {HUB}owner/name.")
-    if name == source and is_folder and is_name:
+    if name != source:
+        return name
+    if is_name and Path(source).is_dir():
         raise ValueError(
             f"{source} is a local folder, but could also be a model on the Hub: write ./{source} or {HUB}{source}."
         )
-    if name == source and is_folder:
-        if revision:
-            raise ValueError(f"{source} is a folder, and --revision applies only to a repository: remove it.")
-        return path, ""
-    if not is_name:
+    if not is_name and not Path(source).is_dir():
         raise ValueError(f"no folder {source}; for a model on the Hub, write owner/name.")
-    folder = fetched(name, revision=revision)
-    return folder, folder.name
+    return name if is_name else ""
