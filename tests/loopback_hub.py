@@ -263,7 +263,7 @@ class Handler(BaseHTTPRequestHandler):
         commits = repo.commits(revision)
         if not commits:
             return self.missing("RevisionNotFound")
-        siblings = [{"rfilename": path} for path in sorted(repo.files(revision))]
+        siblings = [{"rfilename": path, "size": len(held)} for path, held in sorted(repo.files(revision).items())]
         facts = {
             "id": name,
             "modelId": name,

@@ -19,10 +19,11 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo
 
 from ..files import printable, reason
+from ..report.report import MOST_BYTES
 from .card import details_of
 from .card_details import GATES
-from .layout import MODULES, is_left_by_download, is_published
-from .manifest import LEFT_BY_TRAINER, MANIFEST, SIGNATURE, read_manifest, suspects
+from .layout import CARD, MODULES, is_left_by_download, is_published
+from .manifest import LEFT_BY_TRAINER, MANIFEST, REPORT, SIGNATURE, read_manifest, suspects
 from .staging import plan_of, staged, staged_files
 
 FRESH = (".gitattributes", "README.md")  # files that the Hub creates in a new repository
@@ -134,6 +135,33 @@ def fetched(repo_id: str, *, revision: str | None = None, token: str | None = No
         raise ValueError(f"{repo_id} contains {others[0]}, which its manifest does not list; refused.")
     with asked():
         return Path(api.snapshot_download(repo_id, revision=held.sha, allow_patterns=sorted(listed)))
+
+
+def fetched_evidence(repo_id: str) -> Path:
+    """Fetch the report and the publisher's details of a published hardened folder, and no weights.
+
+    Nothing is verified: the manifest and the files that it lists are not fetched.
+
+    Returns:
+        The folder, named by the commit.
+
+    Raises:
+        ValueError: The repository has no report, or one of the two files is too large to be read.
+        ConnectionError: The Hub cannot be reached, or refuses.
+    """
+    api = HfApi()
+    asked = partial(_one_line, repo_id, "open it", "nothing was opened")
+    with asked():
+        held = api.model_info(repo_id, files_metadata=True)
+    sizes = {s.rfilename: s.size for s in held.siblings or ()}
+    if REPORT not in sizes:
+        raise ValueError(f"{repo_id} has no {REPORT}: it is not a published hardened model.")
+    wanted = [name for name in (REPORT, CARD) if name in sizes]
+    for name in wanted:
+        if (size := sizes[name]) is None or size > MOST_BYTES:
+            raise ValueError(f"{repo_id}: {name} has {size} bytes; the limit is {MOST_BYTES}.")
+    with asked():
+        return Path(api.snapshot_download(repo_id, revision=held.sha, allow_patterns=wanted))
 
 
 def blobs_of(folder: Path) -> Path:
