@@ -220,10 +220,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     return _rerun(found.folder, arguments) if arguments.rerun else 0
 
 
-def _folder(source: str) -> Path:
-    from ..jobs.verification import found_at
+def _view(arguments: argparse.Namespace) -> int:
+    from ..jobs.viewer import serve
 
-    return found_at(source)[0]
+    serve([arguments.source, *filter(None, [arguments.other])], arguments.port, _show)
+    return 0
 
 
 def _rerun(folder: Path, arguments: argparse.Namespace) -> int:
@@ -266,8 +267,9 @@ def _answers(arguments: argparse.Namespace, labels: Sequence[str]) -> Answers:
     if arguments.send_token or arguments.timeout is not None:
         raise ValueError(f"--send-token and --timeout apply only to an endpoint URL; got {arguments.source}.")
     from ..jobs.fingerprint import folder_answers
+    from ..jobs.verification import found_at
 
-    return folder_answers(_folder(arguments.source), labels)
+    return folder_answers(found_at(arguments.source)[0], labels)
 
 
 def _show(text: str) -> None:
@@ -287,6 +289,7 @@ COMMANDS = {
     "card": _card,
     "push": _push,
     "verify": _verify,
+    "view": _view,
     "fingerprint": _fingerprint,
 }
 

@@ -97,6 +97,7 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
     card.add_argument("folder", metavar="DIR")
 
     _add_publishing(command)
+    _add_fingerprint(command)
     return parser
 
 
@@ -148,6 +149,13 @@ def _add_publishing(command: Callable[..., argparse.ArgumentParser]) -> None:
     verify.add_argument("--rerun-seed", metavar="SEED", type=int, help="seed of the draw; by default a random one")
     verify.add_argument("--config", metavar="CONFIG.yaml", help="file that names the data of the attacks")
 
+    view = command("view", "open one or two reports in a browser, and whether their folders verify")
+    view.add_argument("source", metavar="DIR_OR_REPO_ID", help="hardened folder, or one on the Hub; see verify --help")
+    view.add_argument("other", metavar="DIR_OR_REPO_ID", nargs="?", help="another one, shown beside the first")
+    view.add_argument("--port", type=int, help="port on 127.0.0.1; by default the first free one from 7860")
+
+
+def _add_fingerprint(command: Callable[..., argparse.ArgumentParser]) -> None:
     made = command("fingerprint", "check whether an endpoint serves the certified model")
     steps = made.add_subparsers(dest="step", required=True, metavar="make|check")
     make = steps.add_parser("make", help="record a classifier's answers to secret probes", allow_abbrev=False)

@@ -26,7 +26,7 @@ OF_HARDENING = {
     ("hardening/adversary_settings.py", "AdversarySettings"): AdversarySettings,
     ("hardening/method_options.py", "MethodOptions"): MethodOptions,
 }
-COMMANDS = ("demo", "init", "harden", "attack", "report", "card", "push", "verify")
+COMMANDS = ("demo", "init", "harden", "attack", "report", "card", "push", "verify", "view")
 
 
 pytestmark = pytest.mark.usefixtures("loudness")
