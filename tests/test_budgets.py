@@ -18,7 +18,7 @@ def functions(tree: ast.AST):
 # Budgets
 
 
-@pytest.mark.parametrize("folder", [NAME, "tests", "benchmarks", "examples", "model_cards", "docs"])
+@pytest.mark.parametrize("folder", [NAME, "tests", "benchmarks", "examples", "model_cards", "docs", "spaces"])
 def test_files_are_short(folder):
     lines = {file.name: len(file.read_text(encoding="utf-8").splitlines()) for file in (HERE / folder).rglob("*.py")}
     assert lines
