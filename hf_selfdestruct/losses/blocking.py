@@ -40,21 +40,31 @@ class UniformKL(BlockingLoss):
 
 @dataclass(frozen=True)
 class NegativeCrossEntropy(BlockingLoss):
-    """``log C - min(CE, log C)``: the plain adversarial loss, clamped at chance level. In [0, log C].
+    """``c - min(CE, c)``: the plain adversarial loss, clamped at a ceiling, by default chance level. In [0, c].
 
-    Provided to reproduce other methods: the clamp prevents divergence, but a model that flips labels has loss 0.
+    Of classes, it is provided to reproduce other methods: the clamp prevents divergence, but a model that flips labels
+    has loss 0. Of next tokens, a ceiling below chance asks for no more ignorance than a model has that never saw the
+    blocked text, and so leaves the language alone.
+
+    Args:
+        ceiling: In nats, above 0; by default ``log C``.
 
     Example:
         >>> NegativeCrossEntropy()(torch.tensor([[-9.0, 9.0]]), torch.tensor([0])).item()
         0.0
     """
 
+    ceiling: float | None = None
     citation = _MLAC
     kinds = CHOICES
 
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        super().__post_init__()
+        self._check(self.ceiling is None or 0 < self.ceiling < math.inf, "ceiling", "finite and above 0")
+
     def forward(self, view: View) -> Tensor:  # noqa: D102
-        logits, labels = view.counted()
-        return _below_chance(logits, labels)
+        return _below(self.ceiling, *view.counted())
 
 
 @dataclass(frozen=True)
@@ -181,23 +191,23 @@ class HeadAdjustedCrossEntropy(BlockingLoss):
             logits = logits / (logits.square().mean() + self.epsilon**2).sqrt()
         split = len(labels) < 2 * logits.shape[-1] ** 2 if self.split is None else self.split
         if not split:
-            return _below_chance(logits @ self._adjustment(logits.detach(), labels), labels)
+            return _below(None, logits @ self._adjustment(logits.detach(), labels), labels)
         fit = view.half()
         if fit.all():
             raise ValueError("HeadAdjustedCrossEntropy(split=True) needs at least one row to fit and one to score on")
         few = int(fit.sum()) < logits.shape[-1] ** 2
         adjustment = (first_adjustment if few else self._adjustment)(logits[fit], labels[fit])
         adjusted, labels = logits[~fit] @ adjustment, labels[~fit]
-        return _below_chance(best_scale(adjusted, labels) * adjusted, labels)
+        return _below(None, best_scale(adjusted, labels) * adjusted, labels)
 
     def _adjustment(self, logits: Tensor, labels: Tensor) -> Tensor:
         return best_adjustment(logits, labels, tolerance=self.tolerance, iterations=self.iterations)
 
 
-def _below_chance(logits: Tensor, labels: Tensor) -> Tensor:
-    """Compute ``log C - min(CE, log C)``, the margin of the cross-entropy below chance."""
-    chance = math.log(logits.shape[-1])
-    return chance - cross_entropy(logits, labels).clamp(max=chance)
+def _below(ceiling: float | None, logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute ``c - min(CE, c)``, the margin of the cross-entropy below a ceiling, by default chance level."""
+    most = math.log(logits.shape[-1]) if ceiling is None else ceiling
+    return most - cross_entropy(logits, labels).clamp(max=most)
 
 
 BLOCKING_LOSSES: dict[str, type[BlockingLoss]] = {

@@ -95,6 +95,8 @@ def test_values_by_hand() -> None:
         (CrossEntropy(), right, ce),
         (NegativeCrossEntropy(), right, math.log(2) - ce),
         (NegativeCrossEntropy(), wrong, 0.0),  # worse than chance counts as chance
+        (NegativeCrossEntropy(ceiling=2.0), right, 2.0 - ce),
+        (NegativeCrossEntropy(ceiling=0.1), right, 0.0),
         (InverseCrossEntropy(), right, -(math.log(0.2) + math.log(0.5)) / 2),
         (Entropy(), right, math.log(2) - entropy),
         (DenialOfService(), right, (math.log(0.8) ** 2 + math.log(0.2) ** 2 + 2 * math.log(0.5) ** 2) / 4),
@@ -102,6 +104,19 @@ def test_values_by_hand() -> None:
         (Collapse(target=1), right, -(math.log(0.2) + math.log(0.5)) / 2),
     ):
         assert loss(TWO, labels).item() == pytest.approx(expected, abs=1e-12), loss
+
+
+def test_a_loss_above_its_ceiling_is_pushed_no_further() -> None:
+    logits = TWO.clone().requires_grad_()
+    for ceiling, moves in ((2.0, True), (0.1, False)):
+        (gradient,) = torch.autograd.grad(NegativeCrossEntropy(ceiling=ceiling)(logits, torch.tensor([0, 1])), logits)
+        assert bool(gradient.any()) == moves
+
+
+@pytest.mark.parametrize("ceiling", [0.0, -1.0, math.inf, math.nan])
+def test_a_ceiling_that_is_none_is_refused(ceiling) -> None:
+    with pytest.raises(ValueError, match="ceiling must be finite and above 0"):
+        NegativeCrossEntropy(ceiling=ceiling)
 
 
 @pytest.mark.parametrize("classes", CLASSES)
