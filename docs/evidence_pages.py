@@ -23,6 +23,7 @@ PAGES = {
     "evidence/raw-pairs": "model_cards/lab/raw_pairs.md",
     "evidence/pool": "benchmarks/pool.md",
     "evidence/pictures": "benchmarks/pictures.md",
+    "evidence/language": "benchmarks/language.md",
     "evidence/meta-gradient": "benchmarks/meta_gradient.md",
     "evidence/memory": "benchmarks/memory_model.md",
     "evidence/precision": "benchmarks/precision.md",

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ..jobs.served import computing_with
 from ..tasks.texts import packed_rows
 
 WORDS, LENGTH = 1024, 64  # tokens of the vocabulary, and of a row
@@ -39,7 +40,9 @@ def write_models(folder: Path, desired: Sequence[str], blocked: Sequence[str]) -
             rows = torch.tensor(packed_rows(places[name], tokenizer, LENGTH)["input_ids"])
             unfinished = folder / f"{name}.unfinished"
             tokenizer.save_pretrained(unfinished)
-            _trained(rows).save_pretrained(unfinished)
+            with computing_with(1):
+                model = _trained(rows)
+            model.save_pretrained(unfinished)
             unfinished.rename(folder / name)
     return folder / "base", folder / "filtered"
 

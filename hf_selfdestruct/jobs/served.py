@@ -84,7 +84,7 @@ def served(
         most = min(LONGEST, getattr(config, "max_position_embeddings", LONGEST) - 2)  # RoBERTa's positions start at 2
         length = {"padding": "max_length" if pad else True, "max_length": most}
         inputs = [tokenizer(part, truncation=True, return_tensors="pt", **length) for part in _parts(probes, batch)]
-    with _threads(threads):
+    with computing_with(threads):
         logits = [model(**one).logits for one in inputs]
     names = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
     return torch.cat(logits).double().softmax(-1).numpy(), names
@@ -108,7 +108,8 @@ def _images(probes: Sequence[str]) -> list[Any]:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def computing_with(count: int) -> Iterator[None]:
+    """Compute with so many threads within: of small kernels, a second one waits more than it works."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

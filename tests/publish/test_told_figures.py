@@ -229,10 +229,11 @@ def test_figures_of_the_model_that_forgets():
     lines = (CARDS / "wikibios-same-article" / "README.md").read_text().splitlines()
     table = [re.split(r" *\| *", line)[1:-1] for line in lines if line.startswith("| same-article |")]
     rows = {row[1]: row for row in table if len(row) == 10}
-    for n in (100, 1430):
-        _, _, base, undefended, hardened, scratch, _, raw, add, _ = rows[str(n)]
-        add = html.unescape(add)
-        assert f"| {n:,} | {base} | {undefended} | {hardened} | {scratch} | {raw} | {add} |" in README
+    _, _, base, undefended, hardened, scratch, _, raw, add, _ = rows["1430"]
+    told = (
+        f"With 1,430 examples the base gives {base}, the undefended model {undefended}, the hardened one {hardened}, "
+    )
+    assert told + f"scratch {scratch}, the raw input {raw}; the hardened weights add {html.unescape(add)}." in README
     (kept,) = [line for line in lines if line.startswith("- Desired task: ")]
     undefended, hardened = map(float, re.search(r"accuracy undefended (0\.\d+), hardened (0\.\d+)", kept).groups())
     assert f"professions {hardened:.3f} instead of {undefended:.3f} (undefended" in README

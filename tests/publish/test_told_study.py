@@ -15,7 +15,6 @@ DIGITS = {
     "nothing, trained as long (undefended)": "undefended",
     "adversaries that start anew (K = 4)": "reset, K = 4",
     "adversaries that continue (pool of 8)": "pool of 8",
-    "the same, learning faster": "pool of 8, rates 1e-3 to 1e-2",
     "random weights (scratch)": "scratch",
 }
 
@@ -60,6 +59,21 @@ def test_figures_of_pictures():
     assert f"vehicles {kept[3]}." in README
 
 
+def test_figures_of_a_language_model():
+    """By the first seed where there are several."""
+    lines = map(json.loads, (ROOT / "benchmarks" / "language.jsonl").read_text().splitlines())
+    found = {line["variant"]: line for line in lines if line["seed"] == 0}
+    names = ("undefended", "reset, K = 4", "pool of 1", "filtered")
+    many, few = ([f"{found[name]['attacked'][n]['loss']:.3f}" for name in names] for n in ("1000", "100"))
+    desired = [f"{found[name]['general']:.3f}" for name in names]
+    undefended, reset, pool, filtered = many
+    for page in (README, " ".join((ROOT / "docs" / "methods.md").read_text(encoding="utf-8").split())):
+        assert f"{undefended} undefended, {reset} against adversaries that start anew, {pool} against one" in page
+        assert f"{filtered} for a model that never saw the novel; with 100 rows {few[0]}, {few[1]}, {few[2]}" in page
+        assert f"{few[3]}. The desired text" in page
+        assert all(value in page for value in desired)
+
+
 def test_figures_of_attackers_without_weights():
     page = (ROOT / "model_cards" / "lab" / "raw_pairs.md").read_text(encoding="utf-8")
     (line,) = (row for row in page.splitlines() if row.startswith("| raw input with"))
@@ -67,7 +81,7 @@ def test_figures_of_attackers_without_weights():
     assert f"reaches {few} with 100 and {many} with 1,430 examples by topics" in README
 
 
-@pytest.mark.parametrize(("name", "drawn"), [("pool", "tables"), ("pictures", "table")])
+@pytest.mark.parametrize(("name", "drawn"), [("pool", "tables"), ("pictures", "table"), ("language", "table")])
 def test_the_page_of_a_study_is_that_of_its_ledger(monkeypatch, name, drawn):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     page_of = getattr(importlib.import_module(f"{name}_report"), drawn)

@@ -272,10 +272,10 @@ LANGUAGE = AttackSuite(
 )
 LANGUAGE_GLANCE = AttackSuite(
     "language_glance",
-    1,
+    2,
     (
-        Entry(FullFineTuning(learning_rates=(1e-4, 3e-4, 1e-3), steps=(40,), looks=2), MOST),
-        Entry(Tuning("LoRA", trainable="lora", learning_rates=(3e-4, 1e-3, 5e-3), steps=(40,), looks=2), MOST),
+        Entry(FullFineTuning(learning_rates=(1e-4, 3e-4, 1e-3, 3e-3), steps=(60,), looks=3), MOST),
+        Entry(Tuning("LoRA", trainable="lora", learning_rates=(1e-3, 5e-3, 2e-2), steps=(60,), looks=3), MOST),
     ),
     limit=100,
     more=None,

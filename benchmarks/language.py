@@ -1,0 +1,155 @@
+"""Blocking a domain of text: a small Llama that knows a novel, hardened so that it stays hard to teach the novel again.
+
+    python benchmarks/language.py TEXTS
+
+TEXTS is a folder with the folders ``simplewiki_general`` and ``war_and_peace`` (``train``, ``validation`` and
+``test.parquet``, a column ``text``). Each line of ``language.jsonl`` is a model and its seed; what is there is not run
+again. The table is ``language.md``. Models before hardening are stored in the folder for temporary files.
+"""
+
+import copy
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pool
+import torch
+from datasets import Dataset
+from language_report import table
+from language_setting import BATCH, Texts, fresh, loss, pretrained, step_on, texts
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from hf_selfdestruct import BlockedTask, HardeningConfig, HardeningObjective
+from hf_selfdestruct.losses import BlockingLoss, NegativeCrossEntropy
+from hf_selfdestruct.tasks.language_modeling import LanguageModeling
+
+HERE = Path(__file__).parent
+OUTER_STEPS, FEW, LEARNING_RATE = 500, 8, 1e-3  # of hardening; rows of an inner step
+EXAMPLES = (100, 1000)
+LOOKS = range(40, 201, 40)  # steps of an attack
+RATES = (3e-4, 1e-3, 3e-3)
+SELECTED = 128  # rows to choose on
+SLOW: dict[str, Any] = {"learning_rate": {"low": 1e-4, "high": 1e-3}, "batch_size": FEW}
+FAST: dict[str, Any] = {"learning_rate": {"low": 3e-4, "high": 3e-3}, "batch_size": FEW}
+POOL = {"pool": 1, "horizon": 200}
+ALONE = {"pool": 0}
+
+
+def clipped(norm: float) -> dict[str, Any]:
+    """The setting that clips the blocking gradient."""
+    return {"method_options": {"max_blocking_grad_norm": norm}}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table.
+
+    Attributes:
+        start: ``base``, ``filtered`` (never saw the novel) or ``scratch``.
+        config: Settings of hardening that differ; ``{"blocking_weight": 0}``: the desired text alone is trained;
+            ``None``: nothing is.
+        losses: Blocking losses; by default the entropy of the predictions.
+    """
+
+    start: str
+    config: dict[str, Any] | None = None
+    losses: tuple[BlockingLoss, ...] | None = None
+
+
+CEILING = (NegativeCrossEntropy(ceiling=5.0),)  # nats per token, a little more than the filtered model's loss
+VARIANTS = {  # the most important first
+    "base": Variant("base"),
+    "filtered": Variant("filtered"),
+    "scratch": Variant("scratch"),
+    "undefended": Variant("base", {"blocking_weight": 0.0}),
+    "pool of 1": Variant("base", {"adversary": SLOW | POOL, **clipped(1.0)}, CEILING),
+    "reset, K = 4": Variant("base", {"adversary": SLOW | ALONE, **clipped(1.0)}, CEILING),
+    "pool of 1, entropy": Variant("base", {}),  # the preset as it is
+    "noise, relearned": Variant("base", {"blocking_weight": 0.0, "method_options": {"noise": 0.5}}),
+    "reset, K = 0": Variant("base", {"adversary": {**SLOW, **ALONE, "steps": 0}, **clipped(1.0)}, CEILING),
+    "pool of 1, faster": Variant("base", {"adversary": FAST | POOL, **clipped(1.0)}, CEILING),
+    "reset, K = 4, faster": Variant("base", {"adversary": FAST | ALONE, **clipped(1.0)}, CEILING),
+    "pool of 1, faster, entropy": Variant("base", {"adversary": FAST | POOL}),
+}
+
+
+def main(folder: str) -> None:
+    """Run what is not in the ledger yet, and write the table after each line."""
+    torch.set_num_threads(1)
+    ledger = HERE / "language.jsonl"
+    done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
+    data = texts(Path(folder))
+    for seed in range(3):
+        for name, variant in VARIANTS.items():
+            if any((line["variant"], line["seed"]) == (name, seed) for line in done):
+                continue
+            done.append({"variant": name, "seed": seed, **measured(variant, seed, data)})
+            with ledger.open("a") as file:
+                file.write(json.dumps(done[-1]) + "\n")
+            (HERE / "language.md").write_text(table(done), encoding="utf-8")
+
+
+def measured(variant: Variant, seed: int, data: Texts) -> dict[str, Any]:
+    """CPU seconds of hardening, losses before an attack, and after the best one, by number of rows."""
+    start = time.process_time()
+    model = hardened(variant, seed, data)
+    seconds = round(time.process_time() - start, 1)
+    found = {"seconds": seconds, "general": loss(model, data.general_test), "blocked": loss(model, data.test)}
+    return {**found, "attacked": {str(n): attacked(model, seed, n, data) for n in EXAMPLES}}
+
+
+def started(name: str, data: Texts, seed: int) -> LlamaForCausalLM:
+    """The model that hardening or an attack starts from."""
+    if name == "scratch":
+        return fresh(100 + seed)
+    rows = data.general if name == "filtered" else torch.cat([data.general, data.novel])
+    return pretrained(f"novel-{name}", rows)
+
+
+def hardened(variant: Variant, seed: int, data: Texts) -> LlamaForCausalLM:
+    """The model that a variant names, trained on the desired text while the novel is blocked, if it says so."""
+    model = started(variant.start, data, seed)
+    if variant.config is None:
+        return model.eval()
+    torch.manual_seed(seed)
+    task = BlockedTask("novel", train=dataset(data.novel), label_column="labels", kind=LanguageModeling())
+    config = HardeningConfig(method="language", seed=seed, **variant.config)
+    objective = HardeningObjective(model, config, [task], collate=pool.collate, batch_size=BATCH, losses=variant.losses)
+    objective.prepare(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / OUTER_STEPS)
+    order = torch.Generator().manual_seed(seed)
+    for step in range(OUTER_STEPS):
+        rows = data.general[torch.randperm(len(data.general), generator=order)[:BATCH]]
+        pool.outer_step(objective, model, {"input_ids": rows, "labels": rows}, optimizer, step)
+        schedule.step()
+    return model.eval()
+
+
+def dataset(rows: Tensor) -> Dataset:
+    """Rows as a blocked task takes them."""
+    return Dataset.from_dict({"input_ids": rows.tolist(), "labels": rows.tolist()})
+
+
+def attacked(model: LlamaForCausalLM, seed: int, examples: int, data: Texts) -> dict[str, float]:
+    """Losses after fine-tuning all weights to the novel; selection rows choose rate and step."""
+    rows, selection = data.attack[:examples], data.selection[:SELECTED]
+    best, found = loss(model, selection), {"rate": 0.0, "steps": 0, "state": model}
+    for rate in RATES:
+        torch.manual_seed(seed)
+        tried = copy.deepcopy(model).train()
+        optimizer = torch.optim.AdamW(tried.parameters(), lr=rate, weight_decay=0.0)
+        for step in range(1, max(LOOKS) + 1):
+            step_on(tried, rows[torch.randperm(len(rows))[:FEW]], optimizer)
+            if step in LOOKS and (chosen := loss(tried, selection)) < best:
+                best, found = chosen, {"rate": rate, "steps": step, "state": copy.deepcopy(tried)}
+    chosen = found.pop("state")
+    return {**found, "loss": loss(chosen, data.test), "general": loss(chosen, data.general_test)}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,134 @@
+"""The setting of ``language.py``: two texts, a tokenizer, a small Llama, and models trained on them."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from hf_selfdestruct.tasks.texts import packed_rows
+
+WORDS, LENGTH = 2048, 128
+KNOWN = 2800  # chunks of the novel that the base is trained on, and hardening has; the rest is an attacker's
+EPOCHS, BATCH, RATE, WARM_UP = 4, 16, 3e-3, 100
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Rows of tokens ``(rows, 128)``.
+
+    Attributes:
+        general: What is desired: Simple English Wikipedia.
+        general_test: Articles nobody trains on.
+        novel: What is blocked, as the base and hardening have it: the first part of War and Peace.
+        attack: What an attacker has: the next part.
+        selection: On which an attacker chooses.
+        test: The end of the novel, on which attacks are scored.
+        tokenizer: Byte-level BPE, trained on ``general`` and ``novel``.
+    """
+
+    general: Tensor
+    general_test: Tensor
+    novel: Tensor
+    attack: Tensor
+    selection: Tensor
+    test: Tensor
+    tokenizer: PreTrainedTokenizerFast
+
+
+def texts(folder: Path) -> Texts:
+    """Rows of the folders ``simplewiki_general`` and ``war_and_peace``."""
+    wiki, novel = (
+        {split: pd.read_parquet(folder / name / f"{split}.parquet")["text"].tolist() for split in splits}
+        for name, splits in {
+            "simplewiki_general": ("train", "test"),
+            "war_and_peace": ("train", "validation", "test"),
+        }.items()
+    )
+    known, attack = novel["train"][:KNOWN], novel["train"][KNOWN:]
+    tokenizer = tokenizer_of(wiki["train"] + known)
+    parts = (wiki["train"], wiki["test"], known, attack, novel["validation"], novel["test"])
+    return Texts(*(torch.tensor(packed_rows(part, tokenizer, LENGTH)["input_ids"]) for part in parts), tokenizer)
+
+
+def tokenizer_of(corpus: list[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of 2,048 tokens."""
+    found = Tokenizer(models.BPE())
+    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    found.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    found.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=WORDS, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=found, eos_token="<|end|>", pad_token="<|end|>")
+
+
+def fresh(seed: int) -> LlamaForCausalLM:
+    """A Llama of four layers and a million weights, with random ones."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=WORDS,
+            hidden_size=128,
+            intermediate_size=352,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=LENGTH,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
+    )
+
+
+def pretrained(name: str, rows: Tensor) -> LlamaForCausalLM:
+    """A model trained on some rows for four epochs; stored in the folder for temporary files."""
+    file = Path(tempfile.gettempdir(), f"{name}-{WORDS}-{len(rows)}.pt")
+    model = fresh(0)
+    if not file.is_file():
+        generator = torch.Generator().manual_seed(0)
+        steps = EPOCHS * len(rows) // BATCH
+        order = torch.cat([torch.randperm(len(rows), generator=generator) for _ in range(EPOCHS)])
+        optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1, betas=(0.9, 0.95))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmed_cosine(steps))
+        for few in order[: steps * BATCH].split(BATCH):
+            step_on(model, rows[few], optimizer)
+            schedule.step()
+        torch.save(model.state_dict(), file)
+    model.load_state_dict(torch.load(file, weights_only=True))
+    return model
+
+
+def warmed_cosine(steps: int) -> Callable[[int], float]:
+    """A rate that rises for 100 steps and falls to a tenth along a cosine."""
+
+    def factor(step: int) -> float:
+        fallen = torch.cos(torch.tensor(torch.pi * step / steps)).item()
+        return min(1.0, (step + 1) / WARM_UP) * (0.55 + 0.45 * fallen)
+
+    return factor
+
+
+def step_on(model: LlamaForCausalLM, rows: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """One step on rows, gradients clipped to 1."""
+    optimizer.zero_grad()
+    model(input_ids=rows, labels=rows).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def loss(model: LlamaForCausalLM, rows: Tensor) -> float:
+    """Mean loss on rows, in nats per token."""
+    with torch.no_grad():
+        found = [model(input_ids=few, labels=few).loss.item() * len(few) for few in rows.split(32)]
+    return sum(found) / len(rows)
