@@ -56,11 +56,12 @@ def reading(report: AttackReport) -> str:
         for role, name in MODELS.items()
         if role in report.models or role != FILTERED
     }
+    undefended, *others, last = got.values()
     first = (
         f"An attacker with {examples} examples of the blocked task ({task}) "
         f"{'is left with a loss in nats per token of' if facts.has_tokens else 'gets'} "
-        f"{_score(report, task, examples, 'hardened')} from the hardened model, {got.pop('undefended')}, "
-        f"{', '.join([*got.values()][:-1])} and {[*got.values()][-1]}; the input alone gives "
+        f"{_score(report, task, examples, 'hardened')} from the hardened model, {undefended}, "
+        f"{', '.join(others)} and {last}; the input alone gives "
         f"{_score(report, task, examples, 'raw')}, and guessing {_shown(facts, facts.majority)}."
     )
     return f"{first}\n{_judgement(report, facts, taken[examples], certain=bool(certain))}"

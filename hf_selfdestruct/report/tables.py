@@ -141,7 +141,7 @@ def reference_lines(report: Record, task: str) -> list[str]:
 
 
 def _from_filtered(report: Record, task: str) -> list[str]:
-    """With how much more a hardened model leaves an attacker than one does that never saw the task."""
+    """How much more the hardened model gives an attacker than one that never saw the task."""
     most = max(report.budgets(task), default=0)
     if FILTERED not in report.models:
         return []
