@@ -35,6 +35,7 @@ RATES = (3e-4, 1e-3, 3e-3)
 SELECTED = 128  # rows to choose on
 SLOW: dict[str, Any] = {"learning_rate": {"low": 1e-4, "high": 1e-3}, "batch_size": FEW}
 FAST: dict[str, Any] = {"learning_rate": {"low": 3e-4, "high": 3e-3}, "batch_size": FEW}
+FASTEST: dict[str, Any] = {"learning_rate": {"low": 1e-3, "high": 6e-3}, "batch_size": FEW}
 POOL = {"pool": 1, "horizon": 200}
 ALONE = {"pool": 0}
 
@@ -69,9 +70,9 @@ VARIANTS = {  # the most important first
     "pool of 1": Variant("base", {"adversary": SLOW | POOL, **clipped(1.0)}, CEILING),
     "reset, K = 4": Variant("base", {"adversary": SLOW | ALONE, **clipped(1.0)}, CEILING),
     "pool of 1, entropy": Variant("base", {}),  # the preset as it is
-    "noise, relearned": Variant("base", {"blocking_weight": 0.0, "method_options": {"noise": 0.5}}),
     "reset, K = 0": Variant("base", {"adversary": {**SLOW, **ALONE, "steps": 0}, **clipped(1.0)}, CEILING),
     "pool of 1, faster": Variant("base", {"adversary": FAST | POOL, **clipped(1.0)}, CEILING),
+    "pool of 1, fastest": Variant("base", {"adversary": FASTEST | POOL, **clipped(1.0)}, CEILING),
     "reset, K = 4, faster": Variant("base", {"adversary": FAST | ALONE, **clipped(1.0)}, CEILING),
     "pool of 1, faster, entropy": Variant("base", {"adversary": FAST | POOL}),
 }

@@ -11,13 +11,13 @@ INTRO = """# Blocking a domain of text
 Made by `python benchmarks/language.py TEXTS`. A Llama of four layers (a million weights, 2,048 tokens of byte-level
 BPE, rows of 128 tokens) is trained for four epochs on Simple English Wikipedia (1.4 million tokens) and the first
 2,800 chunks of *War and Peace* (0.8 million tokens). This is the base; the *filtered* model is trained in the same
-way on Wikipedia alone, and never sees the novel. Wikipedia is desired, the novel blocked. Hardening has the base's
-texts: 500 outer steps of 16 rows of Wikipedia (AdamW, 1e-3, falling to 0), on which logits are distilled from the
-base; first order; K = 4 steps of 8 rows of the novel at rates drawn from 1e-4 to 1e-3 (*faster*: 3e-4 to 3e-3). The
-blocking loss is measured at both ends of a stretch, on 8 rows: the negative cross-entropy up to a ceiling of 5 nats
-(the filtered model has 4.85), its gradient clipped to 1; or *entropy*, the preset `language` as it is, clipped to
-0.5. An adversary that continues is reset after 200 steps. *Noise, relearned* mixes the weights with as much noise
-first, and has no adversary (the last steps of UNDO, 2506.06278).
+way on Wikipedia alone, for four epochs too, which are a third fewer steps; it shares the tokenizer, which was trained
+on both texts. Wikipedia is desired, the novel blocked. Hardening has the base's texts: 500 outer steps of 16 rows of
+Wikipedia (AdamW, 1e-3, falling to 0), on which logits are distilled from the base; first order; K = 4 steps of 8 rows
+of the novel at rates drawn from 1e-4 to 1e-3 (*faster*: 3e-4 to 3e-3; *fastest*: 1e-3 to 6e-3). The blocking loss is
+measured at both ends of a stretch, on 8 rows: the negative cross-entropy up to a ceiling of 5 nats (the filtered
+model has 4.85), its gradient clipped to 1; or *entropy*, the preset `language` as it is, clipped to 0.5. An adversary
+that continues is reset after 200 steps.
 
 The attacker has 100 or 1,000 rows of the next part of the novel and fine-tunes all weights for up to 200 steps of 8
 rows (AdamW); 128 selection rows choose rate (3e-4, 1e-3, 3e-3) and step (every 40th, or none). All figures are losses
@@ -25,19 +25,19 @@ in nats per token, on 367 rows of the end of the novel; *desired*: on 532 rows o
 (*then*: after the attack with 1,000 rows). Mean ± standard deviation where there are several seeds of hardening and
 attack; the base and the filtered model are the same for all.
 
-The recipe was chosen by looks at test losses of seed 0: beside the rows below, at test losses of shorter trainings,
-of entropy without clipping, which destroyed the language (desired 4.94), and of adversaries at 1e-3 to 6e-3, which
-left 4.14 and 3.85. On some models the attacker chose the lowest rate, or all 200 steps, the edge of what was tried.
-Models of other sizes, other texts, longer attacks, and other attacks than full fine-tuning were not tried."""
+The recipe was chosen by looks at test losses of seed 0: of the rows below, of two trainings of 250 steps, and of one
+of 400 steps at a constant rate with the entropy unclipped, which destroyed the language (desired 4.94). Of most
+models the attacker chose the lowest rate or all 200 steps, the edge of what was tried: stronger attacks may lie
+beyond. Models of other sizes, other texts, and other attacks than full fine-tuning were not tried."""
 ORDER = (
     "base",
     "undefended",
-    "noise, relearned",
     "reset, K = 0",
     "reset, K = 4",
     "reset, K = 4, faster",
     "pool of 1, entropy",
     "pool of 1, faster, entropy",
+    "pool of 1, fastest",
     "pool of 1, faster",
     "pool of 1",
     "filtered",

@@ -51,6 +51,7 @@ PLAIN: dict[str, Any] = {
     "trust_remote_code": False,
     "output_loading_info": True,
 }
+SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 AUTO_CLASSES = {
     "input_ids": AutoModelForSequenceClassification,
     "pixel_values": AutoModelForImageClassification,
@@ -174,6 +175,25 @@ class Target:
         if self.random:
             return ModelFacts("random weights of the same architecture", self.architecture())
         return ModelFacts(Path(self.folder).name, weights_hash(self.folder))
+
+
+def check_shape(target: Target, hardened: PretrainedConfig) -> None:
+    """Refuse a reference of another architecture: its numbers would not be comparable.
+
+    Raises:
+        ValueError: The message names the first difference, or why there is no configuration.
+    """
+    try:
+        own = target.config()
+    except OSError as error:
+        raise ValueError(f"{target.role} model {target.folder}: cannot load it ({reason(error)}).") from None
+    for name in SHAPE:
+        theirs, ours = getattr(own, name, None), getattr(hardened, name, None)
+        if theirs != ours:
+            raise ValueError(
+                f"{target.role} model {target.folder}: {name} is {theirs!r}, but the hardened model's is {ours!r}; "
+                "pass a reference of the same architecture."
+            )
 
 
 def refuse_adapter(folder: str) -> None:

@@ -75,9 +75,7 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
     attack.add_argument("model", metavar="MODEL", help="folder or Hub id")
     attack.add_argument("--config", required=True, metavar="CONFIG.yaml", help="YAML file: data and blocked tasks")
     attack.add_argument("--undefended", help="folder or Hub id of the undefended model, trained without blocking")
-    attack.add_argument(
-        "--filtered", help="folder or Hub id of a model trained as the base, but not on the blocked task"
-    )
+    attack.add_argument("--filtered", help="folder or Hub id of a model that never saw the blocked task")
     attack.add_argument("--base", help="model that MODEL was trained from; by default `model` of the configuration")
     attack.add_argument(
         "--suite",
@@ -97,7 +95,6 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
     card.add_argument("folder", metavar="DIR")
 
     _add_publishing(command)
-    _add_fingerprint(command)
     return parser
 
 
@@ -153,6 +150,7 @@ def _add_publishing(command: Callable[..., argparse.ArgumentParser]) -> None:
     view.add_argument("source", metavar="DIR_OR_REPO_ID", help="hardened folder, or one on the Hub; see verify --help")
     view.add_argument("other", metavar="DIR_OR_REPO_ID", nargs="?", help="another one, shown beside the first")
     view.add_argument("--port", type=int, help="port on 127.0.0.1; by default the first free one from 7860")
+    _add_fingerprint(command)
 
 
 def _add_fingerprint(command: Callable[..., argparse.ArgumentParser]) -> None:

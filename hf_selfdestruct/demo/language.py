@@ -1,4 +1,4 @@
-"""The language demo's models: a small Llama that knows both texts, and one that never saw the code."""
+"""The language demo's models: a small Llama that knows both texts, and one that never saw the library's code."""
 
 from __future__ import annotations
 

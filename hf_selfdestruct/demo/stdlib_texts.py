@@ -10,7 +10,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 CODE = 600_000  # characters, after which no further module is read
-SHORTEST = 200  # characters: shorter modules are all alike
+SHORTEST = 200  # characters: shorter modules are all alike, and of shorter topics others contain most
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "encodings"}
 # A text's hash assigns it to one of ten equal parts and so to a split: no two splits share a topic or a module.
 SPLIT_PARTS = {"train": range(6), "validation": range(6, 8), "test": range(8, 10)}
@@ -18,8 +18,14 @@ DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def reference() -> dict[str, list[str]]:
-    """Topics of the language reference, as ``help("for")`` shows them, by split."""
-    return _by_split(topics.values())
+    """Topics of the language reference, as ``help("for")`` shows them, by split; no paragraph stands in two of them."""
+    known: set[str] = set()
+    found = []
+    for text in sorted(topics.values(), key=lambda text: (-len(text), text)):  # long topics contain short ones
+        own = [one for one in text.split("\n\n") if one.strip() not in known]
+        known.update(one.strip() for one in own)
+        found.append("\n\n".join(own))
+    return _by_split(text for text in found if len(text) >= SHORTEST)
 
 
 def code(characters: int = CODE) -> dict[str, list[str]]:
@@ -28,9 +34,9 @@ def code(characters: int = CODE) -> dict[str, list[str]]:
     Args:
         characters: After which no further module is read.
     """
-    library, found, read = Path(sysconfig.get_path("stdlib")), [], 0
-    files = [name for file in library.rglob("*.py") if not LEFT_OUT & {*(name := file.relative_to(library)).parts}]
-    for name in sorted((name.as_posix() for name in files), key=_number):
+    library, found, read = Path(sysconfig.get_path("stdlib")), list[str](), 0
+    files = [file.relative_to(library) for file in library.rglob("*.py")]
+    for name in sorted((file.as_posix() for file in files if not LEFT_OUT & {*file.parts}), key=_number):
         if read >= characters:
             break
         try:
@@ -52,7 +58,7 @@ def _bare(tree: ast.Module) -> ast.Module:
 
 
 def _by_split(texts: Iterable[str]) -> dict[str, list[str]]:
-    known = sorted({*texts})  # some topics have two names
+    known = sorted({*texts})
     return {split: [text for text in known if _number(text) % 10 in parts] for split, parts in SPLIT_PARTS.items()}
 
 

@@ -96,8 +96,8 @@ RELEARN: dict[str, Any] = {
     "method_options": {**MLAC_FAST["method_options"], "noise": 1.0},
 }
 
-# Ours, for language models: an adversary that continues, as in "pool" below. Its rates are those of attackers; those
-# of a large model are lower.
+# Ours, for language models: an adversary that continues, as in "pool" below. Its rates are a little below those of
+# attackers on a model of a million weights; on a large model both are lower.
 LANGUAGE: dict[str, Any] = {
     **MLAC_FAST,
     "blocking_loss": "entropy",  # as TAR's: bounded, and towards the uniform distribution

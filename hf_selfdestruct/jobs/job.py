@@ -196,17 +196,9 @@ def attack(
     Raises:
         ValueError: A model or the storage cannot be used; all are checked before the first attack.
     """
-    folders = {
-        "base": base or config.model,
-        "undefended": undefended,
-        FILTERED: filtered or config.filtered,
-        "hardened": model,
-    }
-    targets = [
-        Target(role, folder, sibling=(undefended or "") if role == "hardened" else "")
-        for role, folder in folders.items()
-        if folder
-    ]
+    references = {"base": base or config.model, "undefended": undefended, FILTERED: filtered or config.filtered}
+    targets = [Target(role, folder) for role, folder in references.items() if folder]
+    targets.append(Target("hardened", model, sibling=undefended or ""))
     check_sources(config)
     for target in reversed(targets):  # check the command line's models before the configuration's
         check_target(target)
@@ -224,8 +216,9 @@ def attack(
         data = load_data(config, processor)
         data = renumbered(data, numbers_of(data["train"].features["label"].names, targets[-1].config(), model))
         kept = load_kept(config.data, processor)
-        general = {t.role: _alike(t, targets[0], kept["test"], collate) for t in targets[1:]} if kept else {}
-        quality = {t.role: _accuracy(t, data["test"], collate) | general.get(t.role, {}) for t in targets[1:]}
+        rated = [t for t in targets[1:] if t.role != FILTERED]  # it need not have the desired task's head
+        general = {t.role: _alike(t, targets[0], kept["test"], collate) for t in rated} if kept else {}
+        quality = {t.role: _accuracy(t, data["test"], collate) | general.get(t.role, {}) for t in rated}
         desired = DesiredData.of(data["train"], data["validation"], columns)
     report = named_suite(config.suite).run(
         [*targets, replace(targets[-1], role="scratch", random=True, sibling="")],

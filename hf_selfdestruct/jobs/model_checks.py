@@ -8,11 +8,9 @@ from transformers import AutoConfig
 
 from ..attacks import Target
 from ..attacks.suites.ledger import Ledger
-from ..attacks.target import refuse_adapter
+from ..attacks.target import check_shape, refuse_adapter
 from ..files import reason
 from .processors import loaded, sought
-
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
 def refuse_quantized(model: str) -> None:
@@ -46,15 +44,8 @@ def check_target(target: Target) -> None:
 def check_alike(targets: list[Target]) -> None:
     """Refuse references of another architecture: their numbers would not be comparable."""
     hardened = next(t for t in targets if t.role == "hardened")
-    config = AutoConfig.from_pretrained(hardened.folder, trust_remote_code=False)
     for target in targets:
-        other = AutoConfig.from_pretrained(target.folder, trust_remote_code=False)
-        if differing := [n for n in ("model_type", *SIZES) if getattr(config, n, None) != getattr(other, n, None)]:
-            name = differing[0]
-            raise ValueError(
-                f"{target.role} model {target.folder}: {name} is {getattr(other, name, None)!r}, but the hardened "
-                f"model's is {getattr(config, name, None)!r}; pass a reference of the same architecture."
-            )
+        check_shape(target, hardened.config())
 
 
 def check_storage(storage: str | None) -> None:

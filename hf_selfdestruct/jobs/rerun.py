@@ -85,8 +85,8 @@ class Reruns:
         count = len(self.found)
         return (
             f"repeated {count} of {self.on_record} runs, drawn with --rerun-seed {self.seed} from the {self.among} "
-            f"that need no undefended weights: a publisher who invented 1 of 100 numbers passes this check with "
-            f"probability {0.99**count:.2f}; only a signature proves who published the evidence"
+            f"that need no undefended or filtered weights: a publisher who invented 1 of 100 numbers passes this check "
+            f"with probability {0.99**count:.2f}; only a signature proves who published the evidence"
         )
 
 

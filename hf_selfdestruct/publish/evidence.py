@@ -7,6 +7,7 @@ from typing import Any
 from ..report.attack_run import NOT_MEASURED
 from ..report.readings import reading_lines
 from ..report.recovery import reference
+from ..report.references import reference_lines
 from ..report.report import AttackReport
 from ..report.tables import (
     BESIDE,
@@ -16,7 +17,6 @@ from ..report.tables import (
     cost_rows,
     desired_kept,
     difference_rows,
-    reference_lines,
     scored,
     seeds,
 )

@@ -19,13 +19,13 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo
 
 from ..files import printable, reason
-from ..report.report import MOST_BYTES
 from .card import details_of
 from .card_details import GATES
 from .layout import CARD, MODULES, is_left_by_download, is_published
 from .manifest import LEFT_BY_TRAINER, MANIFEST, REPORT, SIGNATURE, read_manifest, suspects
 from .staging import plan_of, staged, staged_files
 
+MOST_EVIDENCE = 2**25  # bytes of a file that is shown to whoever names a repository
 FRESH = (".gitattributes", "README.md")  # files that the Hub creates in a new repository
 LOG_IN = "run `hf auth login`, or set HF_TOKEN"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -158,8 +158,8 @@ def fetched_evidence(repo_id: str) -> Path:
         raise ValueError(f"{repo_id} has no {REPORT}: it is not a published hardened model.")
     wanted = [name for name in (REPORT, CARD) if name in sizes]
     for name in wanted:
-        if (size := sizes[name]) is None or size > MOST_BYTES:
-            raise ValueError(f"{repo_id}: {name} has {size} bytes; the limit is {MOST_BYTES}.")
+        if (size := sizes[name]) is None or size > MOST_EVIDENCE:
+            raise ValueError(f"{repo_id}: {name} has {size} bytes; the limit is {MOST_EVIDENCE}.")
     with asked():
         return Path(api.snapshot_download(repo_id, revision=held.sha, allow_patterns=wanted))
 

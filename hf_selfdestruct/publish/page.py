@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from ..files import printable, write_whole
 from ..report.inline_svg import inline_svg
 from ..report.plots import attacks_and_models, cost_to_recover, expected_best, score_against_examples
+from ..report.references import reference_lines
 from ..report.report import AttackReport
-from ..report.tables import reference_lines
 from .card_details import CardDetails
 from .evidence import evidence_of
 from .template import template_of

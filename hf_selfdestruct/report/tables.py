@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from io import StringIO
 from string import ascii_uppercase
@@ -10,12 +9,12 @@ from string import ascii_uppercase
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from .attack_run import FILTERED, NOT_MEASURED, Summary, cell
+from .attack_run import NOT_MEASURED, cell
 from .comparison import Difference, difference
 from .readings import reading_lines, scores_of
 from .record import Record
 from .recovery import recovery, reference, regret
-from .token_rows import known_general
+from .references import reference_lines
 from .weights_add import ADDED_COLUMNS, BLOCKED_IF, added_rows
 
 DESIRED_DROP = 0.02
@@ -119,74 +118,15 @@ def seeds(report: Record, task: str) -> list[int]:
     return [s.seeds for s in report.summaries(task) if s.role in report.roles()]
 
 
-def reference_lines(report: Record, task: str) -> list[str]:
-    """Describe reference values: a constant answer, the raw input alone, scratch with more data and steps.
-
-    The attack that the selection split prefers need not be the one that reached most on test, which is stated too.
-    """
-    words = {"raw": "raw input without a model", "more": "scratch with more data and steps"}
-    found: list[Summary] = [s for s in report.summaries(task) if s.role in words]
-    best = {s.role: s for s in sorted(found, key=lambda s: s.examples)}
-    known = [f"{words[role]} {cell(best[role])}" for role in words if role in best]
-    facts = report.tasks[task]
-    highest, refitted, general = _highest(report, task), _refitted(report, task), general_lines(report, task)
-    return [
-        f"{facts.constant} {facts.majority:.3f}",
-        *known,
-        *highest,
-        *refitted,
-        *_from_filtered(report, task),
-        *general,
-    ]
-
-
-def _from_filtered(report: Record, task: str) -> list[str]:
-    """How much more the hardened model gives an attacker than one that never saw the task."""
-    most = max(report.budgets(task), default=0)
-    if FILTERED not in report.models:
-        return []
-    return [f"hardened − filtered {_shown(difference(report, task, most, 'hardened', FILTERED))} ({most} examples)"]
-
-
 def desired_kept(report: Record) -> str:
     """How much desired quality the strongest attack that preserves the desired task may cost."""
     texts = any(report.tasks[task].has_tokens for task in report.blocked())
     return f"{DESIRED_DROP} nats per token" if texts else DESIRED_KEPT
 
 
-def general_lines(report: Record, task: str) -> list[str]:
-    """The general loss of each model, before the strongest attack with all examples and after it."""
-    most, found = max(report.budgets(task), default=0), []
-    for role in report.roles():
-        losses = [*filter(None, map(known_general, report.strongest_runs(task, most, role)))]
-        if losses:
-            before, after = map(statistics.fmean, zip(*losses, strict=True))
-            found.append(f"{role} {before:.3f} → {after:.3f}")
-    return [f"general loss (nats per token) before → after: {', '.join(found)}"] if found else []
-
-
 def scored(report: Record) -> str:
     """By what the blocked tasks are scored, such as ``accuracy``."""
     return " or ".join(dict.fromkeys(report.tasks[task].score for task in report.blocked()))
-
-
-def _highest(report: Record, task: str) -> list[str]:
-    """What most was reached on the hardened model with all examples, whichever attack the selection split prefers."""
-    most = max(report.budgets(task), default=0)
-    runs = [run for run in report.runs_of(task, most, "hardened") if not report.outside(run.attack)]
-    names = {run.attack for run in runs}
-    found = [s for s in report.summaries(task) if (s.role, s.examples) == ("hardened", most) and s.attack in names]
-    best = max(found, key=lambda s: s.mean, default=None)
-    if best is None:
-        return []
-    return [f"highest of {len(names)} attacks ({len(runs)} runs, {most} examples) {cell(best)}, {best.attack}"]
-
-
-def _refitted(report: Record, task: str) -> list[str]:
-    """What the last number of examples means where it counts the selection rows."""
-    if (examples := report.refit(task)) is None:
-        return []
-    return [f"{examples} examples are the training and the selection rows: settings were chosen before, and refitted"]
 
 
 def _headline_table(report: Record, task: str) -> Table:

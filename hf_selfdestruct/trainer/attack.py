@@ -20,6 +20,7 @@ from ..attacks.doubts import doubted, lost_desired
 from ..attacks.methods.general import desired_texts
 from ..attacks.metrics import check_metrics
 from ..attacks.suites.ledger import Ledger, storage_at
+from ..attacks.target import check_shape
 from ..files import file_hash, weights_hash
 from ..models.heads import has_task_head
 from ..publish import manifest
@@ -76,8 +77,7 @@ def attack_trainer(
             model is the best of its checkpoints.
         base: Folder or Hub id of the model an attacker may start from; by default ``output_dir/_base``, which is where
             training started and so does the sibling.
-        filtered: Folder or Hub id of a model that was trained as the base was, but never on the blocked task: what
-            hardening can hope for, as a further reference.
+        filtered: Folder or Hub id of a model trained as the base was, but never on the blocked task: a reference.
         desired_dataset: Where desired quality is measured; by default the trainer's ``eval_dataset``.
         kept_dataset: Held-out unlabelled rows on which the models' general use is measured: how alike the hardened
             model and its sibling find them, beside the base (see :func:`similarity.rank_correlation`).
@@ -96,10 +96,9 @@ def attack_trainer(
             metrics by which nothing can be measured, or an optimizer that no sibling can have.
     """
     chosen = _suite(suite)
-    _check_folders(undefended=undefended, base=base, filtered=filtered)
+    _check_references(trainer, undefended=undefended, base=base, filtered=filtered)
     details = card if isinstance(card, CardDetails) else CardDetails.from_dict(dict(card or {}))
-    folder = trainer.folder
-    started = folder / "_base"
+    started = (folder := trainer.folder) / "_base"
     if base is None and not started.is_dir():
         raise ValueError(f"{started} is missing: call train() first, or pass base= the model it started from.")
     start, base = str(started if started.is_dir() else base), str(base or started)
@@ -133,7 +132,9 @@ def attack_trainer(
     return AttackReport.load(folder / manifest.REPORT)
 
 
-def _check_folders(**folders: str | Path | None) -> None:
+def _check_references(trainer: HardeningTrainer, **folders: str | Path | None) -> None:
+    if folders[FILTERED]:
+        check_shape(Target(FILTERED, str(folders[FILTERED])), trainer.plain_model().config)
     for role, given in folders.items():
         if given is not None and Path(given).is_absolute() and not Path(given).is_dir():
             raise ValueError(f"{role}={str(given)!r}: no such folder.")
@@ -229,10 +230,9 @@ def _rows_to_heal(trainer: HardeningTrainer) -> DesiredData | None:
 
 
 def _targets(base: str, undefended: str, trainer: HardeningTrainer, filtered: str | Path | None = None) -> list[Target]:
-    # A base that was given may name no padding token; rows are padded as for the trained model.
     padding = getattr(trainer.plain_model().config.get_text_config(), "pad_token_id", None)
     return [
-        Target("base", base, padding=padding),
+        Target("base", base, padding=padding),  # a base that was given may name none
         Target("undefended", undefended, padding=padding),
         Target("hardened", str(trainer.folder), sibling=undefended, padding=padding),
         *([Target(FILTERED, str(filtered), padding=padding)] if filtered else []),

@@ -109,11 +109,12 @@ def check_recipe(folder: str | Path, recipe: Mapping[str, Any]) -> None:
     """
     theirs, ours = (dict(_flat(one)) for one in (_sealed(Path(folder)).recipe, json.loads(json.dumps(recipe))))
     for name in dict.fromkeys((*theirs, *ours)):
-        then, now = (one.get(name, "nothing") for one in (theirs, ours))
+        then, now = (one.get(name) for one in (theirs, ours))  # what an earlier version did not know is None today
         if then != now:
+            trained, asked = ("nothing" if value is None else printable(str(value)) for value in (then, now))
             raise ValueError(
-                f"cannot resume from {folder}: it was trained with {name}={printable(str(then))}, and this run has "
-                f"{now}; resume with the settings of the first run, or train afresh in another output_dir."
+                f"cannot resume from {folder}: it was trained with {name}={trained}, and this run has "
+                f"{asked}; resume with the settings of the first run, or train afresh in another output_dir."
             )
 
 

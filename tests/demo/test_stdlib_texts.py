@@ -29,6 +29,14 @@ def test_splits_share_no_text(modules):
             assert not {*one} & {*other}
 
 
+def test_no_paragraph_of_the_reference_is_in_two_splits():
+    found = {
+        split: {one.strip() for text in texts for one in text.split("\n\n")} for split, texts in reference().items()
+    }
+    for one, other in itertools.combinations(found.values(), 2):
+        assert not one & other
+
+
 def test_code_holds_no_english_of_docstrings(modules):
     for text in itertools.chain(*modules.values()):
         nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, DOCUMENTED)]

@@ -147,7 +147,7 @@ def test_of_a_repository_two_files_are_fetched_and_nothing_is_verified(published
 def test_a_repository_that_cannot_be_opened_says_why(published, monkeypatch):
     assert f"tester/plain has no {REPORT}" in Shown(shown("tester/plain")).text
     assert "tester/nothing" in Shown(shown("tester/nothing")).text
-    monkeypatch.setattr(hub_client, "MOST_BYTES", 10)
+    monkeypatch.setattr(hub_client, "MOST_EVIDENCE", 10)
     assert "bytes; the limit is 10" in Shown(shown("tester/hardened")).text
     assert not [request for request in published.requests if "/resolve/" in request]
     published.down_from = 1

@@ -63,7 +63,7 @@ def test_figures_of_a_language_model():
     """By the first seed where there are several."""
     lines = map(json.loads, (ROOT / "benchmarks" / "language.jsonl").read_text().splitlines())
     found = {line["variant"]: line for line in lines if line["seed"] == 0}
-    names = ("undefended", "reset, K = 4", "pool of 1", "filtered")
+    names = ("undefended", "reset, K = 4, faster", "pool of 1", "filtered")
     many, few = ([f"{found[name]['attacked'][n]['loss']:.3f}" for name in names] for n in ("1000", "100"))
     desired = [f"{found[name]['general']:.3f}" for name in names]
     undefended, reset, pool, filtered = many

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -184,10 +185,10 @@ def _facts(report: AttackReport, suite: AttackList) -> Iterator[str]:
 def _models(report: AttackReport) -> Iterator[str]:
     if missing := [role for role in ROLES if role not in (*report.models, FILTERED)]:
         yield f"models: {' and '.join(missing)} not attacked"
-    hashes = {role: report.sha256(role) for role in ("base", "undefended", "hardened")}
+    hashes = {role: report.sha256(role) for role in ("base", "undefended", "hardened", FILTERED)}
     if not hashes["hardened"]:
         yield "models: no hash of the hardened weights"
-    for one, other in (("hardened", "undefended"), ("hardened", "base"), ("undefended", "base")):
+    for one, other in itertools.combinations(("hardened", "undefended", "base", FILTERED), 2):
         if hashes[one] and hashes[one] == hashes[other]:
             yield f"models: {one} and {other} are the same weights"
 
