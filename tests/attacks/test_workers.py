@@ -13,6 +13,7 @@ from pathlib import Path
 import forked
 import pytest
 from ledger_attacks import Counting, Meeting, held_elsewhere
+from transformers import default_data_collator
 
 from hf_selfdestruct.attacks import AttackSuite, Entry, Target
 from hf_selfdestruct.attacks.suites.ledger import Ledger
@@ -119,7 +120,7 @@ def test_workers_of_one_command_share_the_work(folder, alone, storage, tmp_path)
     assert len({name.rpartition("/")[0] for name in names}) == len(names), "both name the same search alike"
 
 
-def test_workers_of_one_command_work_at_the_same_time(folder, storage, task_of, collate, tmp_path):
+def test_workers_of_one_command_work_at_the_same_time(folder, storage, task_of, tmp_path):
     met = tmp_path / "met"
     met.mkdir()
     suite = AttackSuite("met", 1, (Entry(Meeting(met), (None,)),), seeds=1, few_seeds=0, more=None, null=False)
@@ -127,7 +128,7 @@ def test_workers_of_one_command_work_at_the_same_time(folder, storage, task_of, 
         [Target("base", folder), Target("hardened", folder)],
         [task_of(rows=40)],
         columns=("input_ids", "attention_mask"),
-        collate=collate,
+        collate=default_data_collator,
         storage=storage,
         workers=2,
         progress=False,
