@@ -165,7 +165,7 @@ def test_hostile_values_make_no_headings_and_no_rows():
 @pytest.mark.parametrize("card", [render(made_report(), DETAILS), hostile_card()], ids=["plain", "hostile"])
 def test_tables_are_rectangular(card):
     found = tables(card)
-    assert len(found) == 8
+    assert len(found) == 9
     for table in found:
         assert len(table) >= 3
         assert len({len(cells(line)) for line in table}) == 1, "\n".join(table)
