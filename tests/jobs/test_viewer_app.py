@@ -45,11 +45,16 @@ def asked(address, source):
     return json.loads(re.search(r"event: complete\ndata: (.*)", events)[1])[0]
 
 
+def interruptible():
+    """Undo what a shell does to the commands that it starts in the background: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_the_command_serves_the_verified_report_on_loopback_alone(folder, tmp_path):
     words = [sys.executable, "-m", "hf_selfdestruct.cli", "view", str(folder)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     variables = environment(tmp_path, GRADIO_SERVER_NAME="0.0.0.0", GRADIO_SHARE="True", PYTHONPATH=str(HERE))
-    with subprocess.Popen(words, **pipes, cwd=tmp_path, env=variables) as running:
+    with subprocess.Popen(words, **pipes, cwd=tmp_path, env=variables, preexec_fn=interruptible) as running:
         try:
             line = running.stdout.readline()
             (address,) = re.findall(r"^Open (http://127\.0\.0\.1:\d+/) in a browser", line) or [running.communicate()]
@@ -61,7 +66,10 @@ def test_the_command_serves_the_verified_report_on_loopback_alone(folder, tmp_pa
                 urllib.request.urlopen(other, timeout=600)
         finally:
             running.send_signal(signal.SIGINT)
-            more, errors = running.communicate(timeout=600)
+            killed = threading.Timer(120, running.kill)
+            killed.start()
+            more, errors = running.communicate()
+            killed.cancel()
     assert (running.returncode, more, errors) == (0, "", "")
     assert found == shown(str(folder), [str(folder)])
     assert FAILED in found
