@@ -11,6 +11,7 @@ import copy
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ OUTER_STEPS, FEW, LEARNING_RATE = 500, 8, 1e-3  # of hardening; rows of an inner
 EXAMPLES = (100, 1000)
 LOOKS = range(40, 201, 40)  # steps of an attack
 RATES = (3e-4, 1e-3, 3e-3)
+LONG_LOOKS, LONG_RATES = range(100, 601, 100), (1e-4, 3e-4, 1e-3)  # of a longer attack, with most examples
+LONGER = ("filtered", "undefended", "pool of 1", "reset, K = 4")  # models that it is run on
 SELECTED = 128  # rows to choose on
 SLOW: dict[str, Any] = {"learning_rate": {"low": 1e-4, "high": 1e-3}, "batch_size": FEW}
 FAST: dict[str, Any] = {"learning_rate": {"low": 3e-4, "high": 3e-3}, "batch_size": FEW}
@@ -88,19 +91,20 @@ def main(folder: str) -> None:
         for name, variant in VARIANTS.items():
             if any((line["variant"], line["seed"]) == (name, seed) for line in done):
                 continue
-            done.append({"variant": name, "seed": seed, **measured(variant, seed, data)})
+            done.append({"variant": name, "seed": seed, **measured(variant, seed, data, longer=name in LONGER)})
             with ledger.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")
             (HERE / "language.md").write_text(table(done), encoding="utf-8")
 
 
-def measured(variant: Variant, seed: int, data: Texts) -> dict[str, Any]:
+def measured(variant: Variant, seed: int, data: Texts, *, longer: bool) -> dict[str, Any]:
     """CPU seconds of hardening, losses before an attack, and after the best one, by number of rows."""
     start = time.process_time()
     model = hardened(variant, seed, data)
     seconds = round(time.process_time() - start, 1)
     found = {"seconds": seconds, "general": loss(model, data.general_test), "blocked": loss(model, data.test)}
-    return {**found, "attacked": {str(n): attacked(model, seed, n, data) for n in EXAMPLES}}
+    found["attacked"] = {str(n): attacked(model, seed, n, data) for n in EXAMPLES}
+    return found | ({"longer": attacked(model, seed, EXAMPLES[-1], data, LONG_RATES, LONG_LOOKS)} if longer else {})
 
 
 def started(name: str, data: Texts, seed: int) -> LlamaForCausalLM:
@@ -136,17 +140,24 @@ def dataset(rows: Tensor) -> Dataset:
     return Dataset.from_dict({"input_ids": rows.tolist(), "labels": rows.tolist()})
 
 
-def attacked(model: LlamaForCausalLM, seed: int, examples: int, data: Texts) -> dict[str, float]:
+def attacked(
+    model: LlamaForCausalLM,
+    seed: int,
+    examples: int,
+    data: Texts,
+    rates: Sequence[float] = RATES,
+    looks: Sequence[int] = LOOKS,
+) -> dict[str, float]:
     """Losses after fine-tuning all weights to the novel; selection rows choose rate and step."""
     rows, selection = data.attack[:examples], data.selection[:SELECTED]
     best, found = loss(model, selection), {"rate": 0.0, "steps": 0, "state": model}
-    for rate in RATES:
+    for rate in rates:
         torch.manual_seed(seed)
         tried = copy.deepcopy(model).train()
         optimizer = torch.optim.AdamW(tried.parameters(), lr=rate, weight_decay=0.0)
-        for step in range(1, max(LOOKS) + 1):
+        for step in range(1, max(looks) + 1):
             step_on(tried, rows[torch.randperm(len(rows))[:FEW]], optimizer)
-            if step in LOOKS and (chosen := loss(tried, selection)) < best:
+            if step in looks and (chosen := loss(tried, selection)) < best:
                 best, found = chosen, {"rate": rate, "steps": step, "state": copy.deepcopy(tried)}
     chosen = found.pop("state")
     return {**found, "loss": loss(chosen, data.test), "general": loss(chosen, data.general_test)}

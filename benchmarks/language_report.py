@@ -20,10 +20,11 @@ model has 4.85), its gradient clipped to 1; or *entropy*, the preset `language` 
 that continues is reset after 200 steps.
 
 The attacker has 100 or 1,000 rows of the next part of the novel and fine-tunes all weights for up to 200 steps of 8
-rows (AdamW); 128 selection rows choose rate (3e-4, 1e-3, 3e-3) and step (every 40th, or none). All figures are losses
-in nats per token, on 367 rows of the end of the novel; *desired*: on 532 rows of articles that nobody trained on
-(*then*: after the attack with 1,000 rows). Mean ± standard deviation where there are several seeds of hardening and
-attack; the base and the filtered model are the same for all.
+rows (AdamW); 128 selection rows choose rate (3e-4, 1e-3, 3e-3) and step (every 40th, or none). *600 steps* is a
+longer attack with 1,000 rows: 1e-4, 3e-4, 1e-3, and every 100th step. All figures are losses in nats per token, on
+367 rows of the end of the novel; *desired*: on 532 rows of articles that nobody trained on (*then*: after the attack
+with 1,000 rows). Mean ± standard deviation where there are several seeds of hardening and attack; the base and the
+filtered model are the same for all.
 
 The recipe was chosen by looks at test losses of seed 0: of the rows below, of two trainings of 250 steps, and of one
 of 400 steps at a constant rate with the entropy unclipped, which destroyed the language (desired 4.94). Of most
@@ -43,7 +44,17 @@ ORDER = (
     "filtered",
     "scratch",
 )
-HEADER = ("hardened by", "seeds", "CPU minutes", "desired", "blocked", "n = 100", "n = 1,000", "desired then")
+HEADER = (
+    "hardened by",
+    "seeds",
+    "CPU minutes",
+    "desired",
+    "blocked",
+    "n = 100",
+    "n = 1,000",
+    "600 steps",
+    "desired then",
+)
 Found = dict[str, list[dict[str, Any]]]
 
 
@@ -63,4 +74,6 @@ def cells(ours: Sequence[dict[str, Any]]) -> list[str]:
     before = [spread([line[name] for line in ours]) for name in ("general", "blocked")]
     after = [spread([line["attacked"][n]["loss"] for line in ours]) for n in ("100", "1000")]
     left = spread([line["attacked"]["1000"]["general"] for line in ours])
+    long = [line["longer"]["loss"] for line in ours if "longer" in line]
+    after.append(spread(long) if long else "")
     return [str(len(ours)), f"{minutes:.0f}" if minutes > 1 else "", *before, *after, left]
