@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from hf_selfdestruct.demo.language import llama_config, tokenizer_of
 from hf_selfdestruct.tasks.texts import packed_rows
 
 WORDS, LENGTH = 2048, 128
@@ -51,44 +51,15 @@ def texts(folder: Path) -> Texts:
         }.items()
     )
     known, attack = novel["train"][:KNOWN], novel["train"][KNOWN:]
-    tokenizer = tokenizer_of(wiki["train"] + known)
+    tokenizer = tokenizer_of(wiki["train"] + known, WORDS, LENGTH)
     parts = (wiki["train"], wiki["test"], known, attack, novel["validation"], novel["test"])
     return Texts(*(torch.tensor(packed_rows(part, tokenizer, LENGTH)["input_ids"]) for part in parts), tokenizer)
-
-
-def tokenizer_of(corpus: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 2,048 tokens."""
-    found = Tokenizer(models.BPE())
-    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    found.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    found.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(
-            vocab_size=WORDS, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
-        ),
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=found, eos_token="<|end|>", pad_token="<|end|>")
 
 
 def fresh(seed: int) -> LlamaForCausalLM:
     """A Llama of four layers and a million weights, with random ones."""
     torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=WORDS,
-            hidden_size=128,
-            intermediate_size=352,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=LENGTH,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=0,
-            pad_token_id=0,
-        )
-    )
+    return LlamaForCausalLM(llama_config(WORDS, LENGTH, width=128, inner=352, layers=4))
 
 
 def pretrained(name: str, rows: Tensor) -> LlamaForCausalLM:

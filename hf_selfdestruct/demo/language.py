@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..jobs.served import computing_with
 from ..tasks.texts import packed_rows
@@ -47,25 +47,31 @@ def write_models(folder: Path, desired: Sequence[str], blocked: Sequence[str]) -
     return folder / "base", folder / "filtered"
 
 
-def tokenizer_of(texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """Byte-level BPE, trained on some texts."""
+def tokenizer_of(texts: Iterable[str], words: int = WORDS, length: int = LENGTH) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, trained on some texts.
+
+    Args:
+        texts: The texts.
+        words: Tokens of the vocabulary.
+        length: Most tokens of a row.
+    """
     found = Tokenizer(models.BPE())
     found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     found.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=WORDS, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+        vocab_size=words, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
     )
     found.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=found, eos_token=END, pad_token=END, model_max_length=LENGTH, padding_side="right"
+        tokenizer_object=found, eos_token=END, pad_token=END, model_max_length=length, padding_side="right"
     )
 
 
 def _trained(rows: Tensor) -> LlamaForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, steps = LlamaForCausalLM(_config()), EPOCHS * len(rows) // BATCH
+        model, steps = LlamaForCausalLM(llama_config()), EPOCHS * len(rows) // BATCH
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
         order = torch.cat([torch.randperm(len(rows)) for _ in range(EPOCHS)])
@@ -78,15 +84,26 @@ def _trained(rows: Tensor) -> LlamaForCausalLM:
     return model.eval()
 
 
-def _config() -> LlamaConfig:
+def llama_config(
+    words: int = WORDS, length: int = LENGTH, *, width: int = 96, inner: int = 256, layers: int = 3
+) -> LlamaConfig:
+    """The shape of a small Llama of four heads.
+
+    Args:
+        words: Tokens of the vocabulary; 0 ends a text and pads.
+        length: Most tokens of a row.
+        width: Of the hidden states.
+        inner: Width of the hidden layer of each MLP.
+        layers: Number of layers.
+    """
     return LlamaConfig(
-        vocab_size=WORDS,
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=3,
+        vocab_size=words,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=length,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=0,

@@ -18,6 +18,7 @@ from ..attacks import DesiredData, Split, Target, named_suite
 from ..attacks.data import Collate, check_controls, in_batches
 from ..attacks.doubts import doubted
 from ..attacks.methods.general import desired_texts
+from ..attacks.target import check_shape
 from ..models.distributed import working_in
 from ..report.attack_run import FILTERED
 from ..report.facts import DesiredFacts
@@ -141,7 +142,7 @@ def harden(config: HardenConfig) -> AttackReport:
         if config.filtered:
             filtered = Target(FILTERED, config.filtered)
             check_target(filtered)
-            check_alike([Target("hardened", config.model), filtered])
+            check_shape(filtered, Target("base", config.model).config())
         data = _examples(config, processor)
         kept = load_kept(config.data, processor)
         controls = _tasks(config.control_tasks, config, data, processor)

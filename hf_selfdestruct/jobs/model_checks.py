@@ -43,9 +43,9 @@ def check_target(target: Target) -> None:
 
 def check_alike(targets: list[Target]) -> None:
     """Refuse references of another architecture: their numbers would not be comparable."""
-    hardened = next(t for t in targets if t.role == "hardened")
+    hardened = next(t for t in targets if t.role == "hardened").config()
     for target in targets:
-        check_shape(target, hardened.config())
+        check_shape(target, hardened)
 
 
 def check_storage(storage: str | None) -> None:
