@@ -1,6 +1,6 @@
 """Blocking a domain of text: a small Llama that knows a novel, hardened so that it stays hard to teach the novel again.
 
-    python benchmarks/language.py TEXTS
+    python benchmarks/language.py TEXTS [VARIANT ...]
 
 TEXTS is a folder with the folders ``simplewiki_general`` and ``war_and_peace`` (``train``, ``validation`` and
 ``test.parquet``, a column ``text``). Each line of ``language.jsonl`` is a model and its seed; what is there is not run
@@ -8,7 +8,6 @@ again. The table is ``language.md``. Models before hardening are stored in the f
 """
 
 import copy
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import torch
 from datasets import Dataset
 from language_report import table
 from language_setting import BATCH, Texts, fresh, loss, pretrained, step_on, texts
+from ledger import Line, fill
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
@@ -28,7 +28,6 @@ from hf_selfdestruct import BlockedTask, HardeningConfig, HardeningObjective
 from hf_selfdestruct.losses import BlockingLoss, NegativeCrossEntropy
 from hf_selfdestruct.tasks.language_modeling import LanguageModeling
 
-HERE = Path(__file__).parent
 OUTER_STEPS, FEW, LEARNING_RATE = 500, 8, 1e-3  # of hardening; rows of an inner step
 EXAMPLES = (100, 1000)
 LOOKS = range(40, 201, 40)  # steps of an attack
@@ -81,20 +80,15 @@ VARIANTS = {  # the most important first
 }
 
 
-def main(folder: str) -> None:
-    """Run what is not in the ledger yet, and write the table after each line."""
+def main(folder: str, only: Sequence[str]) -> None:
+    """Run what is not in the ledger yet, of some variants or of all, and write the table after each line."""
     torch.set_num_threads(1)
-    ledger = HERE / "language.jsonl"
-    done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
     data = texts(Path(folder))
-    for seed in range(3):
-        for name, variant in VARIANTS.items():
-            if any((line["variant"], line["seed"]) == (name, seed) for line in done):
-                continue
-            done.append({"variant": name, "seed": seed, **measured(variant, seed, data, longer=name in LONGER)})
-            with ledger.open("a") as file:
-                file.write(json.dumps(done[-1]) + "\n")
-            (HERE / "language.md").write_text(table(done), encoding="utf-8")
+
+    def line(name: str, seed: int) -> Line:
+        return {"variant": name, "seed": seed, **measured(VARIANTS[name], seed, data, longer=name in LONGER)}
+
+    fill("language", [(name, seed) for seed in range(3) for name in only or VARIANTS], line, table)
 
 
 def measured(variant: Variant, seed: int, data: Texts, *, longer: bool) -> dict[str, Any]:
@@ -164,4 +158,4 @@ def attacked(
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

@@ -1,16 +1,15 @@
 """What adversaries that continue add on real weights: ImageNet's, CIFAR-10's vehicles desired, its animals blocked.
 
-    python benchmarks/pictures.py CIFAR10
+    python benchmarks/pictures.py CIFAR10 [VARIANT ...]
 
 CIFAR10 is a folder with ``train.parquet`` and ``test.parquet`` (columns ``image``, ``class_name``). Each line of
 ``pictures.jsonl`` is a model and its seed; what is there is not run again. The table is ``pictures.md``.
 """
 
 import io
-import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ import pool
 import torch
 from datasets import Dataset
 from efficientnet_lite import WIDTH, LiteModel, pretrained, random
+from ledger import Line, fill
 from pictures_report import table
 from PIL import Image
 from torch import Tensor, nn
 
 from hf_selfdestruct import HardeningConfig, HardeningObjective
 
-HERE = Path(__file__).parent
 VEHICLES = ("airplane", "automobile", "ship", "truck")
 ANIMALS = ("bird", "cat", "deer", "dog", "frog", "horse")
 SIDE, MEAN, DEVIATION = 64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -69,20 +68,15 @@ VARIANTS = {  # the most important first
 Rows = tuple[Tensor, Tensor]
 
 
-def main(folder: str) -> None:
-    """Run what is not in the ledger yet, and write the table after each line."""
+def main(folder: str, only: Sequence[str]) -> None:
+    """Run what is not in the ledger yet, of some variants or of all, and write the table after each line."""
     torch.set_num_threads(1)
-    ledger = HERE / "pictures.jsonl"
-    done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
     desired, blocked = (rows(Path(folder), names) for names in (VEHICLES, ANIMALS))
-    for seed in range(3):
-        for name, variant in VARIANTS.items():
-            if any((line["variant"], line["seed"]) == (name, seed) for line in done):
-                continue
-            done.append({"variant": name, "seed": seed, **measured(variant, seed, desired, blocked)})
-            with ledger.open("a") as file:
-                file.write(json.dumps(done[-1]) + "\n")
-            (HERE / "pictures.md").write_text(table(done), encoding="utf-8")
+
+    def line(name: str, seed: int) -> Line:
+        return {"variant": name, "seed": seed, **measured(VARIANTS[name], seed, desired, blocked)}
+
+    fill("pictures", [(name, seed) for seed in range(3) for name in only or VARIANTS], line, table)
 
 
 def rows(folder: Path, names: tuple[str, ...]) -> tuple[Rows, Rows]:
@@ -182,4 +176,4 @@ def accuracy(model: LiteModel, rows: Rows) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

@@ -6,7 +6,6 @@ Each line of ``pool.jsonl`` is a variant and a seed of it; what is there is not 
 Bases are stored in the folder for temporary files.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import torch
 from datasets import Dataset
 from digits import DIGITS, HARMLESS, TRANSFORMER
 from fine_tuned import attacked, base
+from ledger import Line, fill
 from pool_report import tables
 from pool_variants import VARIANTS, Variant, plan
 from setting import Setting
@@ -27,7 +27,6 @@ from torch.nn.functional import kl_div
 
 from hf_selfdestruct import BlockedTask, HardeningConfig, HardeningObjective
 
-HERE = Path(__file__).parent
 SETTINGS = {setting.name: setting for setting in (SIGNS, DIGITS, TRANSFORMER)}
 BATCH, RECOVERY = 64, 500  # rows of an outer step; steps of distillation after noise
 LONG_RATES = ((1e-3, 0.0), (3e-3, 0.3), (1e-2, 0.0))  # and weight decays: fewer, for attacks of many steps
@@ -36,15 +35,11 @@ LONG_RATES = ((1e-3, 0.0), (3e-3, 0.3), (1e-2, 0.0))  # and weight decays: fewer
 def main() -> None:
     """Run what is not in the ledger yet, and write the tables after each line."""
     torch.set_num_threads(1)
-    ledger = HERE / "pool.jsonl"
-    done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
-    for name, seed in plan():
-        if (name, seed) in {(line["variant"], seed) for line in done for seed in line["seeds"]}:
-            continue
-        done.append({"variant": name, "seeds": [seed], **measured(VARIANTS[name], seed)})
-        with ledger.open("a") as file:
-            file.write(json.dumps(done[-1]) + "\n")
-        (HERE / "pool.md").write_text(tables(done), encoding="utf-8")
+
+    def line(name: str, seed: int) -> Line:
+        return {"variant": name, "seeds": [seed], **measured(VARIANTS[name], seed)}
+
+    fill("pool", plan(), line, tables)
 
 
 def measured(variant: Variant, seed: int) -> dict[str, Any]:
