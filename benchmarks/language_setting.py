@@ -1,5 +1,11 @@
-"""The setting of ``language.py``: two texts, a tokenizer, a small Llama, and models trained on them."""
+"""The setting of ``language.py``: two texts, a tokenizer, a small Llama, and models trained on them.
 
+    python benchmarks/language_setting.py TEXTS OUT
+
+writes base, filtered model and both texts as ``examples/novel.yaml`` reads them.
+"""
+
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,17 +49,19 @@ class Texts:
 
 def texts(folder: Path) -> Texts:
     """Rows of the folders ``simplewiki_general`` and ``war_and_peace``."""
-    wiki, novel = (
-        {split: pd.read_parquet(folder / name / f"{split}.parquet")["text"].tolist() for split in splits}
-        for name, splits in {
-            "simplewiki_general": ("train", "test"),
-            "war_and_peace": ("train", "validation", "test"),
-        }.items()
-    )
-    known, attack = novel["train"][:KNOWN], novel["train"][KNOWN:]
-    tokenizer = tokenizer_of(wiki["train"] + known, WORDS, LENGTH)
-    parts = (wiki["train"], wiki["test"], known, attack, novel["validation"], novel["test"])
+    wiki, novel = read(folder)
+    tokenizer = tokenizer_of(wiki["train"] + novel["train"], WORDS, LENGTH)
+    parts = (wiki["train"], wiki["test"], novel["train"], novel["attack"], novel["validation"], novel["test"])
     return Texts(*(torch.tensor(packed_rows(part, tokenizer, LENGTH)["input_ids"]) for part in parts), tokenizer)
+
+
+def read(folder: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The texts of Wikipedia, and of the novel, whose ``attack`` is cut from ``train``, by split."""
+    wiki, novel = (
+        {file.stem: pd.read_parquet(file)["text"].tolist() for file in (folder / name).glob("*.parquet")}
+        for name in ("simplewiki_general", "war_and_peace")
+    )
+    return wiki, novel | {"train": novel["train"][:KNOWN], "attack": novel["train"][KNOWN:]}
 
 
 def fresh(seed: int) -> LlamaForCausalLM:
@@ -103,3 +111,20 @@ def loss(model: LlamaForCausalLM, rows: Tensor) -> float:
     with torch.no_grad():
         found = [model(input_ids=few, labels=few).loss.item() * len(few) for few in rows.split(32)]
     return sum(found) / len(rows)
+
+
+def write(texts_folder: str, out: str) -> None:
+    """Write models and texts for a configuration; an attacker has and chooses on ``validation``."""
+    data, (wiki, novel) = texts(Path(texts_folder)), read(Path(texts_folder))
+    for name, known in {"base": torch.cat([data.general, data.novel]), "filtered": data.general}.items():
+        pretrained(f"novel-{name}", known).save_pretrained(Path(out, name))
+        data.tokenizer.save_pretrained(Path(out, name))
+    novel["validation"] = novel.pop("attack") + novel["validation"]
+    for name, found in {"wiki": wiki, "novel": novel}.items():
+        Path(out, name).mkdir(exist_ok=True)
+        for split, rows in found.items():
+            pd.DataFrame({"text": rows}).to_parquet(Path(out, name, f"{split}.parquet"))
+
+
+if __name__ == "__main__":
+    write(*sys.argv[1:])

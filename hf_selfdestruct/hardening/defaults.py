@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from ..adversaries.adversary import Adversary
 from ..erasure.initial_weights import Forms, embeddings_of
 from ..losses.base import BlockingLoss
-from ..losses.blocking import BLOCKING_LOSSES
+from ..losses.blocking import BLOCKING_LOSSES, NegativeCrossEntropy
 from ..losses.keeping import KEEPING_LOSSES, KeepingLoss
 from ..losses.probe import RepresentationProbe
 from ..models import heads
@@ -45,10 +45,20 @@ def configured_adversary(config: HardeningConfig) -> Adversary:
 
 
 def configured_losses(config: HardeningConfig) -> list[BlockingLoss]:
-    """The blocking losses that a filled configuration describes."""
-    weight = config.options.probe_weight
+    """The blocking losses that a filled configuration describes.
+
+    Raises:
+        ValueError: A ceiling is set, and none of the losses has one.
+    """
+    weight, ceiling = config.options.probe_weight, config.options.blocking_ceiling
     probe = [RepresentationProbe(weight=weight)] if weight else []
-    return [*(BLOCKING_LOSSES[name]() for name in config.blocking_losses), *probe]
+    limited = {"negative_cross_entropy": NegativeCrossEntropy(ceiling=ceiling)} if ceiling else {}
+    if limited.keys() - set(config.blocking_losses):
+        raise ValueError(
+            f"blocking_ceiling={ceiling:g} is for negative_cross_entropy; got blocking_loss={config.blocking_loss!r}: "
+            "set blocking_loss='negative_cross_entropy', or leave out the ceiling."
+        )
+    return [*(limited.get(name) or BLOCKING_LOSSES[name]() for name in config.blocking_losses), *probe]
 
 
 def configured_keeping(config: HardeningConfig) -> list[KeepingLoss]:

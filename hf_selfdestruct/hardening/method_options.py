@@ -40,6 +40,9 @@ class MethodOptions:
     max_blocking_grad_norm: float = option(
         0.0, "Maximum norm of the blocking gradient of a micro-batch; 0: not clipped."
     )
+    blocking_ceiling: float = option(
+        0.0, "Loss in nats beyond which negative_cross_entropy asks for no more; 0: chance level."
+    )
     probe_weight: float = option(0.0, "Weight of probes of all hidden states in the blocking loss; 0: no probes.")
     keeping_erases: bool = option(False, "Distil from a copy of the original with blocked tasks erased (LEACE).")
     erase_directions: int = option(0, "Directions of each blocked task to erase from the input embeddings first.")
@@ -78,7 +81,7 @@ class MethodOptions:
             check_count(name, getattr(self, name), least)
         if not isinstance(self.keeping_erases, bool):
             raise ValueError(f"keeping_erases must be true or false; got {self.keeping_erases!r}.")
-        for name in ("max_blocking_grad_norm", "probe_weight", "merge_words", "noise"):
+        for name in ("max_blocking_grad_norm", "blocking_ceiling", "probe_weight", "merge_words", "noise"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be zero or more; got {value!r}.")

@@ -22,6 +22,7 @@ NEW = (
     "pool_by_success",
     "episode",
     "noise",
+    "blocking_ceiling",
 )
 RENAMED: dict[str, tuple[str, str, str]] = {  # field, key, and of a range or a growing number the end
     **{

@@ -81,6 +81,13 @@ def test_losses_joined_by_plus_are_all_known(make_args, value) -> None:
     assert configured_losses(joined) == [losses.Entropy(), losses.GradientNorm()]
 
 
+def test_a_ceiling_is_that_of_the_loss_which_has_one(make_args) -> None:
+    args = make_args(blocking_loss="entropy+negative_cross_entropy", method_options={"blocking_ceiling": 5}).filled()
+    assert configured_losses(args)[:2] == [losses.Entropy(), losses.NegativeCrossEntropy(ceiling=5.0)]
+    with pytest.raises(ValueError, match=r"blocking_ceiling=5 is for negative_cross_entropy; got .*'entropy'"):
+        configured_losses(make_args(blocking_loss="entropy", method_options={"blocking_ceiling": 5}).filled())
+
+
 @pytest.mark.parametrize("name", CHOICES)
 def test_a_misspelt_choice_lists_the_right_ones(make_args, name) -> None:
     for value in CHOICES[name]:
