@@ -97,7 +97,7 @@ def trainer_of(
         eval_dataset=data["validation"],
         blocked_tasks=blocked_tasks(config, data, processor),
         processing_class=processor,
-        data_collator=padded_batch if texts else collator_of(processor),
+        data_collator=attacker_collate(config, processor),
         compute_metrics=None if texts else accuracy,
         keep_dataset=kept["train"] if kept else None,
     )
@@ -143,7 +143,7 @@ def harden(config: HardenConfig) -> AttackReport:
             filtered = Target(FILTERED, config.filtered)
             check_target(filtered)
             check_shape(filtered, Target("base", config.model).config())
-        data = _examples(config, processor)
+        data = examples(config, processor, config.model)
         kept = load_kept(config.data, processor)
         controls = _tasks(config.control_tasks, config, data, processor)
         if controls:
@@ -161,10 +161,22 @@ def harden(config: HardenConfig) -> AttackReport:
         )
 
 
-def _examples(config: HardenConfig, processor: Processor) -> DatasetDict:
+def examples(config: HardenConfig, processor: Processor, numbering: str) -> DatasetDict:
+    """Load the desired examples: rows of tokens, or labelled ones with the class numbers of a model's configuration."""
     if config.data.of_texts:
         return load_texts(config.data, processor)
-    return numbered_as(load_data(config, processor), config.model)
+    return numbered_as(load_data(config, processor), numbering)
+
+
+def attacker_desired(config: HardenConfig, data: DatasetDict, columns: Sequence[str]) -> DesiredData | None:
+    """The desired examples that an attacker has."""
+    of = desired_texts if config.data.of_texts else DesiredData.of
+    return of(data["train"], data["validation"], columns)
+
+
+def attacker_collate(config: HardenConfig, processor: Processor) -> Collate:
+    """How an attacker makes a batch of rows."""
+    return padded_batch if config.data.of_texts else collator_of(processor)
 
 
 def attack(
@@ -208,11 +220,10 @@ def attack(
     processor = processor_of(model, config.data)
     targets = [replace(target, padding=padding_of(processor)) for target in targets]
     columns = processor.model_input_names
-    collate: Collate = padded_batch if config.data.of_texts else collator_of(processor)
+    collate = attacker_collate(config, processor)
     if config.data.of_texts:
         data = load_texts(config.data, processor)
         quality = {t.role: general_quality(t, data["test"], columns) for t in targets[1:]}
-        desired = desired_texts(data["train"], data["validation"], columns)
     else:
         data = load_data(config, processor)
         data = renumbered(data, numbers_of(data["train"].features["label"].names, targets[-1].config(), model))
@@ -220,14 +231,13 @@ def attack(
         rated = [t for t in targets[1:] if t.role != FILTERED]  # it need not have the desired task's head
         general = {t.role: _alike(t, targets[0], kept["test"], collate) for t in rated} if kept else {}
         quality = {t.role: _accuracy(t, data["test"], collate) | general.get(t.role, {}) for t in rated}
-        desired = DesiredData.of(data["train"], data["validation"], columns)
     report = named_suite(config.suite).run(
         [*targets, replace(targets[-1], role="scratch", random=True, sibling="")],
         blocked_tasks(config, data, processor),
         columns=columns,
         collate=collate,
         controls=_tasks(config.control_tasks, config, data, processor),
-        desired=desired,
+        desired=attacker_desired(config, data, columns),
         storage=storage,
         workers=workers,
         progress=progress,

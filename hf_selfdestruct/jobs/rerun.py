@@ -11,19 +11,16 @@ from typing import Any
 import numpy as np
 
 from ..attacks import Attack, AttackData, Target, Trial, named_suite
-from ..attacks.data import DesiredData
 from ..attacks.methods.references import with_more
 from ..attacks.suites.audit import plan_problems, planned
 from ..attacks.suites.plan import Job, known_splits
 from ..attacks.suites.search import FAILURES
 from ..publish.manifest import REPORT
-from ..report.attack_run import AttackRun
+from ..report.attack_run import FILTERED, AttackRun
 from ..report.report import AttackReport
 from .config import HardenConfig
-from .job import blocked_tasks
-from .label_order import numbered_as
-from .processors import Processor, collator_of, padding_of, processor_of
-from .text_data import load_data
+from .job import attacker_collate, attacker_desired, blocked_tasks, examples
+from .processors import Processor, padding_of, processor_of
 
 TOLERANCE = 0.02  # in accuracy: the measured effect of another machine's arithmetic on fine-tuning, plus a margin
 MORE_OFTEN = 4.0  # weight, in the draw, of a run that a headline uses
@@ -85,7 +82,7 @@ class Reruns:
         count = len(self.found)
         return (
             f"repeated {count} of {self.on_record} runs, drawn with --rerun-seed {self.seed} from the {self.among} "
-            f"that need no undefended or filtered weights: a publisher who invented 1 of 100 numbers passes this check "
+            f"on weights that are here or random: a publisher who invented 1 of 100 numbers passes this check "
             f"with probability {0.99**count:.2f}; only a signature proves who published the evidence"
         )
 
@@ -108,8 +105,8 @@ def rerun(folder: str | Path, config: HardenConfig, *, count: int = 3, seed: int
     if problems := plan_problems(report):
         raise ValueError(f"{folder}: the report departs from its plan, so no run is repeated: {problems[0]}.")
     processor = processor_of(str(folder), config.data)
-    targets, columns = _targets(report, str(folder), config.model, processor), processor.model_input_names
-    rows = numbered_as(load_data(config, processor), folder)
+    targets, columns = _targets(report, str(folder), config, processor), processor.model_input_names
+    rows = examples(config, processor, str(folder))
     tasks = [task for task in blocked_tasks(config, rows, processor) if task.name in report.blocked()]
     if missing := set(report.blocked()) - {task.name for task in tasks}:
         raise ValueError(
@@ -121,12 +118,12 @@ def rerun(folder: str | Path, config: HardenConfig, *, count: int = 3, seed: int
             raise ValueError(
                 f"{task.name}: the rows differ from those of the report's attacks; use the original data and splits."
             )
-    desired = DesiredData.of(rows["train"], rows["validation"], columns)
+    desired = attacker_desired(config, rows, columns)
     if (desired is not None) != report.suite.desired:
         known = report.suite.desired
         raise ValueError(f"the report has desired={known}, but the configuration's rows imply {not known}.")
     suite = named_suite(report.suite.name)
-    job = Job(suite, [targets["hardened"]], tasks, columns, collator_of(processor), desired=desired)
+    job = Job(suite, [targets["hardened"]], tasks, columns, attacker_collate(config, processor), desired=desired)
     attacks = {one.key: one.attack for one in planned(report, suite) if "sibling" not in one.attack.needs}
     seed = secrets.randbelow(2**31) if seed is None else seed
     found, among = [], 0
@@ -157,7 +154,7 @@ def drawn(report: AttackReport, runs: list[AttackRun], count: int, seed: int) ->
     return [runs[int(i)] for i in chosen]
 
 
-def _targets(report: AttackReport, folder: str, base: str, processor: Processor) -> dict[str, Target]:
+def _targets(report: AttackReport, folder: str, config: HardenConfig, processor: Processor) -> dict[str, Target]:
     """Return, by role, the available models that match the report."""
     hardened = Target("hardened", folder, padding=padding_of(processor))
     known = {role: one.sha256 for role, one in report.models.items()}
@@ -166,14 +163,17 @@ def _targets(report: AttackReport, folder: str, base: str, processor: Processor)
             f"{folder}: the weights differ from those that the report's attacks were run on; get the folder again."
         )
     found = {"hardened": hardened, "raw": Target("raw", "")}
-    here = base if Path(base).is_dir() else ""  # a model on the Hub has no hash to compare
-    if here and (own := dataclasses.replace(hardened, role="base", folder=here)).identity().sha256 != known["base"]:
-        raise ValueError(f"model {base} of the configuration is not the base of the report; name the original base.")
-    if here:
-        found["base"] = own
-    for place in (here, folder):
+    for role, place in {"base": config.model, FILTERED: config.filtered}.items():
+        if role not in known or not place or not Path(place).is_dir():  # a model on the Hub has no hash to compare
+            continue
+        found[role] = dataclasses.replace(hardened, role=role, folder=place)
+        if found[role].identity().sha256 != known[role]:
+            raise ValueError(
+                f"model {place} of the configuration is not the {role} of the report; name the original {role}."
+            )
+    for place in (*([config.model] if "base" in found else []), folder):
         scratch = dataclasses.replace(hardened, role="scratch", folder=place, random=True)
-        if place and scratch.identity().sha256 == known["scratch"]:
+        if scratch.identity().sha256 == known["scratch"]:
             return found | {role: dataclasses.replace(scratch, role=role) for role in ("scratch", "null", "more")}
     return found
 

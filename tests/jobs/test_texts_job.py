@@ -13,11 +13,13 @@ from toy_project import NOISE, make_tokenizer, write_jsonl
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning
+from hf_selfdestruct.attacks.suites.audit import plan_problems
 from hf_selfdestruct.attacks.suites.shipped import SUITES
 from hf_selfdestruct.cli.__main__ import main
 from hf_selfdestruct.files import weights_hash
 from hf_selfdestruct.jobs.config import load_config
 from hf_selfdestruct.jobs.job import harden
+from hf_selfdestruct.jobs.rerun import rerun
 from hf_selfdestruct.jobs.sections import DataConfig
 from hf_selfdestruct.jobs.texts import load_texts
 from hf_selfdestruct.publish.manifest import problems
@@ -88,14 +90,20 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _toy_suite(monkeypatch):
-    monkeypatch.setitem(SUITES, "toy", SUITE)
+@pytest.fixture(autouse=True, scope="module")
+def _toy_suite():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SUITES, "toy", SUITE)
+        yield
 
 
-def test_from_start_to_card(project):
+@pytest.fixture(scope="module")
+def hardened(project, _toy_suite) -> Path:
     assert main(["harden", str(project / "config.yaml")]) == 0
-    hardened = project / "hardened"
+    return project / "hardened"
+
+
+def test_from_start_to_card(project, hardened):
     report = AttackReport.load(hardened / "selfdestruct" / "report.json")
     assert report.roles() == ["base", "undefended", "hardened", "filtered", "scratch"]
     assert {run.status for run in report.runs} == {"ok"}
@@ -116,6 +124,30 @@ def test_from_start_to_card(project):
     model = LlamaForCausalLM.from_pretrained(hardened)
     start = LlamaForCausalLM.from_pretrained(project / "model").state_dict()
     assert not [name for name, weight in model.state_dict().items() if torch.equal(weight, start[name])]
+
+
+def test_recorded_runs_on_every_model_give_the_recorded_numbers_again(project, hardened):
+    report = AttackReport.load(hardened / "selfdestruct" / "report.json")
+    assert plan_problems(report) == []
+    again = rerun(hardened, load_config(project / "config.yaml"), count=10**6, seed=0)
+    assert {one.run.role for one in again.found} == {*report.roles(), "raw"} - {"undefended"}
+    assert all(one.now == one.recorded for one in again.found)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda run: run["test"]["extra"].update(bits_per_byte=0.5), "bits per byte on test does not follow from its"),
+        (lambda run: run["selection"].update(loss=0.5), "loss on selection does not follow from its predictions"),
+        (lambda run: run.update(predictions="", selected=""), "chosen, and without predictions"),
+        (lambda run: run.update(seed=7), "runs at seed 0; the suite tries each of"),
+    ],
+)
+def test_a_report_of_texts_is_held_against_its_plan(hardened, tmp_path, change, told):
+    raw = json.loads((hardened / "selfdestruct" / "report.json").read_text(encoding="utf-8"))
+    change(next(run for run in raw["runs"] if run["role"] == "hardened" and run["chosen"]))
+    (tmp_path / "report.json").write_text(json.dumps(raw), encoding="utf-8")
+    assert told in plan_problems(AttackReport.load(tmp_path / "report.json"))[0]
 
 
 def test_a_filtered_model_of_another_shape_is_refused_before_training(project, tmp_path):

@@ -11,21 +11,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...report.attack_run import FILTERED, ROLES, AttackRun
-from ...report.contributions import METRICS, contributions
 from ...report.facts import TaskFacts
-from ...report.packing import unpacked, unpacked_labels
 from ...report.report import AttackReport
 from ...tasks.development import DEVELOPMENT
 from ..attack import Attack
 from ..doubts import doubts
 from ..methods.fine_tuning import Tuning
+from ..methods.ngram import NGram
 from ..methods.references import AGAIN, RawInput
 from .attack_list import AttackList, available
 from .plan import RECORD, known_attacks
+from .recomputed import score_problems
 from .search import KEPT
 from .shipped import SUITES
 
-EXACT = 1e-6
 SLACK = 0.02  # in selection accuracy: what the same steps made twice may differ by on a GPU
 MOST_LUCK = 2.0  # times 1 / sqrt(selection rows): above what a choice among hundreds of settings owes to chance
 MOST_LINES = 50
@@ -96,11 +95,11 @@ def plan_problems(report: AttackReport) -> list[str]:
     if record != RECORD:
         return [f"the report holds record {record}, and this version checks record {RECORD}: it cannot be checked "
                 "against its plan"]  # fmt: skip
-    if other := [name for name, facts in report.tasks.items() if not facts.has_classes]:
+    if other := [name for name, facts in report.tasks.items() if not (facts.has_classes or facts.has_tokens)]:
         return [f"task {other[0]!r} is scored by {report.tasks[other[0]].score}: its predictions are not on record, "
-                "and only classifications are checked against a plan"]  # fmt: skip
+                "and it cannot be checked against a plan"]  # fmt: skip
     found = [*_facts(report, suite), *_models(report)] or [*_runs(report, suite)]
-    found = found or [line for task in report.tasks for line in _scores(report, task)]
+    found = found or [line for task in report.tasks for line in score_problems(report, task)]
     # In their order only as the tasks are, which JSON sorts by name.
     if not found and sorted(report.checks) != sorted(known := doubts(report)):
         found.append(f"checks: the report states {len(report.checks)} doubts, and its runs raise {len(known)}"
@@ -129,7 +128,7 @@ def planned(report: AttackReport, suite: AttackList) -> Iterator[Planned]:
             continue
         budgets = sorted({n for _, n in union} or {rows})
         for n in budgets:
-            raw = RawInput(pairs=facts.pairs)
+            raw = NGram() if facts.has_tokens else RawInput(pairs=facts.pairs)
             yield from _with_refit(Planned(task, raw, "raw", n, suite.repeats(n)), facts, suite)
         if suite.more:
             yield Planned(task, suite.more, "more", rows + facts.rows_in("train"), (0,))
@@ -172,7 +171,7 @@ def _facts(report: AttackReport, suite: AttackList) -> Iterator[str]:
             continue
         counts = {split: facts.rows_in(split) for split in ("train", "attack", scored_on)}
         most = suite.limit or math.inf
-        if not (counts["train"] and counts["attack"] and counts[scored_on] and facts.num_labels):
+        if not (counts["train"] and counts["attack"] and counts[scored_on] and (facts.num_labels or facts.has_tokens)):
             yield f"{name}: num_labels and the numbers of rows in its splits must be stated"
             continue
         train, selection, test = dataclasses.astuple(facts.rows)
@@ -271,30 +270,3 @@ def _merit(run: AttackRun) -> tuple[float, float]:
 
 def _key(settings: dict[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
-
-
-def _scores(report: AttackReport, task: str) -> Iterator[str]:
-    """Scores on test follow from predictions, without which no run that counts is believed."""
-    facts = report.tasks[task]
-    labels, known = unpacked_labels(facts.labels), unpacked_labels(facts.selection)
-    for split, found, rows in (("test", labels, facts.rows.test), ("selection", known, facts.rows.selection)):
-        if len(found) != rows:
-            yield f"{task}: {len(found)} {split} labels on record, for {rows} {split} rows"
-            return
-    if abs(max((labels == c).mean() for c in set(labels.tolist())) - facts.majority) > EXACT:
-        yield f"{task}: the commonest label's rate does not follow from the labels"
-    for run in report.runs:
-        if run.task != task or not run.chosen or run.test is None:
-            continue
-        where = f"{task}: {run.attack} on {run.role} with {run.examples} examples, seed {run.seed}"
-        if not (run.predictions and run.selected and run.selection):
-            yield f"{where}: chosen, and without predictions"
-            continue
-        for split, right, text, scores in (
-            ("test", labels, run.predictions, run.test),
-            ("selection", known, run.selected, run.selection),
-        ):
-            probabilities = unpacked(text, facts.num_labels)
-            for name in METRICS:
-                if abs(contributions(right, probabilities, name).mean() - getattr(scores, name)) > EXACT:
-                    yield f"{where}: {name.replace('_', ' ')} on {split} does not follow from its predictions"
