@@ -47,6 +47,11 @@ def clipped(norm: float) -> dict[str, Any]:
     return {"method_options": {"max_blocking_grad_norm": norm}}
 
 
+def undone(noise: float, norm: float = 0.5) -> dict[str, Any]:
+    """The setting that unlearns in a fifth of the steps first, and then mixes a share of noise into the weights."""
+    return {"method_options": {"unlearn_steps": OUTER_STEPS // 5, "noise": noise, "max_blocking_grad_norm": norm}}
+
+
 @dataclass(frozen=True)
 class Variant:
     """A row of the table.
@@ -77,6 +82,9 @@ VARIANTS = {  # the most important first
     "pool of 1, fastest": Variant("base", {"adversary": FASTEST | POOL, **clipped(1.0)}, CEILING),
     "reset, K = 4, faster": Variant("base", {"adversary": FAST | ALONE, **clipped(1.0)}, CEILING),
     "pool of 1, faster, entropy": Variant("base", {"adversary": FAST | POOL}),
+    "undo, noise 0.6": Variant("base", {"method": "undo", **undone(0.6)}),
+    "undo, noise 0.3": Variant("base", {"method": "undo", **undone(0.3)}),
+    "undo, noise 0.3, then pool of 1": Variant("base", {"adversary": SLOW | POOL, **undone(0.3, 1.0)}, CEILING),
 }
 
 
@@ -116,7 +124,7 @@ def hardened(variant: Variant, seed: int, data: Texts) -> LlamaForCausalLM:
         return model.eval()
     torch.manual_seed(seed)
     task = BlockedTask("novel", train=dataset(data.novel), label_column="labels", kind=LanguageModeling())
-    config = HardeningConfig(method="language", seed=seed, **variant.config)
+    config = HardeningConfig(**{"method": "language", "seed": seed, **variant.config})
     objective = HardeningObjective(model, config, [task], collate=pool.collate, batch_size=BATCH, losses=variant.losses)
     objective.prepare(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
