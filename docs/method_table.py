@@ -69,9 +69,11 @@ def _parts(name: str, preset: dict[str, Any]) -> tuple[str, ...]:
     lasting = f"; {adversary['pool']} continue for {adversary['horizon']} steps each" if adversary.get("pool") else ""
     order = "" if not adversary["steps"] else f", {WORDS[preset['meta_gradient']]}"
     forms = [f"`{key}`" for key in ("merge_words", "erase_directions", "keep_directions", "noise") if options[key]]
+    loss = WORDS[preset["blocking_loss"]] + (" and probes of all layers" if options["probe_weight"] else "")
+    if first := options["unlearn_steps"]:
+        return f"`{name}`", "none", f"{loss}, in the first {first} steps", f"then {', '.join(forms)}"
     if not preset["blocking_weight"]:
         return f"`{name}`", "none", "none", ", ".join(forms)
-    loss = WORDS[preset["blocking_loss"]] + (" and probes of all layers" if options["probe_weight"] else "")
     return f"`{name}`", f"{steps}{order}{lasting}", loss, ", ".join(forms) or "none"
 
 

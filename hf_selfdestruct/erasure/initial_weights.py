@@ -86,7 +86,7 @@ def initial_weights(
     Returns:
         Parameter name to new values; empty if no closed form is enabled.
     """
-    mixed = _noised(model, asked.noise, seed) if asked.noise else {}
+    mixed = noised(model, asked.noise, seed) if asked.noise else {}
     if not asked.of_words():
         return mixed
     name, original = embeddings_of(model)
@@ -104,8 +104,14 @@ def initial_weights(
     return {**mixed, name: table.to(original)}
 
 
-def _noised(model: PreTrainedModel, share: float, seed: int) -> Weights:
-    """The trunk's weights mixed with random ones: ``(1 - share) * weights + share * random``."""
+def noised(model: PreTrainedModel, share: float, seed: int) -> Weights:
+    """Compute the trunk's weights mixed with random ones: ``(1 - share) * weights + share * random``.
+
+    Args:
+        model: The model; it is not changed.
+        share: In [0, 1].
+        seed: Of the random weights.
+    """
     head = {*heads.head_names(model)}
     trunk = {name: value.detach() for name, value in model.named_parameters() if name not in head}
     random = heads.draw(heads.live_skeleton(model), trunk, seed_of("noise", seed))

@@ -263,10 +263,10 @@ def check_reached(model: PreTrainedModel, config: HardeningConfig, published: Co
             "weights first (for an adversary that trains adapters, set adversary={'trainable': 'lora'})."
         )
     reached = any(weights[name].requires_grad for name in {*published} & weights.keys())
-    if config.blocking_weight and not reached:
+    if config.blocks and not reached:
         raise ValueError(
             "no weight that an adversary starts from requires a gradient, so hardening cannot block anything: unfreeze "
-            "layers of the trunk, or set blocking_weight=0."
+            "layers of the trunk, or set blocking_weight=0 and method_options={'unlearn_steps': 0}."
         )
 
 

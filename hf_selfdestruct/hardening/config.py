@@ -61,7 +61,7 @@ class HardeningConfig:
     blocking_loss: str | None = option(
         None, "What hardening minimises at the fast weights; several with +.", BLOCKING_LOSSES
     )
-    blocking_weight: float | None = option(None, "Weight of the blocking loss; 0: no adversary, no such loss.")
+    blocking_weight: float | None = option(None, "Weight of the blocking loss after unlearn_steps; 0: no adversary.")
     blocking_batch_size: int | None = option(None, "Held-out blocked examples on which the blocking loss is measured.")
     keeping_loss: str | None = option(
         None,
@@ -97,6 +97,16 @@ class HardeningConfig:
         return bool(self.blocking_weight) or any(getattr(options, name) != value for name, value in NOTHING.items())
 
     @property
+    def blocks(self) -> bool:
+        """Whether any step adds a blocking loss, be it one that unlearns."""
+        return bool(self.blocking_weight) or bool(self.options.unlearn_steps and self.options.unlearn_weight)
+
+    def weight_at(self, step: int) -> float:
+        """Weight of the blocking loss in an outer step, counted from 0."""
+        options = self.options
+        return options.unlearn_weight if step < options.unlearn_steps else self.blocking_weight or 0.0
+
+    @property
     def blocking_losses(self) -> list[str]:
         """The names in ``blocking_loss``; none before a method has filled it."""
         return [] if self.blocking_loss is None else self.blocking_loss.split("+")
@@ -121,7 +131,7 @@ class HardeningConfig:
         return found
 
     def undefended(self) -> Self:
-        """A copy by which nothing is blocked, erased or merged: that of the undefended sibling."""
+        """A copy by which nothing is blocked, erased, merged, unlearned or mixed: that of the undefended sibling."""
         found = copy.copy(self)
         found.blocking_weight = 0.0
         found.method_options = {**dataclasses.asdict(self.options), **NOTHING}

@@ -67,6 +67,7 @@ def configured_keeping(config: HardeningConfig) -> list[KeepingLoss]:
 
 
 def configured_forms(config: HardeningConfig) -> Forms:
-    """The closed forms that a configuration asks for."""
+    """The closed forms that a configuration asks for; noise that is mixed in after unlearning is none of them."""
     options = config.options
-    return Forms(**{f.name: getattr(options, f.name) for f in fields(Forms)})
+    asked = {f.name: getattr(options, f.name) for f in fields(Forms)}
+    return Forms(**{**asked, "noise": 0.0} if options.unlearn_steps else asked)

@@ -62,6 +62,15 @@ class Keeper:
         rows = self._rows.draw(self._size * self._ranks.size, "keep", *key)
         return self._total(model, self.losses, self._ranks.part(rows))
 
+    def renew(self, weights: Mapping[str, Tensor]) -> None:
+        """Compare from now on with a model of these weights, such as the live one as it is now."""
+        if self._original is not None:
+            self._original.load_state_dict(weights)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The original's weights; none where no loss looks at it."""
+        return self._original.state_dict() if self._original is not None else {}
+
     def _total(self, model: nn.Module, losses: Sequence[KeepingLoss], inputs: Mapping[str, Any]) -> Tensor:
         """Without dropout on either side: what is kept is what will be served, and noise is no distance."""
         plain = {n: v for n, v in inputs.items() if n not in LABELS}

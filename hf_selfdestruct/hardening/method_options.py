@@ -49,7 +49,11 @@ class MethodOptions:
     merge_words: float = option(0.0, "Merge words that reveal labels beyond so many standard errors; 0: none.")
     merge_groups: int = option(0, "Maximum number of merged groups; fewer groups hide more. 0: no limit.")
     keep_directions: int = option(0, "Directions of the desired task that input embeddings retain; 0: all.")
-    noise: float = option(0.0, "Share of noise, at most 1, that weights are mixed with first (UNDO).")
+    noise: float = option(0.0, "Share of noise, at most 1, mixed into the weights first, or after unlearning (UNDO).")
+    unlearn_steps: int = option(
+        0, "Outer steps that unlearn first, without adversary's steps; what they leave is then distilled from (UNDO)."
+    )
+    unlearn_weight: float = option(1.0, "Weight of the blocking loss in these steps.")
 
     LEAST: ClassVar[dict[str, int]] = {
         "blocking_every": 1,
@@ -57,8 +61,9 @@ class MethodOptions:
         "erase_directions": 0,
         "merge_groups": 0,
         "keep_directions": 0,
+        "unlearn_steps": 0,
     }
-    # What changes the weights before the first step, or the original that the model is compared with.
+    # What changes the weights otherwise than by steps of the method, or the original that the model is compared with.
     CLOSED_FORMS: ClassVar[tuple[str, ...]] = (
         "keeping_erases",
         "erase_directions",
@@ -66,6 +71,7 @@ class MethodOptions:
         "merge_groups",
         "keep_directions",
         "noise",
+        "unlearn_steps",
     )
 
     def __post_init__(self) -> None:
@@ -81,13 +87,20 @@ class MethodOptions:
             check_count(name, getattr(self, name), least)
         if not isinstance(self.keeping_erases, bool):
             raise ValueError(f"keeping_erases must be true or false; got {self.keeping_erases!r}.")
-        for name in ("max_blocking_grad_norm", "blocking_ceiling", "probe_weight", "merge_words", "noise"):
+        named = ("max_blocking_grad_norm", "blocking_ceiling", "probe_weight", "merge_words", "noise", "unlearn_weight")
+        for name in named:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be zero or more; got {value!r}.")
             object.__setattr__(self, name, float(value))
         if self.noise > 1:
             raise ValueError(f"noise is a share of the weights, from 0 to 1; got {self.noise!r}.")
+        if self.unlearn_steps and self.step_weights == "drop":
+            raise ValueError(
+                "step_weights='drop' blocks what an adversary gains; while a model unlearns none makes a step, and the "
+                "blocked task would be taught: set unlearn_steps=0, or step_weights='uniform' with a blocking_loss "
+                "such as 'entropy'."
+            )
 
 
 NOTHING = {f.name: f.default for f in fields(MethodOptions) if f.name in MethodOptions.CLOSED_FORMS}

@@ -29,6 +29,7 @@ from .defaults import configured_adversary, configured_forms, configured_keeping
 from .draw import Batch, Draw, Rows
 from .keeper import Keeper
 from .simulator import Simulator
+from .unlearning import Unlearning, check_unlearning
 
 Collate = Callable[[list[dict[str, Any]]], Batch]
 
@@ -110,7 +111,7 @@ class HardeningObjective:
         self._check(model)
         self.keeper, self.simulator = self._kept_by(model), self._simulated_by(model)
         check_reached(model, self.config, self.simulator.published)
-        self.blocked_step = -1
+        self._unlearning, self.blocked_step = Unlearning(self.config, self.keeper), -1
         self._tied: TiedRows | None = None
 
     def prepare(self, model: PreTrainedModel) -> None:
@@ -158,6 +159,7 @@ class HardeningObjective:
             FloatingPointError: A loss or a gradient is not finite.
         """
         config, terms = self.config, {"desired_loss": desired.item()}
+        self._unlearning.see(model, step)
         if config.options.merge_words and self._tied is None:  # a checkpoint's weights are in place by now
             self._tied = TiedRows(model.get_parameter(embeddings_of(model)[0]))
         draw = self.simulator.draw(step)
@@ -172,9 +174,9 @@ class HardeningObjective:
         gradient = self.simulator.meta_gradient(model, draw)
         if gradient is None:
             return desired, terms
-        weight, most = (config.blocking_weight or 0.0) * factor, config.options.max_blocking_grad_norm or None
+        weight, most = config.weight_at(step) * factor, config.options.max_blocking_grad_norm or None
         named, score = dict(model.named_parameters()), draw.task.kind.score
-        place = partial(self.simulator.place, draw)
+        place = "unlearning".format if self._unlearning.during(step) else partial(self.simulator.place, draw)
         outer = meta_loss(desired, named, gradient, blocking_weight=weight, max_norm=most, score=score, place=place)
         more = {"adversary_lr": float(draw.fine_tuning.learning_rate), "inner_steps": float(draw.fine_tuning.steps)}
         check_finite(outer.terms | more, draw, step)
@@ -183,7 +185,7 @@ class HardeningObjective:
 
     def blocks(self, step: int) -> bool:
         """Whether a blocking loss is due in this outer step."""
-        return bool(self.config.blocking_weight) and step % self.config.options.blocking_interval == 0
+        return bool(self.config.weight_at(step)) and step % self.config.options.blocking_interval == 0
 
     def before_optimizer_step(self) -> None:
         """Let the adversaries learn from what this outer step gave them, and merged words have one gradient.
@@ -191,7 +193,7 @@ class HardeningObjective:
         Gradients are averaged over all processes, each of which must call.
         """
         accelerator = self._options["accelerator"]
-        for adversary in self.simulator.learned.values() if self.config.blocking_weight else ():
+        for adversary in self.simulator.learned.values() if self.config.blocks else ():
             # Each process draws for itself; an adversary that none has drawn keeps still, moments included.
             if not (anyone(accelerator, adversary.drawn) if accelerator else adversary.drawn):
                 continue
@@ -202,7 +204,8 @@ class HardeningObjective:
             self._tied.gather()
 
     def after_optimizer_step(self) -> None:
-        """Undo what rounding may have set apart in merged words."""
+        """End unlearning where it is due, and undo what noise or rounding may have set apart in merged words."""
+        self._unlearning.after_optimizer_step()
         if self._tied is not None:
             self._tied.spread()
 
@@ -211,16 +214,16 @@ class HardeningObjective:
         return self.keeper.on_desired(model, inputs) * (self.config.keeping_weight or 1.0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the adversaries have learned: everything beside the model that a run needs to go on exactly."""
-        return self.simulator.state_dict()
+        """What the adversaries have learned, and the renewed original: what a run needs beside the model to go on."""
+        return self.simulator.state_dict() | self._unlearning.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`state_dict` gave.
 
         Raises:
-            ValueError: It is the state of other tasks or adversaries.
+            ValueError: It is the state of other tasks or adversaries, or of another phase.
         """
-        self.simulator.load_state_dict(state)
+        self.simulator.load_state_dict(self._unlearning.load_state_dict(state))
 
     def without_blocking(self, model: PreTrainedModel) -> HardeningObjective:
         """The undefended sibling's objective: the same around another model, with nothing blocked."""
@@ -239,6 +242,7 @@ class HardeningObjective:
         return torch.stack(parts).sum() if parts else torch.zeros((), device=self.device)
 
     def _check(self, model: PreTrainedModel) -> None:
+        check_unlearning(self.config, self.blocking_losses)
         check_hardening(
             self.config,
             model,

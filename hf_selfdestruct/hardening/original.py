@@ -66,6 +66,15 @@ class Original:
             outputs["last_hidden_state"] = erased[count]
         return outputs
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights of the copy."""
+        return self._model.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Become a copy of a model of the same kind with these weights; erasures are fitted anew."""
+        self._model.load_state_dict(state)
+        self._erasures = []
+
     def _fitted(self) -> list[Erasure]:
         found = [self._encoded(task) for task in self._erased]
         return [leace([(states[place], labels) for states, labels in found]) for place in range(len(found[0][0]))]

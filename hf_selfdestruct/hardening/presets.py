@@ -35,6 +35,8 @@ MLAC: dict[str, Any] = {
         "erase_directions": 0,
         "keep_directions": 0,
         "noise": 0.0,
+        "unlearn_steps": 0,
+        "unlearn_weight": 1.0,
     },
 }
 
@@ -113,6 +115,21 @@ LANGUAGE: dict[str, Any] = {
     "method_options": {
         **MLAC_FAST["method_options"],
         "max_blocking_grad_norm": 0.5,  # without it the language goes, too
+    },
+}
+
+# UNDO, 2506.06278, whole, for language models: unlearning by entropy (its MaxEnt) at the weights as they are, then
+# noise, then distillation from the model that has unlearned, on the desired texts and on those of keep_dataset=. There
+# noise is a tenth of initial weights (beta = 0.1), here it is as large as they are; there distillation ends when 95 %
+# of the language is back, here when training does. The desired loss is added.
+UNDO: dict[str, Any] = {
+    **LANGUAGE,
+    "blocking_weight": 0.0,  # after unlearning: no adversary takes part
+    "adversary": {**MLAC_FAST["adversary"], "steps": 0, "head": "keep"},
+    "method_options": {
+        **LANGUAGE["method_options"],
+        "unlearn_steps": 200,  # ours
+        "noise": 0.6,  # it tries 0.1 to 0.8
     },
 }
 
@@ -226,6 +243,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "one_purpose": ONE_PURPOSE,
     "relearn": RELEARN,
     "language": LANGUAGE,
+    "undo": UNDO,
     "pool": POOL,
     "ac": AC,
     "sophon": SOPHON,

@@ -23,6 +23,8 @@ NEW = (
     "episode",
     "noise",
     "blocking_ceiling",
+    "unlearn_steps",
+    "unlearn_weight",
 )
 RENAMED: dict[str, tuple[str, str, str]] = {  # field, key, and of a range or a growing number the end
     **{

@@ -108,11 +108,12 @@ class Simulator:
         }
 
     def draw(self, global_step: int) -> Draw:
-        """What the next micro-step of this global step simulates."""
+        """What the next micro-step of this global step simulates; no adversary's steps while the model unlearns."""
         micro = self._last[1] + 1 if self._last[0] == global_step else 0
         self._last = (global_step, micro)
         key: tuple[Any, ...] = (self.config.seed, global_step, micro, self._owners.rank)
-        member = self.members.next(*key) if self.members else None
+        unlearns = global_step < self.config.options.unlearn_steps
+        member = self.members.next(*key) if self.members and not unlearns else None
         life = ("pool", self.config.seed, member.number, member.life) if member else key
         generator = torch.Generator().manual_seed(seed_of("task", *life))
         task = self.tasks[int(torch.multinomial(torch.tensor([t.weight for t in self.tasks]), 1, generator=generator))]
@@ -122,6 +123,8 @@ class Simulator:
         fine_tuning = self.adversaries[number].draw(global_step, *life)
         if fine_tuning.learns_rate:
             fine_tuning = replace(fine_tuning, learning_rate=self.learned[task.name, number].learning_rate)
+        if unlearns:
+            fine_tuning = replace(fine_tuning, steps=0, prelude=0, learns_rate=False)
         if member is not None and member.taken:
             fine_tuning = replace(fine_tuning, prelude=0)  # an attacker heals once
         return Draw(task, number, fine_tuning, key, life, member, member.age if member else 0)
@@ -148,7 +151,7 @@ class Simulator:
             found = self._way(builder.episode())
         if self.members is not None and draw.member is not None:
             self.members.turn += 1
-            if _finite(found):
+            if found.finite():
                 builder.store(self.members, draw.member, found)
             elif draw.age:
                 logger.warning("an adversary of the pool diverged at age %d: it is reset.", draw.age)
@@ -287,10 +290,3 @@ class Simulator:
             learns_rate=adversary.learns_rate,
             learning_rate=self.config.adversary_settings.head_learning_rate,
         )
-
-
-def _finite(found: MetaGradient) -> bool:
-    """Whether a stretch ended well: its loss, its meta-gradient and the weights it ended at are finite."""
-    values = [*found.weights.values(), *found.fast.values()]
-    norms = torch.stack([torch.tensor(found.loss), *(norm.cpu().float() for norm in torch._foreach_norm(values))])
-    return bool(norms.isfinite().all())

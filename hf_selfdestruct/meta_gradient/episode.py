@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ..adversaries.optimizer import InnerOptimizer
@@ -130,3 +131,9 @@ class MetaGradient:
     hvp_error: float | None = None
     fast: Weights = field(default_factory=dict)
     moments: dict[str, Weights] = field(default_factory=dict)
+
+    def finite(self) -> bool:
+        """Whether an episode ended well: its loss, its meta-gradient and its fast weights are finite."""
+        values = [*self.weights.values(), *self.fast.values()]
+        norms = torch.stack([torch.tensor(self.loss), *(norm.cpu().float() for norm in torch._foreach_norm(values))])
+        return bool(norms.isfinite().all())

@@ -33,6 +33,8 @@ CLOSED_FORMS = {  # edits of the model before training, and what they cost its u
     "information that other tasks need was removed too.",
     "noise": "Weights were mixed with random ones, of a share of {}, and the desired task was relearned from there; "
     "information that other tasks need was removed too.",
+    "unlearn_steps": "In its first {} steps the model unlearned the blocked tasks; it was kept close to what it was "
+    "then.",
     "keeping_erases": "The model was distilled from a copy of the original with the blocked tasks erased from its "
     "hidden states (LEACE).",
 }

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ..hardening.checks import check_desired
 from ..tasks.checks import check_tasks, warn_of_missing_splits
 from ..tasks.positions import check_lengths
+from .cost import planned_steps
 from .training_args import SelfDestructTrainingArguments
 
 if TYPE_CHECKING:
@@ -79,6 +80,25 @@ def check_guard(args: SelfDestructTrainingArguments, evaluated: Any) -> None:
         )
 
 
+def check_phases(trainer: HardeningTrainer) -> None:
+    """Refuse a training that ends before its unlearning does, or that may go back to a model from before.
+
+    Raises:
+        ValueError: It does; the message says what to set.
+    """
+    steps, planned = trainer.args.options.unlearn_steps, planned_steps(trainer)
+    if steps and planned is not None and planned <= steps:
+        raise ValueError(
+            f"unlearn_steps={steps} leaves none of the {planned} steps of training for what follows unlearning: set "
+            f"max_steps above {steps}, or method_options={{'unlearn_steps': ...}} below {planned}."
+        )
+    if steps and trainer.args.load_best_model_at_end:
+        raise ValueError(
+            "load_best_model_at_end may load a model from before unlearning ended, whose noise would be undone: set "
+            "load_best_model_at_end=False with unlearn_steps."
+        )
+
+
 def check_trainer(trainer: HardeningTrainer, model: PreTrainedModel) -> None:
     """Refuse launches, data and guards that a trainer cannot work with, with what to do instead."""
     check_plugins(trainer)
@@ -89,6 +109,7 @@ def check_trainer(trainer: HardeningTrainer, model: PreTrainedModel) -> None:
             trainer.given_optimizer.refusal,
         )
     check_guard(trainer.args, trainer.eval_dataset)
+    check_phases(trainer)
     desired = {"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}
     check_desired(desired, model)
     check_tasks(trainer.blocked_tasks, trainer.input_columns)
@@ -100,7 +121,7 @@ def check_given_optimizer(trainer: HardeningTrainer, model: PreTrainedModel) -> 
     """Refuse an optimizer of the user's own by which nothing could be blocked."""
     given, weights = trainer.given_optimizer, dict(model.named_parameters())
     published = {n for n in trainer.objective.simulator.published & weights.keys() if weights[n].requires_grad}
-    if trainer.args.blocking_weight and given is not None and given.names and not published & {*chain(*given.names)}:
+    if trainer.args.blocks and given is not None and given.names and not published & {*chain(*given.names)}:
         raise ValueError(
             "optimizers= contain no weight that an adversary starts from, so hardening cannot block anything: create "
             "the optimizer from the weights of the model that the trainer trains (adapters are merged into them)."

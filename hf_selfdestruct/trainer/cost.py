@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sized
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ SECOND_ORDER = {"double_backward": 3, "finite_difference": 2}  # further passes 
 
 
 def passes(args: SelfDestructTrainingArguments, adversaries: list[Adversary]) -> float:
-    """Forward-backward passes in a mean outer step, where ordinary training makes one.
+    """Forward-backward passes in a mean outer step after unlearning, where ordinary training makes one.
 
     One pass for the desired loss, one for the keeping losses, and for each blocking loss the adversary's K steps, the
     points at which it is measured, and what second order takes. With several adversaries the one with most steps
@@ -56,21 +57,32 @@ def announcement(trainer: HardeningTrainer) -> str:
         each = " in each process" if settings.scope == "local" and args.world_size > 1 else ""
         where = f"{PLACES[settings.pool_storage]} and of each checkpoint{each}"
         line += f"; its pool of adversaries takes up to {size / 1e9:.2g} GB of {where}"
-    seconds, steps = _seconds_of_a_pass(trainer), _steps(trainer)
+    first = args.options.unlearn_steps
+    if first:
+        line += f"; its first {first} steps unlearn, by about {_unlearning_passes(args):.3g} passes each"
+    seconds, steps = _seconds_of_a_pass(trainer), planned_steps(trainer)
     if seconds is None or steps is None:
         return line
-    total = seconds * many * args.gradient_accumulation_steps * steps / 60
+    made = many * (steps - first) + _unlearning_passes(args) * first
+    total = seconds * made * args.gradient_accumulation_steps / 60
     return f"{line}; about {total:.2g} minutes for {steps} steps at {seconds:.2g} s a pass"
 
 
-def _steps(trainer: HardeningTrainer) -> int | None:
+def _unlearning_passes(args: SelfDestructTrainingArguments) -> float:
+    """Of the desired loss, the keeping losses, and the blocking loss at the weights as they are."""
+    return 1.0 + bool(args.keeping_losses) + 1 / args.options.blocking_interval
+
+
+def planned_steps(trainer: HardeningTrainer) -> int | None:
+    """Number of steps of the whole training; ``None`` where the rows cannot be counted."""
     args, data = trainer.args, trainer.train_dataset
     if args.max_steps > 0:
         return args.max_steps
     if not isinstance(data, Sized):
         return None
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return max(1, round(len(data) / batch * args.num_train_epochs))
+    batch = args.train_batch_size * args.world_size
+    batches = len(data) // batch if args.dataloader_drop_last else math.ceil(len(data) / batch)
+    return math.ceil(args.num_train_epochs * max(1, math.ceil(batches / args.gradient_accumulation_steps)))
 
 
 def _seconds_of_a_pass(trainer: HardeningTrainer) -> float | None:

@@ -83,12 +83,14 @@ def test_every_preset_trains(make_trainer, toy_rows, tmp_path, method) -> None:
     shorter = {"inner_steps": min(PRESETS[method]["adversary"]["steps"], 5)}
     if PRESETS[method]["method_options"]["keep_directions"]:
         shorter["method_options"] = {"keep_directions": 3}  # of 16
+    if PRESETS[method]["method_options"]["unlearn_steps"]:
+        shorter["method_options"] = {"unlearn_steps": 1}
     trainer = make_trainer(tmp_path, method=method, max_steps=2, **shorter)
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     trainer.train()
     assert not [n for n, p in trainer.model.named_parameters() if torch.equal(p, before[n])]
     entries = [entry for entry in trainer.state.log_history if "blocking_loss" in entry]
-    steps = 2 if PRESETS[method]["blocking_weight"] else 0  # in which something is blocked
+    steps = 2 if PRESETS[method]["blocking_weight"] else trainer.args.options.unlearn_steps  # that block something
     assert len(entries) == len(range(0, steps, trainer.args.options.blocking_interval))
     told = {"max_blocking_grad_norm": 0.0, "blocking_interval": 1} | recipe_of(trainer)
     for name in ("max_blocking_grad_norm", "blocking_interval"):
