@@ -1,6 +1,6 @@
 """Adversaries that a training simulates: what they train, how, and what they learn."""
 
-from .adversary import Adversary, Range, Schedule
+from .adversary import Adversary, BetaShare, Range, Schedule
 from .optimizer import InnerOptimizer
 from .optimizers import SGD, Adagrad, Adam, AdamW, NormalizedSGD, RMSprop
 
@@ -10,6 +10,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adversary",
+    "BetaShare",
     "InnerOptimizer",
     "NormalizedSGD",
     "RMSprop",

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
+from scipy.stats import beta
 
 from ..tasks.blocked_task import seed_of
 from .optimizer import InnerOptimizer
@@ -74,6 +75,29 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class BetaShare:
+    """A share of an adversary's steps, drawn from the distribution Beta(a, b).
+
+    TAR's adversaries that begin with benign rows do so for a share of Beta(6, 3), two thirds in the mean.
+
+    Raises:
+        ValueError: ``a`` or ``b`` is not positive.
+    """
+
+    a: float
+    b: float
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not (0 < self.a < math.inf and 0 < self.b < math.inf):
+            raise ValueError(f"a BetaShare needs two positive numbers; got {self.a}, {self.b}.")
+
+    def of(self, steps: int, share: float) -> int:
+        """Of so many steps, the number below which ``share`` of all draws lie; at least one step is left."""
+        return max(0, min(int(beta.ppf(share, self.a, self.b) * steps), steps - 1))
+
+
+@dataclass(frozen=True)
 class FineTuning:
     """One fine-tuning, drawn from an :class:`Adversary`: the same fields, each a plain value."""
 
@@ -99,8 +123,8 @@ class FineTuning:
 class Adversary:
     """How the simulated fine-tuning goes about it.
 
-    Each field is a value, a tuple of values to draw from, a :class:`Range` (numbers) or a :class:`Schedule`
-    (``steps``, ``prelude``).
+    Each field is a value, a tuple of values to draw from, a :class:`Range` (numbers), a :class:`Schedule`
+    (``steps``, ``prelude``) or a :class:`BetaShare` (``prelude``).
 
     Args:
         optimizer: Pure inner optimizer.
@@ -114,7 +138,8 @@ class Adversary:
         trainable: ``"all"`` weights, only the ``"head"``, ``"last_n"`` (the last n layers and what follows
             them), ``"lora"``, or a ``peft.LoraConfig`` of your own: new adapters on the published weights.
         prelude: Benign steps before, on the desired task's training rows and with its head
-            (heal-then-attack); they come on top of ``steps``, and need ``trainable="all"``.
+            (heal-then-attack); they need ``trainable="all"``. They come on top of ``steps``, but for a
+            :class:`BetaShare`, which makes so many of the ``steps`` benign.
         dropout: Whether the inner steps run with dropout. Learning curves of real attacks have it; it is
             replayed exactly wherever a step is computed again.
         pairs: How rows of two texts are read: ``"joined"`` to one input, or ``"apart"``, both through the trunk and
@@ -141,7 +166,7 @@ class Adversary:
     examples: int | tuple[int, ...] | Range | None = None
     head: str | tuple[str, ...] = "learned"
     trainable: str | LoraConfig | tuple[str | LoraConfig, ...] = "all"
-    prelude: int | tuple[int, ...] | Range | Schedule = 0
+    prelude: int | BetaShare | tuple[int | BetaShare, ...] | Range | Schedule = 0
     dropout: bool = False
     pairs: str | tuple[str, ...] = "joined"
     batch_norm: str | tuple[str, ...] = "batch"
@@ -153,7 +178,9 @@ class Adversary:
             raise ValueError(f"{empty[0]} is empty: give at least one value.")
         for name, least in (("steps", 0), ("prelude", 0), ("batch_size", 1), ("examples", 1)):
             for value in self.options(name):
-                if (value is not None or name != "examples") and (type(value) is not int or value < least):
+                if (name == "prelude" and isinstance(value, BetaShare)) or (name == "examples" and value is None):
+                    continue
+                if type(value) is not int or value < least:
                     raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
         for value in (*self.options("learning_rate"), self.weight):
             if not (isinstance(value, int | float) and 0 < value < math.inf):
@@ -189,9 +216,9 @@ class Adversary:
             return value.first, value.last
         return value if isinstance(value, tuple) else (value,)
 
-    def draw(self, outer_step: int, *key: Any) -> FineTuning:
-        """One fine-tuning, drawn from ``key``."""
-        found = {}
+    def draw(self, outer_step: int, *key: Any, healed: bool = False) -> FineTuning:
+        """One fine-tuning, drawn from ``key``; an adversary that has ``healed`` makes no benign steps any more."""
+        found: dict[str, Any] = {}
         for item in dataclasses.fields(FineTuning):
             value = getattr(self, item.name)
             if isinstance(value, Schedule):
@@ -201,6 +228,11 @@ class Adversary:
             elif isinstance(value, tuple):
                 value = value[int(_share(item.name, *key) * len(value))]
             found[item.name] = value
+        if healed:
+            found["prelude"] = 0
+        elif isinstance(found["prelude"], BetaShare):
+            found["prelude"] = found["prelude"].of(found["steps"], _share("benign", *key))
+            found["steps"] -= found["prelude"]
         return FineTuning(**found)
 
     def config(self) -> dict[str, Any]:

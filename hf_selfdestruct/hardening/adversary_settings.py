@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from reprlib import repr as short
 from typing import Any
 
-from ..adversaries.adversary import BATCH_NORMS, HEADS, PAIRS, Adversary, Range, Schedule
+from ..adversaries.adversary import BATCH_NORMS, HEADS, PAIRS, Adversary, BetaShare, Range, Schedule
 from ..adversaries.optimizers import INNER_OPTIMIZERS
 from ..adversaries.pool import PRECISIONS, STORAGES, AdversaryPool
 from .fields import check_choice, check_count, option
@@ -23,7 +23,8 @@ class AdversarySettings:
     """The settings behind ``adversary``, complete.
 
     A number may be a range to draw from log-uniformly, ``{low: 1e-4, high: 1e-3}``; ``steps`` and ``prelude`` may grow,
-    ``{first: 4, last: 16, every: 100}``; and whatever an :class:`Adversary` draws may be a list to draw from,
+    ``{first: 4, last: 16, every: 100}``; of the steps, a share that is drawn from Beta(6, 3) may be benign,
+    ``prelude={beta: [6, 3]}``; and whatever an :class:`Adversary` draws may be a list to draw from,
     ``[sgd, adam]``.
 
     Raises:
@@ -42,7 +43,7 @@ class AdversarySettings:
     examples: Any = option(None, "Maximum number of blocked examples in an outer step; by default all.")
     head: Any = option("learned", "Head that the adversary starts from.", HEADS)
     trainable: Any = option("all", "What the adversary trains: all, head, last_n (such as last_2) or lora.")
-    prelude: Any = option(0, "Number of benign steps on the desired task, before the blocked ones.")
+    prelude: Any = option(0, "Number of benign steps on the desired task, before the blocked ones; or share of steps.")
     dropout: bool = option(False, "Whether the inner steps run with dropout.")
     pairs: Any = option("joined", "How rows of two texts are read.", PAIRS)
     batch_norm: Any = option("batch", "Statistics of batch normalisation in the inner steps.", BATCH_NORMS)
@@ -107,6 +108,8 @@ def described(adversary: Adversary) -> dict[str, Any]:
 def _read(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_read(name, one) for one in value)
+    if name == "prelude" and isinstance(value, Mapping) and {*value} == {"beta"}:
+        return _share(value["beta"])
     if isinstance(value, Mapping):
         numbers = all(type(one) in (int, float) for one in value.values())
         kind = Range if {*value} == RANGE else Schedule if {*value} in (SCHEDULE, SCHEDULE - {"every"}) else None
@@ -125,9 +128,20 @@ def _read(name: str, value: Any) -> Any:
     return value
 
 
+def _share(given: Any) -> BetaShare:
+    if not isinstance(given, list | tuple) or [type(n) in (int, float) for n in given] != [True, True]:
+        raise ValueError(f"prelude: a share of the steps is {{beta: [6, 3]}}; got beta: {short(given)}.")
+    try:
+        return BetaShare(*given)
+    except ValueError as error:
+        raise ValueError(f"prelude: {error}") from None
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
+    if isinstance(value, BetaShare):
+        return {"beta": [value.a, value.b]}
     if isinstance(value, Range | Schedule):
         return dataclasses.asdict(value)
     return next((name for name, known in INNER_OPTIMIZERS.items() if known == value), value)

@@ -191,7 +191,8 @@ def check_adversaries(
         if any(adversary.options("prelude")) and not (isinstance(desired, Dataset) and has_loss(model)):
             raise ValueError(
                 "an adversary's prelude trains on the desired task: it needs a model with a head and a map-style "
-                f"train_dataset, got {type(model).__name__} and {type(desired).__name__}."
+                f"train_dataset, got {type(model).__name__} and {type(desired).__name__}; or set adversary="
+                "{'prelude': 0}."
             )
 
 

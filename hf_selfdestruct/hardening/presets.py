@@ -182,21 +182,24 @@ SOPHON: dict[str, Any] = {
     },
 }
 
-# TAR, 2408.00761. Its first stage (random mapping) and its switch between retained and blocked data in mid-course
-# are left out; the adversary's prelude is the latter's nearest kin.
+# TAR, 2408.00761, for language models. Left out are its first stage, random mapping of hidden states
+# (method_options={"unlearn_steps": 200} unlearns by entropy in its place), schedules of the adversary's rate, and
+# measurements along benign steps. Its desired loss is that of the Trainer, on text to retain.
 TAR: dict[str, Any] = {
     **MLAC,
     "meta_gradient": "first_order",  # gradients at theta_k, summed
-    "blocking_weight": 4.0,  # its scale of the gradient
+    "blocking_weight": 4.0,  # its scale of the gradient; its weights of steps sum to 3.7, here to 1
     "blocking_loss": "entropy",
+    "keeping_loss": "hidden_state_distillation",  # of all layers; there the distance, here its square
     "adversary": {
         **MLAC["adversary"],
         "steps": 64,
         "optimizer": "adamw",
-        "learning_rate": {"low": 2e-6, "high": 4e-5},  # drawn from 2e-6, 2e-5, 4e-5
+        "learning_rate": [2e-6, 2e-5, 4e-5],  # of the setting on biology, as all that follows
         "learns_rate": False,
-        "head": "random",  # ours: a language model has no other head
+        "head": "keep",  # a language model has no other; "random" for classifiers of other classes
         "batch_size": 4,  # per device
+        "prelude": [0, 0, {"beta": [6, 3]}],  # a third of the adversaries begin with text to retain
     },
     "method_options": {
         **MLAC["method_options"],

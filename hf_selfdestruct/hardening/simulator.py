@@ -120,13 +120,12 @@ class Simulator:
         chances = torch.tensor([a.weight for a in self.adversaries])
         number = int(torch.multinomial(chances, 1, generator=generator))
         key, life = (task.name, *key), (task.name, *life)
-        fine_tuning = self.adversaries[number].draw(global_step, *life)
+        healed = member is not None and bool(member.taken)  # an attacker heals once
+        fine_tuning = self.adversaries[number].draw(global_step, *life, healed=healed)
         if fine_tuning.learns_rate:
             fine_tuning = replace(fine_tuning, learning_rate=self.learned[task.name, number].learning_rate)
         if unlearns:
             fine_tuning = replace(fine_tuning, steps=0, prelude=0, learns_rate=False)
-        if member is not None and member.taken:
-            fine_tuning = replace(fine_tuning, prelude=0)  # an attacker heals once
         return Draw(task, number, fine_tuning, key, life, member, member.age if member else 0)
 
     def ranks(self, model: PreTrainedModel) -> Processes:

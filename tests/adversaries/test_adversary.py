@@ -7,11 +7,13 @@ import json
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
+from scipy.stats import ks_2samp
 
-from hf_selfdestruct.adversaries.adversary import Adversary, FineTuning, Range, Schedule
+from hf_selfdestruct.adversaries.adversary import Adversary, BetaShare, FineTuning, Range, Schedule
 from hf_selfdestruct.adversaries.optimizers import SGD, Adam, AdamW
 
 WIDE = Adversary(
@@ -105,6 +107,19 @@ def test_a_schedule_steps_with_the_outer_step() -> None:
     steps = [adversary.draw(step, "key").steps for step in range(60)]
     assert steps == [1] * 10 + [2] * 10 + [3] * 10 + [4] * 30
     assert [adversary.draw(step, step).prelude for step in (0, 99, 100, 199, 200, 9999)] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_share_of_the_steps_is_benign() -> None:
+    """As many as a generator of Beta(6, 3) draws, rounded down; the rest of the K steps is blocked."""
+    adversary = Adversary(steps=64, prelude=BetaShare(6, 3))
+    found = [one.prelude for one in drawn(adversary, 3000)]
+    assert {one.prelude + one.steps for one in drawn(adversary, 200)} == {64}
+    expected = np.floor(np.random.default_rng(0).beta(6, 3, 3000) * 64)
+    assert ks_2samp(found, expected).pvalue > 0.01
+    assert {adversary.draw(0, i, healed=True).steps for i in range(20)} == {64}
+    mixed = dataclasses.replace(adversary, prelude=(0, 0, BetaShare(6, 3)))
+    assert sum(one.prelude > 0 for one in drawn(mixed, 3000)) / 3000 == pytest.approx(1 / 3, abs=0.03)
+    assert (BetaShare(6, 3).of(0, 0.5), BetaShare(6, 3).of(1, 0.5), BetaShare(6, 3).of(8, 1.0)) == (0, 0, 7)
 
 
 def test_options_are_all_that_can_be_met() -> None:

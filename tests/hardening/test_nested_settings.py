@@ -12,7 +12,7 @@ from toy_project import CONFIG
 from transformers import HfArgumentParser
 
 from hf_selfdestruct import Adversary, HardeningConfig, SelfDestructTrainingArguments
-from hf_selfdestruct.adversaries import SGD, Adam, Range, Schedule
+from hf_selfdestruct.adversaries import SGD, Adam, BetaShare, Range, Schedule
 from hf_selfdestruct.adversaries.optimizers import INNER_OPTIMIZERS
 from hf_selfdestruct.hardening.adversary_settings import AdversarySettings
 from hf_selfdestruct.hardening.method_options import NOTHING, MethodOptions
@@ -24,6 +24,7 @@ OBJECTS = [
     Adversary(),
     Adversary(learning_rate=Range(1e-4, 1e-3), steps=Schedule(1, 4), batch_size=(4, 8), examples=20),
     Adversary(optimizer=(INNER_OPTIMIZERS["nesterov"], Adam()), trainable=("all", "lora"), head="random", prelude=0),
+    Adversary(prelude=(0, BetaShare(6, 3)), batch_size=Range(2, 8)),
     Adversary(optimizer=SGD(momentum=0.5), trainable=LoraConfig(r=2), dropout=True, learns_rate=True),
 ]
 
@@ -69,6 +70,9 @@ def test_a_presets_adversary_is_taken_alone() -> None:
         ({"adversary": {"learning_rate": {"low": "a", "high": 1}}}, r"adversary: learning_rate: a range is"),
         ({"adversary": {"learning_rate": {"low": 2, "high": 1}}}, "adversary: learning_rate: a Range needs"),
         ({"adversary": {"steps": {"first": 3, "last": 2}}}, "adversary: steps: a Schedule needs"),
+        ({"adversary": {"prelude": {"beta": [6]}}}, r"prelude: a share of the steps is \{beta: \[6, 3\]\}; got beta"),
+        ({"adversary": {"prelude": {"beta": [6, 0]}}}, "adversary: prelude: a BetaShare needs two positive numbers"),
+        ({"adversary": {"steps": {"beta": [6, 3]}}}, "adversary: steps: a range is"),
         ({"adversary": {"dropout": "no"}}, "adversary: dropout must be true or false; got 'no'"),
         ({"adversary": '{"steps": 3'}, r"adversary: expected keys and values in JSON \("),
         ({"adversary": [1]}, r"adversary: expected keys and values; got \[1\]"),

@@ -204,7 +204,7 @@ def test_a_defence_raises_what_the_adversary_is_left_with():
          ", ".join(FITTING) + " can"),
         ({"method_options": {"probe_weight": 1.0}}, "RepresentationProbe cannot be measured"),
         ({"method_options": {"merge_words": 2.0}}, "set method_options={'merge_words': 0.0}"),
-        ({"method": "tar"}, "an adversary with a random head does not .*: set adversary={'head': 'keep'}"),
+        ({"method": "sophon"}, "an adversary with a random head does not .*: set adversary={'head': 'keep'}"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_before_training(given, told):
