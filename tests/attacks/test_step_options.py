@@ -8,7 +8,7 @@ from torch import nn
 
 from hf_selfdestruct.attacks import FullFineTuning, ProbedFirst, Target, Trial, Tuning
 from hf_selfdestruct.attacks.methods.probed_first import pooled, probed
-from hf_selfdestruct.attacks.methods.step_options import Average, fewer_words, groups
+from hf_selfdestruct.attacks.methods.step_options import Average, Precision, fewer_words, groups
 from hf_selfdestruct.attacks.methods.tamper import NotApplicable, ReinitialiseEmbeddings
 from hf_selfdestruct.attacks.methods.training_loop import train
 
@@ -40,8 +40,8 @@ def test_options_that_are_not_used_are_not_stated():
     assert {*every} - {*plain} == {"layer_decay", "unfreezing", "average", "word_dropout", "patience", "precision"}
     with pytest.raises(ValueError, match="layer_decay must lie in"):
         Tuning("x", layer_decay=1.1)
-    with pytest.raises(ValueError, match="precision must be one of float32, bf16"):
-        Tuning("x", precision="fp16")
+    with pytest.raises(ValueError, match="precision must be one of float32, bf16, fp16"):
+        Tuning("x", precision="fp8")
 
 
 def test_rates_fall_from_the_top_to_the_embeddings(save_model, tmp_path):
@@ -125,6 +125,30 @@ def test_half_precision_changes_little(target, readable):
     )
     apart = abs(plain.probabilities - half.probabilities).max()
     assert 0 < apart < 0.05
+
+
+def test_half_precision_of_a_gpu_is_refused_on_a_cpu(target, readable, monkeypatch):
+    monkeypatch.setattr("hf_selfdestruct.attacks.methods.training_loop.device", lambda: torch.device("cpu"))
+    with pytest.raises(ValueError, match="precision='fp16' needs a CUDA device, and this is cpu: use precision='bf16'"):
+        outcome(Tuning("half", **SMALL, precision="fp16"), target, readable)
+
+
+def test_scaled_losses_give_the_same_gradients_and_an_overflow_no_step(monkeypatch):
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda _, enabled: scaler("cpu", enabled=enabled))
+    weight, gradients = nn.Parameter(torch.tensor([1.0, -2.0])), []
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    for name in ("float32", "fp16"):
+        precision = Precision({"precision": name}, "cuda")
+        for factor in (1.0, float("inf")):
+            optimizer.zero_grad()
+            before = weight.detach().clone()
+            precision.backward((factor * weight.square()).sum(), optimizer)
+            gradients.append((weight.grad / (2 * before)).tolist())
+            if factor == 1.0 or name == "fp16":
+                precision.step(optimizer)
+            assert torch.equal(weight, before) == (factor != 1.0)
+    assert gradients[0] == gradients[2] == [1.0, 1.0]
 
 
 def test_training_ends_where_nothing_has_risen_for_a_third_of_it(target, noise):

@@ -55,7 +55,8 @@ class Tuning(Attack):
         word_dropout: Share of the words of a row that each batch leaves out.
         patience: Fewest steps before training may end, which it then does at the look that lies a third of the steps
             made after the best one: ``steps`` are the most. 0 for all steps.
-        precision: ``float32``, or ``bf16`` in the forward pass of training.
+        precision: ``float32``, or in the forward pass of training ``bf16`` or ``fp16`` (on a GPU alone), with weights
+            in float32, as most attackers train.
         prelude: Benign fine-tuning steps first (heal-then-attack).
         poison: Share of blocked rows in a batch, the rest being benign; 0 for blocked rows alone.
         prune: Whether settings are compared at the first look and only the best quarter is run to the end.

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..target import device
 from .tamper import NotApplicable, layers_of
 
-PRECISIONS = ("float32", "bf16")
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def groups(model: PreTrainedModel, weights: list[nn.Parameter], settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -142,7 +141,37 @@ def fewer_words(batch: dict[str, Tensor], share: float) -> dict[str, Tensor]:
     return {**batch, "attention_mask": mask.masked_fill(left_out, 0)}
 
 
-def forward_precision(settings: dict[str, Any]) -> contextlib.AbstractContextManager[Any]:
-    """The precision of a step's forward pass; weights and answers stay in float32."""
-    half = settings.get("precision", "float32") == "bf16"
-    return torch.autocast(device().type, torch.bfloat16) if half else contextlib.nullcontext()
+class Precision:
+    """The precision of training: weights, their steps and all answers are float32, as in the ``transformers`` trainer.
+
+    ``bf16`` and ``fp16`` autocast the forward pass. Gradients of float16 would vanish, so that losses are scaled, and a
+    step whose gradients overflow is left out.
+
+    Args:
+        settings: ``precision``, one of :data:`PRECISIONS`; ``float32`` where it is not given.
+        on: The type of the device.
+
+    Raises:
+        ValueError: ``fp16`` is wanted on another device than a GPU.
+    """
+
+    def __init__(self, settings: dict[str, Any], on: str) -> None:
+        name = settings.get("precision", "float32")
+        if name == "fp16" and on != "cuda":
+            raise ValueError(f"precision='fp16' needs a CUDA device, and this is {on}: use precision='bf16' here.")
+        self._type, self._on = PRECISIONS[name], on
+        self._scaler = torch.amp.GradScaler(on, enabled=name == "fp16")
+
+    def forward(self) -> contextlib.AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        return torch.autocast(self._on, self._type) if self._type else contextlib.nullcontext()
+
+    def backward(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Gradients of a loss, at their own scale."""
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(optimizer)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A step by these gradients, unless they overflowed."""
+        self._scaler.step(optimizer)
+        self._scaler.update()

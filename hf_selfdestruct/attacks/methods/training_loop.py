@@ -18,12 +18,12 @@ from ...tasks.blocked_task import seed_of
 from ..attack import Outcome, Trial
 from ..data import AttackData, Split
 from ..metrics import scores
-from ..target import placed
+from ..target import device, placed
 from .batches import batch_of, epochs, inputs_of, predictions
 from .benign import companion, desired_drop, heal
 from .general import general_before, general_loss
 from .optimizers import OPTIMIZERS, bound, trained
-from .step_options import Average, fewer_words, first_steps, forward_precision, groups
+from .step_options import Average, Precision, fewer_words, first_steps, groups
 
 Prepare = Callable[[PreTrainedModel, Iterator[dict[str, Tensor]]], None]
 
@@ -144,6 +144,7 @@ def train(
     shared = [*trained(model), *(trained(benign) if benign is not None and settings.get("poison") else [])]
     weights = list(dict.fromkeys(shared))
     optimizer = OPTIMIZERS[settings.get("optimizer", "adamw")](groups(model, weights, settings))
+    precision = Precision(settings, device().type)
     average = Average(weights, settings["average"]) if "average" in settings else None
     first = first_steps(model, settings)
     warmup = int(settings.get("warmup", 0.1) * steps)
@@ -154,9 +155,9 @@ def train(
     best = _Best([], [])
     for step, loss in enumerate(_losses(model, few, trial, benign), start=1):
         with FlopCounterMode(display=False) if step == 1 else contextlib.nullcontext() as counter:
-            with forward_precision(settings):
+            with precision.forward():
                 value = loss()
-            value.backward()
+            precision.backward(value, optimizer)
         if counter is not None:
             flops = float(counter.get_total_flops())
         if not torch.isfinite(value):
@@ -165,7 +166,7 @@ def train(
             if step < first.get(id(weight), 1):
                 weight.grad = None
         bound(weights, settings.get("gradient", "clip"))
-        optimizer.step()
+        precision.step(optimizer)
         schedule.step()
         optimizer.zero_grad()
         if average is not None:
