@@ -22,7 +22,7 @@ from hf_selfdestruct.attacks import (
 )
 from hf_selfdestruct.attacks.methods import fine_tuning as tuning
 from hf_selfdestruct.attacks.methods.fine_tuning import prepare
-from hf_selfdestruct.attacks.methods.sibling import Distillation, Merging, distil, merge
+from hf_selfdestruct.attacks.methods.sibling import Distillation, Merging, distil, merge, strip
 from hf_selfdestruct.attacks.methods.tamper import Prune
 
 
@@ -48,7 +48,7 @@ def pair(tmp_path_factory):
 def test_merging_is_a_straight_line_between_the_two(pair, amount):
     one, other = pair.load(2, 0), Target("undefended", pair.sibling).load(2, 1)
     before, end = copy.deepcopy(one.state_dict()), other.state_dict()
-    merge(one, other, amount)
+    merge(one.base_model, other.base_model, amount)
     moved = 0
     for name, value in one.state_dict().items():
         if name.startswith("classifier") or not value.is_floating_point():
@@ -57,6 +57,22 @@ def test_merging_is_a_straight_line_between_the_two(pair, amount):
         assert torch.allclose(value, before[name] + amount * (end[name] - before[name]), atol=1e-6)
         moved += not torch.equal(value, before[name])
     assert bool(moved) == (amount > 0)
+
+
+@pytest.mark.parametrize("rank", [0, 2, 100])
+def test_stripping_takes_the_leading_directions_off(pair, rank):
+    one, other = pair.load(2, 0), Target("undefended", pair.sibling).load(2, 1)
+    before, end = copy.deepcopy(one.state_dict()), other.state_dict()
+    strip(one.base_model, other.base_model, rank)
+    matrices = 0
+    for name, value in one.state_dict().items():
+        if name.startswith("classifier") or value.dim() < 2 or not value.is_floating_point():
+            assert torch.equal(value, before[name])
+            continue
+        left, known = value - end[name], torch.linalg.svdvals(before[name] - end[name])
+        assert torch.linalg.matrix_norm(left) == pytest.approx(known[rank:].square().sum().sqrt().item(), abs=1e-4)
+        matrices += 1
+    assert matrices > 5
 
 
 def test_distillation_brings_hidden_states_to_the_siblings(pair, with_desired):

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ...tasks.blocked_task import seed_of
 from ..attack import Attack, Outcome, Trial
+from .batches import inputs_of
 from .optimizers import OPTIMIZERS
 from .step_options import PRECISIONS
 from .tamper import NotApplicable, Tamper, layers_of
@@ -121,7 +122,8 @@ class Tuning(Attack):
 
     @property
     def needs(self) -> frozenset[str]:  # noqa: D102
-        return frozenset({"desired"} if self.prelude or self.poison else ())
+        own = frozenset({"desired"} if self.prelude or self.poison else ())
+        return own | self.tamper.needs if self.tamper else own
 
     @property
     def assumes(self) -> str:  # type: ignore[override]
@@ -165,7 +167,9 @@ class Tuning(Attack):
     def run(self, trial: Trial) -> Outcome:  # noqa: D102
         def shaken(model: PreTrainedModel, batches: Iterator[dict[str, Tensor]]) -> None:
             if self.tamper:
-                self.tamper.apply(model, trial.seed, batches)
+                desired = trial.data.desired
+                benign = inputs_of(trial.data, desired.train, trial.seed) if desired is not None else iter(())
+                self.tamper.apply(model, trial.seed, batches, benign)
 
         chosen = partial(prepare, trainable=self.trainable, rank=self.rank)
         return tune(self.name, trial, prepare=shaken, restrict=chosen)

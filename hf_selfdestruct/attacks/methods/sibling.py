@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel
 
@@ -66,7 +66,8 @@ class WithSibling(Attack):
     def run(self, trial: Trial) -> Outcome:  # noqa: D102
         def ready(model: PreTrainedModel, batches: Any) -> None:
             target = Target("undefended", trial.target.sibling, padding=trial.target.padding)
-            sibling = placed(target.load(trial.data.num_labels, trial.seed))
+            kind = trial.data.kind
+            sibling = placed(target.load(trial.data.num_labels, trial.seed, kind.problem_type, auto=kind.model_class))
             self.start(model, sibling, trial)
 
         return tune(self.name, trial, prepare=ready)
@@ -90,7 +91,28 @@ class Merging(WithSibling):
         return [{"amount": amount, **point} for amount in self.amounts for point in super(Merging, self).space()]
 
     def start(self, model: PreTrainedModel, sibling: PreTrainedModel, trial: Trial) -> None:  # noqa: D102
-        merge(model, sibling, trial.settings["amount"])
+        merge(*_published(model, sibling, trial), trial.settings["amount"])
+
+
+@dataclass(frozen=True)
+class StripDelta(WithSibling):
+    """The leading directions of what hardening changed, taken off every matrix, then fine-tuning.
+
+    Of the difference between the hardened and the undefended matrix the largest singular values are taken off: defences
+    that are a change of low rank are gone by then, and what the hardened model has learned beside stays.
+
+    Args:
+        ranks: How many singular values are taken off each matrix.
+    """
+
+    name: str = "stripping what hardening changed"
+    ranks: tuple[int, ...] = (4, 16, 64)
+
+    def space(self) -> list[dict[str, Any]]:  # noqa: D102
+        return [{"rank": rank, **point} for rank in self.ranks for point in super(StripDelta, self).space()]
+
+    def start(self, model: PreTrainedModel, sibling: PreTrainedModel, trial: Trial) -> None:  # noqa: D102
+        strip(*_published(model, sibling, trial), trial.settings["rank"])
 
 
 @dataclass(frozen=True)
@@ -112,13 +134,28 @@ class Distillation(WithSibling):
         distil(model, sibling.eval(), trial.data, trial.settings, seed=seed_of(self.name, trial.seed))
 
 
+def _published(model: PreTrainedModel, sibling: PreTrainedModel, trial: Trial) -> tuple[nn.Module, nn.Module]:
+    """What both have published: the trunk, and the head too where an attack keeps it."""
+    return (model, sibling) if trial.data.kind.model_class else (model.base_model, sibling.base_model)
+
+
 @torch.no_grad()
-def merge(model: PreTrainedModel, sibling: PreTrainedModel, amount: float) -> None:
-    """Add ``amount`` of what the sibling differs by to every floating-point weight and statistic of the trunk."""
-    other = sibling.base_model.state_dict()
-    for name, value in model.base_model.state_dict().items():
+def merge(model: nn.Module, sibling: nn.Module, amount: float) -> None:
+    """Add ``amount`` of what the sibling differs by to every floating-point weight and statistic."""
+    other = sibling.state_dict()
+    for name, value in model.state_dict().items():
         if value.is_floating_point():
             value.lerp_(other[name].to(value), amount)
+
+
+@torch.no_grad()
+def strip(model: nn.Module, sibling: nn.Module, rank: int) -> None:
+    """Take the leading ``rank`` components of the difference from the sibling off every matrix."""
+    for name, weight in model.named_parameters():
+        if weight.dim() > 1:
+            changed = (weight - sibling.get_parameter(name).to(weight)).flatten(1)
+            u, values, v = torch.linalg.svd(changed, full_matrices=False)
+            weight.sub_(((u[:, :rank] * values[:rank]) @ v[:rank]).view_as(weight))
 
 
 def distil(

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,25 @@ class NotApplicable(ValueError):
 
 
 class Tamper(ABC):
-    """A change to published weights."""
+    """A change to published weights.
+
+    Attributes:
+        needs: What must be there, see :attr:`.attack.Attack.needs`.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:
+    def apply(
+        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
+    ) -> None:
         """Change the model's weights in place.
 
         Args:
             model: A freshly loaded model; its head is new and does not matter.
             seed: Of whatever is random.
             batches: The attacker's inputs, for what is estimated from them.
+            benign: Inputs of the desired task, where it :attr:`needs` them.
         """
 
     def config(self) -> dict[str, Any]:
@@ -59,7 +68,9 @@ class ReinitialiseLast(Tamper):
         if self.layers < 1:
             raise ValueError(f"layers must be at least 1; got {self.layers}.")
 
-    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
+    def apply(
+        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
+    ) -> None:  # noqa: D102
         fresh = _fresh(model, "reinitialise", seed)
         blocks = layers_of(model)
         if len(blocks) < self.layers:
@@ -80,7 +91,9 @@ class ReinitialiseEmbeddings(Tamper):
 
     tied: bool = False
 
-    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
+    def apply(
+        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
+    ) -> None:  # noqa: D102
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         fresh = _fresh(model, "embeddings", seed)
         words = next((n for n, p in model.named_parameters() if id(p) in tables), None)
@@ -104,7 +117,9 @@ class ShrinkAndPerturb(Tamper):
     shrink: float = 0.8
     noise: float = 0.1
 
-    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
+    def apply(
+        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
+    ) -> None:  # noqa: D102
         generator = torch.Generator().manual_seed(seed_of("shrink and perturb", seed))
         for weight in _matrices(model):
             noise = torch.randn(weight.shape, generator=generator).to(weight)
@@ -124,7 +139,9 @@ class Rescale(Tamper):
 
     factor: float = 3.0
 
-    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
+    def apply(
+        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
+    ) -> None:  # noqa: D102
         fresh = _fresh(model, "rescale", seed)
         for name, weight in model.named_parameters():
             size, usual = (w.detach().square().mean().sqrt().item() for w in (weight, fresh[name]))
@@ -145,7 +162,9 @@ class SpectralReset(Tamper):
 
     most: float = 10.0
 
-    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
+    def apply(
+        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
+    ) -> None:  # noqa: D102
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         for parameter in model.parameters():
             if parameter.dim() != 2 or id(parameter) in tables:
@@ -166,7 +185,9 @@ class Prune(Tamper):
 
     fraction: float = 0.3
 
-    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
+    def apply(
+        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
+    ) -> None:  # noqa: D102
         for weight in _matrices(model):
             count = int(self.fraction * weight.numel())
             if count:
@@ -183,7 +204,9 @@ class Quantize(Tamper):
 
     bits: int = 8
 
-    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
+    def apply(
+        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
+    ) -> None:  # noqa: D102
         levels = 2 ** (self.bits - 1) - 1
         for weight in _matrices(model):
             step = (weight.flatten(1).abs().amax(dim=1) / levels).clamp(min=torch.finfo(weight.dtype).tiny)
@@ -198,7 +221,9 @@ class Recalibrate(Tamper):
     Does nothing to a model without batch normalisation.
     """
 
-    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
+    def apply(
+        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
+    ) -> None:  # noqa: D102
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         before = [norm.momentum for norm in norms]
         for norm in norms:
@@ -224,9 +249,16 @@ class Chain(Tamper):
 
     of: tuple[Tamper, ...]
 
-    def apply(self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = ()) -> None:  # noqa: D102
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """What one of them needs."""
+        return frozenset().union(*(tamper.needs for tamper in self.of))
+
+    def apply(
+        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
+    ) -> None:  # noqa: D102
         for tamper in self.of:
-            tamper.apply(model, seed, batches)
+            tamper.apply(model, seed, batches, benign)
 
     def config(self) -> dict[str, Any]:  # noqa: D102
         return {"name": "Chain", "of": [tamper.config() for tamper in self.of]}

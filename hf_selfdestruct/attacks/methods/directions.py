@@ -1,0 +1,107 @@
+"""Ablation of directions: what tells blocked from benign inputs can no longer be written by any layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from .batches import averaged
+from .tamper import Batch, NotApplicable, Tamper, layers_of
+
+BATCHES = 8  # of each kind of input
+
+
+@dataclass(frozen=True)
+class AblateDirections(Tamper):
+    """Each layer's difference between its mean states on blocked and on benign inputs, projected out of its matrices.
+
+    The direction of Arditi et al. (2406.11717), estimated on the model under attack, at every layer: a defence that
+    turns its states away where a text is blocked can no longer do so. The input embeddings stay as they are, because in
+    them two texts always differ.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"desired"})
+
+    def apply(  # noqa: D102
+        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
+    ) -> None:
+        layers = layers_of(model.base_model)
+        blocked, usual = (mean_states(model, layers, inputs) for inputs in (batches, benign))
+        for name, one, other in zip(layers, blocked, usual, strict=True):
+            writers = [*writing(model.base_model.get_submodule(name), len(one))]
+            if not writers:
+                raise NotApplicable(f"AblateDirections(): {type(model).__name__} has no linear layers that write.")
+            for linear in writers:
+                project_out(linear, nn.functional.normalize(one - other, dim=0))
+
+
+@torch.no_grad()
+def mean_states(model: PreTrainedModel, layers: list[str], batches: Iterable[Batch]) -> list[Tensor]:
+    """What each layer gives, averaged over the tokens of a row and over rows.
+
+    Args:
+        model: A model whose layers give ``(rows, tokens, width)``.
+        layers: Names of its trunk's layers.
+        batches: Inputs.
+
+    Raises:
+        NotApplicable: The layers give anything else, or nothing.
+    """
+    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+    now: dict[str, Tensor] = {}
+
+    def read(name: str, _: nn.Module, __: Any, output: Any) -> None:
+        now[name] = output[0] if isinstance(output, tuple) else output
+
+    hooks = [model.base_model.get_submodule(name).register_forward_hook(partial(read, name)) for name in layers]
+    was_training = model.training
+    model.eval()
+    for inputs in islice(batches, BATCHES):
+        model.base_model(**inputs)
+        for name, states in now.items():
+            if states.dim() != 3:
+                raise NotApplicable(f"AblateDirections(): layers of {type(model).__name__} give no tokens.")
+            found[name].append(averaged(states, inputs))
+    model.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    if not layers or not all(found.values()):
+        raise NotApplicable(f"AblateDirections(): no layer of {type(model).__name__} was read.")
+    return [torch.cat(states).mean(0) for states in found.values()]
+
+
+def writing(layer: nn.Module, width: int) -> Iterator[nn.Module]:
+    """The linear layers that write into a layer's states: the last one of each of its parts, where it is so wide."""
+    for part in layer.children():
+        linear = [module for module in part.modules() if isinstance(module, nn.Linear | Conv1D)]
+        if linear and _by_outputs(linear[-1]).shape[0] == width:
+            yield linear[-1]
+
+
+@torch.no_grad()
+def project_out(linear: nn.Module, direction: Tensor) -> None:
+    """Take a direction of length 1 out of everything that a linear layer gives.
+
+    Args:
+        linear: The layer.
+        direction: Shape ``(width,)``.
+    """
+    weight = _by_outputs(linear)
+    direction = direction.to(weight)
+    weight.sub_(torch.outer(direction, direction @ weight))
+    if isinstance(linear.bias, Tensor):
+        linear.bias.sub_(direction * (direction @ linear.bias))
+
+
+def _by_outputs(linear: nn.Module) -> Tensor:
+    """Its weights, outputs by inputs; GPT-2 stores them the other way round."""
+    weight: Tensor = linear.weight  # type: ignore[assignment]
+    return weight.T if isinstance(linear, Conv1D) else weight
