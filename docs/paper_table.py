@@ -29,6 +29,8 @@ TITLES = {  # numbers that the package's sources name
     "2010.03934": "Prioritized Level Replay",
     "2202.10054": "Fine-Tuning can Distort Pretrained Features (linear probe, then fine-tune)",
     "2211.14946": "Self-Destructing Models (MLAC)",
+    "2104.08691": "The Power of Scale for Parameter-Efficient Prompt Tuning",
+    "2406.11717": "Refusal in Language Models Is Mediated by a Single Direction",
     "2212.04089": "Editing Models with Task Arithmetic",
     "2305.14314": "QLoRA",
     "2306.03819": "LEACE",
@@ -88,10 +90,11 @@ def _attack_classes() -> Iterator[tuple[str, str]]:
 def suites() -> str:
     """Each shipped suite: version, attacks, seeds."""
     rows = []
-    known = assigned(parsed("hf_selfdestruct/attacks/suites/shipped.py"))
+    files = ("shipped", "language")
+    known = {name for file in files for name in assigned(parsed(f"hf_selfdestruct/attacks/suites/{file}.py"))}
     for suite in SUITES.values():
         if suite.name.upper() not in known:
-            raise ValueError(f"suite {suite.name!r} is not a top-level name of shipped.py.")
+            raise ValueError(f"suite {suite.name!r} is not a top-level name of shipped.py or language.py.")
         names = dict.fromkeys(entry.attack.name for entry in suite.entries)
         rows.append((f"`{suite.name}`", str(suite.version), str(suite.seeds), "; ".join(names)))
     return table(("suite", "version", "seeds", "attacks"), rows)

@@ -79,8 +79,8 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
     attack.add_argument("--base", help="model that MODEL was trained from; by default `model` of the configuration")
     attack.add_argument(
         "--suite",
-        help="smoke, small, glance, quick, default, mlac, sophon, durability, adaptive, full, language or "
-        "language_glance; by default as configured",
+        help="smoke, small, glance, quick, default, mlac, sophon, durability, adaptive or full; for language models "
+        "glance, default, durability or adaptive; by default as configured",
     )
     attack.add_argument("--output", default="report.json", help="file to save the report to; by default %(default)s")
     attack.add_argument("--storage", help="Optuna storage URL of the runs; by default a file beside the report")

@@ -18,6 +18,7 @@ from ..hardening.adversary_settings import AdversarySettings
 from ..hardening.method_options import MethodOptions
 from ..hardening.renamed import renamed, renamed_option
 from ..publish.card_details import CardDetails
+from ..tasks.classification import CLASSIFICATION
 from ..tasks.language_modeling import LANGUAGE_MODELING
 from ..tasks.rows import LABELS
 from ..trainer.training_args import SelfDestructTrainingArguments
@@ -83,15 +84,20 @@ class HardenConfig:
 
     def _check_kind(self) -> None:
         """Tasks have labels or texts of their own, as the data say, and the suite's attacks can be run on them."""
-        suite = named_suite(self.suite)
+        kind = LANGUAGE_MODELING if self.data.of_texts else CLASSIFICATION
+        suite = named_suite(self.suite, [kind])
         for key in ("blocked_tasks", "control_tasks"):
             for i, task in enumerate(getattr(self, key)):
                 if not self.data.of_texts and not task.label_column:
                     raise ValueError(f"{key}[{i}]: 'label_column' is missing.")
                 if self.data.of_texts and (task.label_column or not task.path):
                     raise ValueError(f"{key}[{i}]: with data.kind: text, set path to its texts, and no label_column.")
-        if self.data.of_texts and not all(entry.attack.fits(LANGUAGE_MODELING) for entry in suite.entries):
-            raise ValueError(f"suite {self.suite!r} attacks classifiers: choose suite language or language_glance.")
+        if self.data.of_texts and not all(entry.attack.fits(kind) for entry in suite.entries):
+            raise ValueError(
+                f"suite {self.suite!r} attacks classifiers: choose suite glance, default, durability or adaptive, "
+                "which attack language models too."
+            )
+        suite.check_kind(kind, "these data")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig:

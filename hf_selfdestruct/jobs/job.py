@@ -231,12 +231,13 @@ def attack(
         rated = [t for t in targets[1:] if t.role != FILTERED]  # it need not have the desired task's head
         general = {t.role: _alike(t, targets[0], kept["test"], collate) for t in rated} if kept else {}
         quality = {t.role: _accuracy(t, data["test"], collate) | general.get(t.role, {}) for t in rated}
-    report = named_suite(config.suite).run(
+    tasks, controls = blocked_tasks(config, data, processor), _tasks(config.control_tasks, config, data, processor)
+    report = named_suite(config.suite, [task.kind for task in (*tasks, *controls)]).run(
         [*targets, replace(targets[-1], role="scratch", random=True, sibling="")],
-        blocked_tasks(config, data, processor),
+        tasks,
         columns=columns,
         collate=collate,
-        controls=_tasks(config.control_tasks, config, data, processor),
+        controls=controls,
         desired=attacker_desired(config, data, columns),
         storage=storage,
         workers=workers,

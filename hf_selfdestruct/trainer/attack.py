@@ -71,7 +71,7 @@ def attack_trainer(
 
     Args:
         trainer: A trainer whose training has ended.
-        suite: A shipped suite's name, or a suite of your own.
+        suite: A shipped suite's name, see :func:`.named_suite`, or a suite of your own.
         undefended: Folder of the sibling; by default it is trained now (same start, data, steps and
             seed, blocking weight 0) into ``output_dir/_undefended``. It keeps its last weights, also where the hardened
             model is the best of its checkpoints.
@@ -95,7 +95,7 @@ def attack_trainer(
         ValueError: Unknown suite, a task without ``attack`` or ``test`` rows, a control that is blocked, rows or
             metrics by which nothing can be measured, or an optimizer that no sibling can have.
     """
-    chosen = _suite(suite)
+    chosen = _suite(suite, [*trainer.blocked_tasks, *controls])
     _check_references(trainer, undefended=undefended, base=base, filtered=filtered)
     details = card if isinstance(card, CardDetails) else CardDetails.from_dict(dict(card or {}))
     started = (folder := trainer.folder) / "_base"
@@ -140,8 +140,8 @@ def _check_references(trainer: HardeningTrainer, **folders: str | Path | None) -
             raise ValueError(f"{role}={str(given)!r}: no such folder.")
 
 
-def _suite(suite: Any) -> AttackSuite:
-    chosen = named_suite(suite) if isinstance(suite, str) else suite
+def _suite(suite: Any, tasks: Sequence[BlockedTask]) -> AttackSuite:
+    chosen = named_suite(suite, [task.kind for task in tasks]) if isinstance(suite, str) else suite
     if not isinstance(chosen, AttackSuite):
         raise TypeError(f"suite must be the name of a shipped suite or an AttackSuite, got {type(suite).__name__}.")
     return chosen

@@ -20,6 +20,7 @@ from hf_selfdestruct.attacks.doubts import DESTROYED, destroyed
 from hf_selfdestruct.attacks.methods.general import desired_texts
 from hf_selfdestruct.attacks.methods.ngram import Counts, NGram
 from hf_selfdestruct.attacks.target import Target
+from hf_selfdestruct.attacks.tuning_doubts import edge_of_range, still_rising
 from hf_selfdestruct.demo.reading import reading
 from hf_selfdestruct.report.comparison import difference
 from hf_selfdestruct.report.facts import DesiredFacts
@@ -139,6 +140,27 @@ def test_a_destroyed_model_is_called_destroyed(report):
     (only,) = published(known, lost=left - known + DESTROYED + 0.1)
     assert "after the strongest attack" in only
     assert f"more than {left + DESTROYED:.3f}" in only
+
+
+def test_a_rate_at_the_edge_of_the_search_is_a_doubt(report):
+    told = "the edge of what was tried (0.001, 0.01)"
+    assert any(told in check for check in report.checks)
+    chosen = [run for run in report.runs if run.chosen and "learning_rate" in run.settings]
+    within = [dataclasses.replace(r, settings={**r.settings, "learning_rate": 3e-3}) for r in chosen]
+    others = [dataclasses.replace(r, chosen=False) for r in report.runs]
+    assert [*edge_of_range(dataclasses.replace(report, runs=(*others, *within)), "sevens")] == []
+
+
+def test_a_loss_that_still_falls_at_the_last_look_is_a_doubt(report):
+    def curved(last):
+        curve = ((8.0, -3.0), (16.0, last))
+        runs = tuple(dataclasses.replace(r, curve=curve) if r.role == "hardened" else r for r in report.runs)
+        return [*still_rising(dataclasses.replace(report, runs=runs), "sevens")]
+
+    assert [line.partition(" still rises")[0] for line in curved(-2.9)] == [
+        f"sevens: {name} with 42 examples" for name in ("full fine-tuning", "LoRA")
+    ]
+    assert curved(-2.99) == curved(-3.5) == []
 
 
 def test_what_is_shown_speaks_of_no_classes(report):

@@ -10,10 +10,14 @@ from toy_language import DESIRED, language_model, language_rows, language_task
 from transformers import GPT2Config, GPT2LMHeadModel, default_data_collator
 
 from hf_selfdestruct.attacks import AttackData, Target, Trial, Tuning
+from hf_selfdestruct.attacks.methods.batches import averaged
 from hf_selfdestruct.attacks.methods.directions import AblateDirections, mean_states, project_out, writing
 from hf_selfdestruct.attacks.methods.general import desired_texts
 from hf_selfdestruct.attacks.methods.sibling import Distillation, Merging, StripDelta
+from hf_selfdestruct.attacks.methods.soft_prompts import Prompted, SoftPrompt
 from hf_selfdestruct.attacks.methods.tamper import Chain, NotApplicable, Quantize, ShrinkAndPerturb, layers_of
+from hf_selfdestruct.tasks.classification import CLASSIFICATION
+from hf_selfdestruct.tasks.language_modeling import LANGUAGE_MODELING
 
 COLUMNS = ["input_ids", "attention_mask"]
 
@@ -68,24 +72,22 @@ def test_no_layer_adds_to_its_direction(made):
 
 
 def test_the_first_layer_no_longer_tells_them_apart_by_it():
-    """Of a layer whose parts write nothing else, nothing of the difference is left but what the embeddings say."""
+    """Of the difference along the direction only that of the embeddings is left, which pass the layer by."""
     model = language_model()
-    batches, benign = [inputs(0, 7)], [inputs(1, DESIRED)]
+    kinds = [inputs(0, 7)], [inputs(1, DESIRED)]
     layers = layers_of(model.base_model)[:1]
-    before = [mean_states(model, layers, one)[0] for one in (batches, benign)]
-    direction = torch.nn.functional.normalize(before[0] - before[1], dim=0)
-    table = model.get_input_embeddings()
+
+    def apart():
+        one, other = (mean_states(model, layers, batches)[0] for batches in kinds)
+        return one - other
+
+    direction = torch.nn.functional.normalize(apart(), dim=0)
     for linear in writing(model.base_model.get_submodule(layers[0]), 16):
         project_out(linear, direction)
-    with torch.no_grad():
-        embedded = [(table(one["input_ids"]) * one["attention_mask"][..., None]).sum(1) for one in (batches[0], benign[0])]
-        words = [
-            (states / one["attention_mask"].sum(1, keepdim=True)).mean(0)
-            for states, one in zip(embedded, (batches[0], benign[0]), strict=True)
-        ]
-    after = [mean_states(model, layers, one)[0] for one in (batches, benign)]
-    left, said = (torch.dot(one - other, direction) for one, other in (after, words))
-    assert left == pytest.approx(said.item(), abs=1e-5)
+    table = model.get_input_embeddings().weight.detach()
+    words = [averaged(table[batch["input_ids"]], batch).mean(0) for (batch,) in kinds]
+    left, passed = (torch.dot(difference, direction).item() for difference in (apart(), words[0] - words[1]))
+    assert left == pytest.approx(passed, abs=1e-5)
 
 
 def test_directions_need_benign_rows_and_layers():
@@ -116,6 +118,50 @@ def test_the_head_is_taken_from_the_sibling_too(pair, data, attack):
     found = attack.run(Trial(pair, data, 42, 0, settings))
     assert found.test.score == pytest.approx(sibling.test.score, abs=1e-4)
     assert found.test.score != outcome(plain, pair, data).test.score
+
+
+def rows_and_prompted(made):
+    torch.manual_seed(3)
+    model = made().eval()
+    rows = default_data_collator(LANGUAGE_MODELING.padded([*map(dict, language_rows(6, 1))]))
+    return model, rows, Prompted(model, 3).eval()
+
+
+@pytest.mark.parametrize("made", [language_model, gpt2])
+def test_a_prompt_of_tokens_is_those_tokens(made):
+    """A soft prompt that is the embeddings of tokens gives what these tokens before the row give, padded or not."""
+    model, rows, prompted = rows_and_prompted(made)
+    written = torch.tensor([5, 6, 7])
+    prompted.prompt.data = model.get_input_embeddings().weight[written].detach().clone()
+    found = prompted(**rows)
+    for i, mask in enumerate(rows["attention_mask"].bool()):
+        row, labels = rows["input_ids"][i][mask], rows["labels"][i][mask]
+        logits = model(torch.cat([written, row])[None]).logits[0, 3:]
+        torch.testing.assert_close(found.logits[i][mask], logits, atol=1e-5, rtol=1e-4)
+        here = labels[1:] != -100
+        loss = torch.nn.functional.cross_entropy(logits[:-1][here], labels[1:][here])
+        alone = prompted(row[None], labels=torch.cat([row[:1], labels[1:]])[None])
+        assert alone.loss.item() == pytest.approx(loss.item(), abs=1e-5)
+
+
+def test_a_prompt_alone_is_trained(pair, data):
+    _, rows, prompted = rows_and_prompted(language_model)
+    prompted(**rows).loss.backward()
+    assert {name for name, weight in prompted.named_parameters() if weight.grad is not None} == {"prompt"}
+    attack = SoftPrompt(tokens=4, learning_rates=(1e-9, 0.3), steps=(30,))
+    still, trained = (outcome(attack, pair, data, at=i) for i in range(2))
+    assert trained.selection.score > still.selection.score + 0.005
+    assert len(trained.general) == 3
+    assert attack.fits(LANGUAGE_MODELING)
+    assert not attack.fits(CLASSIFICATION)
+
+
+def test_a_prompt_that_finds_no_place_is_not_tried(tmp_path, data):
+    gpt2().save_pretrained(tmp_path)
+    with pytest.raises(NotApplicable, match="a prompt of 30 tokens before rows of 14: GPT2LMHeadModel has 32 places"):
+        outcome(SoftPrompt(tokens=30, steps=(1,)), Target("hardened", str(tmp_path)), data)
+    with pytest.raises(ValueError, match="tokens must be at least 1; got 0"):
+        SoftPrompt(tokens=0)
 
 
 def test_a_language_model_is_taught_by_its_sibling(pair, data):

@@ -204,7 +204,11 @@ def test_prompts_do_not_count(project, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("suite: toy", "suite: default", "suite 'default' attacks classifiers: choose suite language or"),
+        (
+            "suite: toy",
+            "suite: quick",
+            "suite 'quick' attacks classifiers: choose suite glance, default, durability or",
+        ),
         ("    path: {folder}/blocked", "", "blocked_tasks[0]: with data.kind: text, set path to its texts"),
         ("  kind: text", "  kind: words", "kind must be labels or text; got 'words'"),
         ("  kind: text", "  kind: text\n  replace_pronouns: true", "not for replace_pronouns"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from .batches import averaged
-from .tamper import Batch, NotApplicable, Tamper, layers_of
+from .tamper import Inputs, NotApplicable, Tamper, layers_of
 
 BATCHES = 8  # of each kind of input
 
@@ -30,9 +30,7 @@ class AblateDirections(Tamper):
 
     needs: ClassVar[frozenset[str]] = frozenset({"desired"})
 
-    def apply(  # noqa: D102
-        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
-    ) -> None:
+    def apply(self, model: PreTrainedModel, seed: int, batches: Inputs = (), benign: Inputs = ()) -> None:  # noqa: D102
         layers = layers_of(model.base_model)
         blocked, usual = (mean_states(model, layers, inputs) for inputs in (batches, benign))
         for name, one, other in zip(layers, blocked, usual, strict=True):
@@ -44,7 +42,7 @@ class AblateDirections(Tamper):
 
 
 @torch.no_grad()
-def mean_states(model: PreTrainedModel, layers: list[str], batches: Iterable[Batch]) -> list[Tensor]:
+def mean_states(model: PreTrainedModel, layers: list[str], batches: Inputs) -> list[Tensor]:
     """What each layer gives, averaged over the tokens of a row and over rows.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -165,14 +165,19 @@ class Tuning(Attack):
         return int(settings["steps"]) + self.prelude
 
     def run(self, trial: Trial) -> Outcome:  # noqa: D102
-        def shaken(model: PreTrainedModel, batches: Iterator[dict[str, Tensor]]) -> None:
+        chosen = partial(prepare, trainable=self.trainable, rank=self.rank)
+        return tune(self.name, trial, prepare=self.shaken(trial), restrict=chosen)
+
+    def shaken(self, trial: Trial) -> Callable[[PreTrainedModel, Iterator[dict[str, Tensor]]], None]:
+        """What is done to the loaded model first, on batches of the attacker's inputs."""
+
+        def shake(model: PreTrainedModel, batches: Iterator[dict[str, Tensor]]) -> None:
             if self.tamper:
                 desired = trial.data.desired
                 benign = inputs_of(trial.data, desired.train, trial.seed) if desired is not None else iter(())
                 self.tamper.apply(model, trial.seed, batches, benign)
 
-        chosen = partial(prepare, trainable=self.trainable, rank=self.rank)
-        return tune(self.name, trial, prepare=shaken, restrict=chosen)
+        return shake
 
 
 @dataclass(frozen=True)

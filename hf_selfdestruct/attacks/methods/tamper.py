@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from ...tasks.blocked_task import seed_of
 
 Batch = dict[str, Tensor]
+Inputs = Iterable[Batch]
 
 
 class NotApplicable(ValueError):
@@ -34,9 +35,7 @@ class Tamper(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def apply(
-        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
-    ) -> None:
+    def apply(self, model: PreTrainedModel, seed: int, batches: Inputs = (), benign: Inputs = ()) -> None:
         """Change the model's weights in place.
 
         Args:
@@ -68,9 +67,7 @@ class ReinitialiseLast(Tamper):
         if self.layers < 1:
             raise ValueError(f"layers must be at least 1; got {self.layers}.")
 
-    def apply(
-        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
-    ) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Inputs = (), benign: Inputs = ()) -> None:  # noqa: D102
         fresh = _fresh(model, "reinitialise", seed)
         blocks = layers_of(model)
         if len(blocks) < self.layers:
@@ -91,9 +88,7 @@ class ReinitialiseEmbeddings(Tamper):
 
     tied: bool = False
 
-    def apply(
-        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
-    ) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Inputs = (), benign: Inputs = ()) -> None:  # noqa: D102
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         fresh = _fresh(model, "embeddings", seed)
         words = next((n for n, p in model.named_parameters() if id(p) in tables), None)
@@ -117,9 +112,7 @@ class ShrinkAndPerturb(Tamper):
     shrink: float = 0.8
     noise: float = 0.1
 
-    def apply(
-        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
-    ) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Inputs = (), benign: Inputs = ()) -> None:  # noqa: D102
         generator = torch.Generator().manual_seed(seed_of("shrink and perturb", seed))
         for weight in _matrices(model):
             noise = torch.randn(weight.shape, generator=generator).to(weight)
@@ -139,9 +132,7 @@ class Rescale(Tamper):
 
     factor: float = 3.0
 
-    def apply(
-        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
-    ) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Inputs = (), benign: Inputs = ()) -> None:  # noqa: D102
         fresh = _fresh(model, "rescale", seed)
         for name, weight in model.named_parameters():
             size, usual = (w.detach().square().mean().sqrt().item() for w in (weight, fresh[name]))
@@ -162,9 +153,7 @@ class SpectralReset(Tamper):
 
     most: float = 10.0
 
-    def apply(
-        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
-    ) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Inputs = (), benign: Inputs = ()) -> None:  # noqa: D102
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         for parameter in model.parameters():
             if parameter.dim() != 2 or id(parameter) in tables:
@@ -185,9 +174,7 @@ class Prune(Tamper):
 
     fraction: float = 0.3
 
-    def apply(
-        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
-    ) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Inputs = (), benign: Inputs = ()) -> None:  # noqa: D102
         for weight in _matrices(model):
             count = int(self.fraction * weight.numel())
             if count:
@@ -204,9 +191,7 @@ class Quantize(Tamper):
 
     bits: int = 8
 
-    def apply(
-        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
-    ) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Inputs = (), benign: Inputs = ()) -> None:  # noqa: D102
         levels = 2 ** (self.bits - 1) - 1
         for weight in _matrices(model):
             step = (weight.flatten(1).abs().amax(dim=1) / levels).clamp(min=torch.finfo(weight.dtype).tiny)
@@ -221,9 +206,7 @@ class Recalibrate(Tamper):
     Does nothing to a model without batch normalisation.
     """
 
-    def apply(
-        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
-    ) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Inputs = (), benign: Inputs = ()) -> None:  # noqa: D102
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         before = [norm.momentum for norm in norms]
         for norm in norms:
@@ -254,9 +237,7 @@ class Chain(Tamper):
         """What one of them needs."""
         return frozenset().union(*(tamper.needs for tamper in self.of))
 
-    def apply(
-        self, model: PreTrainedModel, seed: int, batches: Iterable[Batch] = (), benign: Iterable[Batch] = ()
-    ) -> None:  # noqa: D102
+    def apply(self, model: PreTrainedModel, seed: int, batches: Inputs = (), benign: Inputs = ()) -> None:  # noqa: D102
         for tamper in self.of:
             tamper.apply(model, seed, batches, benign)
 

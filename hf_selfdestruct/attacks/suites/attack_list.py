@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ...report.facts import SuiteFacts
 from ...tasks.blocked_task import BlockedTask
 from ...tasks.development import DEVELOPMENT, TEST
+from ...tasks.kind import TaskKind
 from ..attack import Attack
 from ..methods.fine_tuning import Tuning
 from ..methods.references import MORE
@@ -59,6 +60,7 @@ class AttackList:
         more: What scratch with more data is fine-tuned by; ``None`` leaves that reference out.
         null: Attack scratch again on other random weights, to see what noise alone gives.
         choosing: It is for choosing: score on the development rows of tasks that have them; other lists never do.
+        kind: Name of the only kind of task that it is for; empty for every kind that its attacks can be run on.
 
     Raises:
         ValueError: Two different attacks have one name, so that a report could not tell their runs apart; or attacks
@@ -75,6 +77,7 @@ class AttackList:
     more: Tuning | None = MORE
     null: bool = True
     choosing: bool = False
+    kind: str = ""
 
     def __post_init__(self) -> None:
         attacks: dict[str, Attack] = {}
@@ -111,19 +114,33 @@ class AttackList:
         return [one for i, one in enumerate(wanted) if one not in wanted[:i]]
 
     def check_fits(self, tasks: Sequence[BlockedTask]) -> None:
-        """Refuse tasks of a kind that some attacks cannot be run on.
+        """Refuse tasks of a kind that it is not for, or that some attacks cannot be run on.
 
         Raises:
-            ValueError: With the attack, the task and the attacks that can.
+            ValueError: With the task, and with the attacks or suites that can.
         """
         for task in tasks:
-            attacks = list(dict.fromkeys(entry.attack for entry in self.entries))
-            fitting = [attack.name for attack in attacks if attack.fits(task.kind)]
-            if unfit := [attack.name for attack in attacks if not attack.fits(task.kind)]:
-                raise ValueError(
-                    f"suite {self.name!r} cannot attack task {task.name!r}, a {task.kind.name}, by {', '.join(unfit)}: "
-                    f"pass a suite of attacks that can ({', '.join(fitting) or 'FullFineTuning()'})."
-                )
+            self.check_kind(task.kind, f"task {task.name!r}")
+
+    def check_kind(self, kind: TaskKind, what: str) -> None:
+        """Refuse a kind of task, see :meth:`check_fits`.
+
+        Args:
+            kind: The kind.
+            what: Whose kind it is, for the message.
+        """
+        if self.kind not in ("", kind.name):
+            raise ValueError(
+                f"suite {self.name!r} cannot attack {what}, a {kind.name}: it is for {self.kind} alone; pass "
+                "'default', which is chosen by the kind of task."
+            )
+        attacks = list(dict.fromkeys(entry.attack for entry in self.entries))
+        fitting = [attack.name for attack in attacks if attack.fits(kind)]
+        if unfit := [attack.name for attack in attacks if not attack.fits(kind)]:
+            raise ValueError(
+                f"suite {self.name!r} cannot attack {what}, a {kind.name}, by {', '.join(unfit)}: "
+                f"pass a suite of attacks that can ({', '.join(fitting) or 'FullFineTuning()'})."
+            )
 
     def repeats(self, examples: int) -> tuple[int, ...]:
         """Attack seeds at a number of examples."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
+from ...tasks.kind import TaskKind
 from ..methods.fine_tuning import FullFineTuning, Tuning
 from ..methods.forensics import TiedWords
 from ..methods.pair_fine_tuning import PairProbedFirst
@@ -12,6 +13,7 @@ from ..methods.probed_first import ProbedFirst
 from ..methods.probes import HeadOnly
 from ..methods.sibling import Distillation, Merging
 from .attack_list import Entry
+from .language import LANGUAGE, LANGUAGE_ADAPTIVE, LANGUAGE_DURABILITY, LANGUAGE_GLANCE, OF_TEXTS
 from .suite import AttackSuite
 from .variants import (
     FASTER_EMBEDDINGS,
@@ -252,49 +254,32 @@ FULL = AttackSuite(
     ),
     seeds=5,
 )
-LONG: dict[str, Any] = {"steps": (500,), "looks": 10, "prune": True}
-OF_TEXTS = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2)
-LANGUAGE = AttackSuite(
-    "language",
-    1,
-    (
-        *(
-            Entry(FullFineTuning(f"full, {schedule}", learning_rates=OF_TEXTS, schedule=schedule, **LONG), MOST)
-            for schedule in ("constant_with_warmup", "cosine")
-        ),
-        *(
-            Entry(Tuning(f"LoRA, rank {rank}", trainable="lora", rank=rank, learning_rates=OF_TEXTS[3:], **LONG), MOST)
-            for rank in (8, 64)
-        ),
-    ),
-    limit=400,
-    more=None,
-)
-LANGUAGE_GLANCE = AttackSuite(
-    "language_glance",
-    2,
-    (
-        Entry(FullFineTuning(learning_rates=(1e-4, 3e-4, 1e-3, 3e-3), steps=(60,), looks=3), MOST),
-        Entry(Tuning("LoRA", trainable="lora", learning_rates=(1e-3, 5e-3, 2e-2), steps=(60,), looks=3), MOST),
-    ),
-    limit=100,
-    more=None,
-)
 SUITES = {
     suite.name: suite
     for suite in (
         *(SMOKE, SMALL, GLANCE, QUICK, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL),
-        *(LANGUAGE, LANGUAGE_GLANCE),
+        *(LANGUAGE, LANGUAGE_GLANCE, LANGUAGE_DURABILITY, LANGUAGE_ADAPTIVE),
     )
 }
 
 
-def named_suite(name: str) -> AttackSuite:
-    """The shipped suite of this name.
+def named_suite(name: str, kinds: Iterable[TaskKind] = ()) -> AttackSuite:
+    """The shipped suite of this name; ``glance``, ``default``, ``durability`` and ``adaptive`` by the kind of task.
+
+    Args:
+        name: Its name.
+        kinds: Of the tasks to be attacked; without any, the suite that has the name.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or one that would be chosen by the kind of task is wanted for several kinds.
     """
     if name not in SUITES:
         raise ValueError(f"suite must be one of {', '.join(SUITES)}; got {name!r}.")
-    return SUITES[name]
+    if name not in OF_TEXTS or not (found := dict.fromkeys(kind.name for kind in kinds)):
+        return SUITES[name]
+    if len(found) > 1:
+        raise ValueError(
+            f"suite {name!r} is chosen by the kind of task, and these tasks are of several: {', '.join(found)}. Attack "
+            "the tasks of each kind apart from the others."
+        )
+    return OF_TEXTS[name] if [*found] == [OF_TEXTS[name].kind] else SUITES[name]
