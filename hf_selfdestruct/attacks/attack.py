@@ -65,6 +65,8 @@ class Outcome:
         found: What the run itself chose on the selection split, such as a layer.
         general: Loss on desired texts in nats per token, before the attack and at every look; empty where it was not
             measured.
+        gibberish: Share of continuations of desired texts that are gibberish, before the attack and after it; empty
+            where it was not measured.
     """
 
     selection: Scores
@@ -78,6 +80,7 @@ class Outcome:
     hits: np.ndarray | None = field(default=None, compare=False)
     found: dict[str, Any] = field(default_factory=dict)
     general: tuple[float, ...] = ()
+    gibberish: tuple[float, ...] = ()
 
 
 class Attack(ABC):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
+from ..report.attack_run import AttackRun
 from ..report.facts import DesiredFacts
 from ..report.report import AttackReport
 from ..report.token_rows import known_general
@@ -93,9 +95,16 @@ def destroyed(report: AttackReport, task: str) -> Iterator[str]:
         if reached > most:
             yield (
                 f"{task}: destroyed: {words}, the hardened model has a general loss of {reached:.3f} nats per token, "
-                f"more than {most:.3f} (that of the {reference} model, and {DESTROYED}): a model that has lost its "
-                "language does not resist."
+                f"more than {most:.3f} (that of the {reference} model, and {DESTROYED}){_gibberish(runs, at)}: a model "
+                "that has lost its language does not resist."
             )
+
+
+def _gibberish(runs: dict[str, list[AttackRun]], at: int) -> str:
+    """How much of what each model writes is gibberish, in words; nothing where it was not measured."""
+    shares = {role: [run.gibberish[at] for run in found if run.gibberish] for role, found in runs.items()}
+    words = [f"{statistics.fmean(known):.0%} ({role})" for role, known in shares.items() if known]
+    return f"; gibberish among continuations of desired texts: {', '.join(words)}" if words else ""
 
 
 def weak_attack(report: AttackReport, task: str) -> Iterator[str]:

@@ -86,6 +86,8 @@ class AttackRun:
         selected: Class probabilities of the selection rows, likewise.
         general: Loss on desired texts in nats per token, before the attack and at every evaluation; empty if not
             measured.
+        gibberish: Share of the continuations of desired texts that are gibberish, before the attack and after it;
+            empty if not measured.
     """
 
     task: str
@@ -109,6 +111,7 @@ class AttackRun:
     predictions: str = ""
     selected: str = ""
     general: tuple[float, ...] = ()
+    gibberish: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

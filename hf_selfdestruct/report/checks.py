@@ -89,6 +89,8 @@ def _check_run(run: AttackRun, where: str) -> None:
     _check_count(run.general, MOST_LOOKS, f"{where}.general", "losses")
     if not all(0 <= loss < math.inf for loss in run.general):
         raise ValueError(f"{where}.general: losses must be finite and at least 0.")
+    if len(run.gibberish) not in (0, 2) or not all(0 <= share <= 1 for share in run.gibberish):
+        raise ValueError(f"{where}.gibberish: expected two shares in [0, 1], before and after the attack, or none.")
     _check_count(run.curve, MOST_LOOKS, f"{where}.curve", "points")
     if any(len(point) != 2 for point in run.curve):
         raise ValueError(f"{where}.curve: expected pairs of step and score.")

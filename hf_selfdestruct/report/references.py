@@ -41,14 +41,22 @@ def _from_filtered(report: Record, task: str) -> list[str]:
 
 
 def general_lines(report: Record, task: str) -> list[str]:
-    """The general loss of each model, before the strongest attack with all examples and after it."""
-    most, found = max(report.budgets(task), default=0), []
-    for role in report.roles():
-        losses = [*filter(None, map(known_general, report.strongest_runs(task, most, role)))]
-        if losses:
-            before, after = map(statistics.fmean, zip(*losses, strict=True))
-            found.append(f"{role} {before:.3f} → {after:.3f}")
-    return [f"general loss (nats per token) before → after: {', '.join(found)}"] if found else []
+    """The general loss and the share of gibberish of each model, before the strongest attack and after it."""
+    most = max(report.budgets(task), default=0)
+    runs = {role: report.strongest_runs(task, most, role) for role in report.roles()}
+    losses = {role: [*filter(None, map(known_general, found))] for role, found in runs.items()}
+    shares = {role: [run.gibberish for run in found if run.gibberish] for role, found in runs.items()}
+    return [
+        *_before_and_after("general loss (nats per token)", losses, ".3f"),
+        *_before_and_after("gibberish among continuations", shares, ".0%"),
+    ]
+
+
+def _before_and_after(what: str, known: dict[str, list[tuple[float, ...]]], form: str) -> list[str]:
+    """One line of what was measured before and after the attack, averaged over seeds, by role."""
+    means = {role: [statistics.fmean(values) for values in zip(*pairs, strict=True)] for role, pairs in known.items()}
+    found = [f"{role} {pair[0]:{form}} → {pair[1]:{form}}" for role, pair in means.items() if pair]
+    return [f"{what} before → after: {', '.join(found)}"] if found else []
 
 
 def _highest(report: Record, task: str) -> list[str]:

@@ -19,6 +19,7 @@ BEFORE = 2  # the previous schema version, which is still read
 LATER: dict[str, tuple[Any, ...]] = {  # field to the values with which it is left out of the file
     "score": (None, ACCURACY),
     "general": (None, ()),
+    "gibberish": (None, ()),
     "scored_on": ("test",),
     "pairs": (False,),
     "earlier": (None,),

@@ -25,6 +25,7 @@ from hf_selfdestruct.demo.reading import reading
 from hf_selfdestruct.report.comparison import difference
 from hf_selfdestruct.report.facts import DesiredFacts
 from hf_selfdestruct.report.recovery import recovery
+from hf_selfdestruct.report.references import general_lines
 from hf_selfdestruct.report.report import AttackReport
 from hf_selfdestruct.report.token_rows import (
     RIGHT,
@@ -111,6 +112,17 @@ def test_the_general_loss_stands_beside_every_look(report):
     assert all(run.general[0] + run.desired_drop in map(pytest.approx, run.general[1:]) for run in tuned)
 
 
+def test_gibberish_is_counted_before_and_after(report):
+    """Random weights write gibberish; a model of the desired language does not, until it is tuned to another one."""
+    for run in report.runs:
+        assert len(run.gibberish) == (0 if run.role == "raw" or run.status != "ok" else 2)
+    before = {run.role: run.gibberish[0] for run in report.runs if run.gibberish}
+    assert {run.gibberish[0] == before[run.role] for run in report.runs if run.gibberish} == {True}
+    assert before["base"] > before["hardened"] + 0.3
+    (line,) = [line for line in general_lines(report, "sevens") if line.startswith("gibberish")]
+    assert f"hardened {before['hardened']:.0%} → " in line
+
+
 def test_the_demo_reads_losses(report):
     """Its model is destroyed, so that its sentence is about losses alone."""
     facts = report.tasks["sevens"]
@@ -137,6 +149,7 @@ def test_a_destroyed_model_is_called_destroyed(report):
     assert published(known + DESTROYED - 0.1, lost=left - known) == []
     first, *_ = published(known + DESTROYED + 0.1)
     assert f"destroyed: as it was published, the hardened model has a general loss of {known + 0.6:.3f}" in first
+    assert re.search(r"gibberish among continuations of desired texts: .*\d+% \(hardened\)", first)
     (only,) = published(known, lost=left - known + DESTROYED + 0.1)
     assert "after the strongest attack" in only
     assert f"more than {left + DESTROYED:.3f}" in only
@@ -177,6 +190,8 @@ def test_what_is_shown_speaks_of_no_classes(report):
         (lambda run: run["test"].update(score=-0.1), "the score differs from that of the rows' tokens"),
         (lambda run: run.update(predictions="AAAA"), "not an array"),
         (lambda run: run.update(general=[-1.0]), "losses must be finite"),
+        (lambda run: run.update(gibberish=[0.5, 1.5]), "expected two shares in [0, 1]"),
+        (lambda run: run.update(gibberish=[0.5]), "expected two shares in [0, 1]"),
     ],
 )
 def test_a_report_whose_rows_do_not_give_its_score_is_refused(report, change, told):

@@ -22,6 +22,7 @@ from ..target import device, placed
 from .batches import batch_of, epochs, inputs_of, predictions
 from .benign import companion, desired_drop, heal
 from .general import general_before, general_loss
+from .gibberish import gibberish_before, gibberish_rate
 from .optimizers import OPTIMIZERS, bound, trained
 from .step_options import Average, Precision, fewer_words, first_steps, groups
 
@@ -204,7 +205,14 @@ def _outcome(model: PreTrainedModel, best: _Best, trial: Trial, steps: int, flop
         hits=np.stack(best.hits),
         found={"weights": "averaged" if best.averaged else "last"} if "average" in trial.settings else {},
         general=() if before is None else (before, *best.general),
+        gibberish=_gibberish(model, trial) if scored else (),
     )
+
+
+def _gibberish(model: PreTrainedModel, trial: Trial) -> tuple[float, ...]:
+    """Shares of continuations that are gibberish, before and after the attack, where there are desired texts."""
+    shares = gibberish_before(trial.target, trial.data), gibberish_rate(model, trial.data)
+    return tuple(share for share in shares if share is not None)
 
 
 def _refitted(model: PreTrainedModel, trial: Trial, steps: int, flops: float) -> Outcome:

@@ -203,7 +203,7 @@ class Search:
         known: dict[str, Any] = {} if outcome is None else {
             "selection": outcome.selection, "test": outcome.test, "steps": outcome.steps, "flops": outcome.flops,
             "curve": outcome.curve, "desired_drop": outcome.desired_drop, "found": outcome.found,
-            "general": outcome.general,
+            "general": outcome.general, "gibberish": outcome.gibberish,
             "predictions": self._packed(outcome.probabilities), "selected": self._packed(outcome.selected),
         }  # fmt: skip
         if known and before is not None:
