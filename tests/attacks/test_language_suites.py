@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
-from toy_language import language_task
+from toy_language import DESIRED, language_model, language_rows, language_task
 from toy_models import toy_task
 from toy_regression import sized_task
+from transformers import default_data_collator
 
-from hf_selfdestruct.attacks import AnyOf, named_suite
+from hf_selfdestruct.attacks import AnyOf, AttackData, Target, Trial, named_suite
+from hf_selfdestruct.attacks.methods.general import desired_texts
 from hf_selfdestruct.attacks.suites.language import OF_TEXTS, RATES
 from hf_selfdestruct.attacks.suites.shipped import SUITES
 from hf_selfdestruct.tasks.classification import CLASSIFICATION
 from hf_selfdestruct.tasks.language_modeling import LANGUAGE_MODELING, LanguageModeling
 
+COLUMNS = ["input_ids", "attention_mask"]
 THEIRS = [name for name, suite in SUITES.items() if suite.kind]
 
 
 def attacks_of(name):
     found = [entry.attack for entry in SUITES[name].entries]
     return [one for attack in found for one in (attack.of if isinstance(attack, AnyOf) else (attack,))]
+
+
+EVERY = [*{str(one): one for name in THEIRS for one in attacks_of(name)}.values()]
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -55,6 +62,29 @@ def test_every_attack_of_theirs_can_be_given_what_it_needs(name):
     assert {attack.outside for attack in attacks_of(name)} >= {False}
     for attack in attacks_of(name):
         assert attack.outside == ("sibling" in attack.needs)
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """A hardened model with its sibling, and what the attacker has."""
+    folder = tmp_path_factory.mktemp("attacked")
+    for seed, name in enumerate(("hardened", "undefended")):
+        language_model(seed=seed).save_pretrained(folder / name)
+    desired = desired_texts(language_rows(20, 8, DESIRED), language_rows(10, 9, DESIRED), COLUMNS)
+    target = Target("hardened", str(folder / "hardened"), sibling=str(folder / "undefended"))
+    return target, AttackData.of(language_task(), COLUMNS, default_data_collator, desired=desired)
+
+
+@pytest.mark.parametrize("attack", EVERY, ids=lambda attack: attack.name)
+def test_every_attack_of_theirs_runs_on_a_language_model(attacked, attack):
+    """Shortened to two steps, and as far as a model of two layers goes: it trains, and is measured before and after."""
+    target, data = attacked
+    shorter = {"steps": 2, "looks": 1, "prelude": 1, "distil_steps": 1, "batch_size": 4}
+    settings = {name: shorter.get(name, value) for name, value in attack.space()[-1].items()}
+    found = attack.run(Trial(target, data, 42, 0, settings))
+    assert found.steps == 2 + ("prelude" in settings) + ("distil_steps" in settings)
+    assert math.isfinite(found.test.score)
+    assert len(found.general) == len(found.gibberish) == 2
 
 
 def test_the_default_turns_every_knob_of_fine_tuning():

@@ -33,7 +33,7 @@ class Prompted(nn.Module):
     def __init__(self, model: PreTrainedModel, tokens: int) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
-        table = model.get_input_embeddings().weight
+        table: Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
         drawn = torch.randint(len(table), (tokens,)).to(table.device)  # on the CPU: the same on every machine
         self.prompt = nn.Parameter(table[drawn].detach().clone())
 
