@@ -9,14 +9,18 @@ import shutil
 import sys
 from pathlib import Path
 
-from hf_selfdestruct.jobs.config import load_config, training_arguments
+from hf_selfdestruct.jobs.config import HardenConfig, load_config, training_arguments
 from hf_selfdestruct.jobs.job import harden
 from hf_selfdestruct.publish.manifest import published_files
 
 
 def main(config_file: str, card: str, *overrides: str) -> None:
     """Harden, attack, and copy card, report and plots."""
-    config = load_config(config_file, overrides)
+    publish(load_config(config_file, overrides), card)
+
+
+def publish(config: HardenConfig, card: str) -> None:
+    """Harden and attack as configured; copy card, report and plots to a folder."""
     harden(config)
     folder = Path(training_arguments(config).output_dir or ".")
     for name in published_files(folder):

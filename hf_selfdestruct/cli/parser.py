@@ -58,7 +58,8 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
 
     demo = command("demo", "harden and attack a small model on embedded data, in minutes on a CPU")
     demo.add_argument("--output-dir", default="demo-output", help="folder to write to; by default %(default)s")
-    demo.add_argument("--kind", default="text", help="kind of examples: text, vision; by default %(default)s")
+    demo.add_argument("--kind", default="text", help="kind of examples: text, vision, language; by default %(default)s")
+    demo.add_argument("--suite", help="suite of attacks; by default a small one")
     demo.add_argument("--model", help="Hub id or folder; by default two layers of the packaged all-MiniLM-L6-v2")
     demo.add_argument("--workers", type=int, help="processes that share the attacks; by default 2, on 2 or more cores")
 
@@ -80,7 +81,7 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
     attack.add_argument(
         "--suite",
         help="smoke, small, glance, quick, default, mlac, sophon, durability, adaptive or full; for language models "
-        "glance, default, durability or adaptive; by default as configured",
+        "glance, quick, default, durability or adaptive; by default as configured",
     )
     attack.add_argument("--output", default="report.json", help="file to save the report to; by default %(default)s")
     attack.add_argument("--storage", help="Optuna storage URL of the runs; by default a file beside the report")

@@ -36,6 +36,7 @@ def demo(
     output_dir: str | Path = "demo-output",
     *,
     kind: str = "text",
+    suite: str | None = None,
     model: str | None = None,
     workers: int | None = None,
 ) -> AttackReport:
@@ -45,6 +46,7 @@ def demo(
         output_dir: Folder for the hardened model and the examples.
         kind: ``text`` for generated biographies, ``vision`` for pairs of handwritten digits, ``language`` for Python's
             reference in English, with Python code blocked.
+        suite: Name of a suite of attacks; by default a small one.
         model: Hub id or folder of a model for texts; by default the first layers of the MiniLM of the ``demo`` extra.
         workers: Processes that share the attacks; by default two, where there are two cores.
 
@@ -55,11 +57,16 @@ def demo(
         ValueError: The kind is unknown, or has no choice of models; the ``demo`` extra is missing, or its weights have
             an unexpected hash.
     """
-    return harden(demo_config(output_dir, kind=kind, model=model, workers=workers))
+    return harden(demo_config(output_dir, kind=kind, suite=suite, model=model, workers=workers))
 
 
 def demo_config(
-    output_dir: str | Path, *, kind: str = "text", model: str | None = None, workers: int | None = None
+    output_dir: str | Path,
+    *,
+    kind: str = "text",
+    suite: str | None = None,
+    model: str | None = None,
+    workers: int | None = None,
 ) -> HardenConfig:
     """Write the examples and the model, and return the demo's configuration; see :func:`demo`."""
     if kind not in KINDS:
@@ -75,6 +82,7 @@ def demo_config(
         model=made["model"],
         filtered=made.get("filtered", ""),
         blocked_tasks=tuple(tasks),
+        suite=suite or config.suite,
         data=replace(config.data, path=made["data"]),
         training={**config.training, "output_dir": str(folder)},
         workers=min(2, os.cpu_count() or 1) if workers is None else workers,

@@ -94,8 +94,8 @@ class HardenConfig:
                     raise ValueError(f"{key}[{i}]: with data.kind: text, set path to its texts, and no label_column.")
         if self.data.of_texts and not all(entry.attack.fits(kind) for entry in suite.entries):
             raise ValueError(
-                f"suite {self.suite!r} attacks classifiers: choose suite glance, default, durability or adaptive, "
-                "which attack language models too."
+                f"suite {self.suite!r} attacks classifiers: choose suite glance, quick, default, durability or "
+                "adaptive, which attack language models too."
             )
         suite.check_kind(kind, "these data")
 

@@ -47,7 +47,7 @@ training:
   seed: 0
 
 # Suite of attacks: smoke, small, glance, quick, default, mlac, sophon, durability, adaptive or full;
-# with data.kind: text glance, default, durability or adaptive.
+# with data.kind: text glance, quick, default, durability or adaptive.
 suite: default
 
 # Number of attack processes on this machine.

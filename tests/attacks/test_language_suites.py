@@ -32,7 +32,7 @@ EVERY = [*{str(one): one for name in THEIRS for one in attacks_of(name)}.values(
 
 @pytest.mark.parametrize("name", SUITES)
 def test_four_suites_are_chosen_by_the_kind_of_task(name):
-    chosen = {"default": "language", **{n: f"language_{n}" for n in ("glance", "durability", "adaptive")}}
+    chosen = {"default": "language", **{n: f"language_{n}" for n in ("glance", "quick", "durability", "adaptive")}}
     assert named_suite(name).name == name
     assert named_suite(name, [CLASSIFICATION] * 2).name == name
     # Another tokenizer's bytes make no other kind.

@@ -206,8 +206,8 @@ def test_prompts_do_not_count(project, tmp_path):
     [
         (
             "suite: toy",
-            "suite: quick",
-            "suite 'quick' attacks classifiers: choose suite glance, default, durability or",
+            "suite: full",
+            "suite 'full' attacks classifiers: choose suite glance, quick, default, durability or",
         ),
         ("    path: {folder}/blocked", "", "blocked_tasks[0]: with data.kind: text, set path to its texts"),
         ("  kind: text", "  kind: words", "kind must be labels or text; got 'words'"),

@@ -19,7 +19,9 @@ MOST = (None,)
 RATES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 USUAL, TWO = RATES[3:7], (1e-4, 1e-3)
 LONG: dict[str, Any] = {"steps": (500,), "looks": 10, "prune": True}
+QUICK: dict[str, Any] = {"steps": (300,), "looks": 5, "prune": True}
 LONGER: dict[str, Any] = {"steps": (2000,), "looks": 20, "prune": True}
+SHORT: dict[str, Any] = {"steps": (60,), "looks": 3, "prune": True}
 HELD: dict[str, Any] = {"learning_rates": TWO, "steps": 200, "looks": 4}
 COMMON: dict[str, Any] = {"limit": 400, "more": None, "kind": LANGUAGE_MODELING.name}
 CONSTANT = "constant_with_warmup"
@@ -37,9 +39,9 @@ FURTHER: dict[str, Tamper] = {
 }
 
 
-def tampered(changes: dict[str, Tamper]) -> AnyOf:
+def tampered(changes: dict[str, Tamper], most: dict[str, Any] = LONG) -> AnyOf:
     """Fine-tuning after the weights were shaken, by name of the change."""
-    common: dict[str, Any] = {"learning_rates": TWO, "schedule": CONSTANT, **LONG}
+    common: dict[str, Any] = {"learning_rates": TWO, "schedule": CONSTANT, **most}
     return AnyOf("full, tampered", tuple(Tuning(name, tamper=one, **common) for name, one in changes.items()))
 
 
@@ -79,12 +81,23 @@ LANGUAGE = AttackSuite(
 )
 LANGUAGE_GLANCE = AttackSuite(
     "language_glance",
-    2,
+    3,
     (
-        Entry(FullFineTuning(learning_rates=(1e-4, 3e-4, 1e-3, 3e-3), steps=(60,), looks=3), MOST),
-        Entry(Tuning("LoRA", trainable="lora", learning_rates=(1e-3, 5e-3, 2e-2), steps=(60,), looks=3), MOST),
+        Entry(FullFineTuning(learning_rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2), **SHORT), MOST),
+        Entry(Tuning("LoRA", trainable="lora", learning_rates=(1e-3, 5e-3, 2e-2, 5e-2), **SHORT), MOST),
     ),
     **{**COMMON, "limit": 100},
+)
+LANGUAGE_QUICK = AttackSuite(
+    "language_quick",
+    1,
+    (
+        Entry(FullFineTuning("full", learning_rates=RATES[3:], schedule=CONSTANT, **QUICK), MOST),
+        Entry(Tuning("LoRA, rank 64", trainable="lora", rank=64, learning_rates=RATES[5:], **QUICK), MOST),
+        Entry(FullFineTuning("full, healed first", learning_rates=RATES[5:8], prelude=100, **QUICK), MOST),
+        Entry(tampered({name: SHAKEN[name] for name in ("int8", "directions ablated")}, QUICK), MOST),
+    ),
+    **COMMON,
 )
 LANGUAGE_DURABILITY = AttackSuite(
     "language_durability",
@@ -132,6 +145,7 @@ LANGUAGE_ADAPTIVE = AttackSuite(
 )
 OF_TEXTS = {
     "glance": LANGUAGE_GLANCE,
+    "quick": LANGUAGE_QUICK,
     "default": LANGUAGE,
     "durability": LANGUAGE_DURABILITY,
     "adaptive": LANGUAGE_ADAPTIVE,

@@ -13,7 +13,7 @@ from ..methods.probed_first import ProbedFirst
 from ..methods.probes import HeadOnly
 from ..methods.sibling import Distillation, Merging
 from .attack_list import Entry
-from .language import LANGUAGE, LANGUAGE_ADAPTIVE, LANGUAGE_DURABILITY, LANGUAGE_GLANCE, OF_TEXTS
+from .language import OF_TEXTS
 from .suite import AttackSuite
 from .variants import (
     FASTER_EMBEDDINGS,
@@ -258,13 +258,13 @@ SUITES = {
     suite.name: suite
     for suite in (
         *(SMOKE, SMALL, GLANCE, QUICK, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL),
-        *(LANGUAGE, LANGUAGE_GLANCE, LANGUAGE_DURABILITY, LANGUAGE_ADAPTIVE),
+        *OF_TEXTS.values(),
     )
 }
 
 
 def named_suite(name: str, kinds: Iterable[TaskKind] = ()) -> AttackSuite:
-    """The shipped suite of this name; ``glance``, ``default``, ``durability`` and ``adaptive`` by the kind of task.
+    """The shipped suite of this name; some names mean one for each kind of task.
 
     Args:
         name: Its name.
