@@ -22,6 +22,7 @@ MEASURED = {  # what a committed table says of it; the others are not measured
     "relearn": "two layers of MiniLM: what the base knows is forgotten, the desired task is not "
     "([lab book](evidence/relearned.md))",
 }
+FORMS = ("merge_words", "erase_directions", "keep_directions", "selective_steps", "noise")
 WORDS = {  # settings as a table shows them
     "exact": "exact (second order)",
     "first_order": "first order",
@@ -68,7 +69,7 @@ def _parts(name: str, preset: dict[str, Any]) -> tuple[str, ...]:
     steps = "K = 0" if not adversary["steps"] else f"K = {adversary['steps']}, {adversary['optimizer']}"
     lasting = f"; {adversary['pool']} continue for {adversary['horizon']} steps each" if adversary.get("pool") else ""
     order = "" if not adversary["steps"] else f", {WORDS[preset['meta_gradient']]}"
-    forms = [f"`{key}`" for key in ("merge_words", "erase_directions", "keep_directions", "noise") if options[key]]
+    forms = [f"`{key}`" for key in FORMS if options[key]]
     loss = WORDS[preset["blocking_loss"]] + (" and probes of all layers" if options["probe_weight"] else "")
     if first := options["unlearn_steps"]:
         return f"`{name}`", "none", f"{loss}, in the first {first} steps", f"then {', '.join(forms)}"

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "hf_selfdestruct"
 PAPER = re.compile(r"\b(\d{4}\.\d{5})\b")
 TITLES = {  # numbers that the package's sources name
     "1503.02531": "Distilling the Knowledge in a Neural Network",
+    "1503.05671": "Optimizing Neural Networks with Kronecker-factored Approximate Curvature (K-FAC)",
     "1711.05101": "Decoupled Weight Decay Regularization (AdamW)",
     "1801.06146": "Universal Language Model Fine-tuning (gradual unfreezing)",
     "1802.04434": "signSGD",
@@ -38,6 +39,7 @@ TITLES = {  # numbers that the package's sources name
     "2408.00761": "TAR",
     "2409.01586": "Booster",
     "2505.16559": "CTRAP",
+    "2606.17168": "RepSelect",
     "2506.06278": "UNDO: distillation robustifies unlearning",
 }
 

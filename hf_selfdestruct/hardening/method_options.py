@@ -49,6 +49,10 @@ class MethodOptions:
     merge_words: float = option(0.0, "Merge words that reveal labels beyond so many standard errors; 0: none.")
     merge_groups: int = option(0, "Maximum number of merged groups; fewer groups hide more. 0: no limit.")
     keep_directions: int = option(0, "Directions of the desired task that input embeddings retain; 0: all.")
+    selective_steps: int = option(
+        0, "Maximum number of selective edits of a language model's MLPs before training (RepSelect); 0: none."
+    )
+    selective_budget: float = option(0.01, "Maximum KL of these edits on general rows, in nats per token.")
     noise: float = option(0.0, "Share of noise, at most 1, mixed into the weights first, or after unlearning (UNDO).")
     unlearn_steps: int = option(
         0, "Outer steps that unlearn first, without adversary's steps; what they leave is then distilled from (UNDO)."
@@ -62,7 +66,12 @@ class MethodOptions:
         "merge_groups": 0,
         "keep_directions": 0,
         "unlearn_steps": 0,
+        "selective_steps": 0,
     }
+    NUMBERS: ClassVar[tuple[str, ...]] = (
+        *("max_blocking_grad_norm", "blocking_ceiling", "probe_weight", "merge_words", "selective_budget", "noise"),
+        "unlearn_weight",
+    )
     # What changes the weights otherwise than by steps of the method, or the original that the model is compared with.
     CLOSED_FORMS: ClassVar[tuple[str, ...]] = (
         "keeping_erases",
@@ -70,6 +79,7 @@ class MethodOptions:
         "merge_words",
         "merge_groups",
         "keep_directions",
+        "selective_steps",
         "noise",
         "unlearn_steps",
     )
@@ -87,8 +97,7 @@ class MethodOptions:
             check_count(name, getattr(self, name), least)
         if not isinstance(self.keeping_erases, bool):
             raise ValueError(f"keeping_erases must be true or false; got {self.keeping_erases!r}.")
-        named = ("max_blocking_grad_norm", "blocking_ceiling", "probe_weight", "merge_words", "noise", "unlearn_weight")
-        for name in named:
+        for name in self.NUMBERS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be zero or more; got {value!r}.")

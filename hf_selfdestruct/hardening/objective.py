@@ -28,6 +28,7 @@ from .config import HardeningConfig
 from .defaults import configured_adversary, configured_forms, configured_keeping, configured_losses, default_method
 from .draw import Batch, Draw, Rows
 from .keeper import Keeper
+from .selection import check_selection, selected
 from .simulator import Simulator
 from .unlearning import Unlearning, check_unlearning
 
@@ -111,6 +112,7 @@ class HardeningObjective:
         self._check(model)
         self.keeper, self.simulator = self._kept_by(model), self._simulated_by(model)
         check_reached(model, self.config, self.simulator.published)
+        check_selection(model, self.simulator)
         self._unlearning, self.blocked_step = Unlearning(self.config, self.keeper), -1
         self._tied: TiedRows | None = None
 
@@ -119,6 +121,7 @@ class HardeningObjective:
 
         A run that goes on from a checkpoint leaves it out: its weights have been prepared.
         """
+        model.load_state_dict(selected(model, self.simulator), strict=False)
         changed = initial_weights(
             model,
             configured_forms(self.config),

@@ -34,6 +34,8 @@ MLAC: dict[str, Any] = {
         "merge_words": 0.0,
         "erase_directions": 0,
         "keep_directions": 0,
+        "selective_steps": 0,
+        "selective_budget": 0.01,
         "noise": 0.0,
         "unlearn_steps": 0,
         "unlearn_weight": 1.0,
@@ -130,6 +132,18 @@ UNDO: dict[str, Any] = {
         **LANGUAGE["method_options"],
         "unlearn_steps": 200,  # ours
         "noise": 0.6,  # it tries 0.1 to 0.8
+    },
+}
+
+# RepSelect, 2606.17168, for language models: MLPs are edited before training along what is specific to the blocked
+# texts; training then keeps the model, and no adversary takes part. The paper takes the general directions from
+# singular vectors of gradients that a LoRA collects, here they are those of general text (erasure/selective_ascent.py).
+REPSELECT: dict[str, Any] = {
+    **UNDO,
+    "method_options": {
+        **LANGUAGE["method_options"],
+        "selective_steps": 40,  # ours; the budget ends them
+        "selective_budget": 0.01,  # KL on general text
     },
 }
 
@@ -247,6 +261,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "relearn": RELEARN,
     "language": LANGUAGE,
     "undo": UNDO,
+    "repselect": REPSELECT,
     "pool": POOL,
     "ac": AC,
     "sophon": SOPHON,

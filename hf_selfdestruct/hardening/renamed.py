@@ -21,6 +21,8 @@ NEW = (
     "pool_patience",
     "pool_by_success",
     "episode",
+    "selective_steps",
+    "selective_budget",
     "noise",
     "blocking_ceiling",
     "unlearn_steps",

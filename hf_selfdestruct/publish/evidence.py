@@ -31,6 +31,8 @@ CLOSED_FORMS = {  # edits of the model before training, and what they cost its u
     "erase_directions": "At most {} directions of each blocked task were erased from the input embeddings.",
     "keep_directions": "The input embeddings were reduced to at most {} directions that predict the desired task; "
     "information that other tasks need was removed too.",
+    "selective_steps": "The MLPs were edited in at most {} steps that raise the loss of the blocked texts, along what "
+    "general texts do not use.",
     "noise": "Weights were mixed with random ones, of a share of {}, and the desired task was relearned from there; "
     "information that other tasks need was removed too.",
     "unlearn_steps": "In its first {} steps the model unlearned the blocked tasks; it was kept close to what it was "

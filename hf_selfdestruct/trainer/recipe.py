@@ -39,6 +39,7 @@ def recipe_of(trainer: HardeningTrainer) -> dict[str, Any]:
         "step_weights": options.step_weights,
         **({"keeping_weight": args.keeping_weight, "keeping_losses": keeping} if keeping else {}),
         **{n: getattr(options, n) for n in ("max_blocking_grad_norm", *NOTHING) if getattr(options, n)},
+        **({"selective_budget": options.selective_budget} if options.selective_steps else {}),
         **({"unlearn_weight": options.unlearn_weight} if options.unlearn_steps else {}),
         **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),
         "outer_steps": trainer.state.global_step,

@@ -109,6 +109,8 @@ def test_a_misspelt_choice_lists_the_right_ones(make_args, name) -> None:
         ("adversary.horizon", (0, 1.5), (1, 800)),
         ("adversary.pool_patience", (-1, 1.5), (0, 100)),
         ("method_options.blocking_every", (0, True, "4"), (1, 4)),
+        ("method_options.unlearn_steps", (-1, 1.5, True), (0, 200)),
+        ("method_options.selective_steps", (-1, 1.5), (0, 40)),
         ("method_options.merge_groups", (-1, 0.5), (0, 7)),
     ],
 )
