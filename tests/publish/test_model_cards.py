@@ -67,6 +67,7 @@ def test_the_example_is_what_was_measured(folder, tmp_path):
     assert {*options} >= {"blocking_every", "step_weights"} <= {*recipe}
     assert {n: v for n, v in options.items() if n in recipe} == {n: recipe[n] for n in options if n in recipe}
     unsaid = ("probe_weight", "trajectory", "blocking_interval", "hvp", "episode")
+    unsaid += ("selective_budget", "unlearn_weight")  # of parts that are left out
     assert not [name for name, value in options.items() if value and name not in (*recipe, *unsaid)]
     assert configured_adversary(args).config() == recipe["adversaries"]["0"]
     assert [loss.config() for loss in configured_losses(args)] == [*recipe["blocking_losses"].values()]
