@@ -66,7 +66,7 @@ def test_the_example_is_what_was_measured(folder, tmp_path):
     options = asdict(args.options)
     assert {*options} >= {"blocking_every", "step_weights"} <= {*recipe}
     assert {n: v for n, v in options.items() if n in recipe} == {n: recipe[n] for n in options if n in recipe}
-    unsaid = ("probe_weight", "trajectory", "blocking_interval", "hvp", "episode")
+    unsaid = ("blocking_ceiling", "probe_weight", "trajectory", "blocking_interval", "hvp", "episode")
     unsaid += ("selective_budget", "unlearn_weight")  # of parts that are left out
     assert not [name for name, value in options.items() if value and name not in (*recipe, *unsaid)]
     assert configured_adversary(args).config() == recipe["adversaries"]["0"]
