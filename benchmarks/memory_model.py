@@ -26,7 +26,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForSequenceClassification, LlamaConfig, PreTrainedConfig
 
-WAYS = ("first_order", "exact_fd", "exact_fd_recompute", "exact_db", "exact_db_recompute")
+from hf_selfdestruct.meta_gradient.logarithmic import places_for
+
+WAYS = (
+    "first_order",
+    "exact_fd",
+    "exact_fd_recompute",
+    "exact_fd_logarithmic",
+    "exact_db",
+    "exact_db_recompute",
+)
 FLOAT = 4  # bytes
 RUNTIME = 110e6  # libraries, thread arenas and what the allocator keeps: first order, K = 1, in meta_gradient.jsonl
 LLAMA_8B = {
@@ -137,11 +146,12 @@ def vectors(plan: Plan) -> float:
         return 1 + place + o + (2 if plan.learns_rate else 0)  # g, then x and moments, sums, two for the rate
     recompute = plan.way.endswith("recompute")
     stretch = math.isqrt(max(k * (3 if recompute else 1) - 1, 0)) + 1
-    starts = math.ceil(k / stretch)
     costates = o * (1 + plan.moments + 1)  # sums, the optimizer's, and room
     differences = 3 if "_fd" in plan.way else 0
+    if plan.way.endswith("logarithmic"):
+        return places_for(k) * place + place + 1 + costates + differences  # stored, the one that moves, its gradient
     kept = place + min(stretch, k) if recompute else place * (min(stretch, k) - 1) + k
-    return starts * place + kept + costates + differences
+    return math.ceil(k / stretch) * place + kept + costates + differences
 
 
 def predicted(plan: Plan) -> dict[str, float]:

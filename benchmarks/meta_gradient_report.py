@@ -15,6 +15,7 @@ Record = dict[str, Any]
 METHODS = {
     "exact_fd": "exact, finite differences",
     "exact_fd_recompute": "exact, finite differences, recompute",
+    "exact_fd_logarithmic": "exact, finite differences, logarithmic",
     "exact_db": "exact, double backward",
     "exact_db_recompute": "exact, double backward, recompute",
     "first_order": "first order",
@@ -22,7 +23,7 @@ METHODS = {
     "higher": "higher 0.2.1",
     "torchopt": "torchopt 0.7.3",
 }
-FUSED = ("exact_fd", "exact_fd_recompute", "first_order")
+FUSED = ("exact_fd", "exact_fd_recompute", "exact_fd_logarithmic", "first_order")
 GOALS: dict[str, Callable[[int], float]] = {  # seconds in u
     "exact_fd": lambda steps: 1.25 * (4 * steps + 1),
     "exact_db": lambda steps: 1.25 * (5 * steps + 1),

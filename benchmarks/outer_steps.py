@@ -50,6 +50,10 @@ OURS: dict[str, dict[str, Any]] = {
         "meta_gradient": "exact",
         "method_options": {"hvp": "finite_difference", "trajectory": "recompute"},
     },
+    "exact_fd_logarithmic": {
+        "meta_gradient": "exact",
+        "method_options": {"hvp": "finite_difference", "trajectory": "logarithmic"},
+    },
     "exact_db": {"meta_gradient": "exact", "method_options": {"hvp": "double_backward"}},
     "exact_db_recompute": {
         "meta_gradient": "exact",

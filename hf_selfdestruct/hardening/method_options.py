@@ -31,7 +31,9 @@ class MethodOptions:
         HVPS,
     )
     trajectory: str = option(
-        "device", "Where to store the inner-loop trajectory; recompute: less memory, slower.", TRAJECTORIES
+        "device",
+        "Where to store the inner-loop trajectory; recompute, and still more logarithmic: less memory, slower.",
+        TRAJECTORIES,
     )
     episode: str = option("flat", "Where to run inner steps: on copied weights, or in the model's modules.", EPISODES)
     blocking_every: int = option(1, "Measure the blocking loss at every so many inner steps.")

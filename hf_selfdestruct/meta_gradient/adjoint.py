@@ -19,7 +19,7 @@ from ..adversaries.optimizer import State
 from .episode import Episode, MetaGradient
 from .hessian import HVPS
 from .in_place_episode import course_of
-from .trajectory import Trajectory
+from .trajectory import trajectory_of
 
 
 def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "device") -> MetaGradient:
@@ -29,8 +29,8 @@ def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "
         episode: The simulated fine-tuning.
         hvp: ``"double_backward"`` needs twice differentiable losses (eager or math attention) and 5K+1
             forward-backward passes; ``"finite_difference"`` works with any kernel and needs 4K+1.
-        trajectory: See :class:`~hf_selfdestruct.meta_gradient.trajectory.Trajectory`; ``"recompute"`` costs about K
-            more passes.
+        trajectory: See :func:`~hf_selfdestruct.meta_gradient.trajectory.trajectory_of`; ``"recompute"`` costs about K
+            more passes, and ``"logarithmic"`` 1.5 K at K = 4, 2.4 K at K = 32 and 3.7 K at K = 256.
 
     Returns:
         Exact gradients for the published weights and, for a learning adversary, for the adversary's own objective,
@@ -45,7 +45,7 @@ def exact(episode: Episode, *, hvp: str = "double_backward", trajectory: str = "
     course = course_of(episode)
     x, f = course.start()
     optimizer = episode.optimizer
-    path, state = Trajectory(course, f, trajectory), course.state(x)
+    path, state = trajectory_of(course, f, trajectory), course.state(x)
     path.run(x, state)
     course.end(x, state)
     # Costates: gradients of each objective with respect to x and f, the optimizer state, and the learning rate.

@@ -13,6 +13,8 @@ from ..adversaries.optimizer import State
 from ..models.functional import Layout, Weights, whole
 from .episode import Episode, MetaGradient, Reading
 
+Place = tuple[int, Tensor, State, Tensor]  # of a trajectory: k, theta_k, the optimizer's state and the inner gradient
+
 
 @dataclass
 class FlatEpisode:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..adversaries.optimizer import State
-from .flat_episode import FlatEpisode
+from .flat_episode import FlatEpisode, Place
+from .logarithmic import LogarithmicTrajectory
 
-TRAJECTORIES = ("device", "cpu", "recompute")
-Place = tuple[int, Tensor, State, Tensor]
+TRAJECTORIES = ("device", "cpu", "recompute", "logarithmic")
 
 
 class Trajectory:
@@ -27,14 +27,9 @@ class Trajectory:
         kind: ``"device"`` stores the K inner gradients on the device, ``"cpu"`` in main memory. ``"recompute"`` stores
             none and recomputes them, one segment of about sqrt(3 K) steps at a time: with Adam, memory contains that
             many gradients and a third as many checkpoints (weights and two moments).
-
-    Raises:
-        ValueError: ``kind`` is unknown.
     """
 
     def __init__(self, course: FlatEpisode, f: Tensor, kind: str) -> None:
-        if kind not in TRAJECTORIES:
-            raise ValueError(f"trajectory must be one of {', '.join(TRAJECTORIES)}; got {kind!r}.")
         self._course, self._f, self._kind = course, f, kind
         steps = course.episode.steps * (3 if kind == "recompute" else 1)
         self._stretch = max(1, math.isqrt(max(steps - 1, 0)) + 1)
@@ -103,3 +98,21 @@ class Trajectory:
 
     def _away(self, value: Tensor) -> Tensor:
         return value.to("cpu", copy=True) if self._kind == "cpu" else value.clone()
+
+
+def trajectory_of(course: FlatEpisode, f: Tensor, kind: str) -> Trajectory | LogarithmicTrajectory:
+    """Return the trajectory of an episode, not yet run.
+
+    Args:
+        course: The episode on flat vectors.
+        f: Fixed weights.
+        kind: See :class:`Trajectory`; ``"logarithmic"``, see
+            :class:`~hf_selfdestruct.meta_gradient.logarithmic.LogarithmicTrajectory`, needs less memory than
+            ``"recompute"`` from K = 5 on, and repeats steps more often.
+
+    Raises:
+        ValueError: ``kind`` is unknown.
+    """
+    if kind not in TRAJECTORIES:
+        raise ValueError(f"trajectory must be one of {', '.join(TRAJECTORIES)}; got {kind!r}.")
+    return LogarithmicTrajectory(course, f) if kind == "logarithmic" else Trajectory(course, f, kind)

@@ -20,6 +20,7 @@ from toy_episodes import (
 
 from hf_selfdestruct.adversaries.optimizers import SGD, Adagrad, Adam, AdamW, NormalizedSGD, RMSprop
 from hf_selfdestruct.losses.blocking import BLOCKING_LOSSES
+from hf_selfdestruct.meta_gradient.trajectory import TRAJECTORIES
 from hf_selfdestruct.models.functional import call
 
 unrolled, exact = way("unrolled"), way("exact")
@@ -69,15 +70,18 @@ def test_equals_unrolled_whatever_moves_and_is_wanted(change) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 8, 9])
-@pytest.mark.parametrize("kind", ["device", "cpu", "recompute"])
+@pytest.mark.parametrize("kind", TRAJECTORIES)
 def test_equals_unrolled_however_long_and_however_kept(steps, kind) -> None:
     episode = toy_episode(steps=steps, rate=0.01)
     assert_same(way("exact", trajectory=kind)(episode), unrolled(episode), **EXACT)
 
 
-def test_every_way_to_keep_the_trajectory_is_bitwise_the_same() -> None:
-    episode = toy_episode(steps=5)
-    one, *others = [way("exact", trajectory=kind)(episode) for kind in ("device", "cpu", "recompute")]
+@pytest.mark.parametrize("single", [False, True])
+def test_every_way_to_keep_the_trajectory_is_bitwise_the_same(single) -> None:
+    episode = toy_episode(steps=7)
+    if single:
+        episode = in_float32(episode)
+    one, *others = [way("exact", trajectory=kind)(episode) for kind in TRAJECTORIES]
     for other in others:
         assert_same(other, one, rtol=0, atol=0)
 
@@ -116,17 +120,17 @@ def test_finite_differences_run_where_there_is_no_second_derivative() -> None:
     assert relative(FINITE(replace(episode, forward=fused)), unrolled(episode)) < 1e-6
 
 
+def in_float32(episode):
+    published, head = ({n: w.float() for n, w in part.items()} for part in (episode.published, episode.head))
+    return replace(episode, published=published, head=head)
+
+
 def test_float32_keeps_what_adam_allows() -> None:
     """The meta-gradient through Adam is ill-conditioned where a gradient is near epsilon; 1e-4 keeps it tame."""
 
     def gap(epsilon: float, **options) -> float:
         episode = toy_episode(optimizer=Adam(epsilon=epsilon), rate=1e-3)
-        single = replace(
-            episode,
-            published={n: w.float() for n, w in episode.published.items()},
-            head={n: w.float() for n, w in episode.head.items()},
-        )
-        rough = way("exact", **options)(single)
+        rough = way("exact", **options)(in_float32(episode))
         assert {g.dtype for g in rough.weights.values()} == {torch.float32}
         return relative(replace(rough, weights={n: g.double() for n, g in rough.weights.items()}), exact(episode))
 
@@ -135,7 +139,7 @@ def test_float32_keeps_what_adam_allows() -> None:
 
 
 def test_mistakes() -> None:
-    with pytest.raises(ValueError, match="trajectory must be one of device, cpu, recompute; got 'disk'"):
+    with pytest.raises(ValueError, match="trajectory must be one of device, cpu, recompute, logarithmic; got 'disk'"):
         way("exact", trajectory="disk")(toy_episode())
     with pytest.raises(ValueError, match="3 inner steps need 4 shares, got 2"):
         toy_episode(step_weights=[0.5, 0.5]).episode()

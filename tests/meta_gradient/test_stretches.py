@@ -16,6 +16,7 @@ WAYS = {
     "unrolled": methods.unrolled,
     "exact": methods.exact,
     "exact, recomputed": lambda episode: methods.exact(episode, trajectory="recompute"),
+    "exact, logarithmic": lambda episode: methods.exact(episode, trajectory="logarithmic"),
     "first_order": methods.first_order,
 }
 

@@ -16,6 +16,7 @@ WAYS = [
     {"meta_gradient": "exact", "method_options": {"hvp": "finite_difference"}},
     {"meta_gradient": "exact", "method_options": {"hvp": "finite_difference", "trajectory": "cpu"}},
     {"meta_gradient": "exact", "method_options": {"hvp": "finite_difference", "trajectory": "recompute"}},
+    {"meta_gradient": "exact", "method_options": {"hvp": "finite_difference", "trajectory": "logarithmic"}},
 ]
 
 

@@ -30,6 +30,7 @@ def test_sizes_are_those_of_the_model():
         ("first_order", 4, 1 + 3 + 2 + 2),  # g; x with two moments; a sum for each side; two for the rate
         ("exact_db", 1, 3 + 1 + 8),  # a start; the gradient; for each side a sum, two moments and room
         ("exact_fd", 4, 2 * 3 + 3 + 4 + 8 + 3),  # two starts, a place between, four gradients, three to move in
+        ("exact_fd_logarithmic", 32, 4 * 3 + 3 + 1 + 8 + 3),  # four stored places, one that moves, its gradient
     ],
 )
 def test_vectors_are_counted_by_hand(way, steps, count):
