@@ -46,7 +46,6 @@ def worker(way: str, sharded: bool) -> dict[str, float]:
             **{"use_cpu": True, "adversary": {"scope": "global"}, "max_steps": 3, "save_strategy": "no"},
             **{
                 "blocking_loss": "uniform_kl",
-                "method_options": {"step_weights": "uniform"},
                 "report_to": "none",
                 "disable_tqdm": True,
             },

@@ -44,23 +44,21 @@ from hf_selfdestruct.models.stateless import OWN
 
 BATCH, LENGTH, RATE, SEED = 16, 64, 1e-4, 0
 FIRST_WORD, LAST_WORD, START = 1000, 30521, 101  # of BERT's vocabulary, which is sorted by frequency
-OURS: dict[str, dict[str, Any]] = {
-    "exact_fd": {"meta_gradient": "exact", "method_options": {"hvp": "finite_difference"}},
-    "exact_fd_recompute": {
-        "meta_gradient": "exact",
-        "method_options": {"hvp": "finite_difference", "trajectory": "recompute"},
-    },
-    "exact_fd_logarithmic": {
-        "meta_gradient": "exact",
-        "method_options": {"hvp": "finite_difference", "trajectory": "logarithmic"},
-    },
-    "exact_db": {"meta_gradient": "exact", "method_options": {"hvp": "double_backward"}},
-    "exact_db_recompute": {
-        "meta_gradient": "exact",
-        "method_options": {"hvp": "double_backward", "trajectory": "recompute"},
-    },
-    "unrolled": {"meta_gradient": "unrolled"},
-    "first_order": {"meta_gradient": "first_order"},
+
+
+def ours(meta_gradient: str, **options: str) -> dict[str, Any]:
+    """Settings of one of our ways to the meta-gradient."""
+    return {"meta_gradient": meta_gradient, "method_options": {"step_weights": "uniform", **options}}
+
+
+OURS = {
+    "exact_fd": ours("exact", hvp="finite_difference"),
+    "exact_fd_recompute": ours("exact", hvp="finite_difference", trajectory="recompute"),
+    "exact_fd_logarithmic": ours("exact", hvp="finite_difference", trajectory="logarithmic"),
+    "exact_db": ours("exact", hvp="double_backward"),
+    "exact_db_recompute": ours("exact", hvp="double_backward", trajectory="recompute"),
+    "unrolled": ours("unrolled"),
+    "first_order": ours("first_order"),
 }
 PEERS = ("higher", "torchopt")
 UNITS = {"unit_fused": "sdpa", "unit_eager": "eager", "trainer_fused": "sdpa", "trainer_eager": "eager"}
@@ -167,7 +165,6 @@ def trainer(job: Job, model: PreTrainedModel, folder: str) -> SelfDestructTraine
         use_cpu=True,
         seed=SEED,
         blocking_loss="uniform_kl",
-        method_options={"step_weights": "uniform"},
         blocking_batch_size=BATCH,
         per_device_train_batch_size=BATCH,
     )

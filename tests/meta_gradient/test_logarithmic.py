@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from math import log2
 from pathlib import Path
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
