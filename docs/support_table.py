@@ -50,6 +50,7 @@ TRAINERS = {
     "no Trainer: a loop of your own": "hardening/test_objective.py",
     "a `SentenceTransformer`'s encoder": "trainer/test_sentence_encoder.py",
     "an optimizer of your own": "trainer/test_given_optimizer.py",
+    "a LoRA adapter to train alone": "trainer/test_adapter.py",
     "PEFT adapters, `model_init`, activation checkpointing": "trainer/test_given.py",
     "data sets with transforms": "trainer/test_transforms.py",
     "images from the command line": "cli/test_cli_images.py",

@@ -137,6 +137,7 @@ def make_trainer(toy_data: dict[str, Dataset]) -> Callable[..., SelfDestructTrai
         "data_collator",
         "optimizer_cls_and_kwargs",
         "optimizers",
+        "peft_config",
         "preprocess_logits_for_metrics",
         "processing_class",
     )

@@ -261,7 +261,8 @@ def check_reached(model: PreTrainedModel, config: HardeningConfig, published: Co
     if any(".base_layer." in name for name in weights):
         raise ValueError(
             "the model contains PEFT adapters, which the stock model of an adversary does not: merge them into the "
-            "weights first (for an adversary that trains adapters, set adversary={'trainable': 'lora'})."
+            "weights first (merge_and_unload); to train an adapter alone, give the trainer peft_config=; for an "
+            "adversary that trains adapters, set adversary={'trainable': 'lora'}."
         )
     reached = any(weights[name].requires_grad for name in {*published} & weights.keys())
     if config.blocks and not reached:

@@ -1,9 +1,11 @@
-"""Which losses and closed forms fit which kind of blocked task, asked before any training starts."""
+"""Which losses and closed forms fit which kind of blocked task, or an adapter, asked before any training starts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Adversary
@@ -15,6 +17,7 @@ from ..tasks.blocked_task import BlockedTask
 from ..tasks.classification import CLASSIFICATION
 from .config import HardeningConfig
 
+CHANGING = ("merge_words", "erase_directions", "keep_directions", "selective_steps", "noise")  # settings of closed forms
 READING_CLASSES = ("merge_words", "erase_directions", "keeping_erases")  # settings of closed forms on blocked tasks
 
 
@@ -80,6 +83,23 @@ def check_pairs(adversaries: Sequence[Adversary], tasks: Sequence[BlockedTask]) 
                 f"blocked task {task.name!r}: tokenise both texts, tokenizer(first, second), or set adversary="
                 "{'pairs': 'joined'}."
             )
+
+
+def check_adapter(config: HardeningConfig, model: PreTrainedModel, adapter: Any) -> None:
+    """Refuse an adapter beside what changes the model's weights otherwise.
+
+    Raises:
+        ValueError: The weights are sharded, or a closed form would change them first.
+    """
+    if adapter is None:
+        return
+    if any(isinstance(weight, DTensor) for weight in model.parameters()):
+        raise ValueError("peft_config: the weights are sharded, an adapter changes whole ones; launch without FSDP.")
+    if asked := [name for name in CHANGING if getattr(config.options, name)]:
+        raise ValueError(
+            f"peft_config: {asked[0]} changes the model's weights otherwise than by steps, which no adapter contains: "
+            f"leave peft_config= out, or choose a method without {asked[0]}, such as 'mlac_fast' or 'pool'."
+        )
 
 
 def _fits(loss: BlockingLoss | type[BlockingLoss], task: BlockedTask) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -21,6 +22,7 @@ from ..losses.base import BlockingLoss
 from ..losses.keeping import KeepingLoss
 from ..meta_gradient.outer_loss import meta_loss
 from ..models.distributed import ALONE, Processes, anyone
+from ..models.merged_adapter import MergedAdapter, take_up
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.rows import LABELS
 from .checks import check_finite, check_hardening, check_reached, has_loss
@@ -28,6 +30,7 @@ from .config import HardeningConfig
 from .defaults import configured_adversary, configured_forms, configured_keeping, configured_losses, default_method
 from .draw import Batch, Draw, Rows
 from .keeper import Keeper
+from .kinds import check_adapter
 from .selection import check_selection, selected
 from .simulator import Simulator
 from .unlearning import Unlearning, check_unlearning
@@ -55,12 +58,15 @@ class HardeningObjective:
         collate_desired: Makes a batch of rows of ``desired`` and ``keep``, where the model is; by default ``collate``.
         batch_size: Rows of ``keep`` in one step.
         special_words: The tokenizer's own words, which are neither merged nor reduced.
+        adapter: Train a LoRA adapter alone, merged into the model in each step; by default every weight that requires a
+            gradient. The optimizer is then made of the parameters of ``adapter``, the attribute.
         accelerator: Processes, precision and device of the training; by default this process alone, where the model is.
 
     Attributes:
         config: The settings, filled.
         simulator: Draws and simulates adversaries.
         keeper: The frozen original and the distances to it.
+        adapter: The adapter that is trained, or ``None``.
 
     Raises:
         ValueError: Tasks, adversaries, losses and model cannot work together; the message says what to do.
@@ -94,6 +100,7 @@ class HardeningObjective:
         collate_desired: Collate | None = None,
         batch_size: int = 8,
         special_words: Sequence[int] = (),
+        adapter: LoraConfig | None = None,
         accelerator: Accelerator | None = None,
     ) -> None:
         self.tasks = list(tasks)
@@ -107,9 +114,11 @@ class HardeningObjective:
         self._processes = Processes(accelerator.process_index, accelerator.num_processes) if accelerator else ALONE
         self._options: dict[str, Any] = dict(
             collate=collate, desired=desired, keep=keep, collate_desired=collate_desired or collate,
-            batch_size=batch_size, special_words=special_words, accelerator=accelerator,
+            batch_size=batch_size, special_words=special_words, adapter=adapter, accelerator=accelerator,
         )  # fmt: skip
         self._check(model)
+        check_adapter(self.config, model, adapter)
+        self.adapter = None if adapter is None else MergedAdapter(model, adapter, self.config.seed)
         self.keeper, self.simulator = self._kept_by(model), self._simulated_by(model)
         check_reached(model, self.config, self.simulator.published)
         check_selection(model, self.simulator)
@@ -134,6 +143,8 @@ class HardeningObjective:
         )
         model.load_state_dict(changed, strict=False)
         self._tied = None
+        if self.adapter is not None:
+            self.adapter.restart()
 
     def __call__(
         self,
@@ -191,7 +202,7 @@ class HardeningObjective:
         return bool(self.config.weight_at(step)) and step % self.config.options.blocking_interval == 0
 
     def before_optimizer_step(self) -> None:
-        """Let the adversaries learn from what this outer step gave them, and merged words have one gradient.
+        """Let the adversaries learn from what this outer step gave them, and merged words, or an adapter, its gradient.
 
         Gradients are averaged over all processes, each of which must call.
         """
@@ -203,30 +214,33 @@ class HardeningObjective:
             for gradient in adversary.gradients():
                 gradient.copy_(accelerator.reduce(gradient, reduction="mean") if accelerator else gradient)
             adversary.step()
-        if self._tied is not None:
-            self._tied.gather()
+        for one in (self._tied, self.adapter):
+            if one is not None:
+                one.gather()
 
     def after_optimizer_step(self) -> None:
-        """End unlearning where it is due, and undo what noise or rounding may have set apart in merged words."""
+        """End unlearning where it is due; undo what noise or rounding set apart in merged words; merge an adapter."""
         self._unlearning.after_optimizer_step()
-        if self._tied is not None:
-            self._tied.spread()
+        for one in (self._tied, self.adapter):
+            if one is not None:
+                one.spread()
 
     def on_desired(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """The desired loss of a model that has none: its weighted distance to the original."""
         return self.keeper.on_desired(model, inputs) * (self.config.keeping_weight or 1.0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the adversaries have learned, and the renewed original: what a run needs beside the model to go on."""
-        return self.simulator.state_dict() | self._unlearning.state_dict()
+        """What the adversaries have learned, a renewed original, and an adapter: what a run needs to go on exactly."""
+        adapter = self.adapter.adapter_state() if self.adapter is not None else {}
+        return self.simulator.state_dict() | self._unlearning.state_dict() | adapter
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`state_dict` gave.
 
         Raises:
-            ValueError: It is the state of other tasks or adversaries, or of another phase.
+            ValueError: It is the state of other tasks or adversaries, of another phase, or of another adapter.
         """
-        self.simulator.load_state_dict(self._unlearning.load_state_dict(state))
+        self.simulator.load_state_dict(self._unlearning.load_state_dict(take_up(self.adapter, state)))
 
     def without_blocking(self, model: PreTrainedModel) -> HardeningObjective:
         """The undefended sibling's objective: the same around another model, with nothing blocked."""

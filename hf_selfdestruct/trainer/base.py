@@ -76,6 +76,11 @@ class HardeningTrainer(Mixed):
         """A batch of blocked rows, where the model is."""
         return self._prepare_inputs(self.blocked_collator(rows))
 
+    def create_optimizer(self, *arguments: Any) -> torch.optim.Optimizer:
+        """As ``Trainer.create_optimizer``; where an adapter is trained, of its matrices."""
+        adapter = self.objective.adapter
+        return super().create_optimizer(*(arguments if adapter is None else (adapter,)))
+
     def plain_model(self) -> PreTrainedModel:
         """The model without what a launcher wraps around it."""
         return self.accelerator.unwrap_model(self.model)

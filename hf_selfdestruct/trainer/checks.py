@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def check_launch(args: SelfDestructTrainingArguments) -> None:
+def check_launch(args: SelfDestructTrainingArguments, peft_config: Any = None) -> None:
     """Refuse ways of launching that the meta-gradient does not survive."""
     if args.n_gpu > 1:
         raise ValueError(
@@ -30,6 +30,8 @@ def check_launch(args: SelfDestructTrainingArguments) -> None:
         )
     if args.fsdp and args.device.type == "cpu":
         raise ValueError("accelerate ignores FSDP on the CPU and would train whole weights; launch without FSDP.")
+    if args.fsdp and peft_config is not None:
+        raise ValueError("peft_config: an adapter changes whole weights, and FSDP shards them; launch without FSDP.")
     if args.fsdp:
         logger.warning("FSDP through the Trainer has not been tested; the engine has been, on raw `fully_shard`.")
 
@@ -120,6 +122,11 @@ def check_trainer(trainer: HardeningTrainer, model: PreTrainedModel) -> None:
 def check_given_optimizer(trainer: HardeningTrainer, model: PreTrainedModel) -> None:
     """Refuse an optimizer of the user's own by which nothing could be blocked."""
     given, weights = trainer.given_optimizer, dict(model.named_parameters())
+    if given is not None and trainer.objective.adapter is not None:
+        raise ValueError(
+            "optimizers= contain the model's weights, and peft_config= trains an adapter beside them: give the trainer "
+            "optimizer_cls_and_kwargs= instead."
+        )
     published = {n for n in trainer.objective.simulator.published & weights.keys() if weights[n].requires_grad}
     if trainer.args.blocks and given is not None and given.names and not published & {*chain(*given.names)}:
         raise ValueError(

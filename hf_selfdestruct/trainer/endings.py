@@ -33,6 +33,18 @@ DRAFT = """---
 resists fine-tuning is not known. `trainer.attack()` attacks the model and replaces this card by one with the evidence.
 """
 
+ADAPTER = """---
+base_model: {base}
+library_name: peft
+---
+
+# {title}
+
+**This adapter can be taken off.** It was made with hf_selfdestruct{blocked}, and whoever has the base loads it without
+the adapter: nothing is blocked then. What was attacked, if anything, is the model with the adapter merged into its
+weights; publish that one.
+"""
+
 logger = logging.getLogger(__name__)
 
 
@@ -86,6 +98,24 @@ def create_card(trainer: HardeningTrainer, *arguments: Any, **named: Any) -> dic
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "README.md", _draft(trainer, so_far))
     return so_far
+
+
+def save_adapter(trainer: HardeningTrainer, folder: str | Path) -> None:
+    """Write the adapter that was trained as PEFT does, with a card that says what it is not.
+
+    Raises:
+        ValueError: No adapter was trained.
+    """
+    adapter, folder = trainer.objective.adapter, Path(folder)
+    if adapter is None:
+        raise ValueError("no adapter is trained here: give the trainer peft_config=, or call save_model().")
+    if not trainer.is_world_process_zero():
+        return
+    base, tasks = trainer.plain_model().name_or_path, ", ".join(task.name for task in trainer.blocked_tasks)
+    folder.mkdir(parents=True, exist_ok=True)
+    adapter.save(folder, base or str(trainer.folder / "_base"))
+    words = {"base": json.dumps(base or "unknown"), "title": plain(folder.resolve().name)}
+    write_whole(folder / "README.md", ADAPTER.format(**words, blocked=plain(f" to block {tasks}" if tasks else "")))
 
 
 def publish(trainer: HardeningTrainer, message: str | None, **named: Any) -> Any:

@@ -102,8 +102,9 @@ def _merged(model: Any) -> Any:
         ) from None
     merged.requires_grad_(True)
     logger.warning(
-        "the PEFT adapters are merged into the model's weights, and the whole model is trained: an attacker could "
-        "leave adapters out. The trained model is trainer.model, no longer the PeftModel."
+        "the PEFT adapters are merged into the model's weights, and the whole model is trained, unless peft_config= "
+        "names an adapter to train: an attacker could leave adapters out. The trained model is trainer.model, no "
+        "longer the PeftModel."
     )
     return merged
 

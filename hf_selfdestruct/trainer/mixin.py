@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
+from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerState
 
@@ -68,12 +69,13 @@ class SelfDestructMixin(HardeningTrainer):
         blocking_losses: Sequence[BlockingLoss] | None = None,
         keeping_losses: Sequence[KeepingLoss] | None = None,
         keep_dataset: Dataset | None = None,
+        peft_config: LoraConfig | None = None,
         **named: Any,
     ) -> None:
         args = given_arguments(type(self), args)
         model = given_model(model, named.pop("model_init", None), args.seed)
         args = endings.unpublished(copy.copy(args))  # another trainer may be given the same arguments
-        check_launch(args)
+        check_launch(args, peft_config)
         super().__init__(model, args, *positional, **named)
         self.saved_types = masters_of(model)
         align(model, self.processing_class)
@@ -87,6 +89,7 @@ class SelfDestructMixin(HardeningTrainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
         self._doers: dict[str, Any] = {"adversaries": adversaries, "losses": blocking_losses, "keeping": keeping_losses}
+        self._doers["adapter"] = peft_config
         self.keep_dataset = keep_dataset
         self.card_words = {}
         self.input_columns = list(inspect.signature(type(model).forward).parameters)
@@ -242,6 +245,10 @@ class SelfDestructMixin(HardeningTrainer):
         types = {} if _internal_call else self.saved_types  # checkpoints hold what is trained, in float32
         with endings.stamp_kept(self, output_dir), narrowed(self.plain_model(), types):
             super().save_model(output_dir, _internal_call)
+
+    def save_adapter(self, output_dir: str) -> None:
+        """Save the adapter alone, for PEFT; unlike the merged model, which is published, it can be taken off."""
+        endings.save_adapter(self, output_dir)
 
     def create_model_card(self, *arguments: Any, **named: Any) -> None:
         """Put these words on the evidence card; before :meth:`attack`, on one that says "not attacked yet", too."""

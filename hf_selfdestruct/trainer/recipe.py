@@ -42,6 +42,7 @@ def recipe_of(trainer: HardeningTrainer) -> dict[str, Any]:
         **({"selective_budget": options.selective_budget} if options.selective_steps else {}),
         **({"unlearn_weight": options.unlearn_weight} if options.unlearn_steps else {}),
         **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),
+        **({"adapter": objective.adapter.described()} if objective.adapter is not None else {}),
         "outer_steps": trainer.state.global_step,
         "outer_batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
         **(several if args.world_size > 1 else {}),

@@ -19,7 +19,7 @@ class SelfDestructTrainer(SelfDestructMixin, Trainer):
     Overridden: ``training_step`` (adds the blocking loss to what ``compute_loss`` returns, a subclass's own included),
     ``compute_loss`` (for models without a loss), ``train`` and ``_save_checkpoint`` (the adversary's state),
     ``_load_from_checkpoint`` and ``_load_best_model`` (files that name weights otherwise), ``log`` (its readings),
-    ``save_model``, ``create_model_card`` and ``push_to_hub``.
+    ``save_model``, ``create_model_card`` and ``push_to_hub``; with ``peft_config``, ``create_optimizer``.
 
     Args:
         model: A model with its desired task's head; or ``model_init=``, called once.
@@ -31,6 +31,8 @@ class SelfDestructTrainer(SelfDestructMixin, Trainer):
         keeping_losses: Distances to the original model to add up, on the desired batch and on ``keep_dataset``;
             by default the one ``args`` names, or none. A bare trunk (``AutoModel``) has no other loss.
         keep_dataset: Unlabelled rows on which the model's general use is kept.
+        peft_config: Train a LoRA adapter alone. It is merged into the model in each step, so that adversaries start
+            from the weights that are published, and the folder is a stock model as ever; see :meth:`save_adapter`.
         **named: As for ``Trainer``.
 
     Raises:
