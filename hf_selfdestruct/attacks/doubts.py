@@ -73,7 +73,7 @@ def lost_desired(desired: DesiredFacts) -> Iterator[str]:
     for name, undefended in desired.of("undefended").items():
         hardened = desired.of("hardened").get(name)
         most = LOST * (100 if undefended > 1 else 1)  # a metric of the user's own may be in percent
-        if name.endswith("accuracy") and hardened is not None and undefended - hardened > most:
+        if name.endswith(("accuracy", "/acc")) and hardened is not None and undefended - hardened > most:
             yield (
                 f"desired task: {name.replace('_', ' ')} {hardened:.3f} hardened and {undefended:.3f} undefended: a "
                 "model that resists because it has unlearnt most things is no success; max_blocking_grad_norm or a "

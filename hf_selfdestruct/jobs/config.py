@@ -21,6 +21,7 @@ from ..publish.card_details import CardDetails
 from ..tasks.classification import CLASSIFICATION
 from ..tasks.language_modeling import LANGUAGE_MODELING
 from ..tasks.rows import LABELS
+from ..trainer.desired_tasks import DesiredTasks
 from ..trainer.training_args import SelfDestructTrainingArguments
 from ..untrusted_json import check_names
 from .sections import DataConfig, TaskConfig, check_kinds, kinds_of
@@ -44,6 +45,7 @@ class HardenConfig:
         workers: Number of attack processes on this machine.
         control_tasks: Benign tasks that users should still be able to fine-tune to; attacked as a control.
         filtered: Hub id or folder of a model trained as ``model`` was, but never on what is blocked; a reference.
+        desired_tasks: Tasks of lm-eval on which a language model's desired quality is measured, too.
 
     Raises:
         ValueError: A value is wrong, including those in ``training`` and ``card``.
@@ -58,6 +60,7 @@ class HardenConfig:
     workers: int = 1
     control_tasks: tuple[TaskConfig, ...] = ()
     filtered: str = ""
+    desired_tasks: DesiredTasks = field(default_factory=DesiredTasks)
 
     def __post_init__(self) -> None:
         """Check every value, including those of the card and the training arguments."""
@@ -134,6 +137,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig
         if not isinstance(tasks := top.get(key, []), list):
             raise ValueError(f"{path}: {key} must be a list of tasks, got {short(tasks)}.")
         top[key] = tuple(_made(TaskConfig, task, f"{path}: {key}[{i}]") for i, task in enumerate(tasks))
+    if "desired_tasks" in top:
+        top["desired_tasks"] = _made(DesiredTasks, top["desired_tasks"], f"{path}: desired_tasks")
     return _made(HardenConfig, top, str(path))
 
 

@@ -158,6 +158,7 @@ def harden(config: HardenConfig) -> AttackReport:
             card=config.card,
             workers=config.workers,
             controls=controls,
+            desired_tasks=config.desired_tasks,
         )
 
 

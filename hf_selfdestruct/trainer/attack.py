@@ -16,7 +16,7 @@ from datasets import Dataset
 from .. import __version__
 from ..attacks import AttackSuite, DesiredData, Target, named_suite
 from ..attacks.data import check_attackable, check_controls
-from ..attacks.doubts import doubted, lost_desired
+from ..attacks.doubts import doubted
 from ..attacks.methods.general import desired_texts
 from ..attacks.metrics import check_metrics
 from ..attacks.suites.ledger import Ledger, storage_at
@@ -28,15 +28,15 @@ from ..publish.card import render_folder
 from ..publish.card_details import CardDetails
 from ..publish.earlier import has_evidence, holds, set_aside
 from ..report.attack_run import FILTERED
-from ..report.facts import DesiredFacts
 from ..report.plots import save_plots
 from ..report.report import AttackReport
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.positions import check_lengths
 from . import similarity
 from .checks import check_desired
+from .desired_quality import desired_facts
+from .desired_tasks import DesiredTasks, asked_tasks
 from .plainly import unlike_plain
-from .precision import narrowed
 from .provenance import known_details
 from .recipe import recipe_of
 from .sentence_encoder import carry_sentence_files
@@ -44,8 +44,6 @@ from .sibling import sibling_of, trained_sibling
 
 if TYPE_CHECKING:
     from .base import HardeningTrainer
-
-TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +61,7 @@ def attack_trainer(
     storage: str | None = None,
     controls: Sequence[BlockedTask] = (),
     metrics: Mapping[str, evaluate.Metric] | None = None,
+    desired_tasks: Sequence[str] | DesiredTasks = (),
     workers: int = 1,
 ) -> AttackReport:
     """Save a trainer's model, attack it beside its references, and write the evidence into its folder.
@@ -86,6 +85,7 @@ def attack_trainer(
             lets them share the runs on base, undefended and scratch.
         controls: Benign tasks, fine-tuned to as a control of what hardening costs others.
         metrics: ``evaluate`` metrics of your own, by name, for the report.
+        desired_tasks: Tasks of lm-eval on which desired quality is measured too, for language models.
         workers: Processes that share the attacks, where no launcher started several.
 
     Returns:
@@ -104,10 +104,12 @@ def attack_trainer(
     start, base = str(started if started.is_dir() else base), str(base or started)
     _check(trainer, chosen, trains_sibling=undefended is None, controls=controls)
     _check_measures(trainer, metrics or {}, controls, desired_dataset, kept_dataset)
+    asked = asked_tasks(desired_tasks)
+    asked.check(trainer)
     _save(trainer)
     unlike = _unlike_plain(trainer)
     sibling = trained_sibling(trainer, start) if undefended is None else sibling_of(trainer, str(undefended))
-    desired = _desired(trainer, sibling, start, desired_dataset, kept_dataset)
+    desired = desired_facts(trainer, sibling, start, desired_dataset, kept_dataset, asked)
     storage = storage or storage_at(folder / "_attacks.db")
     with trainer.accelerator.main_process_first():
         Ledger(storage)  # one process makes the file, all others find it
@@ -260,40 +262,3 @@ def complete_folder(folder: Path, report: AttackReport, details: CardDetails) ->
     manifest.stamp_config(folder, stamp)
     render_folder(folder)
     manifest.write_manifest(folder)
-
-
-def _alike(trainer: HardeningTrainer, base: str, rows: Dataset | None) -> dict[str, float]:
-    if rows is None:
-        return {}
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    return similarity.to_base(model, base, rows, columns=trainer.input_columns, collate=trainer.blocked_collator)
-
-
-def _desired(
-    trainer: HardeningTrainer,
-    sibling: HardeningTrainer,
-    start: str,
-    dataset: Dataset | None,
-    kept: Dataset | None,
-) -> DesiredFacts:
-    """What both models are good for; a lost task is said now, hours before the report."""
-    quality: dict[str, dict[str, float]] = {}
-    for role, one in (("hardened", trainer), ("undefended", sibling)):
-        with narrowed(one.plain_model(), one.saved_types, rounded=True):  # what is published is what is measured
-            quality[role] = _quality(one, dataset) | _alike(one, start, kept)
-    desired = DesiredFacts("the evaluation split" if dataset is None else "the desired task's test split", quality)
-    for doubt in lost_desired(desired):
-        logger.warning(doubt)
-    return desired
-
-
-def _quality(trainer: HardeningTrainer, dataset: Dataset | None) -> dict[str, float]:
-    if dataset is None and trainer.eval_dataset is None:
-        return {}
-    metrics = trainer.evaluate(dataset) if dataset is not None else trainer.evaluate()
-    named = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-    return {
-        name: float(value)
-        for name, value in named.items()
-        if not name.endswith((*TIMINGS, "epoch")) and isinstance(value, int | float)  # of several sets: "name_runtime"
-    }

@@ -81,6 +81,12 @@ class HardeningTrainer(Mixed):
         adapter = self.objective.adapter
         return super().create_optimizer(*(arguments if adapter is None else (adapter,)))
 
+    def hyperparameter_search(self, *_: Any, **__: Any) -> Any:
+        """Refused: each trial would make a new model, and the adversaries and the original are the first one's."""
+        raise NotImplementedError(
+            "hyperparameter_search makes a new model for each trial: create a trainer in your own objective instead."
+        )
+
     def plain_model(self) -> PreTrainedModel:
         """The model without what a launcher wraps around it."""
         return self.accelerator.unwrap_model(self.model)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..attacks import AttackSuite
     from ..publish.card_details import CardDetails
     from ..report.report import AttackReport
+    from .desired_tasks import DesiredTasks
 
 logger = logging.getLogger(__name__)
 
@@ -196,6 +197,7 @@ class SelfDestructMixin(HardeningTrainer):
         card: Mapping[str, Any] | CardDetails | None = None,
         controls: Sequence[BlockedTask] = (),
         metrics: Mapping[str, Any] | None = None,
+        desired_tasks: Sequence[str] | DesiredTasks = (),
         storage: str | None = None,
         workers: int = 1,
     ) -> AttackReport:
@@ -213,6 +215,7 @@ class SelfDestructMixin(HardeningTrainer):
             card: The user's own words.
             controls: Benign tasks, as a control of what hardening costs others.
             metrics: ``evaluate`` metrics of your own, by name, for the report.
+            desired_tasks: Tasks of lm-eval (extra ``eval``) on which a language model's desired quality is measured.
             storage: Optuna storage URL; by default a file in the folder.
             workers: Processes that share the attacks, where no launcher started several.
 
@@ -236,6 +239,7 @@ class SelfDestructMixin(HardeningTrainer):
                 card=card,
                 controls=controls,
                 metrics=metrics,
+                desired_tasks=desired_tasks,
                 storage=storage,
                 workers=workers,
             )
@@ -276,12 +280,6 @@ class SelfDestructMixin(HardeningTrainer):
             batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             logs.update(self.readings.take(step=self.state.global_step, batch=batch))
         super().log(logs, start_time)
-
-    def hyperparameter_search(self, *_: Any, **__: Any) -> Any:
-        """Refused: each trial would make a new model, and the adversaries and the original are the first one's."""
-        raise NotImplementedError(
-            "hyperparameter_search makes a new model for each trial: create a trainer in your own objective instead."
-        )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}")
