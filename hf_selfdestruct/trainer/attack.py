@@ -104,15 +104,12 @@ def attack_trainer(
     start, base = str(started if started.is_dir() else base), str(base or started)
     _check(trainer, chosen, trains_sibling=undefended is None, controls=controls)
     _check_measures(trainer, metrics or {}, controls, desired_dataset, kept_dataset)
-    asked = asked_tasks(desired_tasks)
-    asked.check(trainer)
+    asked = asked_tasks(desired_tasks, trainer)
     _save(trainer)
     unlike = _unlike_plain(trainer)
     sibling = trained_sibling(trainer, start) if undefended is None else sibling_of(trainer, str(undefended))
     desired = desired_facts(trainer, sibling, start, desired_dataset, kept_dataset, asked)
-    storage = storage or storage_at(folder / "_attacks.db")
-    with trainer.accelerator.main_process_first():
-        Ledger(storage)  # one process makes the file, all others find it
+    storage = _stored(trainer, storage)
     report = chosen.run(
         _targets(base, str(sibling.folder), trainer, filtered),
         trainer.blocked_tasks,
@@ -132,6 +129,14 @@ def attack_trainer(
         complete_folder(folder, report, known_details(trainer, details))
     trainer.accelerator.wait_for_everyone()
     return AttackReport.load(folder / manifest.REPORT)
+
+
+def _stored(trainer: HardeningTrainer, storage: str | None) -> str:
+    """Where the runs are stored: one process makes the file, all others find it."""
+    storage = storage or storage_at(trainer.folder / "_attacks.db")
+    with trainer.accelerator.main_process_first():
+        Ledger(storage)
+    return storage
 
 
 def _check_references(trainer: HardeningTrainer, **folders: str | Path | None) -> None:

@@ -105,6 +105,12 @@ class DesiredTasks:
         return own if {*self.names} <= {*own.all_tasks} else TaskManager(include_path=self.folder or None)
 
 
-def asked_tasks(given: Any) -> DesiredTasks:
-    """Tasks as ``attack(desired_tasks=)`` may name them: by their names alone, or with all there is to say of them."""
-    return given if isinstance(given, DesiredTasks) else DesiredTasks(given)
+def asked_tasks(given: Any, trainer: HardeningTrainer) -> DesiredTasks:
+    """Tasks as ``attack(desired_tasks=)`` may name them, by their names alone or with all there is to say, checked.
+
+    Raises:
+        ValueError: Nothing could be measured on them.
+    """
+    tasks = given if isinstance(given, DesiredTasks) else DesiredTasks(given)
+    tasks.check(trainer)
+    return tasks

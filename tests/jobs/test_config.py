@@ -9,7 +9,6 @@ from toy_project import CONFIG
 
 from hf_selfdestruct.jobs.config import DataConfig, TaskConfig, load_config, training_arguments
 from hf_selfdestruct.jobs.strict_yaml import parse_yaml
-from hf_selfdestruct.trainer.desired_tasks import DesiredTasks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,15 +42,6 @@ def test_everything_is_read(write, tmp_path):
     args = training_arguments(config)
     assert (args.max_steps, args.method, args.use_cpu) == (20, "mlac", True)
     assert args.output_dir == f"{tmp_path}/hardened"
-
-
-def test_tasks_of_lm_eval_are_read(write):
-    config = load_config(write(("suite: smoke", "suite: smoke\ndesired_tasks: {names: [arc_easy], rows: 5}")))
-    assert config.desired_tasks == DesiredTasks(("arc_easy",), rows=5)
-    assert load_config(write()).desired_tasks == DesiredTasks()
-    for wrong, fault in (("{names: arc_easy}", "list of names; got 'arc_easy'"), ("[arc_easy]", "keys and values")):
-        with pytest.raises(ValueError, match=f"desired_tasks: .*{fault}"):
-            load_config(write(("suite: smoke", f"suite: smoke\ndesired_tasks: {wrong}")))
 
 
 def test_numbers_yaml_takes_for_text_are_numbers(write):

@@ -10,13 +10,14 @@ import torch
 from tokenizers import processors
 from toy_language import language_task
 from toy_models import TINY_SUITE
-from toy_project import make_tokenizer
+from toy_project import CONFIG, make_tokenizer
 from trainer_state import assert_bitwise, weights_of
 from transformers import DataCollatorForTokenClassification, GPT2Config, GPT2LMHeadModel, set_seed
 
 from hf_selfdestruct import SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning
 from hf_selfdestruct.attacks.doubts import lost_desired
+from hf_selfdestruct.jobs.config import load_config
 from hf_selfdestruct.report.facts import DesiredFacts
 from hf_selfdestruct.trainer.desired_tasks import DesiredTasks, asked_tasks
 
@@ -99,11 +100,23 @@ def test_what_cannot_be_measured_is_refused_before_any_attack(tmp_path, tasks, m
     for wrong, fault in (("arc_easy", "list of names; got 'arc_easy'"), ([1], "list of names"), ((), "")):
         if fault:
             with pytest.raises(ValueError, match=fault):
-                asked_tasks(wrong)
+                asked_tasks(wrong, None)
         else:
-            assert asked_tasks(wrong).scores(None) == {}
+            assert asked_tasks(wrong, None).scores(None) == {}
     with pytest.raises(ValueError, match="rows must be a whole number, at least 1; got 0"):
         DesiredTasks(("arc_easy",), rows=0)
+
+
+def test_configurations_name_them(tmp_path):
+    def read(word):
+        named = CONFIG.format(folder=tmp_path).replace("suite: smoke", f"suite: smoke\ndesired_tasks: {word}")
+        (tmp_path / "config.yaml").write_text(named)
+        return load_config(tmp_path / "config.yaml").desired_tasks
+
+    assert read("{names: [arc_easy], rows: 5}") == DesiredTasks(("arc_easy",), rows=5)
+    for wrong, fault in (("{names: arc_easy}", "list of names; got 'arc_easy'"), ("[arc_easy]", "keys and values")):
+        with pytest.raises(ValueError, match=f"desired_tasks: .*{fault}"):
+            read(wrong)
 
 
 def test_a_task_that_was_lost_is_doubted():
