@@ -76,13 +76,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from ..demo.job import demo
     from ..demo.reading import last_words
 
-    report = demo(
-        arguments.output_dir,
-        kind=arguments.kind,
-        suite=arguments.suite,
-        model=arguments.model,
-        workers=arguments.workers,
-    )
+    report = demo(arguments.output_dir, **{n: getattr(arguments, n) for n in ("kind", "suite", "model", "workers")})
     called = sys.argv[0] if Path(sys.argv[0]).name == "hf-selfdestruct" else "hf-selfdestruct"
     return _hardened(report, arguments.output_dir, last_words(report, arguments.output_dir, command=called))
 

@@ -17,7 +17,13 @@ from ..tasks.blocked_task import BlockedTask
 from ..tasks.classification import CLASSIFICATION
 from .config import HardeningConfig
 
-CHANGING = ("merge_words", "erase_directions", "keep_directions", "selective_steps", "noise")  # settings of closed forms
+CHANGING = (
+    "merge_words",
+    "erase_directions",
+    "keep_directions",
+    "selective_steps",
+    "noise",
+)  # settings of closed forms
 READING_CLASSES = ("merge_words", "erase_directions", "keeping_erases")  # settings of closed forms on blocked tasks
 
 

@@ -132,15 +132,10 @@ class HardeningObjective:
         """
         model.load_state_dict(selected(model, self.simulator), strict=False)
         changed = initial_weights(
-            model,
-            configured_forms(self.config),
-            tasks=self.tasks,
-            desired=self._options["desired"],
-            columns=self.columns,
-            collate=self._options["collate"],
-            spared=self._options["special_words"],
+            model, configured_forms(self.config), tasks=self.tasks, desired=self._options["desired"],
+            columns=self.columns, collate=self._options["collate"], spared=self._options["special_words"],
             seed=self.config.seed,
-        )
+        )  # fmt: skip
         model.load_state_dict(changed, strict=False)
         self._tied = None
         if self.adapter is not None:
@@ -244,12 +239,8 @@ class HardeningObjective:
 
     def without_blocking(self, model: PreTrainedModel) -> HardeningObjective:
         """The undefended sibling's objective: the same around another model, with nothing blocked."""
-        doers: dict[str, Any] = {
-            "adversaries": self.adversaries,
-            "losses": self.blocking_losses,
-            "keeping": self.keeping_losses,
-        }
-        return HardeningObjective(model, self.config.undefended(), self.tasks, **self._options, **doers)
+        doers = {"adversaries": self.adversaries, "losses": self.blocking_losses, "keeping": self.keeping_losses}
+        return HardeningObjective(model, self.config.undefended(), self.tasks, **self._options | doers)
 
     def _kept(self, model: nn.Module, inputs: Mapping[str, Any], draw: Draw) -> Tensor:
         """The distance to the original, on the desired batch (unless that is the desired loss) and on rows to keep."""
@@ -303,5 +294,5 @@ class HardeningObjective:
         )
 
     def _rows(self, data: Any, labels: Sequence[str]) -> Rows:
-        kept = data if isinstance(data, Dataset) else None
-        return Rows(kept, self.columns, labels, self._options["collate_desired"])
+        known = data if isinstance(data, Dataset) else None
+        return Rows(known, self.columns, labels, self._options["collate_desired"])
