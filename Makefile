@@ -11,7 +11,7 @@ comma := ,
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo docs test test-fast test-lowest lint browser clean
+.PHONY: help demo docs notebooks test test-fast test-lowest lint browser clean
 
 # Empty unless $(PYTHON) runs and is recent enough.
 python_ok = $(shell $(PYTHON) -c 'import sys; print("ok" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
@@ -49,6 +49,9 @@ demo: $(VENV)/.stamp  ## train, attack and report on a small model (ARGS go to `
 docs: $(VENV)/.stamp  ## build the documentation and serve it on http://localhost:8000 (PORT=8000)
 	$(VENV)/bin/python -m sphinx -W --keep-going -q docs build/docs
 	$(VENV)/bin/python -m http.server $(PORT) --bind 127.0.0.1 --directory build/docs
+
+notebooks: $(VENV)/.stamp  ## run the notebooks and rewrite their outputs (ARGS name some of them)
+	$(VENV)/bin/python docs/run_notebooks.py $(ARGS)
 
 test: lint browser  ## lint, then all tests with the tested versions (ARGS go to pytest)
 	$(call pytest,$(VENV))

@@ -245,7 +245,15 @@ def _shown(found: Difference | None) -> str:
 
 
 def _text(parts: Iterable[RenderableType], width: int) -> str:
-    console = Console(file=StringIO(), width=width, force_terminal=False, highlight=False, markup=False, emoji=False)
+    console = Console(
+        file=StringIO(),
+        width=width,
+        force_terminal=False,
+        force_jupyter=False,  # otherwise, in a notebook, rich displays the text and writes nothing into the file
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
     for part in parts:
         console.print(part)
     # Names and doubts are untrusted: drop terminal control characters.

@@ -163,6 +163,12 @@ def test_width_is_respected(width):
     assert max(map(len, report_table(report, width).splitlines())) > min(width, 110) * 0.8
 
 
+def test_the_text_is_the_same_in_a_notebook(monkeypatch):
+    usual = report_table(measured(), 130)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert report_table(measured(), 130) == usual != ""
+
+
 def test_what_steers_a_terminal_is_left_out():
     evil = "\x1b]0;owned\x07\x1b[2J\r\u202ename"
     facts = made_report().tasks["gender"]
