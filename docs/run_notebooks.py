@@ -57,7 +57,7 @@ def normalised(notebook: NotebookNode) -> NotebookNode:
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in code_cells(notebook):
         cell.metadata = nbformat.from_dict({})
-        cell.outputs = [output for output in cell.outputs if _is_kept(output)]
+        cell.outputs = _joined([output for output in cell.outputs if _is_kept(output)])
     return notebook
 
 
@@ -70,6 +70,17 @@ def _is_kept(output: Any) -> bool:
     if output.output_type == "stream":
         return output.name == "stdout"
     return output.output_type != "display_data" or "image/png" in output.data  # bars are displayed as text
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs, with what is printed at several times in one piece: notices between the pieces were left out."""
+    found: list[NotebookNode] = []
+    for output in outputs:
+        if found and found[-1].output_type == output.output_type == "stream":
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def _variables(folder: Path) -> dict[str, str]:
