@@ -88,5 +88,6 @@ def test_a_page_quotes_figures_of_the_evidence_that_it_links_to(page):
 @ALL
 def test_a_file_that_a_page_names_exists(page):
     text = page.read_text(encoding="utf-8")
-    named = re.findall(r"\b((?:examples|notebooks|benchmarks|tests|model_cards|docs|hf_selfdestruct)/[\w/.-]*[\w/])", text)
+    folders = "examples|notebooks|benchmarks|tests|model_cards|docs|hf_selfdestruct"
+    named = re.findall(rf"\b((?:{folders})/[\w/.-]*[\w/])", text)
     assert [name for name in named if not (ROOT / name).exists()] == []
