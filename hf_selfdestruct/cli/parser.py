@@ -41,6 +41,12 @@ SECTIONS: dict[str, Callable[[], dict[str, str]]] = {
 KEY_WIDTH = 23
 
 
+SUITES = (
+    "smoke, small, glance, quick, default, mlac, sophon, durability, adaptive or full; for language models glance, "
+    "quick, default, durability or adaptive; by default as configured"
+)
+
+
 def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:
     """Build the parser of all commands.
 
@@ -78,11 +84,7 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
     attack.add_argument("--undefended", help="folder or Hub id of the undefended model, trained without blocking")
     attack.add_argument("--filtered", help="folder or Hub id of a model that never saw the blocked task")
     attack.add_argument("--base", help="model that MODEL was trained from; by default `model` of the configuration")
-    attack.add_argument(
-        "--suite",
-        help="smoke, small, glance, quick, default, mlac, sophon, durability, adaptive or full; for language models "
-        "glance, quick, default, durability or adaptive; by default as configured",
-    )
+    attack.add_argument("--suite", help=SUITES)
     attack.add_argument("--output", default="report.json", help="file to save the report to; by default %(default)s")
     attack.add_argument("--storage", help="Optuna storage URL of the runs; by default a file beside the report")
     attack.add_argument("--workers", help="number of processes on this machine; by default as configured, else 1")
