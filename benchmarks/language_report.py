@@ -17,7 +17,9 @@ Wikipedia (AdamW, 1e-3, falling to 0), on which logits are distilled from the ba
 of the novel at rates drawn from 1e-4 to 1e-3 (*faster*: 3e-4 to 3e-3; *fastest*: 1e-3 to 6e-3). The blocking loss is
 measured at both ends of a stretch, on 8 rows: the negative cross-entropy up to a ceiling of 5 nats (the filtered
 model has 4.85), its gradient clipped to 1; or *entropy*, the preset `language` as it is, clipped to 0.5. An adversary
-that continues is reset after 200 steps.
+that continues is reset after 200 steps. *Undo* unlearns in the first 100 steps, at K = 0, mixes a share of random
+weights into all and distils from the model that has unlearned (UNDO, 2506.06278: the preset `undo`; *then pool*: beside
+the adversary of the row *pool of 1*).
 
 The attacker has 100 or 1,000 rows of the next part of the novel and fine-tunes all weights for up to 200 steps of 8
 rows (AdamW); 128 selection rows choose rate (3e-4, 1e-3, 3e-3) and step (every 40th, or none). *600 steps* is a
@@ -41,6 +43,9 @@ ORDER = (
     "pool of 1, fastest",
     "pool of 1, faster",
     "pool of 1",
+    "undo, noise 0.3",
+    "undo, noise 0.6",
+    "undo, noise 0.3, then pool of 1",
     "filtered",
     "scratch",
 )
