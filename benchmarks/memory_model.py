@@ -1,47 +1,32 @@
 """Memory of one outer step for each device, predicted; and whether it fits.
 
     python benchmarks/memory_model.py                        Llama-8B on 8 devices of 80 GB, by every way
-    python benchmarks/memory_model.py CONFIG_DIR --world 4 --sharded --steps 4 --batch 8 --length 512 --device-gb 24
-    python benchmarks/memory_model.py --check                against measured peaks; writes memory_model.md
+    python benchmarks/memory_model.py CONFIG_DIR --world 4 --steps 4 --batch 8 --length 512 --device-gb 24
+    python benchmarks/memory_model.py --in-place --world 1 --lora --checkpointing
+    python benchmarks/memory_model.py --page                 writes memory_model.md from the ledgers of what was measured
 
 What is predicted: the trainer's own tensors (weights, gradients, AdamW's moments, the buckets of DDP), the flat
-vectors of the adversary (counted below as ``trajectory.py`` and ``adjoint.py`` allocate them), and what one forward and
-backward of the model takes, run without data on tensors that do not exist.
+vectors of the adversary (counted below as ``trajectory.py`` and ``adjoint.py`` allocate them), a pool, and what one
+forward and backward of the model takes, run without data on tensors that do not exist (``memory_passes.py``).
 """
 
 import argparse
 import math
 import sys
-import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForSequenceClassification, LlamaConfig, PreTrainedConfig
+from memory_passes import Model, Sizes, desired_activations, episode_pass, in_depth, sizes
+from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
-from hf_selfdestruct.meta_gradient.logarithmic import places_for
-
-WAYS = (
-    "first_order",
-    "exact_fd",
-    "exact_fd_recompute",
-    "exact_fd_logarithmic",
-    "exact_db",
-    "exact_db_recompute",
-)
+WAYS = ("first_order", "exact_fd", "exact_fd_cpu", "exact_fd_recompute", "exact_db", "exact_db_recompute")
 FLOAT = 4  # bytes
 RUNTIME = 110e6  # libraries, thread arenas and what the allocator keeps: first order, K = 1, in meta_gradient.jsonl
 LLAMA_8B = {
     **{"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8},
     **{"intermediate_size": 14336, "vocab_size": 128256},
 }
+Bytes = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -61,7 +46,15 @@ class Plan:
         learns_rate: Whether it learns its rate.
         trains: Whether the trainer's own tensors count, or the meta-gradient alone.
         moving: Weights that move, where they are known; by default as if no token came twice.
+        language: Whether the model predicts next tokens, with its published head; else it classifies rows.
+        episode: ``flat`` or ``in_place``.
+        checkpointing: Whether layers recompute their activations: those of the desired loss, and of an episode in place.
+        adapters: Whether the adversary trains its head and LoRA adapters alone.
+        bfloat16: Whether the outer step runs in it, by autocast. Weights are float32 in training, also if their file's
+            are not, and so are the inner steps.
         pool: Adversaries that continue, each with an offset and moments of its own on every device.
+        pool_storage: ``device``, ``cpu`` or ``disk``.
+        pool_precision: ``full`` or ``bfloat16``.
     """
 
     config: PreTrainedConfig
@@ -76,104 +69,110 @@ class Plan:
     learns_rate: bool = True
     trains: bool = True
     moving: int | None = None
+    language: bool = False
+    episode: str = "flat"
+    checkpointing: bool = False
+    adapters: bool = False
+    bfloat16: bool = False
     pool: int = 0
+    pool_storage: str = "device"
+    pool_precision: str = "full"
+
+    @property
+    def in_place(self) -> bool:
+        """Whether inner steps run in the model's own modules."""
+        return self.episode == "in_place"
+
+    @property
+    def place(self) -> int:
+        """Vectors that one step of a trajectory consists of: the weights, and the optimizer's moments."""
+        return 1 + self.moments
 
 
-class Peak(TorchDispatchMode):
-    """Bytes of all tensors made inside, now and at most.
-
-    Args:
-        known: Tensors from before, which do not count.
-    """
-
-    def __init__(self, known: Sequence[torch.Tensor]) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        self._known = {value.untyped_storage()._cdata: 0 for value in known}
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Run an operation and count what it makes."""
-        found = function(*args, **(kwargs or {}))
-        for value in tree_leaves(found):
-            if isinstance(value, torch.Tensor) and value.untyped_storage()._cdata not in self._known:
-                storage = value.untyped_storage()
-                self._known[storage._cdata] = storage.nbytes()
-                self.now += storage.nbytes()
-                self.most = max(self.most, self.now)
-                weakref.finalize(storage, self._gone, storage._cdata)
-        return found
-
-    def _gone(self, key: int) -> None:
-        self.now -= self._known.pop(key, 0)
+def counted(plan: Plan) -> Sizes:
+    """The numbers of weights of a plan."""
+    tokens = plan.batch * plan.world * plan.length * (plan.steps + 1)
+    found = sizes(Model(plan.config, plan.language, plan.adapters), tokens)
+    return replace(found, moving=plan.moving or found.moving)
 
 
-def passes(config: PreTrainedConfig, batch: int, length: int, *, twice: bool) -> tuple[float, float]:
-    """Bytes a forward and backward takes at most (twice: a Hessian-vector product), and those of its activations."""
-    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel([SDPBackend.MATH]) if twice else nullcontext():
-        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
-        weights, tokens = [*model.parameters()], torch.ones(batch, length, dtype=torch.long)
-        with Peak([*weights, *model.buffers()]) as peak:
-            logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
-            forward = peak.now
-            found = torch.autograd.grad(logits.sum(), weights, create_graph=twice, allow_unused=True)
-            if twice:
-                outputs = [g for g in found if g is not None and g.requires_grad]
-                torch.autograd.grad(outputs, weights, [torch.ones_like(g) for g in outputs], allow_unused=True)
-    return float(peak.most), float(forward)
-
-
-def sizes(config: PreTrainedConfig, tokens: int) -> tuple[int, int, int]:
-    """Weights of the model; those that batches of so many tokens can move; those of FSDP's largest group.
-
-    Each layer is a group, and all that is in no layer is one.
-    """
-    with FakeTensorMode():
-        model = AutoModelForSequenceClassification.from_config(config)
-        table = model.get_input_embeddings().weight
-        unused = max(0, len(table) - tokens) * table.shape[1]
-        count = sum(p.numel() for p in model.parameters())
-        layers = max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len)
-        groups = [sum(p.numel() for p in layer.parameters()) for layer in layers]
-    return count, count - unused, max(*groups, count - sum(groups))
-
-
-def vectors(plan: Plan) -> float:
-    """How many flat vectors, each as long as the weights that move, lie in memory at most."""
-    k, place, o = plan.steps, 1 + plan.moments, plan.objectives
+def vectors(plan: Plan) -> tuple[int, int]:
+    """How many flat vectors lie on the device at most: as long as what moves, and as all that has a meta-gradient."""
+    k, place, o = plan.steps, plan.place, plan.objectives
     if plan.way == "first_order":
-        return 1 + place + o + (2 if plan.learns_rate else 0)  # g, then x and moments, sums, two for the rate
+        return 1 + place + (2 if plan.learns_rate else 0), o  # g, then x and moments, two for the rate; and sums
     recompute = plan.way.endswith("recompute")
-    stretch = math.isqrt(max(k * (3 if recompute else 1) - 1, 0)) + 1
-    costates = o * (1 + plan.moments + 1)  # sums, the optimizer's, and room
-    differences = 3 if "_fd" in plan.way else 0
-    if plan.way.endswith("logarithmic"):
-        return places_for(k) * place + place + 1 + costates + differences  # stored, the one that moves, its gradient
-    kept = place + min(stretch, k) if recompute else place * (min(stretch, k) - 1) + k
-    return math.ceil(k / stretch) * place + kept + costates + differences
+    stretch = _stretch(plan)
+    if plan.way.endswith("cpu"):
+        kept = (place + 1) * min(stretch, k)
+    elif recompute:
+        kept = math.ceil(k / stretch) * place + place + min(stretch, k)
+    else:
+        kept = math.ceil(k / stretch) * place + place * (min(stretch, k) - 1) + k
+    fd = "_fd" in plan.way  # a vector to move in, and the gradients at both sides
+    return kept + o * (plan.moments + 1) + fd, o + 2 * fd  # the optimizer's costates, and room; and sums
 
 
-def predicted(plan: Plan) -> dict[str, float]:
+def _stretch(plan: Plan) -> int:
+    return math.isqrt(max(plan.steps * (3 if plan.way.endswith("recompute") else 1) - 1, 0)) + 1
+
+
+def predicted(plan: Plan) -> Bytes:
     """Bytes on each device, by what they are for."""
-    weights, most, group = sizes(plan.config, plan.batch * plan.world * plan.length * (plan.steps + 1))
-    pieces = plan.world if plan.sharded else 1
-    n = FLOAT * (plan.moving or most)
-    once, activations = passes(plan.config, plan.batch, plan.length, twice="_db" in plan.way)
-    found = {"the adversary's vectors": vectors(plan) * n / pieces, "forward and backward": once}
+    n = counted(plan)
+    model, pieces = Model(plan.config, plan.language, plan.adapters), plan.world if plan.sharded else 1
+    moving, whole = FLOAT * n.moving, FLOAT * (n.moving + n.fixed)
+    short, long = vectors(plan)
+    own = short * moving + long * whole + (0 if plan.in_place else FLOAT * n.fixed)  # a copy of what does not move
+    options = {"twice": "_db" in plan.way, "in_place": plan.in_place, "checkpoints": plan.in_place and plan.checkpointing}
+    once = in_depth(model, lambda few: episode_pass(few, plan.batch, plan.length, **options))
+    found = {"the adversary's vectors": own / pieces, "forward and backward": once}
     if plan.world > 1:  # gradients are laid side by side to be added up, while they are still there
-        found["adding up"] = n / pieces
+        found["adding up"] = whole / pieces
     if plan.sharded:
-        found["whole weights"] = n
+        found["whole weights"] = whole
         # A group's weights gathered, their gradients, and the buffers both are sent through.
-        found |= {"FSDP's largest group": 4.0 * FLOAT * group} if plan.trains else {}
+        found |= {"FSDP's largest group": 4.0 * FLOAT * n.group} if plan.trains else {}
     if plan.trains:
-        shared = FLOAT * weights / pieces
+        shared, mode = FLOAT * n.live / pieces, {"checkpoints": plan.checkpointing, "bfloat16": plan.bfloat16}
+        desired = replace(model, adapters=False)
+        activations = in_depth(desired, lambda few: desired_activations(few, plan.batch, plan.length, **mode))
         found |= {"weights": shared, "gradients": shared, "AdamW": 2 * shared, "desired activations": activations}
         found |= {"DDP's buckets": shared} if plan.world > 1 and not plan.sharded else {}
-    if plan.pool:
-        found["the pool"] = plan.pool * (1 + plan.moments) * FLOAT * weights
-    return {**found, "runtime": RUNTIME}
+    return {**found, **_pool(plan, n, once), "runtime": RUNTIME}
+
+
+def _pool(plan: Plan, n: Sizes, once: float) -> Bytes:
+    """Of a pool: its adversaries, where one starts, and where it ends; sharded weights do not shard it."""
+    if not plan.pool:
+        return {}
+    fast = FLOAT * plan.place * n.moving
+    ends = max(fast - once, 0.0) if plan.way == "first_order" else fast  # after the last pass, or before the way back
+    converted = plan.pool_storage != "device" or plan.pool_precision != "full"
+    starts = FLOAT * n.published + (FLOAT * plan.moments * n.moving if converted else 0)
+    return {"the pool": stored(plan, n) if plan.pool_storage == "device" else 0.0, "the pool's turn": starts + ends}
+
+
+def stored(plan: Plan, n: Sizes) -> float:
+    """Bytes that a pool's adversaries take between their turns, where they are stored."""
+    return plan.pool * plan.place * n.stored * (2.0 if plan.pool_precision == "bfloat16" else FLOAT)
+
+
+def in_main_memory(plan: Plan) -> Bytes:
+    """Bytes that each process has in main memory, or on disk, instead of on its device."""
+    n, found = counted(plan), {}
+    if plan.way.endswith("cpu"):
+        vectors = math.ceil(plan.steps / _stretch(plan)) * plan.place + plan.steps
+        found["the trajectory"] = FLOAT * vectors * n.moving / (plan.world if plan.sharded else 1)
+    if plan.pool and plan.pool_storage != "device":
+        found[f"the pool ({plan.pool_storage})"] = stored(plan, n)
+    return found
+
+
+def on_a_cpu(plan: Plan) -> Bytes:
+    """Bytes of a training on a CPU, whose main memory is the device's: nothing is copied to and fro."""
+    storage = "device" if plan.pool_storage == "cpu" else plan.pool_storage
+    return predicted(replace(plan, way=plan.way.removesuffix("_cpu"), pool_storage=storage))
 
 
 def told(plan: Plan, device_gb: float) -> str:
@@ -187,33 +186,44 @@ def told(plan: Plan, device_gb: float) -> str:
 
 
 def answer(plan: Plan, device_gb: float) -> str:
-    """Whether a model fits, by every way."""
+    """Whether a model fits, by every way; in place, by those that need no second derivative."""
+    ways = [way for way in WAYS if not (plan.in_place and "_db" in way)]
     head = f"| way | K | launch | GB on each device | largest parts, GB | fits {device_gb:.0f} GB |"
-    return "\n".join([head, "|---|---|---|---|---|---|", *(told(replace(plan, way=way), device_gb) for way in WAYS)])
+    return "\n".join([head, "|---|---|---|---|---|---|", *(told(replace(plan, way=way), device_gb) for way in ways)])
 
 
 def main() -> None:
-    """Answer, or check the predictions against what was measured."""
+    """Answer, or write the page of predictions beside what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", help="folder with a config.json; Llama-8B by default")
     for name, default in (("steps", 4), ("batch", 1), ("length", 512), ("world", 8), ("pool", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device-gb", type=float, default=80.0)
-    parser.add_argument("--whole", action="store_true", help="DDP instead of sharded weights")
-    parser.add_argument("--check", action="store_true")
+    for name in ("whole", "in-place", "checkpointing", "lora", "language", "bf16", "page"):
+        parser.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--pool-storage", choices=("device", "cpu", "disk"), default="device")
+    parser.add_argument("--pool-precision", choices=("full", "bfloat16"), default="full")
     given = parser.parse_args()
-    if given.check:
-        from memory_measured import write
+    if given.page:
+        from memory_page import write
 
         write(Path(__file__).with_suffix(".md"))
         return
-    config = AutoConfig.from_pretrained(given.config) if given.config else LlamaConfig(**LLAMA_8B)
+    if given.in_place and given.world > 1 and not given.whole:
+        parser.error("sharded in-place episodes do not exist: add --whole, or --world 1.")
     plan = Plan(
-        config,
+        AutoConfig.from_pretrained(given.config) if given.config else LlamaConfig(**LLAMA_8B),
         WAYS[0],
         *(given.steps, given.batch, given.length, given.world),
-        sharded=not given.whole,
+        sharded=given.world > 1 and not given.whole,
+        language=given.language,
+        episode="in_place" if given.in_place else "flat",
+        checkpointing=given.checkpointing,
+        adapters=given.lora,
+        bfloat16=given.bf16,
         pool=given.pool,
+        pool_storage=given.pool_storage,
+        pool_precision=given.pool_precision,
     )
     sys.stdout.write(answer(plan, given.device_gb) + "\n")
 
