@@ -97,7 +97,9 @@ def table() -> str:
                 plan = plan_of(launch, way, adapters=adapters)
                 kinds = [replace(plan, episode=e, checkpointing=c) for e in ("flat", "in_place") for c in (False, True)]
                 cells = " | ".join(_cell(kind) for kind in kinds)
-                lines.append(f"| {launch.name} | {name} | {'LoRA' if adapters else 'all'} | {cells} | {seconds(plan)} |")
+                lines.append(
+                    f"| {launch.name} | {name} | {'LoRA' if adapters else 'all'} | {cells} | {seconds(plan)} |"
+                )
     return "\n".join(lines)
 
 
@@ -134,7 +136,9 @@ def additions() -> str:
     lines = [f"| nothing | {gigabytes(plan):,.0f} | 0 |"]
     for name, other in others.items():
         lines.append(f"| {name} | {gigabytes(other):,.0f} | {sum(in_main_memory(other).values()) / 1e9:,.0f} |")
-    return "\n".join(["| with | GB on each device | GB in main memory or on disk, each process |", "|---|---|---|", *lines])
+    return "\n".join(
+        ["| with | GB on each device | GB in main memory or on disk, each process |", "|---|---|---|", *lines]
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Peaks of resident memory, measured, beside what ``memory_model.py`` predicts.
+"""Peaks of resident memory in trainings of all-MiniLM-L6-v2 by one process and by several.
 
-Whole outer steps of training are measured in new processes, each of which runs this file; those of the meta-gradient
-alone are the ones in ``meta_gradient.jsonl``.
+    python benchmarks/memory_measured.py        measures what memory.jsonl does not have yet
+
+Each training is measured in new processes, which run this file.
 """
 
 import gc
@@ -14,18 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from memory_model import LLAMA_8B, WAYS, Plan, answer, predicted
+from ledger import lines
 from outer_steps import LENGTH, OURS, Job, load, machine, resident, rows
 from torch.distributed.fsdp import fully_shard
-from transformers import AutoConfig, LlamaConfig, default_data_collator
+from transformers import default_data_collator
 
 from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.adversaries.adversary import Adversary
-from hf_selfdestruct.demo.job import minilm
 from hf_selfdestruct.meta_gradient.outer_loss import meta_loss
 
 HERE = Path(__file__)
-BATCH, STEPS, WITHIN = 16, 4, 0.15
+BATCH, STEPS, MINILM = 16, 4, "all-MiniLM-L6-v2"
 LAUNCHES = [  # way, processes, sharded
     ("first_order", 1, False),
     ("first_order", 2, False),
@@ -101,49 +101,22 @@ def run_in_processes(script: Path, *arguments: str, world: int) -> dict[str, flo
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"')))
 
 
-def points() -> list[tuple[str, float, Plan]]:
-    """What was measured, in MB, and the plan of each."""
-    config = AutoConfig.from_pretrained(minilm(), num_labels=2, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
-    alone = {"batch": BATCH, "length": LENGTH, "objectives": 1, "learns_rate": False, "trains": False}
-    found = []
-    for line in HERE.with_name("meta_gradient.jsonl").read_text().splitlines():
-        job = json.loads(line)
-        if job["method"] in OURS and job["method"] != "unrolled" and job["repeat"] == 0 and not job["error"]:
-            plan = Plan(config, job["method"], job["inner_steps"], **alone, moving=job["moving"])
-            found.append(("the meta-gradient alone", job["peak_mb"], plan))
+def main() -> None:
+    """Measure each launch that has no line."""
     for way, world, sharded in LAUNCHES:
+        plan = {"way": way, "steps": STEPS, "batch": BATCH, "length": LENGTH, "world": world, "sharded": sharded}
+        if any({**line["plan"], "moving": None} == {**plan, "moving": None} for line in lines("memory")):
+            continue
         seen = run_in_processes(HERE, way, str(int(sharded)), world=world)
-        name = "sharded" if sharded else "DDP" if world > 1 else "one process"
-        plan = Plan(config, way, STEPS, BATCH, LENGTH, world, sharded, moving=int(seen["moving"]))
-        found.append((f"training, {name}", seen["peak"], plan))
-    return found
-
-
-def write(target: Path) -> None:
-    """Write the table."""
-    lines, close = [], 0
-    seen = points()
-    for what, measured, plan in seen:
-        total = sum(predicted(plan).values()) / 1e6
-        close += abs(total / measured - 1) <= WITHIN
-        lines.append(
-            f"| {what} | {plan.way} | {plan.steps} | {plan.world} | {measured:,.0f} | {total:,.0f} | "
-            f"{total / measured - 1:+.0%} |"
-        )
-    target.write_text(
-        "# Memory, predicted and measured\n\n"
-        f"all-MiniLM-L6-v2, {BATCH} rows of {LENGTH} tokens in each process: peak of resident memory over what was "
-        f"there before, MB. {machine()['machine']}. {close} of {len(seen)} predictions are within {WITHIN:.0%}. The "
-        "device is the CPU, whose allocator is not a GPU's.\n\n"
-        "| what | way | K | processes | measured | predicted | error |\n|---|---|---|---|---|---|---|\n"
-        + "\n".join(lines)
-        + "\n\n## Llama-8B on 8 devices of 80 GB\n\n"
-        f"K = {STEPS}, one row of 512 tokens in each process, Adam, a learned head and rate, float32.\n\n"
-        + answer(Plan(LlamaConfig(**LLAMA_8B), WAYS[0], STEPS, 1, 512, 8, sharded=True), 80.0)
-        + "\n"
-    )
+        plan["moving"] = int(seen["moving"])
+        line = {"model": MINILM, "plan": plan, "peak_mb": round(seen["peak"]), "machine": machine()["machine"]}
+        with HERE.with_name("memory.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(worker(sys.argv[1], sys.argv[2] == "1")) + "\n")
-    sys.stdout.flush()
+    if len(sys.argv) == 1:
+        main()
+    else:
+        sys.stdout.write(json.dumps(worker(sys.argv[1], sys.argv[2] == "1")) + "\n")
+        sys.stdout.flush()

@@ -124,7 +124,11 @@ def predicted(plan: Plan) -> Bytes:
     moving, whole = FLOAT * n.moving, FLOAT * (n.moving + n.fixed)
     short, long = vectors(plan)
     own = short * moving + long * whole + (0 if plan.in_place else FLOAT * n.fixed)  # a copy of what does not move
-    options = {"twice": "_db" in plan.way, "in_place": plan.in_place, "checkpoints": plan.in_place and plan.checkpointing}
+    options = {
+        "twice": "_db" in plan.way,
+        "in_place": plan.in_place,
+        "checkpoints": plan.in_place and plan.checkpointing,
+    }
     once = in_depth(model, lambda few: episode_pass(few, plan.batch, plan.length, **options))
     found = {"the adversary's vectors": own / pieces, "forward and backward": once}
     if plan.world > 1:  # gradients are laid side by side to be added up, while they are still there

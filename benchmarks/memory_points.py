@@ -25,9 +25,14 @@ from hf_selfdestruct.tasks.language_modeling import LANGUAGE_MODELING
 LEDGER = Path(__file__).with_name("memory.jsonl")
 WIDE = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "vocab_size": 2048}
 LONG = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 8, "vocab_size": 512}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": False}
+HEADS = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+}
 MANY_WEIGHTS = {"language": True, "steps": 2, "batch": 2, "length": 32, "objectives": 1, "learns_rate": False}
-MANY_TOKENS = {**MANY_WEIGHTS, "steps": 1, "batch": 8, "length": 256}
+MANY_TOKENS = {**MANY_WEIGHTS, "steps": 1, "batch": 4, "length": 256}
 IN_PLACE = {"episode": "in_place"}
 PLANS: list[tuple[dict[str, int], dict[str, Any]]] = [
     (WIDE, {**MANY_WEIGHTS, "way": "first_order"}),
@@ -91,7 +96,9 @@ def measured(model: dict[str, int], plan: dict[str, Any]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         live = LlamaForCausalLM(LlamaConfig(**model, **HEADS, pad_token_id=0))
-        blocked = BlockedTask("blocked", train=rows(64, length, words, 1), label_column="labels", kind=LANGUAGE_MODELING)
+        blocked = BlockedTask(
+            "blocked", train=rows(64, length, words, 1), label_column="labels", kind=LANGUAGE_MODELING
+        )
         trainer = SelfDestructTrainer(
             live.bfloat16() if plan.get("bfloat16") else live,
             arguments(plan, folder),
