@@ -88,7 +88,7 @@ def seconds(plan: Plan) -> str:
 def table() -> str:
     """A line for each model, way and adversary."""
     lines = [
-        "| model | way | adversary trains | flat | flat, checkpointing | in place | in place, checkpointing | seconds |",
+        "| model | way | trained | flat | flat, checkpointing | in place | in place, checkpointing | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for launch in LAUNCHES:
@@ -107,13 +107,6 @@ def _cell(plan: Plan) -> str:
     alone = plan.in_place and plan.world > 1
     found = gigabytes(replace(plan, sharded=False) if alone else plan)
     return f"{found:,.0f} ¹" if alone else f"**{found:,.0f}**" if found <= CARD else f"{found:,.0f}"
-
-
-def fits(launch: Launch) -> bool:
-    """Whether any cell of a model in the table is within a card."""
-    plans = [plan_of(launch, way, adapters=a) for way in ("first_order", "exact_fd") for a in (False, True)]
-    plans += [replace(plan, episode="in_place", sharded=False) for plan in plans]
-    return any(gigabytes(replace(plan, checkpointing=c)) <= CARD for plan in plans for c in (False, True))
 
 
 def additions() -> str:

@@ -3,7 +3,7 @@
     python benchmarks/memory_model.py                        Llama-8B on 8 devices of 80 GB, by every way
     python benchmarks/memory_model.py CONFIG_DIR --world 4 --steps 4 --batch 8 --length 512 --device-gb 24
     python benchmarks/memory_model.py --in-place --world 1 --lora --checkpointing
-    python benchmarks/memory_model.py --page                 writes memory_model.md from the ledgers of what was measured
+    python benchmarks/memory_model.py --page                 writes memory_model.md, from ledgers of what was measured
 
 What is predicted: the trainer's own tensors (weights, gradients, AdamW's moments, the buckets of DDP), the flat
 vectors of the adversary (counted below as ``trajectory.py`` and ``adjoint.py`` allocate them), a pool, and what one
@@ -48,7 +48,7 @@ class Plan:
         moving: Weights that move, where they are known; by default as if no token came twice.
         language: Whether the model predicts next tokens, with its published head; else it classifies rows.
         episode: ``flat`` or ``in_place``.
-        checkpointing: Whether layers recompute their activations: those of the desired loss, and of an episode in place.
+        checkpointing: Whether layers recompute their activations: the desired loss, and an episode in place.
         adapters: Whether the adversary trains its head and LoRA adapters alone.
         bfloat16: Whether the outer step runs in it, by autocast. Weights are float32 in training, also if their file's
             are not, and so are the inner steps.

@@ -192,10 +192,9 @@ def desired_activations(
 ) -> float:
     """Bytes that the desired loss's graph has while the adversary is simulated."""
     module = _built(model, checkpoints=checkpoints)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        with Peak([*_filled(module), *module.buffers()]) as peak:
-            loss = _losses(module, model, batch, length, bfloat16=bfloat16)[-1]
-            found = peak.now
+    with FakeTensorMode(allow_non_fake_inputs=True), Peak([*_filled(module), *module.buffers()]) as peak:
+        loss = _losses(module, model, batch, length, bfloat16=bfloat16)[-1]
+        found = peak.now
     del loss
     return float(found)
 

@@ -103,7 +103,7 @@ def measured(model: dict[str, int], plan: dict[str, Any]) -> float:
             live.bfloat16() if plan.get("bfloat16") else live,
             arguments(plan, folder),
             train_dataset=rows(64, length, words, 2),
-            blocked_tasks=[blocked],
+            blocked_tasks=[task],
         )
         trainer.train()
     return resident("VmHWM") - base

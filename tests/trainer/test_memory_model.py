@@ -9,14 +9,14 @@ import pytest
 from toy_language import language_model
 from toy_models import tiny_config, tiny_model
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from memory_answers import flops
 from memory_model import RUNTIME, WAYS, Plan, answer, counted, in_main_memory, on_a_cpu, predicted, vectors
 from memory_page import points
 from memory_passes import Model, desired_activations, episode_pass, in_depth, sizes
 
+ROOT = Path(__file__).parents[2]
 CONFIG = tiny_config("bert", layers=3)
 MODEL = Model(CONFIG)
 PLAN = Plan(CONFIG, "first_order", 4, batch=4, length=8)
@@ -137,9 +137,11 @@ def test_every_training_of_the_ledger_is_predicted():
 
 
 def test_the_table_of_the_documentation_is_the_page_s():
-    page, text = (
-        Path(ROOT, name).read_text(encoding="utf-8") for name in ("benchmarks/memory_model.md", "docs/scale.md")
-    )
+    page, text = ((ROOT / name).read_text(encoding="utf-8") for name in ("benchmarks/memory_model.md", "docs/scale.md"))
     lines = [line for line in text.splitlines() if line.startswith("| Llama-")]
     assert len(lines) == 12
     assert {*lines} <= {*page.splitlines()}
+    eight = [line.split(" | ")[3:5] for line in lines if "Llama-8B" in line]
+    assert ("**A model of 8 billion weights does not fit" in text) == all(
+        "**" not in cell for row in eight for cell in row
+    )
