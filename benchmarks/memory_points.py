@@ -96,9 +96,8 @@ def measured(model: dict[str, int], plan: dict[str, Any]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         live = LlamaForCausalLM(LlamaConfig(**model, **HEADS, pad_token_id=0))
-        blocked = BlockedTask(
-            "blocked", train=rows(64, length, words, 1), label_column="labels", kind=LANGUAGE_MODELING
-        )
+        blocked = rows(64, length, words, 1)
+        task = BlockedTask("blocked", train=blocked, label_column="labels", kind=LANGUAGE_MODELING)
         trainer = SelfDestructTrainer(
             live.bfloat16() if plan.get("bfloat16") else live,
             arguments(plan, folder),

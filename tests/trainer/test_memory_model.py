@@ -141,7 +141,5 @@ def test_the_table_of_the_documentation_is_the_page_s():
     lines = [line for line in text.splitlines() if line.startswith("| Llama-")]
     assert len(lines) == 12
     assert {*lines} <= {*page.splitlines()}
-    eight = [line.split(" | ")[3:5] for line in lines if "Llama-8B" in line]
-    assert ("**A model of 8 billion weights does not fit" in text) == all(
-        "**" not in cell for row in eight for cell in row
-    )
+    eight = [cell for line in lines if "Llama-8B" in line for cell in line.split(" | ")[3:5]]
+    assert ("**A model of 8 billion weights does not fit" in text) == all("**" not in cell for cell in eight)
