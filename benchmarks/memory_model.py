@@ -55,6 +55,7 @@ class Plan:
         pool: Adversaries that continue, each with an offset and moments of its own on every device.
         pool_storage: ``device``, ``cpu`` or ``disk``.
         pool_precision: ``full`` or ``bfloat16``.
+        runtime: Bytes of libraries and allocator.
     """
 
     config: PreTrainedConfig
@@ -77,6 +78,7 @@ class Plan:
     pool: int = 0
     pool_storage: str = "device"
     pool_precision: str = "full"
+    runtime: float = RUNTIME
 
     @property
     def in_place(self) -> bool:
@@ -143,7 +145,7 @@ def predicted(plan: Plan) -> Bytes:
         activations = in_depth(desired, lambda few: desired_activations(few, plan.batch, plan.length, **mode))
         found |= {"weights": shared, "gradients": shared, "AdamW": 2 * shared, "desired activations": activations}
         found |= {"DDP's buckets": shared} if plan.world > 1 and not plan.sharded else {}
-    return {**found, **_pool(plan, n, once), "runtime": RUNTIME}
+    return {**found, **_pool(plan, n, once), "runtime": plan.runtime}
 
 
 def _pool(plan: Plan, n: Sizes, once: float) -> Bytes:
