@@ -82,7 +82,8 @@ def flops(plan: Plan) -> float:
 
 def seconds(plan: Plan) -> str:
     """Of an outer step, in float32 and in TF32, communication left out."""
-    return " / ".join(f"{flops(plan) / speed / UTILISATION:.2g}" for speed in SPEEDS.values())
+    found = [flops(plan) / speed / UTILISATION for speed in SPEEDS.values()]
+    return " / ".join(f"{one:.0f}" if one >= 10 else f"{one:.1f}" for one in found)
 
 
 def table() -> str:
