@@ -64,7 +64,8 @@ def text_of(alone: Sequence[Line], training: Sequence[Line]) -> str:
     return (
         "# Memory, predicted and measured\n\n"
         f"Peak of resident memory over what was there before, MB. {training[0]['machine']}. "
-        f"{sum(error <= WITHIN for error in errors)} of {len(errors)} predictions are within {WITHIN:.0%}. No GPU was at hand: the device is the CPU, whose allocator is not a "
+        f"{sum(error <= WITHIN for error in errors)} of {len(errors)} predictions are within {WITHIN:.0%}. "
+        "No GPU was at hand: the device is the CPU, whose allocator is not a "
         "GPU's, and whose memory is main memory too, so that of a trajectory in main memory only the sum is checked. "
         "Pools in main memory or on disk were not measured. Sharded trainings took more than predicted. "
         "all-MiniLM-L6-v2 has 16 rows of 64 tokens in each process. The small Llama has 20 million weights and 2 rows "
