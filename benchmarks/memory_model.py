@@ -19,7 +19,12 @@ from pathlib import Path
 from memory_passes import Model, Sizes, desired_activations, episode_pass, in_depth, sizes
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
-WAYS = ("first_order", "exact_fd", "exact_fd_cpu", "exact_fd_recompute", "exact_db", "exact_db_recompute")
+from hf_selfdestruct.meta_gradient.logarithmic import places_for
+
+WAYS = (
+    *("first_order", "exact_fd", "exact_fd_cpu", "exact_fd_recompute", "exact_fd_logarithmic"),
+    *("exact_db", "exact_db_recompute"),
+)
 FLOAT = 4  # bytes
 RUNTIME = 110e6  # libraries, thread arenas and what the allocator keeps: first order, K = 1, in meta_gradient.jsonl
 LLAMA_8B = {
@@ -107,6 +112,8 @@ def vectors(plan: Plan) -> tuple[int, int]:
     stretch = _stretch(plan)
     if plan.way.endswith("cpu"):
         kept = (place + 1) * min(stretch, k)
+    elif plan.way.endswith("logarithmic"):
+        kept = (places_for(k) + 1) * place + 1  # stored, the one that moves, its gradient
     elif recompute:
         kept = math.ceil(k / stretch) * place + place + min(stretch, k)
     else:

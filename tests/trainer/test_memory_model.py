@@ -53,6 +53,7 @@ def test_adapters_leave_the_rest_where_a_gradient_is_wanted():
         ("exact_db", 1, 3 + 1 + 6, 2),  # a start; the gradient; for each side two moments and room; sums
         ("exact_fd", 4, 2 * 3 + 3 + 4 + 6 + 1, 4),  # two starts, a place between, four gradients, one to move in
         ("exact_fd_cpu", 4, 2 * (3 + 1) + 6 + 1, 4),  # two places and their gradients come back
+        ("exact_fd_logarithmic", 32, 4 * 3 + 3 + 1 + 6 + 1, 4),  # four stored places, one that moves, its gradient
     ],
 )
 def test_vectors_are_counted_by_hand(way, steps, short, long):
