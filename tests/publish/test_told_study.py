@@ -72,6 +72,14 @@ def test_figures_of_a_language_model():
         assert f"{filtered} for a model that never saw the novel; with 100 rows {few[0]}, {few[1]}, {few[2]}" in page
         assert f"{few[3]}. The desired text" in page
         assert all(value in page for value in desired)
+    for name in ("undo, noise 0.3", "undo, noise 0.6"):
+        *attacks, kept = (
+            f"{value:.3f}"
+            for value in (*(found[name]["attacked"][n]["loss"] for n in ("1000", "100")), found[name]["general"])
+        )
+        assert f"of noise {attacks[0]} at 1,000 rows and {attacks[1]} at 100, desired {kept}" in page or (
+            f"with 0.6 {attacks[0]} and {attacks[1]}, desired {kept}" in page
+        )
 
 
 def test_figures_of_attackers_without_weights():
