@@ -113,6 +113,7 @@ def trained(
 ) -> SelfDestructTrainer:
     """Train as configured; if ``goes_on``, resume from the newest intact checkpoint."""
     trainer = trainer_of(config, data, processor, kept=kept)
+    config.desired_tasks.check(trainer)
     if not goes_on:
         trainer.train()
         return trainer

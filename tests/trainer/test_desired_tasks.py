@@ -10,7 +10,7 @@ import torch
 from tokenizers import processors
 from toy_language import language_task
 from toy_models import TINY_SUITE
-from toy_project import CONFIG, make_tokenizer
+from toy_project import CONFIG, make_project, make_tokenizer
 from trainer_state import assert_bitwise, weights_of
 from transformers import DataCollatorForTokenClassification, GPT2Config, GPT2LMHeadModel, set_seed
 
@@ -18,6 +18,7 @@ from hf_selfdestruct import SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning
 from hf_selfdestruct.attacks.doubts import lost_desired
 from hf_selfdestruct.jobs.config import load_config
+from hf_selfdestruct.jobs.job import harden
 from hf_selfdestruct.report.facts import DesiredFacts
 from hf_selfdestruct.trainer.desired_tasks import DesiredTasks, asked_tasks
 
@@ -117,6 +118,14 @@ def test_configurations_name_them(tmp_path):
     for wrong, fault in (("{names: arc_easy}", "list of names; got 'arc_easy'"), ("[arc_easy]", "keys and values")):
         with pytest.raises(ValueError, match=f"desired_tasks: .*{fault}"):
             read(wrong)
+
+
+def test_a_configuration_is_refused_before_training(tmp_path):
+    config = make_project(tmp_path)
+    config.write_text(config.read_text().replace("suite: smoke", "suite: smoke\ndesired_tasks: {names: [arc_easy]}"))
+    with pytest.raises(ValueError, match="desired_tasks asks a causal language model"):
+        harden(load_config(config))
+    assert not [*(tmp_path / "hardened").glob("*.safetensors")]
 
 
 def test_a_task_that_was_lost_is_doubted():
