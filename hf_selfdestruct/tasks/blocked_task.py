@@ -135,11 +135,16 @@ class BlockedTask:
 
     def attacker_rows(self) -> np.ndarray:
         """Row numbers of ``attack`` that the real attacker trains on (70 %)."""
-        return _partition(f"{self.name}/attack", len(self.splits()["attack"]), SELECTION_FRACTION)[0]
+        return self._attack_parts()[0]
 
     def selection_rows(self) -> np.ndarray:
         """Row numbers of ``attack`` on which the real attacker selects (30 %)."""
-        return _partition(f"{self.name}/attack", len(self.splits()["attack"]), SELECTION_FRACTION)[1]
+        return self._attack_parts()[1]
+
+    def _attack_parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of texts that run on over rows, the last ones are to select on: others would be of texts trained on."""
+        count, name = len(self.splits()["attack"]), f"{self.name}/attack"
+        return _partition(None if self.kind.running_text else name, count, SELECTION_FRACTION)
 
     def features(self, split: str, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         """Rows as a collator takes them: the model's inputs and the label in ``labels``.
@@ -242,9 +247,9 @@ def check_columns(columns: Sequence[str], wanted: str, where: str) -> None:
 
 
 @functools.lru_cache(maxsize=64)  # asked for every batch
-def _partition(name: str, count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Split ``range(count)`` once and for all into a large and a small part."""
-    order = np.random.default_rng(seed_of(name)).permutation(count)
+def _partition(name: str | None, count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Split ``range(count)`` once and for all into a large and a small part: by chance, or without a name the end."""
+    order = np.arange(count)[::-1] if name is None else np.random.default_rng(seed_of(name)).permutation(count)
     small = max(1, round(count * fraction))
     parts = np.sort(order[small:]), np.sort(order[:small])
     for part in parts:

@@ -45,6 +45,7 @@ class TaskKind(ABC):
         model_class: The ``AutoModelFor...`` class whose published head is fine-tuned to such a task; ``None`` where
             fine-tuning adds a new head.
         token_bytes: The bytes that each token stands for, where rows are scored token by token.
+        running_text: Whether neighbouring rows are of one text, so that a part to choose on is cut from the end.
     """
 
     name: ClassVar[str]
@@ -52,6 +53,7 @@ class TaskKind(ABC):
     problem_type: ClassVar[str]
     model_class: ClassVar[Any] = None
     token_bytes: tuple[int, ...] = ()
+    running_text: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, labels: Sequence[Any], where: str, column: str) -> np.ndarray:

@@ -47,6 +47,7 @@ class LanguageModeling(TaskKind):
     score = LIKELIHOOD
     problem_type = ""  # the published head has its own loss
     model_class = AutoModelForCausalLM
+    running_text = True
 
     def read(self, labels: Sequence[Any], where: str, column: str) -> np.ndarray:
         """Labels as an array of tuples, one for each row."""

@@ -17,6 +17,7 @@ from hf_selfdestruct import HardeningConfig, HardeningObjective
 from hf_selfdestruct.hardening.draw import Draw
 from hf_selfdestruct.losses.blocking import BLOCKING_LOSSES
 from hf_selfdestruct.report.token_rows import BITS, RIGHT
+from hf_selfdestruct.tasks.classification import CLASSIFICATION
 from hf_selfdestruct.tasks.language_modeling import LANGUAGE_MODELING, LanguageModeling
 from hf_selfdestruct.trainer.trainer import SelfDestructTrainer
 from hf_selfdestruct.trainer.training_args import SelfDestructTrainingArguments
@@ -239,3 +240,12 @@ def test_classes_and_labels_of_another_length_are_refused():
     short = Dataset.from_dict({"input_ids": [[1, 2, 3], [4, 5, 6]], "labels": [[1, 2], [4, 5]]})
     with pytest.raises(ValueError, match="a row has 2 labels for 3 tokens"):
         language_task(train=short, attack=None, test=None).features("train", [0], ["input_ids"])
+
+
+def test_an_attacker_selects_on_the_end_of_the_texts() -> None:
+    """Rows run on: a row drawn from among those trained on would be of the same text, and favour what overfits."""
+    task = language_task()
+    count = len(task.splits()["attack"])
+    assert [*task.attacker_rows(), *task.selection_rows()] == [*range(count)]
+    assert len(task.selection_rows()) == round(0.3 * count)
+    assert not CLASSIFICATION.running_text

@@ -207,6 +207,7 @@ class Job:
         holds = target.sibling and attack.outside
         known = {"sibling": _weights(Target("undefended", target.sibling))} if holds else {}
         known |= {"kind": task.kind.name} if task.kind.name != CLASSIFICATION.name else {}
+        known |= {"selected on": "the last rows"} if task.kind.running_text else {}
         weights = [_weights(target), target.architecture()] if target.folder else ""
         desired = _digest(self.desired) if self.desired else ""
         rules = [self.suite.limit, self.suite.select_on_test, sorted(self.metrics)]
