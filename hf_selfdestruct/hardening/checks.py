@@ -24,7 +24,7 @@ from .batch_norms import check_batch_norms
 from .config import HardeningConfig
 from .defaults import configured_forms
 from .draw import Draw
-from .kinds import check_kinds, check_pairs, check_published_heads
+from .kinds import check_ceiling, check_kinds, check_pairs, check_published_heads
 
 
 def has_loss(model: PreTrainedModel) -> bool:
@@ -50,6 +50,7 @@ def check_hardening(
     check_initialization(model, configured_forms(config), desired)
     check_tasks(tasks, columns)
     check_kinds(config, tasks, blocking)
+    check_ceiling(config, blocking)
     check_published_heads(adversaries, tasks, model)
     check_pairs(adversaries, tasks)
     check_adversaries(adversaries, tasks, model, desired)

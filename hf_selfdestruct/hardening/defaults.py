@@ -45,19 +45,10 @@ def configured_adversary(config: HardeningConfig) -> Adversary:
 
 
 def configured_losses(config: HardeningConfig) -> list[BlockingLoss]:
-    """The blocking losses that a filled configuration describes.
-
-    Raises:
-        ValueError: A ceiling is set, and none of the losses has one.
-    """
+    """The blocking losses that a filled configuration describes."""
     weight, ceiling = config.options.probe_weight, config.options.blocking_ceiling
     probe = [RepresentationProbe(weight=weight)] if weight else []
     limited = {"negative_cross_entropy": NegativeCrossEntropy(ceiling=ceiling)} if ceiling else {}
-    if limited.keys() - set(config.blocking_losses):
-        raise ValueError(
-            f"blocking_ceiling={ceiling:g} is for negative_cross_entropy; got blocking_loss={config.blocking_loss!r}: "
-            "set blocking_loss='negative_cross_entropy', or leave out the ceiling."
-        )
     return [*(limited.get(name) or BLOCKING_LOSSES[name]() for name in config.blocking_losses), *probe]
 
 

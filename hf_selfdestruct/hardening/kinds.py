@@ -91,6 +91,21 @@ def check_pairs(adversaries: Sequence[Adversary], tasks: Sequence[BlockedTask]) 
             )
 
 
+def check_ceiling(config: HardeningConfig, losses: Sequence[BlockingLoss]) -> None:
+    """Refuse a ceiling that none of the blocking losses has.
+
+    Raises:
+        ValueError: With the losses, and what to do.
+    """
+    ceiling = config.options.blocking_ceiling
+    if ceiling and not any(getattr(loss, "ceiling", None) == ceiling for loss in losses):
+        raise ValueError(
+            f"blocking_ceiling={ceiling:g} is for blocking_loss='negative_cross_entropy'; got "
+            f"{', '.join(type(loss).__name__ for loss in losses)}: name that loss, pass NegativeCrossEntropy(ceiling="
+            f"{ceiling:g}), or leave out the ceiling."
+        )
+
+
 def check_adapter(config: HardeningConfig, model: PreTrainedModel, adapter: Any) -> None:
     """Refuse an adapter beside what changes the model's weights otherwise.
 

@@ -214,11 +214,12 @@ class HardeningObjective:
                 one.gather()
 
     def after_optimizer_step(self) -> None:
-        """End unlearning where it is due; undo what noise or rounding set apart in merged words; merge an adapter."""
+        """Merge an adapter's step; end unlearning where it is due; undo what noise or rounding set apart in words."""
+        if self.adapter is not None:
+            self.adapter.spread()
         self._unlearning.after_optimizer_step()
-        for one in (self._tied, self.adapter):
-            if one is not None:
-                one.spread()
+        if self._tied is not None:
+            self._tied.spread()
 
     def on_desired(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """The desired loss of a model that has none: its weighted distance to the original."""

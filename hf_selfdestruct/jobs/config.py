@@ -101,6 +101,8 @@ class HardenConfig:
                 "adaptive, which attack language models too."
             )
         suite.check_kind(kind, "these data")
+        if self.desired_tasks.names and not self.data.of_texts:
+            raise ValueError("desired_tasks asks language models: set data.kind: text, or leave them out.")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig:

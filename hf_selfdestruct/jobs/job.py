@@ -113,7 +113,7 @@ def trained(
 ) -> SelfDestructTrainer:
     """Train as configured; if ``goes_on``, resume from the newest intact checkpoint."""
     trainer = trainer_of(config, data, processor, kept=kept)
-    config.desired_tasks.check(trainer)
+    config.desired_tasks.check(trainer.plain_model(), processor)
     if not goes_on:
         trainer.train()
         return trainer
@@ -226,6 +226,10 @@ def attack(
     if config.data.of_texts:
         data = load_texts(config.data, processor)
         quality = {t.role: general_quality(t, data["test"], columns) for t in targets[1:]}
+        if config.desired_tasks.names:
+            config.desired_tasks.check(language_model(model), processor)
+            for target in targets[1:]:
+                quality[target.role] |= config.desired_tasks.scores(language_model(target.folder), processor)
     else:
         data = load_data(config, processor)
         data = renumbered(data, numbers_of(data["train"].features["label"].names, targets[-1].config(), model))

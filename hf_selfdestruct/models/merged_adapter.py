@@ -82,13 +82,16 @@ class MergedAdapter(nn.Module):
         for weight in (*self._weights.values(), *self._whole.values()):
             weight.requires_grad_(True)
         self._drawn = {name: value.detach().clone() for name, value in self._matrices().items()}
+        self.restarts = -1
         self.restart()
 
     @torch.no_grad()
     def restart(self) -> None:
         """Begin with an adapter that changes nothing of the model as it is now."""
+        self.restarts += 1
         for name, value in self._matrices().items():
-            value.copy_(self._drawn[name])
+            # A trainer may have moved the model since the adapter was made.
+            value.data = self._drawn[name].to(next(iter(self._weights.values())).device, copy=True)
         self._starts = [weight.detach().clone() for weight in self._weights.values()]
 
     def gather(self) -> None:
@@ -107,6 +110,12 @@ class MergedAdapter(nn.Module):
         """Let the adapted weights follow the adapter; call after the optimizer step."""
         for weight, start, layer in zip(self._weights.values(), self._starts, self.layers, strict=True):
             weight.copy_(start + _change(layer))
+
+    def is_whole(self) -> bool:
+        """Whether the adapted weights are the first ones plus the adapter, as those of a best step are not."""
+        parts = zip(self._weights.values(), self._starts, self.layers, strict=True)
+        with torch.no_grad():
+            return all(torch.equal(weight, (start + _change(layer)).to(weight)) for weight, start, layer in parts)
 
     def described(self) -> dict[str, Any]:
         """The settings that differ from PEFT's usual ones, the rank, and how many weights are adapted."""

@@ -42,7 +42,8 @@ def desired_facts(
     quality: dict[str, dict[str, float]] = {}
     for role, one in (("hardened", trainer), ("undefended", sibling)):
         with narrowed(one.plain_model(), one.saved_types, rounded=True):  # what is published is what is measured
-            quality[role] = _quality(one, dataset) | _alike(one, start, kept) | tasks.scores(one)
+            asked = tasks.scores(one.plain_model(), one.processing_class, one.args.per_device_eval_batch_size)
+            quality[role] = _quality(one, dataset) | _alike(one, start, kept) | asked
     desired = DesiredFacts("the evaluation split" if dataset is None else "the desired task's test split", quality)
     for doubt in lost_desired(desired):
         logger.warning(doubt)

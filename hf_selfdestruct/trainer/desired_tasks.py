@@ -7,7 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models import heads
 from .rehearsal import left_alone
@@ -44,43 +44,55 @@ class DesiredTasks:
             raise ValueError(f"desired_tasks: rows must be a whole number, at least 1; got {self.rows!r}.")
         object.__setattr__(self, "names", tuple(self.names))  # YAML has lists
 
-    def check(self, trainer: HardeningTrainer) -> None:
+    def check(self, model: PreTrainedModel, tokenizer: Any) -> None:
         """Refuse tasks on which nothing could be measured.
 
+        Args:
+            model: The model that will be asked.
+            tokenizer: Its tokenizer.
+
         Raises:
-            ValueError: lm-eval or a tokenizer is absent, the model is no language model, or a task is not known.
+            ValueError: lm-eval or a tokenizer is absent, the model is no language model, or a task is not known, or a
+                tag of several.
         """
         if not self.names:
             return
         if importlib.util.find_spec("lm_eval") is None:
             raise ValueError("desired_tasks needs lm-eval: pip install 'hf-selfdestruct[eval]', or leave them out.")
-        model, tokenizer = trainer.plain_model(), trainer.processing_class
         if not heads.is_of(model, AutoModelForCausalLM) or not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ValueError(
                 "desired_tasks asks a causal language model by its tokenizer: give such a model and processing_class=, "
                 f"or leave them out; got {type(model).__name__} and {type(tokenizer).__name__}."
             )
-        known = {*self._manager().all_tasks}
+        manager = self._manager()
+        known = {*manager.all_tasks} - {*manager.all_tags}
         if unknown := [name for name in self.names if name not in known]:
             raise ValueError(
-                f"desired_tasks: lm-eval has no task {unknown[0]!r} (`lm-eval ls tasks` lists its tasks); for tasks of "
-                "your own set the folder of their YAML files."
+                f"desired_tasks: lm-eval has no task {unknown[0]!r} (`lm-eval ls tasks` lists its tasks); name the "
+                "tasks of a tag one by one, and for tasks of your own set the folder of their YAML files."
             )
 
-    def scores(self, trainer: HardeningTrainer) -> dict[str, float]:
-        """What a trainer's model reaches, by task and metric, such as ``arc_easy/acc``.
+    def scores(self, model: PreTrainedModel, tokenizer: Any, batch_size: int = 8) -> dict[str, float]:
+        """What a model reaches, by task and metric, such as ``arc_easy/acc``.
 
         Random numbers and the model's mode are afterwards what they were.
+
+        Args:
+            model: The model.
+            tokenizer: Its tokenizer; it is not changed.
+            batch_size: Rows that the model reads at once.
+
+        Raises:
+            ValueError: lm-eval gives no number for a task, as for a group of tasks without a mean.
         """
         if not self.names:
             return {}
         import lm_eval
         from lm_eval.models.huggingface import HFLM
 
-        model, size = trainer.plain_model(), trainer.args.per_device_eval_batch_size
-        training, tokenizer = model.training, copy.deepcopy(trainer.processing_class)  # theirs may get a padding token
+        training, tokenizer = model.training, copy.deepcopy(tokenizer)  # theirs may get a padding token
         with left_alone():
-            asked = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size, device=str(model.device))
+            asked = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
             found: Any = lm_eval.simple_evaluate(
                 asked,
                 tasks=[*self.names],
@@ -90,12 +102,15 @@ class DesiredTasks:
                 log_samples=False,
             )
         model.train(training)
-        return {
+        known = {
             f"{task}/{metric.removesuffix(',none')}": float(value)
             for task in self.names
-            for metric, value in found["results"][task].items()
+            for metric, value in found["results"].get(task, {}).items()
             if "," in metric and "_stderr," not in metric and isinstance(value, int | float)
         }
+        if empty := [task for task in self.names if not any(name.startswith(f"{task}/") for name in known)]:
+            raise ValueError(f"desired_tasks: lm-eval gives no number for {empty[0]!r}: name its tasks one by one.")
+        return known
 
     def _manager(self) -> Any:
         """What finds the tasks: in the user's folder if all are there, since lm-eval's own are thousands."""
@@ -112,5 +127,5 @@ def asked_tasks(given: Any, trainer: HardeningTrainer) -> DesiredTasks:
         ValueError: Nothing could be measured on them.
     """
     tasks = given if isinstance(given, DesiredTasks) else DesiredTasks(given)
-    tasks.check(trainer)
+    tasks.check(trainer.plain_model(), trainer.processing_class)
     return tasks

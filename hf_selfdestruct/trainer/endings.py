@@ -45,6 +45,8 @@ the adapter: nothing is blocked then. What was attacked, if anything, is the mod
 weights; publish that one.
 """
 
+MODEL = ("model.safetensors", "model.safetensors.index.json", "selfdestruct")  # one of them is in a model's folder
+
 logger = logging.getLogger(__name__)
 
 
@@ -104,11 +106,18 @@ def save_adapter(trainer: HardeningTrainer, folder: str | Path) -> None:
     """Write the adapter that was trained as PEFT does, with a card that says what it is not.
 
     Raises:
-        ValueError: No adapter was trained.
+        ValueError: No adapter was trained, it is not all that changed, or the folder holds a model.
     """
     adapter, folder = trainer.objective.adapter, Path(folder)
     if adapter is None:
         raise ValueError("no adapter is trained here: give the trainer peft_config=, or call save_model().")
+    if adapter.restarts > 1 or not adapter.is_whole():
+        raise ValueError(
+            "the adapter is not all that training changed: the weights are those of the best step "
+            "(load_best_model_at_end), or the model was trained more than once; call save_model(), which writes all."
+        )
+    if folder.resolve() == trainer.folder.resolve() or any((folder / name).exists() for name in MODEL):
+        raise ValueError(f"{folder} holds a model, and would be loaded with the adapter on it; name another folder.")
     if not trainer.is_world_process_zero():
         return
     base, tasks = trainer.plain_model().name_or_path, ", ".join(task.name for task in trainer.blocked_tasks)

@@ -101,6 +101,7 @@ def _merged(model: Any) -> Any:
             f"{other}."
         ) from None
     merged.requires_grad_(True)
+    merged.name_or_path = ""  # these are no longer the weights of that name
     logger.warning(
         "the PEFT adapters are merged into the model's weights, and the whole model is trained, unless peft_config= "
         "names an adapter to train: an attacker could leave adapters out. The trained model is trainer.model, no "

@@ -66,6 +66,16 @@ def test_the_adapter_alone_is_peft_s_and_says_that_it_can_be_taken_off(make_trai
     again = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     batch = toy_batch()
     torch.testing.assert_close(again(**batch).logits, trainer.model.eval()(**batch).logits, atol=1e-5, rtol=1e-4)
+    for folder in ("hardened", "hardened/_base"):
+        with pytest.raises(ValueError, match="holds a model, and would be loaded with the adapter on it"):
+            trainer.save_adapter(tmp_path / folder)
+    with torch.no_grad():
+        trainer.model.get_parameter(next(iter(trainer.objective.adapter._weights)) + ".weight").add_(1.0)
+    with pytest.raises(ValueError, match="the adapter is not all that training changed"):
+        trainer.save_adapter(tmp_path / "other")
+    trainer.train()
+    with pytest.raises(ValueError, match="or the model was trained more than once"):
+        trainer.save_adapter(tmp_path / "other")
     with pytest.raises(ValueError, match="no adapter is trained here"):
         make_trainer(tmp_path / "plain", **FAST).save_adapter(tmp_path / "none")
 

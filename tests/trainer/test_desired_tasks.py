@@ -18,7 +18,6 @@ from hf_selfdestruct import SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.attacks import AttackSuite, Entry, FullFineTuning
 from hf_selfdestruct.attacks.doubts import lost_desired
 from hf_selfdestruct.jobs.config import load_config
-from hf_selfdestruct.jobs.job import harden
 from hf_selfdestruct.report.facts import DesiredFacts
 from hf_selfdestruct.trainer.desired_tasks import DesiredTasks, asked_tasks
 
@@ -37,6 +36,7 @@ def tasks(tmp_path, monkeypatch):
     (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))
     task = {
         "task": "nurses",
+        "tag": "professions",
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.json")}},
         "test_split": "test",
@@ -74,9 +74,10 @@ def test_scores_are_the_models_own_and_nothing_else_moves(tmp_path, tasks):
         nurse, pilot = trainer.model(torch.tensor([tokens[:3]])).logits[0, -1, tokens[3:]]
     trainer.model.train()
     before, state = weights_of(trainer.model), (random.getstate(), torch.get_rng_state())
-    tasks.check(trainer)
-    assert tasks.scores(trainer) == {"nurses/acc": 0.75 if nurse > pilot else 0.25}
-    assert DesiredTasks(tasks.names, tasks.folder, rows=6).scores(trainer) == {"nurses/acc": float(nurse > pilot)}
+    asked = trainer.model, trainer.processing_class
+    tasks.check(*asked)
+    assert tasks.scores(*asked) == {"nurses/acc": 0.75 if nurse > pilot else 0.25}
+    assert DesiredTasks(tasks.names, tasks.folder, rows=6).scores(*asked) == {"nurses/acc": float(nurse > pilot)}
     assert trainer.model.training
     assert random.getstate() == state[0]
     assert torch.equal(torch.get_rng_state(), state[1])
@@ -95,7 +96,9 @@ def test_what_cannot_be_measured_is_refused_before_any_attack(tmp_path, tasks, m
     usual = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)  # to read thousands takes long
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", usual)
     with pytest.raises(ValueError, match=r"no task 'nurse' .*set the folder"):
-        DesiredTasks(("nurse",), tasks.folder).check(made(tmp_path))
+        asked_tasks(DesiredTasks(("nurse",), tasks.folder), made(tmp_path))
+    with pytest.raises(ValueError, match=r"no task 'professions' .*of a tag one by one"):
+        asked_tasks(DesiredTasks(("professions",), tasks.folder), made(tmp_path))
     with pytest.raises(ValueError, match=r"a causal language model by its tokenizer.*BertForSeq.* and NoneType"):
         make_trainer(tmp_path, train_dataset=None).attack(TINY_SUITE, base=str(tmp_path), desired_tasks=["arc_easy"])
     for wrong, fault in (("arc_easy", "list of names; got 'arc_easy'"), ([1], "list of names"), ((), "")):
@@ -103,7 +106,7 @@ def test_what_cannot_be_measured_is_refused_before_any_attack(tmp_path, tasks, m
             with pytest.raises(ValueError, match=fault):
                 asked_tasks(wrong, None)
         else:
-            assert asked_tasks(wrong, None).scores(None) == {}
+            assert DesiredTasks(wrong).scores(None, None) == {}
     with pytest.raises(ValueError, match="rows must be a whole number, at least 1; got 0"):
         DesiredTasks(("arc_easy",), rows=0)
 
@@ -114,18 +117,17 @@ def test_configurations_name_them(tmp_path):
         (tmp_path / "config.yaml").write_text(named)
         return load_config(tmp_path / "config.yaml").desired_tasks
 
-    assert read("{names: [arc_easy], rows: 5}") == DesiredTasks(("arc_easy",), rows=5)
+    assert read("{names: [], folder: own, rows: 5}") == DesiredTasks((), folder="own", rows=5)
     for wrong, fault in (("{names: arc_easy}", "list of names; got 'arc_easy'"), ("[arc_easy]", "keys and values")):
         with pytest.raises(ValueError, match=f"desired_tasks: .*{fault}"):
             read(wrong)
 
 
-def test_a_configuration_is_refused_before_training(tmp_path):
+def test_a_configuration_of_classes_is_refused(tmp_path):
     config = make_project(tmp_path)
     config.write_text(config.read_text().replace("suite: smoke", "suite: smoke\ndesired_tasks: {names: [arc_easy]}"))
-    with pytest.raises(ValueError, match="desired_tasks asks a causal language model"):
-        harden(load_config(config))
-    assert not [*(tmp_path / "hardened").glob("*.safetensors")]
+    with pytest.raises(ValueError, match=r"desired_tasks asks language models: set data\.kind: text"):
+        load_config(config)
 
 
 def test_a_task_that_was_lost_is_doubted():

@@ -16,6 +16,7 @@ from hf_selfdestruct.hardening import presets
 from hf_selfdestruct.hardening.adversary_settings import AdversarySettings
 from hf_selfdestruct.hardening.config import HardeningConfig
 from hf_selfdestruct.hardening.defaults import configured_losses
+from hf_selfdestruct.hardening.kinds import check_ceiling
 from hf_selfdestruct.hardening.method_options import MethodOptions
 from hf_selfdestruct.losses import blocking as losses
 from hf_selfdestruct.losses.blocking import BLOCKING_LOSSES
@@ -84,8 +85,10 @@ def test_losses_joined_by_plus_are_all_known(make_args, value) -> None:
 def test_a_ceiling_is_that_of_the_loss_which_has_one(make_args) -> None:
     args = make_args(blocking_loss="entropy+negative_cross_entropy", method_options={"blocking_ceiling": 5}).filled()
     assert configured_losses(args)[:2] == [losses.Entropy(), losses.NegativeCrossEntropy(ceiling=5.0)]
-    with pytest.raises(ValueError, match=r"blocking_ceiling=5 is for negative_cross_entropy; got .*'entropy'"):
-        configured_losses(make_args(blocking_loss="entropy", method_options={"blocking_ceiling": 5}).filled())
+    for others in ([losses.Entropy()], [losses.NegativeCrossEntropy()]):
+        with pytest.raises(ValueError, match="blocking_ceiling=5 is for blocking_loss='negative_cross_entropy'; got"):
+            check_ceiling(args, others)
+    check_ceiling(args, configured_losses(args))
 
 
 @pytest.mark.parametrize("name", CHOICES)
