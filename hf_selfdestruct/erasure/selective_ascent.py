@@ -114,16 +114,16 @@ def selective_ascent(
     Args:
         model: A language model; it is not changed.
         blocked: Batches with labels.
-        general: Batches; their labels are not looked at.
+        general: Batches; their labels are not looked at. Every other one gives the directions, the rest the KL.
         steps: Maximum number of steps.
-        budget: Maximum KL from the model to the edited one on the general batches, in nats per token.
+        budget: Maximum KL from the model to the edited one, in nats per token.
         seed: Of the tokens that are drawn from the model.
 
     Returns:
         Parameter name to new values, the old ones where no step stays within the budget.
     """
     layers = mlp_layers(model)
-    selectors = {name: [selector(side) for side in sides] for name, sides in moments(model, general, seed).items()}
+    selectors = {name: [selector(side) for side in sides] for name, sides in moments(model, general[::2], seed).items()}
     found: Weights = {name: model.get_parameter(name).detach() for name in layers}
     size, rate = _norm(found), RATE
     for _ in range(steps):
@@ -132,13 +132,18 @@ def selective_ascent(
         length = _norm(edit)
         while length and rate >= LEAST * RATE:
             tried = {n: (w.double() + rate * size / length * edit[n]).to(w) for n, w in found.items()}
-            if divergence(model, tried, general) <= budget:
+            if divergence(model, tried, measured_on(general)) <= budget:
                 found = tried
                 break
             rate /= 2
         else:
             break
     return found
+
+
+def measured_on(general: Sequence[Batch]) -> Sequence[Batch]:
+    """The batches on which the KL is measured: others than those that the directions come from, if there are two."""
+    return general[1::2] or general
 
 
 def divergence(model: PreTrainedModel, weights: Weights, general: Sequence[Batch]) -> float:
@@ -181,8 +186,8 @@ def _logits(model: PreTrainedModel, weights: Weights, batch: Batch) -> Tensor:
 
 
 def _flat(values: Tensor, batch: Batch) -> Tensor:
-    mask = batch.get("attention_mask")
-    return values.flatten(0, 1) if mask is None else values[mask.bool()]
+    mask, places = batch.get("attention_mask"), values.flatten(0, -2)  # some models have flattened rows by themselves
+    return places if mask is None else places[mask.bool().flatten()]
 
 
 @contextmanager

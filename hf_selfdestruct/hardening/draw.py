@@ -70,10 +70,15 @@ class Rows:
 
     def draw(self, size: int, *key: Any) -> Batch:
         """A batch decided by its key."""
+        return self.batches(size, size, *key)[0]
+
+    def batches(self, most: int, size: int, *key: Any) -> list[Batch]:
+        """Batches of different rows, at most so many in all, decided by their key."""
         if self.data is None:
             raise ValueError("no map-style rows to draw from.")
-        rows = draw_rows(np.arange(len(self.data)), size, *key).tolist()
-        return self.collate(rows_of(self.data, rows, {*self.columns, *self.labels}))
+        rows, wanted = draw_rows(np.arange(len(self.data)), most, *key).tolist(), {*self.columns, *self.labels}
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        return [self.collate(rows_of(self.data, part, wanted)) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ..erasure.selective_ascent import blocked_loss, divergence, mlp_layers, selective_ascent
+from ..erasure.selective_ascent import blocked_loss, divergence, measured_on, mlp_layers, selective_ascent
 from ..models.functional import Weights
 from ..tasks.blocked_task import draw_rows, seed_of
 from .simulator import Simulator
@@ -25,11 +25,10 @@ def selected(model: PreTrainedModel, simulator: Simulator) -> Weights:
         return {}
     blocked = []
     for task in simulator.tasks:
-        rows = draw_rows(task.adversary_rows(), ROWS, "selective", task.name)
+        rows = draw_rows(task.adversary_rows(), ROWS, "selective", task.name, seed)
         for part in np.array_split(rows, -(-len(rows) // BATCH)):
             blocked.append(simulator.collate(task.features("train", part.tolist(), simulator.columns)))
-    count = min(ROWS, len(simulator.general.data or ()))
-    general = [simulator.general.draw(min(BATCH, count), "selective", k) for k in range(-(-count // BATCH))]
+    general = simulator.general.batches(ROWS, BATCH, "selective", seed)
     found = selective_ascent(
         model, blocked, general, steps=options.selective_steps, budget=options.selective_budget, seed=seed
     )
@@ -37,7 +36,7 @@ def selected(model: PreTrainedModel, simulator: Simulator) -> Weights:
         before, after = (blocked_loss(model, weights, blocked).item() for weights in ({}, found))
     logger.warning(
         "selective edits raised the blocked loss from %.4g to %.4g nats per token, at a KL of %.3g on general text",
-        *(before, after, divergence(model, found, general)),
+        *(before, after, divergence(model, found, measured_on(general))),
     )
     return found
 

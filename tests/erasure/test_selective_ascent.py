@@ -10,7 +10,7 @@ from datasets import Dataset
 from toy_language import DESIRED, language_model, language_rows, language_task
 from toy_models import tiny_model, toy_task
 from trainer_state import assert_bitwise, weights_of
-from transformers import GPT2Config, GPT2LMHeadModel, default_data_collator
+from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM, default_data_collator
 
 from hf_selfdestruct import HardeningConfig, HardeningObjective
 from hf_selfdestruct.erasure import selective_ascent as subject
@@ -112,6 +112,19 @@ def test_layers_whose_weights_lie_the_other_way_round_are_edited_alike():
     found = subject.selective_ascent(model, *rows, steps=1, budget=1.0)
     start, after = (blocked_loss(model, weights, rows[0]).item() for weights in ({}, found))
     assert {name.rpartition("mlp.")[2] for name in found} == {"c_fc.weight", "c_proj.weight"}
+    assert after > start
+
+
+def test_rows_that_a_model_has_flattened_by_itself_are_edited_alike():
+    """OPT's MLPs read places in a row, without the dimension of the batch."""
+    sizes = {"vocab_size": 42, "hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = OPTForCausalLM(OPTConfig(**sizes, word_embed_proj_dim=16, max_position_embeddings=16, pad_token_id=0))
+    rows = [batch_of(language_rows(30, 2))], [batch_of(language_rows(30, 1, DESIRED))]
+    found = subject.selective_ascent(model, *rows, steps=1, budget=1.0)
+    start, after = (blocked_loss(model, weights, rows[0]).item() for weights in ({}, found))
+    assert {name.rpartition("layers.0.")[2] for name in found} == {"fc1.weight", "fc2.weight"}
     assert after > start
 
 

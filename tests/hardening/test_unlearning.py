@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig
 from toy_language import DESIRED, language_model, language_rows, language_task
 from toy_models import tiny_model, toy_task
 from trainer_state import assert_bitwise, moments_of, weights_of
@@ -178,3 +179,22 @@ def test_a_state_of_another_phase_is_refused():
 def test_what_cannot_work_is_refused_before_training(make_trainer, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, **{**arguments, "method_options": {"unlearn_steps": STEPS}})
+
+
+def test_with_an_adapter_the_teacher_has_the_last_step_of_unlearning() -> None:
+    model, rows = language_model(), language_rows(32, 1, DESIRED)
+    config = HardeningConfig(method="undo", blocking_batch_size=8, method_options={"unlearn_steps": 1, "noise": 0.0})
+    adapter = LoraConfig(r=2, target_modules="all-linear")
+    task = [language_task()]
+    objective = HardeningObjective(model, config, task, collate=default_data_collator, desired=rows, adapter=adapter)
+    objective.prepare(model)
+    optimizer = torch.optim.AdamW([p for p in objective.adapter.parameters() if p.requires_grad], lr=1e-2)
+    inputs = default_data_collator(task[0].kind.padded([dict(row) for row in rows])[:4])
+    total, _ = objective(model, inputs, model(**inputs).loss, 0)
+    total.backward()
+    objective.before_optimizer_step()
+    optimizer.step()
+    objective.after_optimizer_step()
+    before, after, state = weights_of(language_model()), weights_of(model), objective.state_dict()
+    assert [name for name in after if not torch.equal(before[name], after[name])]
+    assert_bitwise({name: state[ORIGINAL + name] for name in after}, after)
