@@ -144,6 +144,15 @@ def test_a_prompt_of_tokens_is_those_tokens(made):
         assert alone.loss.item() == pytest.approx(loss.item(), abs=1e-5)
 
 
+def test_a_prompt_leaves_out_columns_of_tokens_and_refuses_others():
+    _, rows, prompted = rows_and_prompted(language_model)
+    found = prompted(**rows)
+    more = {name: torch.ones_like(rows["input_ids"]) for name in ("token_type_ids", "position_ids")}
+    assert torch.equal(prompted(**rows, **more).logits, found.logits)
+    with pytest.raises(NotApplicable, match="does not go before rows with pixel_values"):
+        prompted(**rows, **more, pixel_values=torch.ones(6, 3, 8, 8))
+
+
 def test_a_prompt_alone_is_trained(pair, data):
     _, rows, prompted = rows_and_prompted(language_model)
     prompted(**rows).loss.backward()

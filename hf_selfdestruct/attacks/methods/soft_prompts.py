@@ -18,6 +18,8 @@ from .fine_tuning import Tuning
 from .tamper import NotApplicable
 from .training_loop import tune
 
+UNUSED = {"token_type_ids", "position_ids"}  # the model counts the places itself, those of the prompt too
+
 
 class Prompted(nn.Module):
     """A language model with trained embeddings before each row; it answers as one without them, row by row.
@@ -43,9 +45,21 @@ class Prompted(nn.Module):
         return self.model.base_model
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **columns: Any
     ) -> CausalLMOutput:
-        """Logits of the row's own tokens and, where there are labels, their loss."""
+        """Logits of the row's own tokens and, where there are labels, their loss.
+
+        Args:
+            input_ids: The rows.
+            attention_mask: Which tokens are no padding.
+            labels: As long as the rows.
+            columns: Further columns; token types and places are left out.
+
+        Raises:
+            NotApplicable: The rows have any other column.
+        """
+        if unknown := {*columns} - UNUSED:
+            raise NotApplicable(f"a prompt of embeddings does not go before rows with {', '.join(sorted(unknown))}.")
         rows, length = input_ids.shape
         tokens = len(self.prompt)
         embedded = self.model.get_input_embeddings()(input_ids)
