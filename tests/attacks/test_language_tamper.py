@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
 from toy_language import DESIRED, language_model, language_rows, language_task
-from transformers import GPT2Config, GPT2LMHeadModel, default_data_collator
+from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM, default_data_collator
 
 from hf_selfdestruct.attacks import AttackData, Target, Trial, Tuning
 from hf_selfdestruct.attacks.methods.batches import averaged
-from hf_selfdestruct.attacks.methods.directions import AblateDirections, mean_states, project_out, writing
+from hf_selfdestruct.attacks.methods.directions import AblateDirections, mean_states, project_out, spanned, writing
 from hf_selfdestruct.attacks.methods.general import desired_texts
 from hf_selfdestruct.attacks.methods.sibling import Distillation, Merging, StripDelta
 from hf_selfdestruct.attacks.methods.soft_prompts import Prompted, SoftPrompt
@@ -53,8 +54,8 @@ def inputs(seed, jump):
 
 
 @pytest.mark.parametrize("made", [language_model, gpt2])
-def test_no_layer_adds_to_its_direction(made):
-    """What each part of a layer writes has no share in the direction that was found, and other matrices stay."""
+def test_no_layer_adds_to_any_direction(made):
+    """What each part of a layer writes has no share in a direction found at any layer, and other matrices stay."""
     model = made()
     batches, benign = [inputs(0, 7)], [inputs(1, DESIRED)]
     layers = layers_of(model.base_model)
@@ -65,7 +66,7 @@ def test_no_layer_adds_to_its_direction(made):
     ends = ("o_proj.weight", "down_proj.weight", "c_proj.weight", "c_proj.bias")
     assert {name for name in changed if not name.endswith(ends)} == set()
     assert len([name for name in changed if name.endswith("weight")]) == 4
-    for name, direction in zip(layers, apart, strict=True):
+    for name, direction in itertools.product(layers, apart):
         for linear in writing(model.base_model.get_submodule(name), 16):
             given = linear(torch.randn(5, 32 if "mlp" in str(linear) else linear.weight.numel() // 16))
             assert (given @ direction).abs().max() < 1e-4 * given.norm() * direction.norm()
@@ -83,11 +84,25 @@ def test_the_first_layer_no_longer_tells_them_apart_by_it():
 
     direction = torch.nn.functional.normalize(apart(), dim=0)
     for linear in writing(model.base_model.get_submodule(layers[0]), 16):
-        project_out(linear, direction)
+        project_out(linear, direction[None])
     table = model.get_input_embeddings().weight.detach()
     words = [averaged(table[batch["input_ids"]], batch).mean(0) for (batch,) in kinds]
     left, passed = (torch.dot(difference, direction).item() for difference in (apart(), words[0] - words[1]))
     assert left == pytest.approx(passed, abs=1e-5)
+
+
+def test_directions_of_several_layers_are_taken_once():
+    one, other = torch.eye(4)[:2]
+    directions = spanned(torch.stack([one, 3 * one, 1e-3 * (one + other), 0 * one]))
+    torch.testing.assert_close(directions.T @ directions, torch.diag(one + other))
+
+
+def test_a_mixture_of_experts_is_not_ablated():
+    """Else its experts would go on writing the directions."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = MixtralForCausalLM(MixtralConfig(**sizes, vocab_size=42, num_key_value_heads=1, num_local_experts=2))
+    with pytest.raises(NotApplicable, match="what MixtralSparseMoeBlock writes is not that of one linear layer"):
+        AblateDirections().apply(model, 0, [inputs(0, 7)], [inputs(1, DESIRED)])
 
 
 def test_directions_need_benign_rows_and_layers():

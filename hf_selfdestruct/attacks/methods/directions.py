@@ -1,11 +1,11 @@
-"""Ablation of directions: what tells blocked from benign inputs can no longer be written by any layer."""
+"""Ablation of directions: no matrix of a layer writes any more what told blocked from benign inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, ClassVar
 
 import torch
@@ -17,15 +17,17 @@ from .batches import averaged
 from .tamper import Inputs, NotApplicable, Tamper, layers_of
 
 BATCHES = 8  # of each kind of input
+SAME = 1e-5  # times the largest singular value: below, directions of several layers differ by rounding alone
+LINEAR = nn.Linear | Conv1D
 
 
 @dataclass(frozen=True)
 class AblateDirections(Tamper):
-    """Each layer's difference between its mean states on blocked and on benign inputs, projected out of its matrices.
+    """Every layer's difference between its mean states on blocked and on benign inputs, projected out of all layers.
 
-    The direction of Arditi et al. (2406.11717), estimated on the model under attack, at every layer: a defence that
-    turns its states away where a text is blocked can no longer do so. The input embeddings stay as they are, because in
-    them two texts always differ.
+    The direction of Arditi et al. (2406.11717), estimated on the model under attack, at every layer, and all of them
+    taken out of whatever a linear layer adds to the states: a defence that turns its states away along them where a
+    text is blocked can no longer do so. The input embeddings stay as they are, because in them two texts always differ.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"desired"})
@@ -33,12 +35,16 @@ class AblateDirections(Tamper):
     def apply(self, model: PreTrainedModel, seed: int, batches: Inputs = (), benign: Inputs = ()) -> None:  # noqa: D102
         layers = layers_of(model.base_model)
         blocked, usual = (mean_states(model, layers, inputs) for inputs in (batches, benign))
-        for name, one, other in zip(layers, blocked, usual, strict=True):
-            writers = [*writing(model.base_model.get_submodule(name), len(one))]
-            if not writers:
-                raise NotApplicable(f"AblateDirections(): {type(model).__name__} has no linear layers that write.")
-            for linear in writers:
-                project_out(linear, nn.functional.normalize(one - other, dim=0))
+        apart = torch.stack([one - other for one, other in zip(blocked, usual, strict=True)])
+        width = apart.shape[1]
+        writers = [[*writing(model.base_model.get_submodule(name), width)] for name in layers]
+        if not all(writers):
+            raise NotApplicable(
+                f"AblateDirections(): {type(model).__name__} has layers without a linear one that writes."
+            )
+        directions = spanned(apart)
+        for linear in chain.from_iterable(writers):
+            project_out(linear, directions)
 
 
 @torch.no_grad()
@@ -76,27 +82,43 @@ def mean_states(model: PreTrainedModel, layers: list[str], batches: Inputs) -> l
     return [torch.cat(states).mean(0) for states in found.values()]
 
 
+def spanned(vectors: Tensor) -> Tensor:
+    """Orthonormal directions with the same span as the rows, each row being as long as any other or 0."""
+    _, sizes, directions = torch.linalg.svd(nn.functional.normalize(vectors.float(), dim=1), full_matrices=False)
+    return directions[sizes > SAME * sizes[0]]
+
+
 def writing(layer: nn.Module, width: int) -> Iterator[nn.Module]:
-    """The linear layers that write into a layer's states: the last one of each of its parts, where it is so wide."""
+    """The linear layers that write into a layer's states: the last one of each of its parts, where it is so wide.
+
+    Raises:
+        NotApplicable: A part has other matrices, or a list of modules, such as a mixture's experts: what of them writes
+            is not known.
+    """
     for part in layer.children():
-        linear = [module for module in part.modules() if isinstance(module, nn.Linear | Conv1D)]
+        linear = [module for module in part.modules() if isinstance(module, LINEAR)]
+        others = [module for module in part.modules() if not isinstance(module, LINEAR)]
+        if any(isinstance(one, nn.ModuleList) or any(w.dim() > 1 for w in one.parameters(False)) for one in others):
+            raise NotApplicable(
+                f"AblateDirections(): what {type(part).__name__} writes is not that of one linear layer."
+            )
         if linear and _by_outputs(linear[-1]).shape[0] == width:
             yield linear[-1]
 
 
 @torch.no_grad()
-def project_out(linear: nn.Module, direction: Tensor) -> None:
-    """Take a direction of length 1 out of everything that a linear layer gives.
+def project_out(linear: nn.Module, directions: Tensor) -> None:
+    """Take directions out of everything that a linear layer gives.
 
     Args:
         linear: The layer.
-        direction: Shape ``(width,)``.
+        directions: Orthonormal rows, ``(directions, width)``.
     """
     weight = _by_outputs(linear)
-    direction = direction.to(weight)
-    weight.sub_(torch.outer(direction, direction @ weight))
+    directions = directions.to(weight)
+    weight.sub_(directions.T @ (directions @ weight))
     if isinstance(linear.bias, Tensor):
-        linear.bias.sub_(direction * (direction @ linear.bias))
+        linear.bias.sub_(directions.T @ (directions @ linear.bias))
 
 
 def _by_outputs(linear: nn.Module) -> Tensor:
