@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from torch import nn
 from toy_language import BLOCKED, DESIRED, WORDS, language_model, language_rows, language_task
 from transformers import default_data_collator
@@ -42,6 +43,16 @@ def test_beginnings_are_as_long_as_texts_allow(data):
     texts = Continuations(data.desired)
     assert ({len(prompt) for prompt in texts.prompts}, texts.length) == ({PARTS["prompt"]}, PARTS["length"])
     assert len(texts.prompts) == 16
+
+
+def test_a_short_text_does_not_shorten_the_beginnings_of_long_ones():
+    """Texts of one prompt and a token are enough; with fewer than four such, each text is continued from its half."""
+    short, long = ([*range(size)] for size in (2, 17))
+    for count, sizes in ((4, (16, 1)), (3, (1, 16))):
+        rows = {"input_ids": [short] + [long] * count, "attention_mask": [[1] * 2] + [[1] * 17] * count}
+        texts = Continuations(desired_texts(*[Dataset.from_dict(rows)] * 2, COLUMNS))
+        assert (len(texts.prompts[0]), texts.length) == sizes
+        assert len(texts.prompts) == count + (count < 4)
 
 
 def test_real_continuations_are_no_gibberish_and_others_are(data):

@@ -14,6 +14,7 @@ from ..target import Target, device, placed
 from .ngram import Counts
 
 ROWS, PROMPT, LONGEST = 16, 16, 32  # texts to continue, their first tokens, and tokens that follow
+FEWEST = 4  # texts longer than a prompt; where there are fewer, shorter ones are continued too
 DISTINCT = 0.5  # share of pairs of neighbours that differ, below which a continuation repeats itself
 USUAL = 95  # percentile of how surprising the texts' own continuations are
 COUNTED = 200_000  # tokens of desired texts that pairs are counted in
@@ -31,9 +32,11 @@ class Continuations:
     """
 
     def __init__(self, desired: DesiredData) -> None:
-        texts = [_tokens(row) for row in desired.test.features]
+        every = [_tokens(row) for row in desired.test.features]
+        long = [text for text in every if len(text) > PROMPT]
+        texts = long if len(long) >= FEWEST else every
         # No longer than the texts themselves, for which any model has places.
-        begin = max(1, min(PROMPT, min(map(len, texts)) // 2))
+        begin = PROMPT if texts is long else max(1, min(PROMPT, min(map(len, texts)) // 2))
         self.length = min(LONGEST, max(map(len, texts)) - begin)
         self.prompts = [text[:begin] for text in texts[:ROWS]]
         sizes = np.cumsum([len(row["input_ids"]) for row in desired.train.features])
