@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pytest
 from ledger_attacks import Counting
+from toy_language import DESIRED, language_model, language_rows, language_task
+from transformers import default_data_collator
 
 from hf_selfdestruct.attacks import (
     AnyOf,
@@ -18,6 +20,7 @@ from hf_selfdestruct.attacks import (
     TiedWords,
     Trial,
 )
+from hf_selfdestruct.attacks.methods.general import desired_texts
 from hf_selfdestruct.attacks.methods.references import RawInput
 from hf_selfdestruct.attacks.suites.audit import plan_problems
 from hf_selfdestruct.attacks.suites.plan import Job
@@ -132,6 +135,26 @@ def test_refits_are_held_against_the_plan(report, monkeypatch, name):
     cheat, named = CHEATS[name]
     cheat(run, raw)
     assert any(named in line for line in plan_problems(AttackReport.from_json(json.dumps(raw))))
+
+
+def test_a_refit_of_a_language_model_is_held_against_the_plan(tmp_path, monkeypatch):
+    """It measures neither the general loss at looks, of which it takes none, nor gibberish; all else is as before."""
+    for seed, role in enumerate(("base", "undefended", "hardened")):
+        language_model(seed=seed).save_pretrained(tmp_path / role)
+    targets = [Target(role, str(tmp_path / role)) for role in ("base", "undefended", "hardened")]
+    suite = dataclasses.replace(SUITE, name="of texts", entries=(Entry(TUNED, (None,), refit=True),), seeds=1)
+    monkeypatch.setitem(SUITES, "of texts", suite)
+    report = suite.run(
+        [*targets, Target("scratch", str(tmp_path / "base"), random=True)],
+        [language_task()],
+        columns=("input_ids", "attention_mask"),
+        collate=default_data_collator,
+        desired=desired_texts(*[language_rows(20, 8, DESIRED)] * 2, ("input_ids", "attention_mask")),
+        progress=False,
+    )
+    (before, again) = (run for run in report.runs if run.role == "hardened")
+    assert (len(before.general), len(before.gibberish), again.general, again.gibberish) == (5, 2, (), ())
+    assert plan_problems(report) == []
 
 
 def test_controls_and_fewer_examples_are_not_refitted(targets, task_of, collate):

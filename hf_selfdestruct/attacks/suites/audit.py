@@ -29,7 +29,7 @@ SLACK = 0.02  # in selection accuracy: what the same steps made twice may differ
 MOST_LUCK = 2.0  # times 1 / sqrt(selection rows): above what a choice among hundreds of settings owes to chance
 MOST_LINES = 50
 # What a refit may change of a run; all else was chosen before.
-REFITTED = ("examples", "test", "steps", "seconds", "flops", "desired_drop", "predictions")
+REFITTED = ("examples", "test", "steps", "seconds", "flops", "desired_drop", "predictions", "general", "gibberish")
 
 
 @dataclass(frozen=True)
