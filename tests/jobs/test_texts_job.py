@@ -25,6 +25,7 @@ from hf_selfdestruct.jobs.texts import load_texts
 from hf_selfdestruct.publish.manifest import problems
 from hf_selfdestruct.report.comparison import difference
 from hf_selfdestruct.report.report import AttackReport
+from hf_selfdestruct.report.token_rows import token_contributions, unpacked_tokens
 
 TUNING = FullFineTuning(learning_rates=(1e-3,), steps=(8,), looks=2)
 SUITE = AttackSuite("toy", 1, (Entry(TUNING, (None,)),), seeds=1, few_seeds=0, more=None, null=False)
@@ -134,6 +135,12 @@ def test_recorded_runs_on_every_model_give_the_recorded_numbers_again(project, h
     assert all(one.now == one.recorded for one in again.found)
 
 
+def spread(run):
+    """Four standard errors of a run's score on its selection rows: where rows are right or wrong, 2 / sqrt(rows)."""
+    rows = token_contributions(unpacked_tokens(run["selected"]))
+    return 4 * rows.std() / len(rows) ** 0.5
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -141,6 +148,7 @@ def test_recorded_runs_on_every_model_give_the_recorded_numbers_again(project, h
         (lambda run: run["selection"].update(loss=0.5), "loss on selection does not follow from its predictions"),
         (lambda run: run.update(predictions="", selected=""), "chosen, and without predictions"),
         (lambda run: run.update(seed=7), "runs at seed 0; the suite tries each of"),
+        (lambda run: run.update(optimism=spread(run) + 0.001), "more optimism than chance gives"),
     ],
 )
 def test_a_report_of_texts_is_held_against_its_plan(hardened, tmp_path, change, told):
@@ -148,6 +156,14 @@ def test_a_report_of_texts_is_held_against_its_plan(hardened, tmp_path, change, 
     change(next(run for run in raw["runs"] if run["role"] == "hardened" and run["chosen"]))
     (tmp_path / "report.json").write_text(json.dumps(raw), encoding="utf-8")
     assert told in plan_problems(AttackReport.load(tmp_path / "report.json"))[0]
+
+
+def test_luck_of_tokens_is_of_their_spread(hardened, tmp_path):
+    raw = json.loads((hardened / "selfdestruct" / "report.json").read_text(encoding="utf-8"))
+    run = next(run for run in raw["runs"] if run["role"] == "hardened" and run["chosen"])
+    run["optimism"] = spread(run) - 0.001
+    (tmp_path / "report.json").write_text(json.dumps(raw), encoding="utf-8")
+    assert not any("optimism" in problem for problem in plan_problems(AttackReport.load(tmp_path / "report.json")))
 
 
 def test_a_filtered_model_of_another_shape_is_refused_before_training(project, tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 from ...report.attack_run import FILTERED, ROLES, AttackRun
 from ...report.facts import TaskFacts
 from ...report.report import AttackReport
+from ...report.token_rows import token_contributions, unpacked_tokens
 from ...tasks.development import DEVELOPMENT
 from ..attack import Attack
 from ..doubts import doubts
@@ -27,6 +28,9 @@ from .shipped import SUITES
 
 SLACK = 0.02  # in selection accuracy: what the same steps made twice may differ by on a GPU
 MOST_LUCK = 2.0  # times 1 / sqrt(selection rows): above what a choice among hundreds of settings owes to chance
+# Both are for rows that are right or wrong, which lie at most so far apart. For rows of tokens they are scaled by how
+# far these do; that it is enough there was not measured.
+SPREAD = 0.5
 MOST_LINES = 50
 # What a refit may change of a run; all else was chosen before.
 REFITTED = ("examples", "test", "steps", "seconds", "flops", "desired_drop", "predictions", "general", "gibberish")
@@ -200,9 +204,11 @@ def _runs(report: AttackReport, suite: AttackList) -> Iterator[str]:
     searches = [(one, groups.pop(one.key, [])) for one in planned(report, suite)]
     fits = {(one.task, one.attack.name, one.examples) for one, runs in searches if not _never_fits(runs)}
     for one, runs in searches:
-        luck = MOST_LUCK / math.sqrt(report.tasks[one.task].rows.selection)
-        before = known.get((*one.key[:3], report.tasks[one.task].rows.train), [])
-        if problem := _refit(before, runs) if one.refit else _search(one, runs, luck):
+        rows = report.tasks[one.task].rows
+        before = known.get((*one.key[:3], rows.train), [])
+        scale = _spread(runs) / SPREAD if report.tasks[one.task].has_tokens else 1.0
+        luck, slack = scale * MOST_LUCK / math.sqrt(rows.selection), scale * SLACK
+        if problem := _refit(before, runs) if one.refit else _search(one, runs, luck, slack):
             yield f"{one}: {problem}"
         elif (one.task, one.attack.name, one.examples) in fits and any(r.chosen and not r.selection for r in runs):
             yield f"{one}: the chosen settings failed, so that what the attack reaches is not known"
@@ -215,7 +221,13 @@ def _never_fits(runs: Iterable[AttackRun]) -> bool:
     return all(run.status == "failed" and run.error.startswith("NotApplicable") for run in runs)
 
 
-def _search(one: Planned, runs: list[AttackRun], luck: float) -> str | None:
+def _spread(runs: Iterable[AttackRun]) -> float:
+    """Standard deviation of what selection rows of tokens add to the score, in the run where it is largest."""
+    found = [token_contributions(unpacked_tokens(run.selected)).std() for run in runs if run.selected]
+    return float(max(found, default=SPREAD))
+
+
+def _search(one: Planned, runs: list[AttackRun], luck: float, slack: float) -> str | None:
     """The first thing in which the runs of a search differ from its plan."""
     order = {_key(settings): i for i, settings in enumerate(one.space())}
     if any(_key(run.settings) not in order for run in runs):
@@ -235,7 +247,7 @@ def _search(one: Planned, runs: list[AttackRun], luck: float) -> str | None:
     if not all(run.chosen and run.status != "pruned" and run.settings == chosen[0].settings for run in again):
         return "other settings than the chosen ones at further seeds"
     reached = [run.curve[0][1] for run in whole if run.curve]
-    if pruned and reached and min(reached) + SLACK < max(_merit(run)[0] for run in pruned):
+    if pruned and reached and min(reached) + slack < max(_merit(run)[0] for run in pruned):
         return "settings were given up that were ahead of those kept"
     if any(not 0 <= run.optimism <= (luck if run.chosen else 0.0) for run in runs):
         return "more optimism than chance gives on so many selection rows"
