@@ -106,6 +106,10 @@ class Attack(ABC):
         """Whether it can be run on a kind of task."""
         return self.kinds is None or kind.name in self.kinds
 
+    def refusal(self, device: str) -> str:
+        """Why it cannot be run on a type of device, such as ``cpu``; empty where it can."""
+        return ""
+
     @property
     def needs(self) -> frozenset[str]:
         """What must be there for it to run, beside weights and examples."""
@@ -162,6 +166,10 @@ class AnyOf(Attack):
     def fits(self, kind: TaskKind) -> bool:
         """Whether each of them can."""
         return all(attack.fits(kind) for attack in self.of)
+
+    def refusal(self, device: str) -> str:
+        """The first reason of one of them."""
+        return next(filter(None, (attack.refusal(device) for attack in self.of)), "")
 
     def __post_init__(self) -> None:
         if len({attack.name for attack in self.of}) < len(self.of):

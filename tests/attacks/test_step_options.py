@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_selfdestruct.attacks import FullFineTuning, ProbedFirst, Target, Trial, Tuning
+from hf_selfdestruct.attacks import AnyOf, AttackSuite, Entry, FullFineTuning, ProbedFirst, Target, Trial, Tuning
 from hf_selfdestruct.attacks.methods.probed_first import pooled, probed
 from hf_selfdestruct.attacks.methods.step_options import Average, Precision, fewer_words, groups
 from hf_selfdestruct.attacks.methods.tamper import NotApplicable, ReinitialiseEmbeddings
@@ -131,6 +131,17 @@ def test_half_precision_of_a_gpu_is_refused_on_a_cpu(target, readable, monkeypat
     monkeypatch.setattr("hf_selfdestruct.attacks.methods.training_loop.device", lambda: torch.device("cpu"))
     with pytest.raises(ValueError, match="precision='fp16' needs a CUDA device, and this is cpu: use precision='bf16'"):
         outcome(Tuning("half", **SMALL, precision="fp16"), target, readable)
+
+
+def test_half_precision_of_a_gpu_is_refused_before_any_attack(monkeypatch):
+    half = Tuning("half", **SMALL, precision="fp16")
+    for attack in (half, AnyOf("any", (Tuning("whole", **SMALL), half))):
+        suite = AttackSuite("mine", 1, (Entry(attack, (None,)),))
+        monkeypatch.setattr("hf_selfdestruct.attacks.suites.attack_list.device", lambda: torch.device("cpu"))
+        with pytest.raises(ValueError, match=f"suite 'mine', attack '{attack.name}': precision='fp16' needs a CUDA"):
+            suite.check_fits([])
+        monkeypatch.setattr("hf_selfdestruct.attacks.suites.attack_list.device", lambda: torch.device("cuda"))
+        suite.check_fits([])
 
 
 def test_scaled_losses_give_the_same_gradients_and_an_overflow_no_step(monkeypatch):

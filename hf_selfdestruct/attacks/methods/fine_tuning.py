@@ -20,7 +20,7 @@ from ...tasks.blocked_task import seed_of
 from ..attack import Attack, Outcome, Trial
 from .batches import inputs_of
 from .optimizers import OPTIMIZERS
-from .step_options import PRECISIONS
+from .step_options import PRECISIONS, refused
 from .tamper import NotApplicable, Tamper, layers_of
 from .training_loop import tune
 
@@ -119,6 +119,9 @@ class Tuning(Attack):
             raise ValueError(f"{self.name}: unfreezing must lie in [0, 1]; got {self.unfreezing}.")
         if self.precision not in PRECISIONS or self.patience < 0:
             raise ValueError(f"{self.name}: precision must be one of {', '.join(PRECISIONS)}, patience 0 or more.")
+
+    def refusal(self, device: str) -> str:  # noqa: D102
+        return refused(self.precision, device)
 
     @property
     def needs(self) -> frozenset[str]:  # noqa: D102

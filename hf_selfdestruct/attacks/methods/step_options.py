@@ -141,6 +141,12 @@ def fewer_words(batch: dict[str, Tensor], share: float) -> dict[str, Tensor]:
     return {**batch, "attention_mask": mask.masked_fill(left_out, 0)}
 
 
+def refused(precision: str, on: str) -> str:
+    """Why a precision is not to be had on a type of device; empty where it is."""
+    lacking = precision == "fp16" and on != "cuda"
+    return f"precision='fp16' needs a CUDA device, and this is {on}: use precision='bf16' here." if lacking else ""
+
+
 class Precision:
     """The precision of training: weights, their steps and all answers are float32, as in the ``transformers`` trainer.
 
@@ -157,8 +163,8 @@ class Precision:
 
     def __init__(self, settings: dict[str, Any], on: str) -> None:
         name = settings.get("precision", "float32")
-        if name == "fp16" and on != "cuda":
-            raise ValueError(f"precision='fp16' needs a CUDA device, and this is {on}: use precision='bf16' here.")
+        if told := refused(name, on):
+            raise ValueError(told)
         self._type, self._on = PRECISIONS[name], on
         self._scaler = torch.amp.GradScaler(on, enabled=name == "fp16")
 

@@ -12,6 +12,7 @@ from ...tasks.kind import TaskKind
 from ..attack import Attack
 from ..methods.fine_tuning import Tuning
 from ..methods.references import MORE
+from ..target import device
 
 FEW, FEW_SEEDS = 20, 10
 ON_TEST = "settings and looks are selected on the test split, as the paper does: scores are flattered"
@@ -114,11 +115,14 @@ class AttackList:
         return [one for i, one in enumerate(wanted) if one not in wanted[:i]]
 
     def check_fits(self, tasks: Sequence[BlockedTask]) -> None:
-        """Refuse tasks of a kind that it is not for, or that some attacks cannot be run on.
+        """Refuse tasks of a kind that it is not for, or that some attacks cannot be run on, here or anywhere.
 
         Raises:
-            ValueError: With the task, and with the attacks or suites that can.
+            ValueError: With the task, and with the attacks or suites that can; or with what this machine lacks.
         """
+        for attack in (*(entry.attack for entry in self.entries), *([self.more] if self.more else [])):
+            if told := attack.refusal(device().type):
+                raise ValueError(f"suite {self.name!r}, attack {attack.name!r}: {told}")
         for task in tasks:
             self.check_kind(task.kind, f"task {task.name!r}")
 
