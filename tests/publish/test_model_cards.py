@@ -27,11 +27,15 @@ EXAMPLES = {
     "wikibios-source-shift": ROOT / "examples" / "wikibios.yaml",
     "wikibios-general": ROOT / "examples" / "wikibios_general.yaml",
     "wikibios-same-article": ROOT / "examples" / "wikibios_same_article.yaml",
+    "python-code": ROOT / "hf_selfdestruct" / "demo" / "language.yaml",
     "wikibios-roles-swapped": ROOT / "examples" / "wikibios_roles_swapped.yaml",
 }
-METHODS = {"wikibios-general": "general", "wikibios-same-article": "mlac_fast"}
-# What the example did when the card was made.
-OVERRIDES = {"wikibios-source-shift": ["--method_options.max_blocking_grad_norm", "0"]}
+METHODS = {"python-code": "language", "wikibios-general": "general", "wikibios-same-article": "mlac_fast"}
+# What the example did when the card was made, or what the card's script changes of it.
+OVERRIDES = {
+    "wikibios-source-shift": ["--method_options.max_blocking_grad_norm", "0"],
+    "python-code": ["--max_steps", "500"],
+}
 
 
 def test_there_are_cards():
