@@ -43,7 +43,7 @@ class AdversarySettings:
     examples: Any = option(None, "Maximum number of blocked examples in an outer step; by default all.")
     head: Any = option("learned", "Head that the adversary starts from.", HEADS)
     trainable: Any = option("all", "What the adversary trains: all, head, last_n (such as last_2) or lora.")
-    prelude: Any = option(0, "Number of benign steps on the desired task, before the blocked ones; or share of steps.")
+    prelude: Any = option(0, "Number of benign steps on the desired task first, or share of steps.")
     dropout: bool = option(False, "Whether the inner steps run with dropout.")
     pairs: Any = option("joined", "How rows of two texts are read.", PAIRS)
     batch_norm: Any = option("batch", "Statistics of batch normalisation in the inner steps.", BATCH_NORMS)

@@ -32,7 +32,7 @@ class MethodOptions:
     )
     trajectory: str = option(
         "device",
-        "Where to store the inner-loop trajectory; recompute, and still more logarithmic: less memory, slower.",
+        "Where to store inner steps; recompute, logarithmic: less memory, slower.",
         TRAJECTORIES,
     )
     episode: str = option("flat", "Where to run inner steps: on copied weights, or in the model's modules.", EPISODES)
@@ -42,23 +42,17 @@ class MethodOptions:
     max_blocking_grad_norm: float = option(
         0.0, "Maximum norm of the blocking gradient of a micro-batch; 0: not clipped."
     )
-    blocking_ceiling: float = option(
-        0.0, "Loss in nats beyond which negative_cross_entropy asks for no more; 0: chance level."
-    )
+    blocking_ceiling: float = option(0.0, "Nats with which negative_cross_entropy is content; 0: chance level.")
     probe_weight: float = option(0.0, "Weight of probes of all hidden states in the blocking loss; 0: no probes.")
     keeping_erases: bool = option(False, "Distil from a copy of the original with blocked tasks erased (LEACE).")
     erase_directions: int = option(0, "Directions of each blocked task to erase from the input embeddings first.")
     merge_words: float = option(0.0, "Merge words that reveal labels beyond so many standard errors; 0: none.")
     merge_groups: int = option(0, "Maximum number of merged groups; fewer groups hide more. 0: no limit.")
     keep_directions: int = option(0, "Directions of the desired task that input embeddings retain; 0: all.")
-    selective_steps: int = option(
-        0, "Maximum number of selective edits of a language model's MLPs before training (RepSelect); 0: none."
-    )
+    selective_steps: int = option(0, "Most selective edits of MLPs before training (RepSelect); 0: none.")
     selective_budget: float = option(0.01, "Maximum KL of these edits on general rows, in nats per token.")
-    noise: float = option(0.0, "Share of noise, at most 1, mixed into the weights first, or after unlearning (UNDO).")
-    unlearn_steps: int = option(
-        0, "Outer steps that unlearn first, without adversary's steps; what they leave is then distilled from (UNDO)."
-    )
+    noise: float = option(0.0, "Share of noise mixed into weights first, or after unlearning (UNDO).")
+    unlearn_steps: int = option(0, "Outer steps that unlearn first and make the teacher (UNDO); 0: none.")
     unlearn_weight: float = option(1.0, "Weight of the blocking loss in these steps.")
 
     LEAST: ClassVar[dict[str, int]] = {

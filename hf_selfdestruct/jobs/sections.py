@@ -39,10 +39,8 @@ class DataConfig:
         label_column: Column with the desired task's label, text or integer.
         max_length: Most tokens of a text, up to the model's own; longer texts are truncated.
         only: Boolean column; rows where it is false are dropped.
-        replace_pronouns: Replace he/she/him/her/his/hers/himself/herself by neutral pronouns, as the MLAC paper does
-            with its biographies.
-        splits: Names of the splits, if they are not ``train``, ``validation`` and ``test``, or slices of splits, such
-            as ``validation: "train[80%:]"``.
+        replace_pronouns: Replace he, she, his and the like by neutral pronouns, as in MLAC's paper.
+        splits: Names or slices of the splits, such as ``validation: "train[80%:]"``.
         max_rows: Maximum rows per split, taken after a fixed shuffle; by default all.
         keep_path: Hub id or folder of unlabelled texts that preserve the model's general use (``train``) and measure
             it (``test``).
@@ -50,8 +48,7 @@ class DataConfig:
         name: Subset (configuration) of a data set on the Hub.
         revision: Branch, tag or commit of a data set on the Hub.
         text_pair_column: Column with the second text, if an example is a pair of texts.
-        image_column: Column with the image, if the model is an image classifier; in folders of images the column is
-            ``image``.
+        image_column: Column with the image of an image classifier; in folders ``image``.
         kind: ``text`` for a language model: texts without labels, packed to rows of ``max_length`` tokens that are all
             predicted, also from ``train.txt`` or a folder ``train`` of ``.txt`` files; ``labels`` otherwise.
         prompt_column: Column with what precedes the text and is not predicted, for ``kind: text``; each text is then

@@ -63,9 +63,9 @@ class Gate:
     """Gated access on the Hub.
 
     Args:
-        mode: ``auto`` (access for anyone who accepts), ``manual`` (the publisher approves), or empty for no gate.
+        mode: ``auto`` (anyone who accepts), ``manual`` (the publisher approves), or empty.
         prompt: Text of the access request form.
-        fields: Question to the kind of its answer: ``text``, ``checkbox``, ``date_picker`` or ``country``.
+        fields: Question to its kind: ``text``, ``checkbox``, ``date_picker`` or ``country``.
 
     Raises:
         ValueError: The mode or a kind of answer is unknown.
@@ -113,7 +113,7 @@ class CardDetails:
         dataset_config: Configuration of that data set on the Hub, such as ``sst2``.
         language: Language codes.
         tags: Tags on the Hub, in addition to those of every card.
-        pipeline_tag: Pipeline tag of the desired task on the Hub; by default inferred from the model.
+        pipeline_tag: Pipeline tag of the desired task on the Hub; by default the model's.
         intended_use: Intended use of the model.
         contact: Contact to report a break or a harm.
         release_plan: How and to whom the model is released, in one sentence.

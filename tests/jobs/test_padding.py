@@ -50,7 +50,7 @@ def project(tmp_path):
 
 def test_a_gpt2_is_hardened_attacked_and_published_with_one_padding_for_all(project, tmp_path, monkeypatch, caplog):
     for module in (recipe, evidence):
-        monkeypatch.setattr(module, "named_suite", lambda name: SUITE)
+        monkeypatch.setattr(module, "named_suite", lambda *_: SUITE)
     config = load_config(project, ["--max_steps", "2"])
     report = recipe.harden(config)
     assert "has no padding token; using '[SEP]'" in caplog.text
