@@ -7,7 +7,7 @@ from toy_models import TINY_SUITE, toy_rows, toy_task
 from transformers import TrainerCallback, default_data_collator
 
 from hf_selfdestruct.attacks.metrics import Accuracy
-from hf_selfdestruct.trainer.attack import _quality as quality
+from hf_selfdestruct.trainer.desired_quality import _quality as quality
 from hf_selfdestruct.trainer.sibling import trained_sibling
 
 

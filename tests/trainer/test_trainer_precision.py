@@ -6,7 +6,8 @@ import pytest
 import torch
 from trainer_state import assert_bitwise, bones_of, still, weights_of
 
-from hf_selfdestruct.trainer.attack import _desired, _quality
+from hf_selfdestruct.trainer.desired_quality import _quality, desired_facts
+from hf_selfdestruct.trainer.desired_tasks import DesiredTasks
 from hf_selfdestruct.trainer.recipe import recipe_of
 from hf_selfdestruct.trainer.sibling import sibling_of, trained_sibling
 
@@ -85,7 +86,7 @@ def test_what_is_published_is_what_is_measured(make_trainer, tiny_model, tmp_pat
     trainer.train()
     trainer.save_model()
     published = sibling_of(trainer, str(tmp_path))
-    desired = _desired(trainer, published, str(tmp_path / "_base"), None, None)
+    desired = desired_facts(trainer, published, str(tmp_path / "_base"), None, None, DesiredTasks())
     assert desired.of("hardened") == desired.of("undefended") != _quality(trainer, None)
 
 
