@@ -118,7 +118,7 @@ def evidence_of(report: AttackReport) -> dict[str, Any]:
         "given": reference(report),
         "controls": {task: table for task in report.controls() if (table := control_rows(report, task))},
         "outside": sorted(name for name, facts in report.attacks.items() if facts.outside),
-        "assumptions": sorted({facts.assumes for facts in report.attacks.values() if facts.assumes}),
+        "assumptions": sorted({one for facts in report.attacks.values() for one in facts.assumes.split("; ") if one}),
         "scored": scored(report),
         "readings": reading_lines(report),
         "desired_kept": desired_kept(report),

@@ -238,3 +238,19 @@ def test_figures_of_the_model_that_forgets():
     undefended, hardened = map(float, re.search(r"accuracy undefended (0\.\d+), hardened (0\.\d+)", kept).groups())
     assert f"professions {hardened:.3f} instead of {undefended:.3f} (undefended" in README
     assert all(row[-1] == "yes" for row in added_rows(card("wikibios-same-article"), "same-article"))
+
+
+def test_figures_of_the_language_model():
+    report = card("python-code")
+    (most,) = report.budgets("code")
+    reached = {role: f"{-report.strongest('code', most, role).mean:.3f}" for role in report.roles()}
+    told = text(CARDS / "README.md")
+    assert f"{reached['undefended']}, {reached['hardened']}, {reached['filtered']}." in README
+    assert f"a loss of {reached['hardened']} nats from the hardened model, {reached['undefended']} from the" in told
+    assert f"{reached['filtered']} from one that never saw code, {reached['scratch']} from random weights" in told
+    assert report.strongest("code", most, "hardened").attack == "full, healed first"
+    alone = [-run.test.value for run in report.runs if (run.attack, run.role) == ("full", "hardened") and run.chosen]
+    assert f"fine-tuning alone leaves {statistics.fmean(alone):.3f}" in told
+    quality = {role: f"{report.desired.of(role)['loss']:.3f}" for role in ("hardened", "undefended")}
+    assert f"the desired loss is {quality['hardened']}, undefended {quality['undefended']}" in told
+    assert any("destroyed" in doubt for doubt in report.checks)
