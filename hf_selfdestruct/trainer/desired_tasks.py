@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,8 +65,7 @@ class DesiredTasks:
                 "desired_tasks asks a causal language model by its tokenizer: give such a model and processing_class=, "
                 f"or leave them out; got {type(model).__name__} and {type(tokenizer).__name__}."
             )
-        manager = self._manager()
-        known = {*manager.all_tasks} - {*manager.all_tags}
+        known = {*self._manager.all_tasks} - {*self._manager.all_tags}
         if unknown := [name for name in self.names if name not in known]:
             raise ValueError(
                 f"desired_tasks: lm-eval has no task {unknown[0]!r} (`lm-eval ls tasks` lists its tasks); name the "
@@ -97,7 +97,7 @@ class DesiredTasks:
                 asked,
                 tasks=[*self.names],
                 limit=self.rows,
-                task_manager=self._manager(),
+                task_manager=self._manager,
                 bootstrap_iters=0,
                 log_samples=False,
             )
@@ -112,6 +112,7 @@ class DesiredTasks:
             raise ValueError(f"desired_tasks: lm-eval gives no number for {empty[0]!r}: name its tasks one by one.")
         return known
 
+    @functools.cached_property  # reading thousands of files takes seconds
     def _manager(self) -> Any:
         """What finds the tasks: in the user's folder if all are there, since lm-eval's own are thousands."""
         from lm_eval.tasks import TaskManager

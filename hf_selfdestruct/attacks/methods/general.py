@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,25 @@ def general_loss(model: PreTrainedModel, data: AttackData) -> float | None:
 
 def general_before(target: Target, data: AttackData) -> float | None:
     """The general loss of a model as it was published; measured once for each model."""
+    return as_published("general", target, data, general_loss)
+
+
+def as_published(
+    name: str, target: Target, data: AttackData, measure: Callable[[PreTrainedModel, AttackData], float | None]
+) -> float | None:
+    """What is measured of a model as it was published, once for each model; ``None`` without desired texts.
+
+    Args:
+        name: What it is remembered by.
+        target: The model.
+        data: What the attacker has.
+        measure: Measures a model on its device.
+    """
     if data.desired is None or data.desired.kind.model_class is None:
         return None
-    key = ("general", target.folder, target.random, target.identity().sha256)
+    key = (name, target.folder, target.random, target.identity().sha256)
     if key not in data.memory:
-        data.memory[key] = general_loss(placed(target.load(0, 0, auto=data.desired.kind.model_class)), data)
+        data.memory[key] = measure(placed(target.load(0, 0, auto=data.desired.kind.model_class)), data)
     return data.memory[key]
 
 

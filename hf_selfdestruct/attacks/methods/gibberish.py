@@ -10,7 +10,8 @@ from torch import nn
 
 from ...tasks.blocked_task import seed_of
 from ..data import AttackData, DesiredData
-from ..target import Target, device, placed
+from ..target import Target, device
+from .general import as_published
 from .ngram import Counts
 
 ROWS, PROMPT, LONGEST = 16, 16, 32  # texts to continue, their first tokens, and tokens that follow
@@ -75,12 +76,7 @@ def gibberish_rate(model: nn.Module, data: AttackData) -> float | None:
 
 def gibberish_before(target: Target, data: AttackData) -> float | None:
     """That of a model as it was published; measured once for each model."""
-    if data.desired is None or data.desired.kind.model_class is None:
-        return None
-    key = ("gibberish", target.folder, target.random, target.identity().sha256)
-    if key not in data.memory:
-        data.memory[key] = gibberish_rate(placed(target.load(0, 0, auto=data.desired.kind.model_class)), data)
-    return data.memory[key]
+    return as_published("gibberish", target, data, gibberish_rate)
 
 
 @torch.no_grad()
