@@ -105,6 +105,13 @@ def test_a_batch_has_labels_under_either_name():
     assert {*image_batch([{"pixel_values": torch.zeros(3, 2, 2)}])} == {"pixel_values"}
 
 
+def test_a_batch_has_its_channels_last_in_memory():
+    rows = [{"pixel_values": torch.randn(3, 4, 5)} for _ in range(2)]
+    pixels = image_batch(rows)["pixel_values"]
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(pixels, torch.stack([row["pixel_values"] for row in rows]))
+
+
 # What is refused
 
 
