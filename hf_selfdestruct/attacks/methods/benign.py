@@ -11,6 +11,7 @@ from ..data import AttackData, DesiredData
 from ..target import Target, placed
 from .batches import batch_of, epochs, predictions
 from .optimizers import OPTIMIZERS, bound, trained
+from .picture_options import to_training
 
 
 def companion(target: Target, model: PreTrainedModel, data: AttackData, seed: int) -> PreTrainedModel:
@@ -29,7 +30,7 @@ def heal(benign: PreTrainedModel, data: AttackData, seed: int, settings: dict[st
     if not settings.get("prelude") or data.desired is None:
         return
     optimizer = OPTIMIZERS["adamw"](trained(benign), lr=settings["learning_rate"])
-    benign.train()
+    to_training(benign, settings)
     for rows in epochs(len(data.desired.train.labels), settings["batch_size"], settings["prelude"], seed):
         loss = benign(**batch_of(data, data.desired.train.take(rows.tolist()))).loss
         if not torch.isfinite(loss):

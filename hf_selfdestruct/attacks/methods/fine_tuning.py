@@ -20,13 +20,24 @@ from ...tasks.blocked_task import seed_of
 from ..attack import Attack, Outcome, Trial
 from .batches import inputs_of
 from .optimizers import OPTIMIZERS
+from .picture_options import BATCH_NORMS
 from .step_options import PRECISIONS, refused
 from .tamper import NotApplicable, Tamper, layers_of
 from .training_loop import tune
 
 TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
 GRADIENTS = ("clip", "normalise")
-OPTIONS = ("embedding_factor", "layer_decay", "unfreezing", "average", "word_dropout", "patience", "precision")
+OPTIONS = (
+    "embedding_factor",
+    "layer_decay",
+    "unfreezing",
+    "average",
+    "word_dropout",
+    "patience",
+    "precision",
+    "batch_norm",
+    "crops",
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,10 @@ class Tuning(Attack):
             made after the best one: ``steps`` are the most. 0 for all steps.
         precision: ``float32``, or in the forward pass of training ``bf16`` or ``fp16`` (on a GPU alone), with weights
             in float32, as most attackers train.
+        batch_norm: Statistics of batch normalisation while training: those of the ``batch``, which move the running
+            ones, or the ``stored`` ones, which stay as they were published.
+        crops: Pixels by which each training picture is shifted at most, its edges mirrored; half of them are flipped,
+            left to right. 0 for pictures as they are.
         prelude: Benign fine-tuning steps first (heal-then-attack).
         poison: Share of blocked rows in a batch, the rest being benign; 0 for blocked rows alone.
         prune: Whether settings are compared at the first look and only the best quarter is run to the end.
@@ -92,6 +107,8 @@ class Tuning(Attack):
     word_dropout: float = 0.0
     patience: int = 0
     precision: str = "float32"
+    batch_norm: str = "batch"
+    crops: int = 0
     prelude: int = 0
     poison: float = 0.0
     prune: bool = False
@@ -119,6 +136,9 @@ class Tuning(Attack):
             raise ValueError(f"{self.name}: unfreezing must lie in [0, 1]; got {self.unfreezing}.")
         if self.precision not in PRECISIONS or self.patience < 0:
             raise ValueError(f"{self.name}: precision must be one of {', '.join(PRECISIONS)}, patience 0 or more.")
+        if self.batch_norm not in BATCH_NORMS or self.crops < 0:
+            got = f"{self.batch_norm!r} and {self.crops}"
+            raise ValueError(f"{self.name}: batch_norm must be batch or stored, crops 0 or more; got {got}.")
 
     def refusal(self, device: str) -> str:  # noqa: D102
         return refused(self.precision, device)

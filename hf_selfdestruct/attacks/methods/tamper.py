@@ -207,7 +207,7 @@ class Recalibrate(Tamper):
     """
 
     def apply(self, model: PreTrainedModel, seed: int, batches: Inputs = (), benign: Inputs = ()) -> None:  # noqa: D102
-        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        norms = batch_norms(model)
         before = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
@@ -243,6 +243,11 @@ class Chain(Tamper):
 
     def config(self) -> dict[str, Any]:  # noqa: D102
         return {"name": "Chain", "of": [tamper.config() for tamper in self.of]}
+
+
+def batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Every batch normalisation of a model."""
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def layers_of(model: nn.Module) -> list[str]:

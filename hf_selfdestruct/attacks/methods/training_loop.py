@@ -24,6 +24,7 @@ from .benign import companion, desired_drop, heal
 from .general import general_before, general_loss
 from .gibberish import gibberish_before, gibberish_rate
 from .optimizers import OPTIMIZERS, bound, trained
+from .picture_options import moved, to_training
 from .step_options import Average, Precision, fewer_words, first_steps, groups
 
 Prepare = Callable[[PreTrainedModel, Iterator[dict[str, Tensor]]], None]
@@ -131,9 +132,10 @@ def train(
             input embeddings), ``layer_decay`` (on the rate, for each layer from the last one down), ``unfreezing``
             (share of the steps after which all layers move, from the last one down), ``average`` (share that a
             running mean of the weights keeps; looks are taken at both), ``word_dropout`` (share of words that a
-            training batch leaves out), ``precision`` (of the forward pass), ``patience`` (training ends at a look
-            that lies a third of its steps after the best one, but never before so many), ``poison`` (share of
-            blocked rows in a batch), and the steps that were made before: ``prelude`` and ``distil_steps``.
+            training batch leaves out), ``batch_norm`` (whose statistics are used), ``crops`` (pixels by which pictures
+            are shifted at most, half of them flipped), ``precision`` (of the forward pass), ``patience`` (training
+            ends at a look that lies a third of its steps after the best one, but never before so many), ``poison``
+            (share of blocked rows in a batch), and the steps that were made before: ``prelude`` and ``distil_steps``.
         benign: The model of the desired task, on the same trunk.
         before: Floating-point operations spent before.
 
@@ -235,21 +237,27 @@ def _losses(
 ) -> Iterator[Callable[[], Tensor]]:
     """The loss of each step: of blocked rows, or of a batch in which they are the smaller part."""
     data, seed, settings = trial.data, trial.seed, trial.settings
-    size, poison, dropped = settings["batch_size"], settings.get("poison", 0.0), settings.get("word_dropout", 0.0)
+    size, poison = settings["batch_size"], settings.get("poison", 0.0)
     blocked = max(1, round(size * poison)) if poison else size
     streams = [epochs(len(few.labels), blocked, settings["steps"], seed)]
     if poison and benign is not None and data.desired is not None:
         streams.append(epochs(len(data.desired.train.labels), size - blocked, settings["steps"], seed))
 
     def loss(rows: np.ndarray, others: np.ndarray | None = None) -> Tensor:
-        model.train()
-        batch = batch_of(data, few.take(rows.tolist()))
-        value = model(**(fewer_words(batch, dropped) if dropped else batch)).loss
+        to_training(model, settings)
+        value = model(**_varied(batch_of(data, few.take(rows.tolist())), settings)).loss
         if others is None or benign is None or data.desired is None:
             return value
-        benign.train()
+        to_training(benign, settings)
         rest = benign(**batch_of(data, data.desired.train.take(others.tolist()))).loss
         return (len(rows) * value + len(others) * rest) / (len(rows) + len(others))
 
     for rows in zip(*streams, strict=True):
         yield lambda rows=rows: loss(*rows)  # type: ignore[misc]
+
+
+def _varied(batch: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Tensor]:
+    """A training batch with some words left out, or its pictures moved, drawn anew."""
+    if dropped := settings.get("word_dropout"):
+        batch = fewer_words(batch, dropped)
+    return moved(batch, most) if (most := settings.get("crops")) else batch
