@@ -92,11 +92,11 @@ def _attack_classes() -> Iterator[tuple[str, str]]:
 def suites() -> str:
     """Each shipped suite: version, attacks, seeds."""
     rows = []
-    files = ("shipped", "language")
+    files = ("shipped", "papers", "images", "language")
     known = {name for file in files for name in assigned(parsed(f"hf_selfdestruct/attacks/suites/{file}.py"))}
     for suite in SUITES.values():
         if suite.name.upper() not in known:
-            raise ValueError(f"suite {suite.name!r} is not a top-level name of shipped.py or language.py.")
+            raise ValueError(f"suite {suite.name!r} is a top-level name of none of {', '.join(files)}.")
         names = dict.fromkeys(entry.attack.name for entry in suite.entries)
         rows.append((f"`{suite.name}`", str(suite.version), str(suite.seeds), "; ".join(names)))
     return table(("suite", "version", "seeds", "attacks"), rows)

@@ -13,10 +13,15 @@ from ..methods.probed_first import ProbedFirst
 from ..methods.probes import HeadOnly
 from ..methods.sibling import Distillation, Merging
 from .attack_list import Entry
+from .images import IMAGES
 from .language import OF_TEXTS
+from .papers import MLAC, SOPHON
 from .suite import AttackSuite
 from .variants import (
     FASTER_EMBEDDINGS,
+    FLOORS,
+    JOINED,
+    LAYERS,
     OTHER_PROBES,
     fresh_embeddings,
     optimizers,
@@ -29,9 +34,6 @@ from .variants import (
 
 ALL = (20, 50, 100, 200, 400, None)
 MOST = (None,)
-FLOORS = (0.1, 1e-3, 1e-6)
-LAYERS = HeadOnly(every_layer=True, whitened=FLOORS)
-JOINED = HeadOnly(joined=True, whitened=FLOORS)
 PAIRS = PairProbe(whitened=FLOORS)
 PROBES = (
     Entry(HeadOnly(whitened=FLOORS), ALL, refit=True),
@@ -101,71 +103,6 @@ DEFAULT = AttackSuite(
         Entry(optimizers(48), MOST),
         Entry(tampered(48), MOST),
     ),
-)
-MLAC = AttackSuite(
-    "mlac",
-    3,
-    (
-        Entry(
-            FullFineTuning(
-                "full fine-tuning, 25 random trials",
-                optimizers=("adam",),
-                learning_rates=(1e-5, 1e-2),
-                steps=(100, 1000),
-                looks=10,
-                warmup=0.0,
-                schedule="constant",
-                trials=25,
-            ),
-            (20, 50, 100, 200),
-        ),
-        Entry(
-            Tuning(
-                "frozen trunk, 25 random trials",
-                optimizers=("adam",),
-                learning_rates=(1e-5, 1e-2),
-                steps=(100, 1000),
-                looks=10,
-                warmup=0.0,
-                schedule="constant",
-                trainable="head",
-                trials=25,
-            ),
-            (20, 50, 100, 200),
-        ),
-    ),
-    seeds=15,
-    few_seeds=15,
-    select_on_test=True,
-)
-SOPHON = AttackSuite(
-    "sophon",
-    3,
-    tuple(
-        Entry(
-            Tuning(
-                f"{part} by {name}",
-                optimizers=(name,),
-                learning_rates=rates,
-                steps=(500,),
-                looks=10,
-                warmup=0.0,
-                schedule="constant",
-                trainable=trainable,
-                batch_size=64,
-            ),
-            MOST,
-        )
-        for part, trainable in (("full fine-tuning", "all"), ("last layer", "last_1"))
-        for name, rates in (
-            ("sgd", (1e-3, 1e-2)),
-            ("nesterov", (1e-3, 1e-2)),
-            ("adam", (1e-5, 1e-4, 1e-3)),
-            ("adagrad", (1e-4, 1e-3)),
-            ("adadelta", (1e-1, 1.0)),
-        )
-    ),
-    select_on_test=True,
 )
 DURABILITY = AttackSuite(
     "durability",
@@ -257,7 +194,7 @@ FULL = AttackSuite(
 SUITES = {
     suite.name: suite
     for suite in (
-        *(SMOKE, SMALL, GLANCE, QUICK, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL),
+        *(SMOKE, SMALL, GLANCE, IMAGES, QUICK, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL),
         *OF_TEXTS.values(),
     )
 }

@@ -21,6 +21,9 @@ from ..methods.tamper import (
     SpectralReset,
 )
 
+FLOORS = (0.1, 1e-3, 1e-6)
+LAYERS = HeadOnly(every_layer=True, whitened=FLOORS)
+JOINED = HeadOnly(joined=True, whitened=FLOORS)
 OTHER_PROBES = AnyOf(
     "other probes",
     (

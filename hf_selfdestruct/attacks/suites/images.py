@@ -1,0 +1,73 @@
+"""The shipped suite for classifiers of pictures that fit one core: convolutions, their statistics, moved pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..attack import AnyOf
+from ..methods.fine_tuning import FullFineTuning, Tuning
+from ..methods.tamper import Chain, Recalibrate, ReinitialiseLast, Rescale, Tamper
+from .attack_list import Entry
+from .suite import AttackSuite
+from .variants import JOINED, LAYERS
+
+MOST = (None,)
+CROPS = 4  # pixels
+COMMON: dict[str, Any] = {"steps": (240,), "looks": 6, "prune": True}
+SEARCHED = AnyOf(
+    "full fine-tuning, searched",
+    (
+        Tuning("plain", learning_rates=(1e-4, 3e-4, 1e-3, 3e-3), **COMMON),
+        Tuning("momentum", optimizers=("sgd",), learning_rates=(3e-3, 3e-2), **COMMON),
+        Tuning("stored statistics", batch_norm="stored", learning_rates=(3e-4, 1e-3), **COMMON),
+        Tuning("moved pictures", crops=CROPS, learning_rates=(3e-4, 1e-3), **COMMON),
+        Tuning("moved pictures, averaged", crops=CROPS, average=0.95, learning_rates=(1e-3,), **COMMON),
+        Tuning(
+            "stored statistics, moved pictures, averaged",
+            batch_norm="stored",
+            crops=CROPS,
+            average=0.95,
+            learning_rates=(1e-3,),
+            **COMMON,
+        ),
+    ),
+)
+
+
+def _after(name: str, *changes: Tamper, **fields: Any) -> Tuning:
+    return Tuning(name, learning_rates=(1e-3,), tamper=Chain(changes) if changes else None, **COMMON, **fields)
+
+
+# Layers with fresh weights have no statistics yet: those of the attacker's pictures take the place of published ones.
+TAMPERED = AnyOf(
+    "tampered fine-tuning",
+    (
+        _after("last layer re-initialised", ReinitialiseLast(1), Recalibrate()),
+        _after("two layers re-initialised", ReinitialiseLast(2), Recalibrate()),
+        _after("statistics estimated afresh", Recalibrate(), batch_norm="stored"),
+        _after("rescaled", Recalibrate(), Rescale()),
+        _after("healed first", prelude=40),
+    ),
+)
+LONGER = FullFineTuning(
+    "longer fine-tuning",
+    learning_rates=(3e-4, 1e-3, 3e-3),
+    steps=(480,),
+    looks=6,
+    schedule="cosine",
+    crops=CROPS,
+    prune=True,
+)
+IMAGES = AttackSuite(
+    "images",
+    1,
+    (
+        Entry(LAYERS, (20, 100, None)),
+        Entry(JOINED, (100, None)),
+        Entry(SEARCHED, (100, None)),
+        Entry(TAMPERED, MOST),
+        Entry(LONGER, MOST),
+    ),
+    limit=1000,
+    more=None,
+)
