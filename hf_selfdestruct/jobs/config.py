@@ -10,6 +10,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, get_type_hints
 
+from peft import LoraConfig
 from transformers import HfArgumentParser
 
 from ..attacks import named_suite
@@ -46,9 +47,11 @@ class HardenConfig:
         control_tasks: Benign tasks that users should still be able to fine-tune to; attacked as a control.
         filtered: Hub id or folder of a model trained as ``model`` was, but never on what is blocked; a reference.
         desired_tasks: Tasks of lm-eval on which a language model's desired quality is measured, too.
+        adapter: Fields of ``peft.LoraConfig``: an adapter alone is trained, merged into the model in each step; by
+            default the whole model is.
 
     Raises:
-        ValueError: A value is wrong, including those in ``training`` and ``card``.
+        ValueError: A value is wrong, including those in ``training``, ``card`` and ``adapter``.
     """
 
     model: str
@@ -61,6 +64,7 @@ class HardenConfig:
     control_tasks: tuple[TaskConfig, ...] = ()
     filtered: str = ""
     desired_tasks: DesiredTasks = field(default_factory=DesiredTasks)
+    adapter: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check every value, including those of the card and the training arguments."""
@@ -84,6 +88,7 @@ class HardenConfig:
                 )
         CardDetails.from_dict(self.card)
         training_arguments(self)
+        lora_config(self)
 
     def _check_kind(self) -> None:
         """Tasks have labels or texts of their own, as the data say, and the suite's attacks can be run on them."""
@@ -133,7 +138,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> HardenConfig
     tasks = top["blocked_tasks"]
     if not isinstance(tasks, list) or not tasks:
         raise ValueError(f"{path}: blocked_tasks must be a list with at least one task, got {short(tasks)}.")
-    top["card"] = _mapping(top.get("card", {}), f"{path}: card")
+    for key in ("card", "adapter"):
+        top[key] = _mapping(top.get(key, {}), f"{path}: {key}")
     top["data"] = _made(DataConfig, top["data"], f"{path}: data")
     for key in ("blocked_tasks", "control_tasks"):
         if not isinstance(tasks := top.get(key, []), list):
@@ -165,6 +171,24 @@ def training_arguments(config: HardenConfig) -> SelfDestructTrainingArguments:
         return SelfDestructTrainingArguments(**ready, **{k: getattr(read, k) for k in rest})
     except (argparse.ArgumentError, ImportError, TypeError, ValueError) as error:
         raise ValueError(f"training: {error}") from None
+
+
+def lora_config(config: HardenConfig) -> LoraConfig | None:
+    """Build the adapter of a configuration; ``None`` if the whole model is trained.
+
+    Raises:
+        ValueError: A field is unknown (the message suggests the nearest known one), or its value is wrong.
+    """
+    if not config.adapter:
+        return None
+    check_names(config.adapter, [f.name for f in dataclasses.fields(LoraConfig)], "adapter")
+    rank = config.adapter.get("r", 1)
+    if type(rank) is not int or rank < 1:
+        raise ValueError(f"adapter: r must be a whole number of at least 1; got {short(rank)}.")
+    try:
+        return LoraConfig(**config.adapter)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"adapter: {error}") from None
 
 
 def _training_names() -> list[str]:

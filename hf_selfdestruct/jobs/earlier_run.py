@@ -32,7 +32,8 @@ def check_the_same(config: HardenConfig, args: SelfDestructTrainingArguments, *,
     training |= {f"training.{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
     data = {f"data.{name}": value for name, value in asdict(config.data).items()}
     tasks = {"blocked_tasks": [_deciding(task) for task in config.blocked_tasks]}
-    asked = json.loads(json.dumps({"model": config.model, **data, **tasks, **training}, default=str))
+    own = {"model": config.model, "adapter": config.adapter}
+    asked = json.loads(json.dumps({**own, **data, **tasks, **training}, default=str))
     if not goes_on:
         if PartialState().is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
@@ -57,4 +58,6 @@ def _defaults() -> dict[str, Any]:
     """Options as they are where nobody sets them: what runs of earlier versions had of those that came later."""
     data, adversary, options = asdict(DataConfig("")), asdict(AdversarySettings()), asdict(MethodOptions())
     parts = {"data": data, "training.adversary": adversary, "training.method_options": options}
-    return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+    return {"adapter": {}} | {
+        f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()
+    }

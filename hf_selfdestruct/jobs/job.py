@@ -27,7 +27,7 @@ from ..tasks.blocked_task import BlockedTask
 from ..tasks.rows import rows_of
 from ..trainer import intact, similarity
 from ..trainer.trainer import SelfDestructTrainer
-from .config import HardenConfig, training_arguments
+from .config import HardenConfig, lora_config, training_arguments
 from .earlier_run import check_the_same
 from .label_order import classifier, numbered_as, numbers_of, renumbered
 from .model_checks import check_alike, check_storage, check_target, refuse_quantized
@@ -100,6 +100,7 @@ def trainer_of(
         data_collator=attacker_collate(config, processor),
         compute_metrics=None if texts else accuracy,
         keep_dataset=kept["train"] if kept else None,
+        peft_config=lora_config(config),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from hf_selfdestruct.attacks.suites.audit import plan_problems
 from hf_selfdestruct.attacks.suites.shipped import SUITES
 from hf_selfdestruct.cli.__main__ import main
 from hf_selfdestruct.files import weights_hash
-from hf_selfdestruct.jobs.config import load_config
-from hf_selfdestruct.jobs.job import harden
+from hf_selfdestruct.jobs.config import load_config, training_arguments
+from hf_selfdestruct.jobs.earlier_run import check_the_same
+from hf_selfdestruct.jobs.job import examples, harden, trained
+from hf_selfdestruct.jobs.processors import processor_of
 from hf_selfdestruct.jobs.rerun import rerun
 from hf_selfdestruct.jobs.sections import DataConfig
 from hf_selfdestruct.jobs.texts import load_texts
@@ -125,6 +128,22 @@ def test_from_start_to_card(project, hardened):
     model = LlamaForCausalLM.from_pretrained(hardened)
     start = LlamaForCausalLM.from_pretrained(project / "model").state_dict()
     assert not [name for name, weight in model.state_dict().items() if torch.equal(weight, start[name])]
+
+
+def test_an_adapter_alone_is_trained_where_the_file_says_so(project, tmp_path):
+    words = CONFIG.format(folder=project).replace(f"{project}/hardened", str(tmp_path / "adapted"))
+    (tmp_path / "adapted.yaml").write_text(f"{words}adapter: {{r: 2, target_modules: [q_proj]}}\n", encoding="utf-8")
+    config = load_config(tmp_path / "adapted.yaml")
+    processor = processor_of(config.model, config.data)
+    check_the_same(config, training_arguments(config), goes_on=False)
+    model = trained(config, examples(config, processor, config.model), processor).plain_model()
+    start = LlamaForCausalLM.from_pretrained(project / "model").state_dict()
+    moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, start[name])}
+    assert moved == {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(2)}
+
+    wider = replace(config, adapter={**config.adapter, "r": 4})
+    with pytest.raises(ValueError, match="contains a run with adapter="):
+        check_the_same(wider, training_arguments(wider), goes_on=True)
 
 
 def test_recorded_runs_on_every_model_give_the_recorded_numbers_again(project, hardened):
