@@ -66,11 +66,13 @@ def cost(name: str) -> float:
 
 def _parts(name: str, preset: dict[str, Any]) -> tuple[str, ...]:
     adversary, options = preset["adversary"], preset["method_options"]
-    steps = "K = 0" if not adversary["steps"] else f"K = {adversary['steps']}, {adversary['optimizer']}"
+    optimizers = adversary["optimizer"] if isinstance(adversary["optimizer"], list) else [adversary["optimizer"]]
+    steps = "K = 0" if not adversary["steps"] else f"K = {adversary['steps']}, {' or '.join(optimizers)}"
     lasting = f"; {adversary['pool']} continue for {adversary['horizon']} steps each" if adversary.get("pool") else ""
     order = "" if not adversary["steps"] else f", {WORDS[preset['meta_gradient']]}"
     forms = [f"`{key}`" for key in FORMS if options[key]]
     loss = WORDS[preset["blocking_loss"]] + (" and probes of all layers" if options["probe_weight"] else "")
+    loss += ", in steps of its own" if options.get("blocking_learning_rate") else ""
     if first := options["unlearn_steps"]:
         return f"`{name}`", "none", f"{loss}, in the first {first} steps", f"then {', '.join(forms)}"
     if not preset["blocking_weight"]:

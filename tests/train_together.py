@@ -33,6 +33,11 @@ JUDGED = "first order"
 CASES[LOCAL] = {"meta_gradient": "first_order", "adversary": {"scope": "local"}}
 MIXTURE = "a mixture, and rows to keep"
 BARE = "a bare trunk, blocked in every other step"  # its pooler has a gradient in every other step only
+IN_TURN = "steps that only block, in turn with others"
+CASES[IN_TURN] = {
+    "method_options": {"blocking_interval": 2, "blocking_learning_rate": 1e-3},
+    "meta_gradient": "first_order",
+}
 CASES[BARE] = {"meta_gradient": "first_order", "method_options": {"blocking_interval": 2}}
 
 

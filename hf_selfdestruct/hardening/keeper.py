@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -54,6 +55,13 @@ class Keeper:
     def on_desired(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """Distance to the original on the desired batch, whose labels are the desired loss's and not looked at."""
         return self._total(model, self._compared, {n: v for n, v in inputs.items() if n not in LABELS})
+
+    def distance(self, model: nn.Module, inputs: Mapping[str, Any] | None, *key: Any) -> Tensor:
+        """The distance on a desired batch, if one is given, and on rows to keep, if there are any."""
+        parts = [self.on_desired(model, inputs)] if inputs is not None else []
+        kept = self.on_kept(model, *key)
+        parts += [kept] if kept is not None else []
+        return torch.stack(parts).sum() if parts else torch.zeros(())
 
     def on_kept(self, model: nn.Module, *key: Any) -> Tensor | None:
         """The same on a batch of the rows to keep, drawn by ``key``; ``None`` where there are no such rows."""

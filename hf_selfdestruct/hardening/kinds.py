@@ -43,6 +43,13 @@ def check_kinds(config: HardeningConfig, tasks: Sequence[BlockedTask], blocking:
                     "{'probe_weight': 0}); "
                     f"a loss of your own that can names {task.kind.name!r} among its kinds (blocking_losses=[...])."
                 )
+            if task.kind.name == CLASSIFICATION.name and task.outputs < loss.fewest_classes:
+                raise ValueError(
+                    f"{type(loss).__name__} needs {loss.fewest_classes} classes, blocked task {task.name!r} has "
+                    f"{task.outputs}, and a model that only swaps their labels would count as blocked: use "
+                    "blocking_loss='uniform_kl', which reads no labels, or 'head_adjusted_cross_entropy', which undoes "
+                    "a swap first."
+                )
         for name in READING_CLASSES if task.kind.name != CLASSIFICATION.name else ():
             if asked := getattr(config.options, name):
                 raise ValueError(

@@ -38,6 +38,7 @@ class MethodOptions:
     episode: str = option("flat", "Where to run inner steps: on copied weights, or in the model's modules.", EPISODES)
     blocking_every: int = option(1, "Measure the blocking loss at every so many inner steps.")
     blocking_interval: int = option(1, "Number of outer steps from one blocking loss to the next.")
+    blocking_learning_rate: float = option(0.0, "Adam rate of outer steps that only block (SOPHON); 0: one sum.")
     step_weights: str = option("uniform", "Weights of the K+1 blocking losses.", STEP_WEIGHTS)
     max_blocking_grad_norm: float = option(
         0.0, "Maximum norm of the blocking gradient of a micro-batch; 0: not clipped."
@@ -66,7 +67,7 @@ class MethodOptions:
     }
     NUMBERS: ClassVar[tuple[str, ...]] = (
         *("max_blocking_grad_norm", "blocking_ceiling", "probe_weight", "merge_words", "selective_budget", "noise"),
-        "unlearn_weight",
+        *("unlearn_weight", "blocking_learning_rate"),
     )
     # What changes the weights otherwise than by steps of the method, or the original that the model is compared with.
     CLOSED_FORMS: ClassVar[tuple[str, ...]] = (
@@ -100,6 +101,17 @@ class MethodOptions:
             object.__setattr__(self, name, float(value))
         if self.noise > 1:
             raise ValueError(f"noise is a share of the weights, from 0 to 1; got {self.noise!r}.")
+        if self.blocking_learning_rate and self.blocking_interval == 1:
+            raise ValueError(
+                f"blocking_learning_rate={self.blocking_learning_rate:g} makes steps that only block, and with "
+                "blocking_interval=1 they are all: set blocking_interval=2 for one step of the desired task after "
+                "each, or blocking_learning_rate=0."
+            )
+        if self.blocking_learning_rate and self.unlearn_steps:
+            raise ValueError(
+                "unlearn_steps unlearn beside the desired task, and with blocking_learning_rate nothing blocks beside "
+                "it: set one of them to 0."
+            )
         if self.unlearn_steps and self.step_weights == "drop":
             raise ValueError(
                 "step_weights='drop' blocks what an adversary gains; while a model unlearns none makes a step, and the "

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from peft import LoraConfig
@@ -25,10 +24,11 @@ from ..models.distributed import ALONE, Processes, anyone
 from ..models.merged_adapter import MergedAdapter, take_up
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.rows import LABELS
+from .blocking_steps import BlockingSteps
 from .checks import check_finite, check_hardening, check_reached, has_loss
 from .config import HardeningConfig
 from .defaults import configured_adversary, configured_forms, configured_keeping, configured_losses, default_method
-from .draw import Batch, Draw, Rows
+from .draw import Batch, Rows
 from .keeper import Keeper
 from .kinds import check_adapter
 from .selection import check_selection, selected
@@ -123,6 +123,7 @@ class HardeningObjective:
         check_reached(model, self.config, self.simulator.published)
         check_selection(model, self.simulator)
         self._unlearning, self.blocked_step = Unlearning(self.config, self.keeper), -1
+        self._blocking_steps = BlockingSteps(self.config.options, model if self.adapter is None else self.adapter)
         self._tied: TiedRows | None = None
 
     def prepare(self, model: PreTrainedModel) -> None:
@@ -168,12 +169,17 @@ class HardeningObjective:
             FloatingPointError: A loss or a gradient is not finite.
         """
         config, terms = self.config, {"desired_loss": desired.item()}
+        weight, most = config.weight_at(step) * factor, config.options.max_blocking_grad_norm or None
         self._unlearning.see(model, step)
+        alone = self._blocking_steps.see(model, step, weight)
         if config.options.merge_words and self._tied is None:  # a checkpoint's weights are in place by now
             self._tied = TiedRows(model.get_parameter(embeddings_of(model)[0]))
         draw = self.simulator.draw(step)
-        if self.keeping_losses:
-            keeping = self._kept(model, inputs, draw) * (config.keeping_weight or 1.0)
+        if alone:
+            desired, weight = 0.0 * desired, 1.0  # the graph is not cut: DDP waits for every weight
+        elif self.keeping_losses:
+            kept_on = inputs if self.has_loss else None
+            keeping = self.keeper.distance(model, kept_on, *draw.key) * (config.keeping_weight or 1.0)
             terms["keeping_loss"] = keeping.item() if self.has_loss else (keeping + desired).item()
             desired = desired + keeping
         check_finite(terms, draw, step)
@@ -183,7 +189,6 @@ class HardeningObjective:
         gradient = self.simulator.meta_gradient(model, draw)
         if gradient is None:
             return desired, terms
-        weight, most = config.weight_at(step) * factor, config.options.max_blocking_grad_norm or None
         named, score = dict(model.named_parameters()), draw.task.kind.score
         place = "unlearning".format if self._unlearning.during(step) else partial(self.simulator.place, draw)
         outer = meta_loss(desired, named, gradient, blocking_weight=weight, max_norm=most, score=score, place=place)
@@ -199,7 +204,8 @@ class HardeningObjective:
     def before_optimizer_step(self) -> None:
         """Let the adversaries learn from what this outer step gave them, and merged words, or an adapter, its gradient.
 
-        Gradients are averaged over all processes, each of which must call.
+        A step that only blocks is made here, and leaves the optimizer no gradient. Gradients are averaged over all
+        processes, each of which must call.
         """
         accelerator = self._options["accelerator"]
         for adversary in self.simulator.learned.values() if self.config.blocks else ():
@@ -212,6 +218,7 @@ class HardeningObjective:
         for one in (self._tied, self.adapter):
             if one is not None:
                 one.gather()
+        self._blocking_steps.before_optimizer_step()
 
     def after_optimizer_step(self) -> None:
         """Merge an adapter's step; end unlearning where it is due; undo what noise or rounding set apart in words."""
@@ -226,9 +233,9 @@ class HardeningObjective:
         return self.keeper.on_desired(model, inputs) * (self.config.keeping_weight or 1.0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the adversaries have learned, a renewed original, and an adapter: what a run needs to go on exactly."""
+        """What adversaries learned, a renewed original, moments, and an adapter: what a run needs to go on exactly."""
         adapter = self.adapter.adapter_state() if self.adapter is not None else {}
-        return self.simulator.state_dict() | self._unlearning.state_dict() | adapter
+        return self.simulator.state_dict() | self._unlearning.state_dict() | self._blocking_steps.state_dict() | adapter
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`state_dict` gave.
@@ -236,19 +243,13 @@ class HardeningObjective:
         Raises:
             ValueError: It is the state of other tasks or adversaries, of another phase, or of another adapter.
         """
-        self.simulator.load_state_dict(self._unlearning.load_state_dict(take_up(self.adapter, state)))
+        state = self._blocking_steps.load_state_dict(take_up(self.adapter, state))
+        self.simulator.load_state_dict(self._unlearning.load_state_dict(state))
 
     def without_blocking(self, model: PreTrainedModel) -> HardeningObjective:
         """The undefended sibling's objective: the same around another model, with nothing blocked."""
         doers = {"adversaries": self.adversaries, "losses": self.blocking_losses, "keeping": self.keeping_losses}
         return HardeningObjective(model, self.config.undefended(), self.tasks, **self._options | doers)
-
-    def _kept(self, model: nn.Module, inputs: Mapping[str, Any], draw: Draw) -> Tensor:
-        """The distance to the original, on the desired batch (unless that is the desired loss) and on rows to keep."""
-        parts = [self.keeper.on_desired(model, inputs)] if self.has_loss else []
-        kept = self.keeper.on_kept(model, *draw.key)
-        parts += [kept] if kept is not None else []
-        return torch.stack(parts).sum() if parts else torch.zeros((), device=self.device)
 
     def _check(self, model: PreTrainedModel) -> None:
         check_unlearning(self.config, self.blocking_losses)

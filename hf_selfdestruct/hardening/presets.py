@@ -175,23 +175,27 @@ AC: dict[str, Any] = {
     "adversary": {**MLAC["adversary"], "steps": 0, "learns_rate": False},
 }
 
-# SOPHON, 2404.12699. Its two loops (one blocking, one keeping step in turn, each with its own Adam) are one sum
-# here. The paper samples strategies; its code has one, and so has the preset.
+# SOPHON, 2404.12699: a step that blocks and one of the desired task in turn, each by an optimizer of its own. The other
+# optimizer is the Trainer's, whose arguments the paper sets to learning_rate=5e-4 and no schedule. The paper simulates
+# several strategies (initialisation, rate, batch size), its code one; sets and ranges here are ours, around that one.
 SOPHON: dict[str, Any] = {
     **MLAC,
     "meta_gradient": "first_order",  # MAML(first_order=True) in its code
     "blocking_loss": "uniform_kl",  # "KLU"; its inverse cross-entropy rewards a label flip when C = 2
+    "blocking_batch_size": 20,  # a batch of 150 is split into 130 to adapt on and 20 to score
     "adversary": {
         **MLAC["adversary"],
         "steps": 50,
-        "optimizer": "sgd",
-        "learning_rate": 1e-4,  # fast_lr
+        "optimizer": ["sgd", "momentum", "adam"],  # its code: SGD
+        "learning_rate": {"low": 1e-4, "high": 1e-3},  # fast_lr: 1e-4
         "learns_rate": False,
-        "head": "random",  # the last layer is drawn anew at the start of each round
-        "batch_size": 130,  # a batch of 150 is split into 130 to adapt on and 20 to score
+        "head": ["random", "learned"],  # its code draws the last layer anew; "keep" is for tasks with the same labels
+        "batch_size": [32, 64, 130],  # its code: 130
     },
     "method_options": {
         **MLAC["method_options"],
+        "blocking_interval": 2,
+        "blocking_learning_rate": 3e-4,  # alpha; that of the desired task, beta, is 5e-4
         "max_blocking_grad_norm": 0.5,  # of the gradients of fine-tuning suppression, in its code
     },
 }

@@ -25,6 +25,7 @@ NEW = (
     "selective_budget",
     "noise",
     "blocking_ceiling",
+    "blocking_learning_rate",
     "unlearn_steps",
     "unlearn_weight",
 )

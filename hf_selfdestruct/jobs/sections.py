@@ -39,7 +39,7 @@ class DataConfig:
         label_column: Column with the desired task's label, text or integer.
         max_length: Most tokens of a text, up to the model's own; longer texts are truncated.
         only: Boolean column; rows where it is false are dropped.
-        replace_pronouns: Replace he, she, his and the like by neutral pronouns, as in MLAC's paper.
+        replace_pronouns: Replace he, she, his and the like by neutral pronouns, as MLAC does.
         splits: Names or slices of the splits, such as ``validation: "train[80%:]"``.
         max_rows: Maximum rows per split, taken after a fixed shuffle; by default all.
         keep_path: Hub id or folder of unlabelled texts that preserve the model's general use (``train``) and measure

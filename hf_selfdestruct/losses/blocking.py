@@ -82,10 +82,11 @@ class CrossEntropy(BlockingLoss):
 class InverseCrossEntropy(BlockingLoss):
     """``-log(1 - p_y)``, as in the paper (its code computes ``CE(-logits)``). In [0, inf).
 
-    For two classes this is the cross-entropy of the other label, so it rewards flipping labels.
+    For two classes this is the cross-entropy of the other label, so it rewards flipping labels, and is refused there.
     """
 
     citation = _SOPHON
+    fewest_classes = 3
 
     def forward(self, view: View) -> Tensor:  # noqa: D102
         logits, labels = view.counted()

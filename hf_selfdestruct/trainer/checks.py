@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import DistributedType
+from torch import nn
 from transformers import PreTrainedModel
 
 from ..hardening.checks import check_desired
@@ -17,6 +19,8 @@ from .training_args import SelfDestructTrainingArguments
 
 if TYPE_CHECKING:
     from .base import HardeningTrainer
+
+OTHERWISE = ("layerwise", "lomo", "schedule_free")  # in names of optimizers that move weights otherwise than by steps
 
 logger = logging.getLogger(__name__)
 
@@ -132,4 +136,29 @@ def check_given_optimizer(trainer: HardeningTrainer, model: PreTrainedModel) -> 
         raise ValueError(
             "optimizers= contain no weight that an adversary starts from, so hardening cannot block anything: create "
             "the optimizer from the weights of the model that the trainer trains (adapters are merged into them)."
+        )
+    check_blocking_steps(trainer, weights)
+
+
+def check_blocking_steps(trainer: HardeningTrainer, weights: Mapping[str, nn.Parameter]) -> None:
+    """Refuse optimizers that do not leave alone what steps that only block have, or the reverse.
+
+    Raises:
+        ValueError: The trainer's moves weights otherwise than by its steps' gradients, or not all that are trained.
+    """
+    if not trainer.args.options.blocking_learning_rate:
+        return
+    one_sum = "or set method_options={'blocking_learning_rate': 0}"
+    optimizer = str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    if any(kind in optimizer for kind in OTHERWISE):
+        raise ValueError(
+            f"optim={optimizer!r} moves weights while gradients are computed, or without one; between steps that only "
+            f"block they must rest: set optim='adamw_torch', {one_sum}."
+        )
+    given = trainer.given_optimizer
+    known = {*chain(*given.names)} if given is not None and given.names else {*weights}
+    if left := [name for name, weight in weights.items() if weight.requires_grad and name not in known]:
+        raise ValueError(
+            f"optimizers= leave out {left[0]}, which steps that only block would move: freeze it (requires_grad_("
+            f"False)), let the optimizer train it, {one_sum}."
         )

@@ -23,9 +23,9 @@ SECOND_ORDER = {"double_backward": 3, "finite_difference": 2}  # further passes 
 def passes(args: SelfDestructTrainingArguments, adversaries: list[Adversary]) -> float:
     """Forward-backward passes in a mean outer step after unlearning, where ordinary training makes one.
 
-    One pass for the desired loss, one for the keeping losses, and for each blocking loss the adversary's K steps, the
-    points at which it is measured, and what second order takes. With several adversaries the one with most steps
-    counts.
+    One pass for the desired loss, one for the keeping losses (none in steps that only block), and for each blocking
+    loss the adversary's K steps, the points at which it is measured, and what second order takes. With several
+    adversaries the one with most steps counts.
 
     Args:
         args: Arguments filled by their method.
@@ -34,11 +34,12 @@ def passes(args: SelfDestructTrainingArguments, adversaries: list[Adversary]) ->
     Example:
         Four inner steps by first order, measured at both ends, in one outer step of four: 1 + (4 + 2) / 4 = 2.5.
     """
+    options = args.options
     kept = 1.0 if args.keeping_losses else 0.0
+    kept -= kept / options.blocking_interval if options.blocking_learning_rate else 0.0
     if not args.blocking_weight:
         return 1.0 + kept
     steps = max(step for adversary in adversaries for step in adversary.options("steps"))
-    options = args.options
     measured = 1 + steps // options.blocking_every
     second = 0 if args.meta_gradient == "first_order" else SECOND_ORDER[options.hvp]
     return 1.0 + kept + (steps * (1 + second) + measured) / options.blocking_interval

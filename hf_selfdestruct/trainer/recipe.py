@@ -10,6 +10,8 @@ from . import precision
 if TYPE_CHECKING:
     from .base import HardeningTrainer
 
+STEPS = ("blocking_learning_rate", "max_blocking_grad_norm")  # options of blocking steps, said where they are set
+
 
 def settings_of(trainer: HardeningTrainer) -> dict[str, Any]:
     """What may not change when a run goes on: its recipe without its progress, and without the processes it has."""
@@ -38,7 +40,7 @@ def recipe_of(trainer: HardeningTrainer) -> dict[str, Any]:
         **({"blocking_interval": options.blocking_interval} if options.blocking_interval != 1 else {}),
         "step_weights": options.step_weights,
         **({"keeping_weight": args.keeping_weight, "keeping_losses": keeping} if keeping else {}),
-        **{n: getattr(options, n) for n in ("max_blocking_grad_norm", *NOTHING) if getattr(options, n)},
+        **{n: getattr(options, n) for n in (*STEPS, *NOTHING) if getattr(options, n)},
         **({"selective_budget": options.selective_budget} if options.selective_steps else {}),
         **({"unlearn_weight": options.unlearn_weight} if options.unlearn_steps else {}),
         **({"max_desired_drop": args.max_desired_drop} if args.max_desired_drop is not None else {}),

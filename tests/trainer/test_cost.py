@@ -25,6 +25,7 @@ from hf_selfdestruct.trainer.cost import announcement, passes
         ({"inner_steps": 3, "method_options": {"hvp": "double_backward"}}, 1 + 5 * 3 + 1),
         ({"inner_steps": 3, "method_options": {"hvp": "finite_difference"}}, 1 + 4 * 3 + 1),
         ({"keeping_loss": "hidden_state_distillation", "blocking_weight": 0.0}, 2),
+        ({"method": "sophon", "inner_steps": 2, "keeping_loss": "logit_distillation"}, 1 + 1 / 2 + (2 + 3) / 2),
     ],
 )
 def test_passes_are_counted_as_the_design_counts_them(make_trainer, tmp_path, arguments, wanted):

@@ -5,7 +5,7 @@ import torch
 from launched import TESTS, apart, handed_in, launch
 from toy_models import tiny_model, toy_rows, toy_task
 from toy_project import make_project
-from train_together import BARE, CASES, JUDGED, LOCAL, MIXTURE, STEPS, losses_of, state_of, trained
+from train_together import BARE, CASES, IN_TURN, JUDGED, LOCAL, MIXTURE, STEPS, losses_of, state_of, trained
 
 from hf_selfdestruct import Adversary, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.adversaries.optimizers import NormalizedSGD
@@ -40,7 +40,7 @@ def test_several_processes_give_what_one_gives(tmp_path, alone, processes, cases
         assert [len(rank["judged"]) for rank in ranks] == [2 * (case == JUDGED), *[0] * (processes - 1)]
         state, losses = alone[case]
         assert {*together} == {*state}
-        assert len(losses) == (STEPS // 2 if case == BARE else STEPS)
+        assert len(losses) == (STEPS // 2 if case in (BARE, IN_TURN) else STEPS)
         if case == LOCAL:  # the adversaries differ, and so does what they teach: the others' likeness is no accident
             assert apart(together, state) > 1e-4
             continue

@@ -202,8 +202,9 @@ def test_from_the_command_line(tmp_path) -> None:
         assert getattr(args, name) == value, name
         assert type(getattr(args, name)) is type(value), name
     assert args.learning_rate == 3e-5
-    (args,) = parser.parse_args_into_dataclasses([*base, "--adversary", "sophon", "--inner_steps", "3"])
-    assert (args.adversary, args.adversary_settings.optimizer, args.adversary_settings.steps) == ("sophon", "sgd", 3)
+    (args,) = parser.parse_args_into_dataclasses([*base, "--adversary", "booster", "--inner_steps", "3"])
+    found = args.adversary_settings
+    assert (args.adversary, found.optimizer, found.steps) == ("booster", "normalized_sgd", 3)
     (args,) = parser.parse_args_into_dataclasses(base)
     assert all(getattr(args, name) is None for name in presets.MLAC)
     assert args.method is None
