@@ -20,7 +20,7 @@ from ..data import Split, in_batches
 from .batches import averaged, batch_of, hidden_states, mask_of, on_device
 from .fine_tuning import Tuning
 from .probes import fitted
-from .training_loop import tune
+from .training_loop import Losses, losses_of, tune
 
 STRENGTHS = (0.01, 0.1, 1.0)
 POOLINGS = ("mean", "max", "first", "mix")
@@ -126,8 +126,12 @@ class ProbedFirst(Tuning):
             found.update(pooling=headed.pooling, strength=strength)
             return headed
 
-        outcome = tune(self.name, trial, under=under)
+        outcome = tune(self.name, trial, under=under, losses=self.losses)
         return replace(outcome, found={**outcome.found, **found})
+
+    def losses(self, model: Any, few: Split, trial: Trial, benign: PreTrainedModel | None) -> Losses:
+        """The loss of each step, see :func:`.training_loop.losses_of`."""
+        return losses_of(model, few, trial, benign)
 
 
 def probed(

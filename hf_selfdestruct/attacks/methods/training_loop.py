@@ -28,6 +28,7 @@ from .picture_options import moved, to_training
 from .step_options import Average, Precision, fewer_words, first_steps, groups
 
 Prepare = Callable[[PreTrainedModel, Iterator[dict[str, Tensor]]], None]
+Losses = Iterator[Callable[[], Tensor]]
 
 
 @dataclass
@@ -81,6 +82,7 @@ def tune(
     prepare: Prepare | None = None,
     restrict: Callable[[PreTrainedModel], None] | None = None,
     under: Callable[[PreTrainedModel, Split], Any] | None = None,
+    losses: Callable[..., Losses] | None = None,
 ) -> Outcome:
     """Load a model, prepare it, train it; the global generators are left as they were.
 
@@ -90,6 +92,7 @@ def tune(
         prepare: What is done to the loaded model first; it also gets batches of inputs.
         restrict: Decides, after benign steps on everything, which weights are trained.
         under: Puts the model, which is on its device, under another head; it also gets the training rows.
+        losses: What takes the place of :func:`losses_of`.
 
     Raises:
         FloatingPointError: The run diverged.
@@ -113,11 +116,17 @@ def tune(
         if under is not None:
             model = under(placed(model), few)
         before = float(counter.get_total_flops())
-        return train(placed(model), few, trial, benign=benign, before=before)
+        return train(placed(model), few, trial, benign=benign, before=before, losses=losses)
 
 
 def train(
-    model: PreTrainedModel, few: Split, trial: Trial, *, benign: PreTrainedModel | None = None, before: float = 0.0
+    model: PreTrainedModel,
+    few: Split,
+    trial: Trial,
+    *,
+    benign: PreTrainedModel | None = None,
+    before: float = 0.0,
+    losses: Callable[..., Losses] | None = None,
 ) -> Outcome:
     """Train the weights that require a gradient, keep the look that selection prefers, score it on test.
 
@@ -138,6 +147,7 @@ def train(
             (share of blocked rows in a batch), and the steps that were made before: ``prelude`` and ``distil_steps``.
         benign: The model of the desired task, on the same trunk.
         before: Floating-point operations spent before.
+        losses: What takes the place of :func:`losses_of`.
 
     Raises:
         FloatingPointError: A loss or an output is not finite.
@@ -156,7 +166,7 @@ def train(
     made, flops = settings.get("prelude", 0) + settings.get("distil_steps", 0), 0.0
     last = trial.until if trial.refit is None else int(max(trial.refit.curve, key=lambda p: p[1])[0]) - made
     best = _Best([], [])
-    for step, loss in enumerate(_losses(model, few, trial, benign), start=1):
+    for step, loss in enumerate((losses or losses_of)(model, few, trial, benign), start=1):
         with FlopCounterMode(display=False) if step == 1 else contextlib.nullcontext() as counter:
             with precision.forward():
                 value = loss()
@@ -165,9 +175,8 @@ def train(
             flops = float(counter.get_total_flops())
         if not torch.isfinite(value):
             raise FloatingPointError(f"loss is {value.item()} at step {step}")
-        for weight in weights:
-            if step < first.get(id(weight), 1):
-                weight.grad = None
+        for weight in (one for one in weights if step < first.get(id(one), 1)):
+            weight.grad = None
         bound(weights, settings.get("gradient", "clip"))
         precision.step(optimizer)
         schedule.step()
@@ -232,10 +241,8 @@ def _refitted(model: PreTrainedModel, trial: Trial, steps: int, flops: float) ->
     )
 
 
-def _losses(
-    model: PreTrainedModel, few: Split, trial: Trial, benign: PreTrainedModel | None
-) -> Iterator[Callable[[], Tensor]]:
-    """The loss of each step: of blocked rows, or of a batch in which they are the smaller part."""
+def losses_of(model: PreTrainedModel, few: Split, trial: Trial, benign: PreTrainedModel | None) -> Losses:
+    """The loss of each step: of blocked rows, or of a batch in which they are the smaller part; see :func:`train`."""
     data, seed, settings = trial.data, trial.seed, trial.settings
     size, poison = settings["batch_size"], settings.get("poison", 0.0)
     blocked = max(1, round(size * poison)) if poison else size
@@ -245,7 +252,7 @@ def _losses(
 
     def loss(rows: np.ndarray, others: np.ndarray | None = None) -> Tensor:
         to_training(model, settings)
-        value = model(**_varied(batch_of(data, few.take(rows.tolist())), settings)).loss
+        value = model(**varied(batch_of(data, few.take(rows.tolist())), settings)).loss
         if others is None or benign is None or data.desired is None:
             return value
         to_training(benign, settings)
@@ -256,7 +263,7 @@ def _losses(
         yield lambda rows=rows: loss(*rows)  # type: ignore[misc]
 
 
-def _varied(batch: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Tensor]:
+def varied(batch: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Tensor]:
     """A training batch with some words left out, or its pictures moved, drawn anew."""
     if dropped := settings.get("word_dropout"):
         batch = fewer_words(batch, dropped)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..attack import AnyOf
 from ..methods.fine_tuning import FullFineTuning, Tuning
+from ..methods.shot import Shot
 from ..methods.tamper import Chain, Recalibrate, ReinitialiseLast, Rescale, Tamper
 from .attack_list import Entry
 from .suite import AttackSuite
@@ -58,6 +59,8 @@ LONGER = FullFineTuning(
     crops=CROPS,
     prune=True,
 )
+# A step that adapts reads two batches; at 100 examples some rows without labels are left.
+ADAPTED = Shot(learning_rates=(3e-4, 1e-3), steps=(120,), looks=4, batch_size=32)
 IMAGES = AttackSuite(
     "images",
     1,
@@ -65,6 +68,7 @@ IMAGES = AttackSuite(
         Entry(LAYERS, (20, 100, None)),
         Entry(JOINED, (100, None)),
         Entry(SEARCHED, (100, None)),
+        Entry(ADAPTED, (100,)),
         Entry(TAMPERED, MOST),
         Entry(LONGER, MOST),
     ),
