@@ -4,6 +4,7 @@ from .attack import AnyOf, Attack, Outcome, Trial
 from .data import AttackData, DesiredData, Split
 from .methods.fine_tuning import FullFineTuning, Tuning
 from .methods.forensics import TiedWords
+from .methods.joined_fine_tuning import JoinedProbedFirst
 from .methods.pair_fine_tuning import PairProbedFirst
 from .methods.pair_probe import PairProbe
 from .methods.probed_first import ProbedFirst
@@ -22,6 +23,7 @@ __all__ = [
     "Entry",
     "FullFineTuning",
     "HeadOnly",
+    "JoinedProbedFirst",
     "Outcome",
     "PairProbe",
     "PairProbedFirst",

@@ -6,6 +6,8 @@ from typing import Any
 
 from ..attack import AnyOf
 from ..methods.fine_tuning import FullFineTuning, Tuning
+from ..methods.joined_fine_tuning import JoinedProbedFirst
+from ..methods.probed_first import ProbedFirst
 from ..methods.shot import Shot
 from ..methods.tamper import Chain, Recalibrate, ReinitialiseLast, Rescale, Tamper
 from .attack_list import Entry
@@ -22,7 +24,6 @@ SEARCHED = AnyOf(
         Tuning("momentum", optimizers=("sgd",), learning_rates=(3e-3, 3e-2), **COMMON),
         Tuning("stored statistics", batch_norm="stored", learning_rates=(3e-4, 1e-3), **COMMON),
         Tuning("moved pictures", crops=CROPS, learning_rates=(3e-4, 1e-3), **COMMON),
-        Tuning("moved pictures, averaged", crops=CROPS, average=0.95, learning_rates=(1e-3,), **COMMON),
         Tuning(
             "stored statistics, moved pictures, averaged",
             batch_norm="stored",
@@ -53,11 +54,20 @@ TAMPERED = AnyOf(
 LONGER = FullFineTuning(
     "longer fine-tuning",
     learning_rates=(3e-4, 1e-3, 3e-3),
-    steps=(480,),
+    steps=(400,),
     looks=6,
     schedule="cosine",
     crops=CROPS,
     prune=True,
+)
+PROBED_FIRST = AnyOf(
+    "probe, then fine-tuning",
+    (
+        ProbedFirst("last layer", learning_rates=(1e-4, 1e-3), **COMMON),
+        JoinedProbedFirst("all layers", learning_rates=(1e-4, 3e-4, 1e-3), **COMMON),
+        JoinedProbedFirst("all layers, stored statistics", batch_norm="stored", learning_rates=(3e-4,), **COMMON),
+        JoinedProbedFirst("all layers, moved pictures", crops=CROPS, learning_rates=(3e-4,), **COMMON),
+    ),
 )
 # A step that adapts reads two batches; at 100 examples some rows without labels are left.
 ADAPTED = Shot(learning_rates=(3e-4, 1e-3), steps=(120,), looks=4, batch_size=32)
@@ -65,9 +75,10 @@ IMAGES = AttackSuite(
     "images",
     1,
     (
-        Entry(LAYERS, (20, 100, None)),
-        Entry(JOINED, (100, None)),
+        Entry(LAYERS, (20, 100, None), refit=True),
+        Entry(JOINED, (20, 100, None), refit=True),
         Entry(SEARCHED, (100, None)),
+        Entry(PROBED_FIRST, (100, None), refit=True),
         Entry(ADAPTED, (100,)),
         Entry(TAMPERED, MOST),
         Entry(LONGER, MOST),

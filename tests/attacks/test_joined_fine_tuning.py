@@ -1,0 +1,71 @@
+"""Fine-tuning under a head that reads every layer."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from transformers import BertForSequenceClassification
+
+from hf_selfdestruct.attacks import ProbedFirst, Target, Trial
+from hf_selfdestruct.attacks.methods.batches import averaged, batch_of, hidden_states
+from hf_selfdestruct.attacks.methods.joined_fine_tuning import JoinedClassifier, JoinedProbedFirst
+from hf_selfdestruct.attacks.methods.probed_first import probed
+
+SHORT = {"learning_rates": (1e-3,), "steps": (1,), "looks": 1}
+
+
+def features(model, data, rows):
+    """Every hidden state's average of each row by itself, side by side."""
+    found = []
+    for row in range(len(rows.labels)):
+        batch = batch_of(data, rows.take([row]), labels=False)
+        found.append(torch.cat([averaged(state, batch)[0] for state in hidden_states(model, batch)]).numpy())
+    return np.stack(found).astype(np.float64)
+
+
+def test_the_head_starts_as_the_probe_of_all_layers(target, readable):
+    model = target.load(2, 0).eval()
+    attack = JoinedProbedFirst(**SHORT)
+    trial = Trial(target, readable, 60, 0, attack.space()[0])
+    few = trial.rows()
+    with torch.no_grad():
+        head, strength = probed(model, few, trial, ("mean",), JoinedClassifier)
+        answers = head.eval()(**batch_of(readable, readable.test, labels=False)).logits.softmax(1).numpy()
+        seen, test = features(model, readable, few), features(model, readable, readable.test)
+    twin = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000)).fit(seen, few.labels)
+    assert head.head_weight.shape == (2, 2 * 32)
+    np.testing.assert_allclose(answers, twin.predict_proba(test), atol=2e-3)
+
+
+def test_a_last_layer_that_forgets_hides_nothing_from_it(save_model, tmp_path, readable):
+    """A planted defence: the last layer answers everything with one vector."""
+    folder = save_model(tmp_path, layers=2)
+    model = BertForSequenceClassification.from_pretrained(folder)
+    torch.nn.init.zeros_(model.bert.encoder.layer[-1].output.LayerNorm.weight)
+    model.save_pretrained(folder)
+    spoiled = Target("hardened", folder)
+
+    def reached(attack):
+        return attack.run(Trial(spoiled, readable, 140, 0, attack.space()[0])).test.accuracy
+
+    assert reached(ProbedFirst(**SHORT)) < 0.65
+    assert reached(JoinedProbedFirst(**SHORT)) > 0.8
+
+
+def test_every_weight_of_the_trunk_and_the_head_has_a_gradient(target, readable):
+    attack = JoinedProbedFirst(**SHORT)
+    trial = Trial(target, readable, 60, 0, attack.space()[0])
+    head, _ = probed(target.load(2, 0), trial.rows(), trial, ("mean",), JoinedClassifier)
+    head(**batch_of(readable, trial.rows())).loss.backward()
+    moved = {name for name, weight in head.named_parameters() if weight.grad is not None and weight.grad.any()}
+    # A key's bias adds the same to every token's weight; the pooler and the old head are not read.
+    still = {name for name, _ in head.named_parameters()} - moved
+    assert all("key.bias" in name or "pooler" in name or name.startswith("model.classifier") for name in still)
+    assert {"head_weight", "head_bias"} <= moved
+
+
+def test_other_poolings_are_refused():
+    with pytest.raises(ValueError, match=r"joined probe.*averaged.*'max'"):
+        JoinedProbedFirst(poolings=("max",))
