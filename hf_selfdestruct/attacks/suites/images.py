@@ -56,7 +56,7 @@ LONGER = FullFineTuning(
     "longer fine-tuning",
     learning_rates=(3e-4, 1e-3, 3e-3),
     steps=(400,),
-    looks=4,
+    looks=5,
     schedule="cosine",
     crops=CROPS,
     prune=True,
