@@ -77,7 +77,7 @@ clean:  ## remove the environments, caches and build files (results stay)
 	find hf_selfdestruct tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.stamp: pyproject.toml setup.cfg constraints.txt
-	$(call set_up,$(VENV),constraints.txt,demo$(comma)docs$(comma)sign$(comma)test$(comma)trl)
+	$(call set_up,$(VENV),constraints.txt,demo$(comma)diffusion$(comma)docs$(comma)sign$(comma)test$(comma)trl)
 
 $(VENV_LOWEST)/.stamp: pyproject.toml setup.cfg constraints-lowest.txt
 	$(call set_up,$(VENV_LOWEST),constraints-lowest.txt,demo$(comma)sign$(comma)test)
