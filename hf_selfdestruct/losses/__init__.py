@@ -18,6 +18,7 @@ from .keeping import (
     LanguageModeling,
     LogitDistillation,
 )
+from .noise import ExplainedNoise
 from .probe import GradientNorm, RepresentationProbe
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "DenialOfService",
     "EmbeddingDistillation",
     "Entropy",
+    "ExplainedNoise",
     "GradientNorm",
     "HeadAdjustedCrossEntropy",
     "HiddenStateDistillation",

@@ -1,0 +1,64 @@
+"""A U-Net of diffusers stays what it is inside a denoiser, and is published as it was made."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers", reason="the lowest supported versions of the libraries are too old for diffusers")
+
+from diffusers import DDPMPipeline, UNet2DModel
+from toy_diffusion import SCHEDULER, denoising_task, toy_unet
+from transformers import default_data_collator
+
+from hf_selfdestruct import HardeningConfig, HardeningObjective
+from hf_selfdestruct.losses import ExplainedNoise
+from hf_selfdestruct.models.denoiser import Denoiser, DenoiserConfig
+
+PIXELS, STEPS = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 7, 19])
+
+
+def test_it_answers_as_its_unet_and_shares_its_weights() -> None:
+    unet = toy_unet()
+    denoiser, expected = Denoiser.of(unet), unet(PIXELS, STEPS).sample
+    logits = denoiser(PIXELS, STEPS).logits
+    assert logits.shape == (3, 16, 1)
+    assert torch.equal(logits.view_as(expected), expected)
+    assert denoiser.unet is unet
+    assert {id(p) for p in denoiser.parameters()} == {id(p) for p in unet.parameters()}
+
+
+def test_its_loss_is_the_mean_squared_error() -> None:
+    denoiser, noise = Denoiser.of(toy_unet()), torch.ones(3, 16)
+    loss = denoiser(PIXELS, STEPS, noise).loss
+    expected = (denoiser.unet(PIXELS, STEPS).sample - 1).square().mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_random_weights_are_those_of_diffusers() -> None:
+    """transformers would draw them anew by rules of its own."""
+    unet = toy_unet(seed=3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        found = Denoiser(DenoiserConfig(Denoiser.of(unet).config.unet)).unet.state_dict()
+    assert [n for n, weight in unet.state_dict().items() if not torch.equal(weight, found[n])] == []
+
+
+def test_a_hardened_unet_is_read_by_diffusers_bit_for_bit(tmp_path) -> None:
+    denoiser, task = Denoiser.of(toy_unet()), denoising_task()
+    start = {name: weight.clone() for name, weight in denoiser.named_parameters()}
+    config = HardeningConfig(method="pool", inner_steps=2, adversary={"head": "keep", "batch_size": 4})
+    objective = HardeningObjective(denoiser, config, [task], collate=default_data_collator, losses=[ExplainedNoise()])
+    batch = default_data_collator(task.features("attack", range(6), objective.columns))
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-2)
+    total, _ = objective(denoiser, batch, denoiser(**batch).loss, 0)
+    total.backward()
+    optimizer.step()
+    assert [n for n, weight in denoiser.named_parameters() if torch.equal(weight, start[n])] == []
+    denoiser.unet.save_pretrained(tmp_path / "unet")
+    DDPMPipeline(denoiser.unet, SCHEDULER).save_pretrained(tmp_path / "pipeline")
+    read = UNet2DModel.from_pretrained(tmp_path / "unet"), DDPMPipeline.from_pretrained(tmp_path / "pipeline").unet
+    expected = denoiser.unet(PIXELS, STEPS).sample
+    for unet in read:
+        assert type(unet) is UNet2DModel
+        assert torch.equal(unet(PIXELS, STEPS).sample, expected)
