@@ -28,6 +28,7 @@ TITLES = {  # numbers that the package's sources name
     "2004.07667": "Null It Out (INLP)",
     "2004.09813": "Making Monolingual Sentence Embeddings Multilingual",
     "2002.08546": "Do We Really Need to Access the Source Data? (SHOT)",
+    "2006.11239": "Denoising Diffusion Probabilistic Models (DDPM)",
     "2010.03934": "Prioritized Level Replay",
     "2202.10054": "Fine-Tuning can Distort Pretrained Features (linear probe, then fine-tune)",
     "2211.14946": "Self-Destructing Models (MLAC)",

@@ -21,14 +21,15 @@ from .config import HardeningConfig
 def default_method(model: PreTrainedModel, tasks: Sequence[BlockedTask] = ()) -> str:
     """The method for a kind of model, where its user names none.
 
-    ``pool`` for classifiers, which blocks most of what was measured, on images; ``general`` for bare encoders and
-    language models, which it keeps of general use; ``language``, a pool too, where next tokens are blocked.
+    ``pool`` for classifiers, which blocks most of what was measured, on images, and for diffusion models; ``general``
+    for bare encoders and language models, which it keeps of general use; ``language``, a pool too, where next tokens
+    are blocked.
 
     Args:
         model: The model to harden.
         tasks: Blocked tasks.
     """
-    if any(isinstance(task, BlockedTask) and task.kind.model_class is not None for task in tasks):  # not checked yet
+    if any(isinstance(task, BlockedTask) and task.kind.running_text for task in tasks):  # not checked yet
         return "language"
     if heads.has_task_head(model):
         return "pool"

@@ -173,3 +173,7 @@ def test_rows_that_cannot_be_noised_are_refused():
 def test_a_picture_in_two_splits_is_found_whatever_its_noise():
     with pytest.raises(ValueError, match="splits must not share rows"):
         denoising_task(test=noised_rows(toy_pictures(24, 0), TIMESTEPS, seed=7))
+
+
+def test_the_method_by_default_is_one_that_fits():
+    assert objective_of(Denoiser.of(toy_unet()), method=None).config.method == "pool"
