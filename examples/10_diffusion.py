@@ -150,7 +150,7 @@ def main(steps: int, samples: int = 64, folder: str = "diffusion") -> list[tuple
     Path(folder, "table.txt").write_text("\n".join(map(line, table)) + "\n", encoding="utf-8")
     figure, axes = plt.subplots(len(grid), 1, figsize=(8, len(grid)))
     for axis, (name, made) in zip(axes, grid.items(), strict=True):
-        axis.imshow(np.hstack(made[:16]), cmap="gray", vmin=-1, vmax=1)
+        axis.imshow(np.hstack(np.pad(made[:16], ((0, 0), (1, 1), (1, 1)))), cmap="gray", vmin=-1, vmax=1)
         axis.set_title(name, fontsize=8)
         axis.axis("off")
     figure.savefig(Path(folder, "samples.png"), bbox_inches="tight")
