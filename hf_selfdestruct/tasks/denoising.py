@@ -138,8 +138,8 @@ def noise_of(seed: int, shape: Sequence[int]) -> Tensor:
 def noised_rows(pictures: Any, timesteps: int, *, repeats: int = 1, seed: int = 0) -> Dataset:
     """Rows of pictures, each with a timestep and the seed of its noise.
 
-    Rows are split one by one: with repeats, blocking losses are measured on pictures that the adversary trains on, under
-    other noise, and an attacker selects on pictures trained on.
+    Rows are split one by one: with repeats, blocking losses are measured on pictures that the adversary trains on,
+    under other noise, and an attacker selects on pictures trained on.
 
     Args:
         pictures: Clean pictures, an array of shape ``(pictures, channels, height, width)``.
