@@ -1,11 +1,12 @@
 """What a pool of adversaries adds: small networks, hardened with and without it, then fine-tuned.
 
-    python benchmarks/pool.py
+    python benchmarks/pool.py [VARIANT ...]
 
 Each line of ``pool.jsonl`` is a variant and a seed of it; what is there is not run again. The tables are ``pool.md``.
 Bases are stored in the folder for temporary files.
 """
 
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -32,14 +33,14 @@ BATCH, RECOVERY = 64, 500  # rows of an outer step; steps of distillation after 
 LONG_RATES = ((1e-3, 0.0), (3e-3, 0.3), (1e-2, 0.0))  # and weight decays: fewer, for attacks of many steps
 
 
-def main() -> None:
-    """Run what is not in the ledger yet, and write the tables after each line."""
+def main(only: Sequence[str]) -> None:
+    """Run what is not in the ledger yet, of some variants or of all, and write the tables after each line."""
     torch.set_num_threads(1)
 
     def line(name: str, seed: int) -> Line:
         return {"variant": name, "seeds": [seed], **measured(VARIANTS[name], seed)}
 
-    fill("pool", plan(), line, tables)
+    fill("pool", [(name, seed) for name, seed in plan() if not only or name in only], line, tables)
 
 
 def measured(variant: Variant, seed: int) -> dict[str, Any]:
@@ -164,4 +165,4 @@ def collate(features: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

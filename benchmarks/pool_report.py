@@ -48,7 +48,9 @@ TEXTS = {
     "first": "",
     "digits": "Pairs of handwritten digits of scikit-learn (`digits.py`): the left digit is desired (ten classes), "
     "whether both are the same digit is blocked. *Relearned* is desired training from random weights; *noise* is mixed "
-    "with the weights, which are then distilled from the base.",
+    "with the weights, which are then distilled from the base. *In turn*: as SOPHON's (2404.12699), every second outer "
+    "step blocks and does nothing else, by an Adam of its own at 1e-3, instead of each doing both; "
+    "*gradients* is their mean.",
     "transformer": "The same pairs and tasks as images of 8 x 16 pixels, for a vision transformer of two layers (width "
     "64, eight patches); the base is trained for 2,000 steps, outer steps are taken at a rate of 3e-4, and the "
     "attacker searches five rates.",
@@ -141,11 +143,14 @@ def share_of_the_loop(found: Found, setting: str) -> str:
     """What a pool adds to the same recipe without one, to none at all, and what is left beside scratch."""
     pools = (f"{setting}: pool of 8", f"{setting}: pool of 8, rates 1e-3 to 1e-2")
     others = ("undefended", "reset, K = 4", "relearned from random weights", "scratch")
+    pairs = [(pool, f"{setting}: {other}") for pool in pools for other in others]
+    pool, reset = (f"{setting}: {name}, in turn" for name in ("pool of 8", "reset, K = 4"))
+    pairs += [(pool, reset), *((one, one.removesuffix(", in turn")) for one in (pool, reset))]
     said = []
-    for pool, name in ((pool, f"{setting}: {other}") for pool in pools for other in others):
-        if min(len(found.get(one, {"seeds": ()})["seeds"]) for one in (pool, name)) > 1:
-            few, many = (told_apart(found, pool, name, n) for n in (100, 400))
-            said.append(f"- {_shown(pool)} minus {_shown(name)}: n = 100 {few}, n = 400 {many}.")
+    for one, other in pairs:
+        if min(len(found.get(name, {"seeds": ()})["seeds"]) for name in (one, other)) > 1:
+            few, many = (told_apart(found, one, other, n) for n in (100, 400))
+            said.append(f"- {_shown(one)} minus {_shown(other)}: n = 100 {few}, n = 400 {many}.")
     if not said:
         return "One seed so far."
     return "Blocked accuracy, paired by seed, with 95 % intervals:\n\n" + "\n".join(said)

@@ -28,6 +28,8 @@ class Variant:
         every: Number of inner steps from one measurement to the next, counted back from the last.
         end_only: Whether the blocking loss is measured at the end of a stretch alone.
         exact: Whether the gradient goes through the stretch, at second order.
+        in_turn: Whether every second outer step blocks and does nothing else, by an optimizer of its own (as SOPHON's
+            do, 2404.12699), instead of each doing both.
         seeds: Of base and hardening.
         examples: Of the attacks.
         looks: Of an attack that is longer than usual.
@@ -43,6 +45,7 @@ class Variant:
     every: int = 4
     end_only: bool = False
     exact: bool = False
+    in_turn: bool = False
     seeds: tuple[int, ...] = (0, 1, 2)
     examples: tuple[int, ...] = (200, 500)
     looks: tuple[int, ...] | None = None
@@ -52,17 +55,22 @@ class Variant:
     def config(self) -> dict[str, Any]:
         """The settings of ``HardeningConfig``."""
         options = {**BLOCKING, "blocking_every": self.every, "step_weights": "last" if self.end_only else "uniform"}
+        options |= {"blocking_interval": 2, "blocking_learning_rate": 1e-3} if self.in_turn else {}
         found = {**COMMON, "adversary": self.adversary, "method_options": options}
         found |= {} if self.blocked else {"blocking_weight": 0.0}
         return {**found, **({"meta_gradient": "exact"} if self.exact else {})}
 
     @property
     def passes(self) -> int:
-        """Gradients taken in an outer step: one of the desired task, of each inner step and of each measurement."""
+        """Gradients taken in an outer step: one of the desired task, of each inner step and of each measurement.
+
+        Where every second step blocks and the others do not, it is their mean.
+        """
         if not self.blocked or self.adversary is None:
             return 1
         inner = self.adversary.get("steps", 4)
-        return 1 + inner + (1 if self.end_only or not inner else 1 + -(-inner // self.every))
+        both = 1 + inner + (1 if self.end_only or not inner else 1 + -(-inner // self.every))
+        return (both + 1) // 2 if self.in_turn else both
 
     @property
     def oldest(self) -> int:
@@ -127,6 +135,8 @@ VARIANTS = {  # the most important first
     "digits: pool of 8": _digits(POOL),
     "digits: pool of 1": _digits(_pool(pool=1)),
     "digits: pool of 8, rates 1e-3 to 1e-2": _digits(_pool(learning_rate=HIGH)),
+    "digits: reset, K = 4, in turn": _digits(RESET, in_turn=True, steps=2000),
+    "digits: pool of 8, in turn": _digits(POOL, in_turn=True, steps=2000),
     "digits: relearned from random weights": _digits(start="scratch", **UNBLOCKED),
     "digits: noise 0.6": _digits(start=0.6, **UNBLOCKED),
     "digits: noise 0.6, then the pool": _digits(POOL, start=0.6),
