@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ..files import MOST_TOLD, printable, reason
-from .parser import parser_of
+from .parser import parser_of, spelled
 
 if TYPE_CHECKING:
     from ..jobs.fingerprint import Answers
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupts it.
     """
     parser = parser_of(COMMANDS)
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = parser.parse_known_args(spelled(sys.argv[1:] if argv is None else argv))
     if rest and arguments.command != "harden":
         parser.error(f"unknown option {rest[0]}; `hf-selfdestruct {arguments.command} --help` lists the options")
     arguments.overrides = rest

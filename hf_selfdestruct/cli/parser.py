@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from .. import __version__
 from ..jobs.sections import DataConfig, TaskConfig, words_in, words_of
@@ -99,6 +99,22 @@ def parser_of(runs: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpar
 
     _add_publishing(command)
     return parser
+
+
+def spelled(words: Sequence[str]) -> list[str]:
+    """Arguments with their options as the parser spells them: ``--output_dir`` is ``--output-dir``, as in transformers.
+
+    The overrides of ``harden`` name keys, which have underscores, and stay as they are.
+
+    Args:
+        words: The arguments.
+    """
+    if "harden" in words[:1]:
+        return [*words]
+    parts = [word.partition("=") if word.startswith("--") else (word, "", "") for word in words]
+    return [
+        (name.replace("_", "-") if name.startswith("--") else name) + equals + value for name, equals, value in parts
+    ]
 
 
 def _keys() -> str:

@@ -12,6 +12,7 @@ from toy_project import PLOTS, run_cli, run_fresh, stripped
 
 from hf_selfdestruct import __version__
 from hf_selfdestruct.cli.__main__ import main
+from hf_selfdestruct.cli.parser import spelled
 from hf_selfdestruct.hardening.adversary_settings import AdversarySettings
 from hf_selfdestruct.hardening.config import HardeningConfig
 from hf_selfdestruct.hardening.method_options import MethodOptions
@@ -92,6 +93,17 @@ def test_misused_arguments_exit_with_2(words, named, tmp_path):
 
 
 # Report, card, verify
+
+
+def test_options_may_be_spelled_as_those_of_transformers(tmp_path):
+    """With underscores; values stay as they are, and so do the overrides of harden, which name keys."""
+    words = ["demo", "--output_dir", "my_folder", "--kind=te_xt", "-h"]
+    assert spelled(words) == ["demo", "--output-dir", "my_folder", "--kind=te_xt", "-h"]
+    assert spelled(["harden", "c.yaml", "--max_steps=1"]) == ["harden", "c.yaml", "--max_steps=1"]
+    made_report().save(tmp_path / "report.json")
+    assert (
+        "unknown option --out-put" in run_cli("report", str(tmp_path / "report.json"), "--out_put", cwd=tmp_path).stderr
+    )
 
 
 def test_report_shows_the_table_and_draws_plots(tmp_path):
