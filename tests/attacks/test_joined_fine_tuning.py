@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import BertForSequenceClassification
 
-from hf_selfdestruct.attacks import ProbedFirst, Target, Trial
+from hf_selfdestruct.attacks import HeadOnly, ProbedFirst, Target, Trial
 from hf_selfdestruct.attacks.methods.batches import averaged, batch_of, hidden_states
 from hf_selfdestruct.attacks.methods.joined_fine_tuning import JoinedClassifier, JoinedProbedFirst
 from hf_selfdestruct.attacks.methods.probed_first import probed
@@ -52,6 +52,19 @@ def test_a_last_layer_that_forgets_hides_nothing_from_it(save_model, tmp_path, r
 
     assert reached(ProbedFirst(**SHORT)) < 0.65
     assert reached(JoinedProbedFirst(**SHORT)) > 0.8
+
+
+@pytest.mark.parametrize("attack", [HeadOnly(joined=True), JoinedProbedFirst(**SHORT)], ids=lambda one: one.name)
+def test_features_too_small_for_single_precision_divide_by_nothing(save_model, tmp_path, readable, attack):
+    """As in random weights, whose statistics of batch normalisation nobody has estimated: layer after layer shrinks."""
+    folder = save_model(tmp_path, layers=2)
+    model = BertForSequenceClassification.from_pretrained(folder)
+    torch.nn.init.constant_(model.bert.encoder.layer[0].output.LayerNorm.weight, 1e-42)
+    model.save_pretrained(folder)
+    vanishing = Target("scratch", folder)
+    reached = attack.run(Trial(vanishing, readable, 140, 0, attack.space()[0])).test
+    assert np.isfinite(reached.loss)
+    assert reached.accuracy > 0.8, "layer 0 is as it was"
 
 
 def test_every_weight_of_the_trunk_and_the_head_has_a_gradient(target, readable):

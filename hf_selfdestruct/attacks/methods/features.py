@@ -65,7 +65,9 @@ class Features:
         return {name: cells for name, cells in named.items() if len(cells) > 1}
 
     def of(self, split: str, cells: Sequence[Cell], floor: float | None = None) -> np.ndarray:
-        """Some cells of a split side by side, shape ``(rows, width)``.
+        """Some cells of a split side by side, shape ``(rows, width)``, in double precision.
+
+        What varies by less than single precision can state, as in random weights, is no division by zero then.
 
         Args:
             split: The split.
@@ -74,17 +76,21 @@ class Features:
                 vary by less than this share of the largest by as much as that one. Components are of all training
                 rows; their labels are not read. ``None`` for features as they are.
         """
-        parts = [self.cells[split][cell] if floor is None else self._whitened(split, cell, floor) for cell in cells]
+        parts = [self._whole(split, cell) if floor is None else self._whitened(split, cell, floor) for cell in cells]
         return np.concatenate(parts, axis=1)
+
+    def _whole(self, split: str, cell: Cell) -> np.ndarray:
+        found: np.ndarray = self.cells[split][cell].astype(np.float64)
+        return found
 
     def _whitened(self, split: str, cell: Cell, floor: float) -> np.ndarray:
         if cell not in self.memory:
-            rows = self.cells["train"][cell].astype(np.float64)
+            rows = self._whole("train", cell)
             scale = StandardScaler().fit(rows)
             _, sizes, components = np.linalg.svd(scale.transform(rows), full_matrices=False)
             self.memory[cell] = scale, sizes / len(rows) ** 0.5, components
         scale, sizes, components = self.memory[cell]
-        standard: np.ndarray = scale.transform(self.cells[split][cell].astype(np.float64))
+        standard: np.ndarray = scale.transform(self._whole(split, cell))
         return standard @ components.T / np.maximum(sizes, floor * sizes[0])
 
     def _sound(self) -> list[Cell]:

@@ -24,6 +24,7 @@ from .training_loop import Losses, losses_of, tune
 
 STRENGTHS = (0.01, 0.1, 1.0)
 POOLINGS = ("mean", "max", "first", "mix")
+SMALLEST = 1e-30  # standard deviation of a feature
 UNSEEN = -10.0  # logit of a class without examples, below the smallest of the others
 
 
@@ -209,6 +210,8 @@ def _alike(states: Sequence[Tensor]) -> list[Tensor]:
 def linear_map(probe: Any, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """A fitted probe as one linear map: its standardisation folded in, classes without examples far below the rest.
 
+    Features that hardly vary are left out: single precision has no number by which to multiply them.
+
     Args:
         probe: What :func:`.probes.fitted` gave.
         width: Of the features.
@@ -226,7 +229,7 @@ def linear_map(probe: Any, width: int, classes: int) -> tuple[np.ndarray, np.nda
     coefficients, constants = regression.coef_, regression.intercept_
     if len(seen) == 2:  # one logit for both
         coefficients, constants = (np.concatenate([-part, part]) / 2 for part in (coefficients, constants))
-    weight[seen] = coefficients / scale.scale_
+    weight[seen] = np.where(scale.scale_ > SMALLEST, coefficients / scale.scale_, 0.0)
     bias[seen] = constants - weight[seen] @ scale.mean_
     bias[np.setdiff1d(np.arange(classes), seen)] = bias[seen].min() + UNSEEN
     return weight, bias

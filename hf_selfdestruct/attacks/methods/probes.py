@@ -111,9 +111,9 @@ class HeadOnly(Attack):
         probes, selections, floor = {}, {}, trial.settings.get("whitened")
         for name, cells in groups.items():
             made = CLASSIFIERS[self.classifier](trial.settings["strength"], len(few))
-            train = features.of("train", cells, floor)[few].astype(np.float64)
+            train = features.of("train", cells, floor)[few]
             if trial.refit is not None:
-                train = np.concatenate([train, features.of("selection", cells, floor).astype(np.float64)])
+                train = np.concatenate([train, features.of("selection", cells, floor)])
             probes[name] = fitted(make_pipeline(StandardScaler(), made) if floor is None else made, train, labels)
             selections[name] = rounded(spread(probes[name], features.of("selection", cells, floor), data.num_labels))
         hits = np.stack([selections[name].argmax(axis=1) == data.selection.labels for name in groups])

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ...tasks.kind import TaskKind
 from ..methods.fine_tuning import FullFineTuning, Tuning
 from ..methods.forensics import TiedWords
+from ..methods.joined_fine_tuning import JoinedProbedFirst
 from ..methods.pair_fine_tuning import PairProbedFirst
 from ..methods.pair_probe import PairProbe
 from ..methods.probed_first import ProbedFirst
@@ -71,13 +72,16 @@ GLANCE = AttackSuite(
     more=None,
     choosing=True,
 )
-# For small models with random weights at first, which take higher rates than pretrained ones.
+# For small models, which take higher rates than large ones.
+SMALL_RATES = (3e-4, 1e-3, 3e-3)
 SMALL = AttackSuite(
     "small",
-    1,
+    2,
     (
         Entry(LAYERS, (100, None)),
-        Entry(FullFineTuning(learning_rates=(3e-4, 1e-3, 3e-3), steps=(300,), looks=3, prune=True), (100, None)),
+        Entry(JOINED, (100, None)),
+        Entry(FullFineTuning(learning_rates=SMALL_RATES, steps=(300,), looks=3, prune=True), (100, None)),
+        Entry(JoinedProbedFirst(learning_rates=SMALL_RATES[:2], steps=(300,), looks=3, prune=True), MOST),
     ),
     more=None,
     null=False,
