@@ -23,7 +23,7 @@ VEHICLES = ("airplane", "automobile", "ship", "truck")
 
 def main(cifar10: str) -> None:
     """Write model and pictures, harden, attack and write the folder; run again, it resumes."""
-    if not (PLACE / "base").exists():
+    if not (PLACE / "base" / "preprocessor_config.json").exists():  # the last file that is written
         efficientnet_lite0.main(str(PLACE / "base"))
     write_pictures(cifar10)
     report = harden(load_config(CONFIG))
@@ -48,4 +48,6 @@ def write_pictures(cifar10: str, evaluated: int = 400, attacked: int = 800) -> N
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("Give the folder with train.parquet and test.parquet: python examples/08_images.py CIFAR10")
     main(sys.argv[1])

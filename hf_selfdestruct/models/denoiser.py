@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from transformers import AutoModelForImageToImage, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageToImage, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 
@@ -53,7 +53,20 @@ class Denoiser(PreTrainedModel):
 
     @classmethod
     def of(cls, unet: UNet2DModel) -> Self:
-        """A denoiser around a U-Net, which is not copied."""
+        """A denoiser around a U-Net, which is not copied.
+
+        Raises:
+            TypeError: It is no ``UNet2DModel``.
+            ValueError: It needs a class of each picture, or answers something else than the noise of its input.
+        """
+        if not isinstance(unet, UNet2DModel):
+            raise TypeError(f"Denoiser.of takes a UNet2DModel of diffusers, got {type(unet).__name__}.")
+        conditions = [name for name in ("class_embed_type", "num_class_embeds") if unet.config.get(name)]
+        if conditions or unet.config.in_channels != unet.config.out_channels:
+            raise ValueError(
+                "only U-Nets that predict the noise of their input alone are hardened, and this one has "
+                f"{conditions[0] if conditions else 'other channels at its end'}: use an unconditional one."
+            )
         with torch.device("meta"):
             denoiser = cls(DenoiserConfig({n: v for n, v in unet.config.items() if not n.startswith("_")}))
         denoiser.unet = unet
@@ -78,4 +91,5 @@ class Denoiser(PreTrainedModel):
         """Nothing: the layers of diffusers have initialised themselves."""
 
 
+AutoConfig.register(DenoiserConfig.model_type, DenoiserConfig)
 AutoModelForImageToImage.register(DenoiserConfig, Denoiser)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from transformers import AutoModelForImageToImage
 
 from ..report.attack_run import Scores
 from ..report.facts import TaskFacts
+from .blocked_task import seed_of
 from .kind import LabelColumn, TaskKind
 
 PIXELS, TIMESTEP, NOISE = "pixel_values", "timestep", "noise"
@@ -131,12 +133,15 @@ class Denoising(TaskKind):
 
 
 def noise_of(seed: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal noise that depends on ``seed`` alone."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    """Standard normal noise that depends on ``seed`` alone, on all of its bits."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(tuple(shape), dtype=np.float32))
 
 
 def noised_rows(pictures: Any, timesteps: int, *, repeats: int = 1, seed: int = 0) -> Dataset:
     """Rows of pictures, each with a timestep and the seed of its noise.
+
+    Both are drawn by the picture's own pixels, so that other pictures, as in another split, have other noise: an
+    attacker who remembers noise knows nothing of the test rows'.
 
     Rows are split one by one: with repeats, blocking losses are measured on pictures that the adversary trains on,
     under other noise, and an attacker selects on pictures trained on.
@@ -145,18 +150,14 @@ def noised_rows(pictures: Any, timesteps: int, *, repeats: int = 1, seed: int = 
         pictures: Clean pictures, an array of shape ``(pictures, channels, height, width)``.
         timesteps: Number of timesteps, from which each row draws one.
         repeats: Rows of each picture, each with another timestep and noise.
-        seed: Seed of the draws.
+        seed: Seed of the draws, for other noise on the same pictures.
 
     Example:
         >>> noised_rows(np.zeros((3, 1, 2, 2)), 10, repeats=2).column_names
         ['pixel_values', 'timestep', 'noise']
     """
     pixels = np.repeat(np.asarray(pictures, dtype=np.float32), repeats, axis=0)
-    generator = np.random.default_rng(seed)
-    return Dataset.from_dict(
-        {
-            PIXELS: pixels.tolist(),
-            TIMESTEP: generator.integers(timesteps, size=len(pixels)).tolist(),
-            NOISE: generator.integers(2**63, size=len(pixels), dtype=np.uint64).tolist(),
-        }
-    )
+    shown = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pixels]
+    drawn = [seed_of("noise", picture, row % repeats, seed) for row, picture in enumerate(shown)]
+    steps = [int(np.random.default_rng(one).integers(timesteps)) for one in drawn]
+    return Dataset.from_dict({PIXELS: pixels.tolist(), TIMESTEP: steps, NOISE: drawn})

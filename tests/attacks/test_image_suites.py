@@ -11,6 +11,7 @@ from toy_models import tiny_model, toy_pictures
 from transformers import (
     AutoModelForImageClassification,
     ConvNextConfig,
+    EfficientNetConfig,
     MobileNetV1Config,
     MobileNetV2Config,
     ResNetConfig,
@@ -18,7 +19,7 @@ from transformers import (
 )
 
 from hf_selfdestruct.attacks import AnyOf, AttackData, DesiredData, Split, Target, Trial, Tuning, named_suite
-from hf_selfdestruct.attacks.methods.tamper import NotApplicable, ReinitialiseLast, layers_of
+from hf_selfdestruct.attacks.methods.tamper import NotApplicable, ReinitialiseLast, Rescale, layers_of
 from hf_selfdestruct.attacks.suites.papers import RATES_OF, WAYS
 from hf_selfdestruct.attacks.suites.search import Search
 from hf_selfdestruct.tasks.blocked_task import BlockedTask
@@ -36,6 +37,28 @@ LAYERS = {"resnet": 3, "mobilenet_v1": 26, "mobilenet_v2": 16, "convnext": 3}
 def attacks_of(name):
     found = [entry.attack for entry in named_suite(name).entries]
     return [one for attack in found for one in (attack.of if isinstance(attack, AnyOf) else (attack,))]
+
+
+@pytest.mark.parametrize("tamper", [ReinitialiseLast(1), Rescale()], ids=lambda one: type(one).__name__)
+def test_normalisations_that_transformers_draws_at_random_silence_no_model(tamper):
+    """EfficientNet's scales start near 0 there; given such scales, a trained model answers everything alike."""
+    config = EfficientNetConfig(
+        width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=320, hidden_act="relu6", initializer_range=0.02
+    )
+    torch.manual_seed(0)
+    model = AutoModelForImageClassification.from_config(config).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_parameters()
+    pictures = torch.randn(8, 3, 32, 32)
+
+    def differs():
+        with torch.no_grad():
+            return model.base_model(pictures).pooler_output.std(0).mean().item()
+
+    before = differs()
+    tamper.apply(model, 0)
+    assert differs() > before / 3 > 0
 
 
 @pytest.mark.parametrize("name", NETWORKS)

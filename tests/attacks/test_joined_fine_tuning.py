@@ -12,6 +12,7 @@ from hf_selfdestruct.attacks import HeadOnly, ProbedFirst, Target, Trial
 from hf_selfdestruct.attacks.methods.batches import averaged, batch_of, hidden_states
 from hf_selfdestruct.attacks.methods.joined_fine_tuning import JoinedClassifier, JoinedProbedFirst
 from hf_selfdestruct.attacks.methods.probed_first import probed
+from hf_selfdestruct.attacks.methods.tamper import ShrinkAndPerturb
 
 SHORT = {"learning_rates": (1e-3,), "steps": (1,), "looks": 1}
 
@@ -79,6 +80,15 @@ def test_every_weight_of_the_trunk_and_the_head_has_a_gradient(target, readable)
     assert {"head_weight", "head_bias"} <= moved
 
 
-def test_other_poolings_are_refused():
+def test_weights_are_shaken_first_where_the_record_says_so(target, readable):
+    plain, shaken = (JoinedProbedFirst(tamper=tamper, **SHORT) for tamper in (None, ShrinkAndPerturb()))
+    assert "tamper" in shaken.space()[0]
+    runs = [one.run(Trial(target, readable, 60, 0, one.space()[0])) for one in (plain, shaken)]
+    assert not np.allclose(runs[0].probabilities, runs[1].probabilities, atol=1e-3)
+
+
+def test_other_poolings_and_parts_of_the_weights_are_refused():
+    with pytest.raises(ValueError, match=r"joined probe.*trains all weights.*'last_1'"):
+        JoinedProbedFirst(trainable="last_1")
     with pytest.raises(ValueError, match=r"joined probe.*averaged.*'max'"):
         JoinedProbedFirst(poolings=("max",))

@@ -38,6 +38,19 @@ def desired_of(model, step):
     return inputs, model(**inputs).loss
 
 
+def test_a_step_that_blocks_nothing_moves_nothing(monkeypatch):
+    """An adversary diverged: the momentum of the steps before is no reason to go on."""
+    model = tiny_model()
+    objective = objective_of(model)
+    optimizer, _ = steps(model, objective, INTERVAL)
+    monkeypatch.setattr(objective.simulator, "meta_gradient", lambda *_: None)
+    before, moments = weights_of(model), {name: value.clone() for name, value in objective.state_dict().items()}
+    _, (terms,) = steps(model, objective, 1, start=INTERVAL, optimizer=optimizer)
+    assert "blocking_loss" not in terms
+    assert_bitwise(weights_of(model), before)
+    assert_bitwise(objective.state_dict(), moments)
+
+
 def user_optimizer(model):
     """With a momentum and a decay by which it would move weights that have no gradient, if it looked at them."""
     return torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)

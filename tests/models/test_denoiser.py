@@ -9,7 +9,7 @@ pytest.importorskip("diffusers", reason="the lowest supported versions of the li
 
 from diffusers import DDPMPipeline, UNet2DModel
 from toy_diffusion import SCHEDULER, denoising_task, toy_unet
-from transformers import default_data_collator
+from transformers import AutoModelForImageToImage, default_data_collator
 
 from hf_selfdestruct import HardeningConfig, HardeningObjective
 from hf_selfdestruct.losses import ExplainedNoise
@@ -33,6 +33,23 @@ def test_its_loss_is_the_mean_squared_error() -> None:
     loss = denoiser(PIXELS, STEPS, noise).loss
     expected = (denoiser.unet(PIXELS, STEPS).sample - 1).square().mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_it_is_loaded_by_its_auto_class(tmp_path) -> None:
+    denoiser = Denoiser.of(toy_unet())
+    denoiser.save_pretrained(tmp_path)
+    loaded = AutoModelForImageToImage.from_pretrained(tmp_path)
+    assert type(loaded) is Denoiser
+    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in denoiser.state_dict().items())
+
+
+def test_what_predicts_no_noise_of_its_input_alone_is_refused() -> None:
+    with pytest.raises(TypeError, match="takes a UNet2DModel of diffusers, got Linear"):
+        Denoiser.of(torch.nn.Linear(1, 1))
+    config = {name: value for name, value in toy_unet().config.items() if not name.startswith("_")}
+    for changed, told in (({"num_class_embeds": 3}, "num_class_embeds"), ({"out_channels": 2}, "other channels")):
+        with pytest.raises(ValueError, match=f"{told}.*unconditional"):
+            Denoiser.of(UNet2DModel(**{**config, **changed}))
 
 
 def test_random_weights_are_those_of_diffusers() -> None:

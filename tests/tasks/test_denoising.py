@@ -67,6 +67,15 @@ def test_the_same_rows_have_the_same_noise_and_loss():
     assert not np.allclose(changed, one)
 
 
+def test_other_pictures_have_other_noise():
+    """Whatever the seed: what an attacker remembers of its rows' noise says nothing of the test rows."""
+    train, test = (noised_rows(toy_pictures(24, i), TIMESTEPS, repeats=2) for i in (0, 2))
+    assert len({*train["noise"], *test["noise"]}) == 96
+    assert not torch.equal(noise_of(5, (4,)), noise_of(5 + 2**32, (4,)))
+    again = noised_rows(toy_pictures(24, 0), TIMESTEPS, repeats=2)
+    assert (again["noise"], again["timestep"]) == (train["noise"], train["timestep"])
+
+
 def test_scores_are_those_of_one_pixel_after_the_other():
     model, task = Denoiser.of(toy_unet()), denoising_task()
     batch = batch_of(task)

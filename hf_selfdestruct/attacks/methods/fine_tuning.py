@@ -71,8 +71,8 @@ class Tuning(Attack):
             in float32, as most attackers train.
         batch_norm: Statistics of batch normalisation while training: those of the ``batch``, which move the running
             ones, or the ``stored`` ones, which stay as they were published.
-        crops: Pixels by which each training picture is shifted at most, its edges mirrored; half of them are flipped,
-            left to right. 0 for pictures as they are.
+        crops: Pixels by which each blocked training picture is shifted at most, its edges mirrored; half of them are
+            flipped, left to right. 0 for pictures as they are.
         prelude: Benign fine-tuning steps first (heal-then-attack).
         poison: Share of blocked rows in a batch, the rest being benign; 0 for blocked rows alone.
         prune: Whether settings are compared at the first look and only the best quarter is run to the end.

@@ -111,6 +111,8 @@ class ProbedFirst(Tuning):
         super().__post_init__()
         if not self.poolings or {*self.poolings} - {*POOLINGS}:
             raise ValueError(f"{self.name}: poolings must be of {', '.join(POOLINGS)}; got {self.poolings}.")
+        if self.trainable != "all":
+            raise ValueError(f"{self.name} trains all weights; leave trainable out, got {self.trainable!r}.")
 
     def space(self) -> list[dict[str, Any]]:
         """Those of fine-tuning, which state the head."""
@@ -127,7 +129,7 @@ class ProbedFirst(Tuning):
             found.update(pooling=headed.pooling, strength=strength)
             return headed
 
-        outcome = tune(self.name, trial, under=under, losses=self.losses)
+        outcome = tune(self.name, trial, prepare=self.shaken(trial), under=under, losses=self.losses)
         return replace(outcome, found={**outcome.found, **found})
 
     def losses(self, model: Any, few: Split, trial: Trial, benign: PreTrainedModel | None) -> Losses:

@@ -264,7 +264,15 @@ def _matrices(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _fresh(model: PreTrainedModel, *key: Any) -> dict[str, nn.Parameter]:
-    """Weights as the architecture starts from, by name."""
+    """Weights as the architecture starts from, by name.
+
+    Normalisations start at 1 and 0, also where transformers draws them at random (EfficientNet): between layers that
+    know something, such scales would silence everything.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(*key))
-        return dict(type(model)._from_config(model.config).named_parameters())
+        fresh = type(model)._from_config(model.config)
+    for module in fresh.modules():
+        if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)):
+            module.reset_parameters()
+    return dict(fresh.named_parameters())
