@@ -29,6 +29,10 @@ from .sections import DataConfig, TaskConfig, check_kinds, kinds_of
 from .strict_yaml import parse_yaml
 
 DOTTED = {"data": DataConfig, "adversary": AdversarySettings, "method_options": MethodOptions}
+ADAPTER = (  # fields of LoraConfig that say what is trained, and how it begins
+    *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules"),
+    *("layers_to_transform", "layers_pattern", "fan_in_fan_out", "init_lora_weights", "task_type"),
+)
 MOST_BYTES = 100_000  # size limit of a configuration; real ones have a few thousand bytes
 
 
@@ -181,10 +185,11 @@ def lora_config(config: HardenConfig) -> LoraConfig | None:
     """
     if not config.adapter:
         return None
-    check_names(config.adapter, [f.name for f in dataclasses.fields(LoraConfig)], "adapter")
-    rank = config.adapter.get("r", 1)
-    if type(rank) is not int or rank < 1:
-        raise ValueError(f"adapter: r must be a whole number of at least 1; got {short(rank)}.")
+    check_names(config.adapter, ADAPTER, "adapter")
+    for name in ("r", "lora_alpha"):
+        value = config.adapter.get(name, 1)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"adapter: {name} must be a whole number of at least 1; got {short(value)}.")
     try:
         return LoraConfig(**config.adapter)
     except (TypeError, ValueError) as error:

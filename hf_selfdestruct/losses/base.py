@@ -73,7 +73,7 @@ class BlockingLoss(ABC):
     wants_hidden_states: ClassVar[bool] = False
     second_order: ClassVar[bool] = False  # the loss contains a gradient, so its own gradient is of second order
     fewest_rows: ClassVar[int] = 1  # minimum number of rows to measure it
-    fewest_classes: ClassVar[int] = 2  # with fewer, a model that flips its answers would win
+    fewest_classes: ClassVar[int] = 2  # with fewer, it asks for nothing but flipped answers
     on_general: ClassVar[bool] = False  # measured on general rows (desired or kept) instead of blocked ones
 
     def __post_init__(self) -> None:

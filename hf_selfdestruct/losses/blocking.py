@@ -82,7 +82,8 @@ class CrossEntropy(BlockingLoss):
 class InverseCrossEntropy(BlockingLoss):
     """``-log(1 - p_y)``, as in the paper (its code computes ``CE(-logits)``). In [0, inf).
 
-    For two classes this is the cross-entropy of the other label, so it rewards flipping labels, and is refused there.
+    Not flip-proof: a model that gives every label's probability to another label has a loss of 0. For two classes it
+    is the cross-entropy of the other label, and it is refused there.
     """
 
     citation = _SOPHON

@@ -141,6 +141,13 @@ def test_an_adapter_alone_is_trained_where_the_file_says_so(project, tmp_path):
     moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, start[name])}
     assert moved == {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(2)}
 
+    for wrong, told in (
+        ({"rank": 8}, "adapter: unknown key 'rank'"),
+        ({"lora_alpha": "x"}, "adapter: lora_alpha must be a whole number of at least 1; got 'x'"),
+        ({"layers_to_transform": 1, "target_modules": "q.*"}, "adapter: .*layers_to_transform"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            replace(config, adapter=wrong)
     wider = replace(config, adapter={**config.adapter, "r": 4})
     with pytest.raises(ValueError, match="contains a run with adapter="):
         check_the_same(wider, training_arguments(wider), goes_on=True)
