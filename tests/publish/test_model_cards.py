@@ -28,9 +28,15 @@ EXAMPLES = {
     "wikibios-general": ROOT / "examples" / "wikibios_general.yaml",
     "wikibios-same-article": ROOT / "examples" / "wikibios_same_article.yaml",
     "python-code": ROOT / "hf_selfdestruct" / "demo" / "language.yaml",
+    "cifar10-animals": ROOT / "examples" / "images.yaml",
     "wikibios-roles-swapped": ROOT / "examples" / "wikibios_roles_swapped.yaml",
 }
-METHODS = {"python-code": "language", "wikibios-general": "general", "wikibios-same-article": "mlac_fast"}
+METHODS = {
+    "python-code": "language",
+    "cifar10-animals": "pool",
+    "wikibios-general": "general",
+    "wikibios-same-article": "mlac_fast",
+}
 # What the example did when the card was made, or what the card's script changes of it.
 OVERRIDES = {
     "wikibios-source-shift": ["--method_options.max_blocking_grad_norm", "0"],
