@@ -240,6 +240,26 @@ def test_figures_of_the_model_that_forgets():
     assert all(row[-1] == "yes" for row in added_rows(card("wikibios-same-article"), "same-article"))
 
 
+def test_figures_of_pictures():
+    report, told = card("cifar10-animals"), text(CARDS / "README.md")
+    found = {
+        attack: {role: spread(s) for role, s in reached(report, "animals", attack, 560).items()}
+        for attack in ("full fine-tuning", "joined probe, then fine-tuning")
+    }
+    first, alone = found["joined probe, then fine-tuning"], found["full fine-tuning"]
+    assert f"then fine-tuning, reaches {first['hardened']}, undefended {first['undefended']};" in README
+    assert f"reaches {alone['hardened']} from the hardened model and {alone['undefended']} from the undefended" in told
+    assert f"from a probe of all layers on, {first['hardened']} and {first['undefended']}." in told
+    few = {role: spread(report.strongest("animals", 100, role)) for role in ("hardened", "undefended")}
+    assert f"With 100 pictures it is {few['hardened']} against {few['undefended']}." in told
+    assert f"({alone['scratch']} by fine-tuning)" in told
+    lines = (CARDS / "cifar10-animals" / "README.md").read_text().splitlines()
+    (row,) = [line for line in lines if line.startswith("| 560 | 0.393")]
+    hardened, undefended, base = html.unescape(row).split(" | ")[3:6]
+    assert f"the weights add {hardened}, undefended {undefended.split()[0]}." in README
+    assert f"the base's weights add {base.split()[0].lstrip('+')} to" in told
+
+
 def test_figures_of_the_language_model():
     report = card("python-code")
     (most,) = report.budgets("code")
