@@ -14,6 +14,7 @@ ROOT = DOCS.parent
 PAGES = {
     "evidence/cards": "model_cards/README.md",
     "evidence/withdrawn": "model_cards/withdrawn.md",
+    "evidence/diffusion": "benchmarks/diffusion.md",
     "evidence/card-animals": "model_cards/cifar10-animals/README.md",
     "evidence/card-article": "model_cards/wikibios-same-article/README.md",
     "evidence/card-general": "model_cards/wikibios-general/README.md",
