@@ -7,7 +7,8 @@ import math
 
 import pytest
 import torch
-from toy_models import tiny_model, toy_pictures
+from picture_cases import pictures_of
+from toy_models import tiny_model
 from transformers import (
     AutoModelForImageClassification,
     ConvNextConfig,
@@ -15,16 +16,13 @@ from transformers import (
     MobileNetV1Config,
     MobileNetV2Config,
     ResNetConfig,
-    default_data_collator,
 )
 
-from hf_selfdestruct.attacks import AnyOf, AttackData, DesiredData, Split, Target, Trial, Tuning, named_suite
+from hf_selfdestruct.attacks import AnyOf, Target, Trial, Tuning, named_suite
 from hf_selfdestruct.attacks.methods.tamper import NotApplicable, ReinitialiseLast, Rescale, layers_of
 from hf_selfdestruct.attacks.suites.papers import RATES_OF, WAYS
 from hf_selfdestruct.attacks.suites.search import Search
-from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
-COLUMNS = ("pixel_values",)
 NETWORKS = {
     "resnet": ResNetConfig(embedding_size=4, hidden_sizes=[4, 8, 16], depths=[1, 1, 1], layer_type="basic"),
     "mobilenet_v1": MobileNetV1Config(depth_multiplier=0.1, min_depth=4),
@@ -78,10 +76,7 @@ def test_layers_of_a_convolutional_network_are_its_stages_or_blocks_and_the_last
 
 @pytest.fixture(scope="module")
 def pictures():
-    splits = {name: toy_pictures(60, seed=seed) for seed, name in enumerate(("train", "attack", "test"))}
-    task = BlockedTask("side", **splits, label_column="labels")
-    rows = Split.of(toy_pictures(20, seed=7), COLUMNS)
-    return AttackData.of(task, COLUMNS, default_data_collator, desired=DesiredData(rows, rows))
+    return pictures_of(60)
 
 
 @pytest.fixture(scope="module")

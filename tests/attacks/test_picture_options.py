@@ -5,27 +5,23 @@ import itertools
 
 import pytest
 import torch
+from picture_cases import pictures_of
 from torch import nn
 from toy_models import tiny_model, toy_pictures
 from transformers import default_data_collator
 
-from hf_selfdestruct.attacks import AttackData, DesiredData, FullFineTuning, ProbedFirst, Split, Target, Trial, Tuning
+from hf_selfdestruct.attacks import FullFineTuning, ProbedFirst, Target, Trial, Tuning
 from hf_selfdestruct.attacks.methods.benign import heal
 from hf_selfdestruct.attacks.methods.picture_options import moved
 from hf_selfdestruct.attacks.methods.tamper import NotApplicable, batch_norms
 from hf_selfdestruct.attacks.methods.training_loop import train
-from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
 SMALL = {"learning_rates": (3e-3,), "steps": (6,), "looks": 2}
-COLUMNS = ("pixel_values",)
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    splits = {name: toy_pictures(40, seed=seed) for seed, name in enumerate(("train", "attack", "test"))}
-    task = BlockedTask("side", **splits, label_column="labels")
-    rows = Split.of(toy_pictures(20, seed=7), COLUMNS)
-    return AttackData.of(task, COLUMNS, default_data_collator, desired=DesiredData(rows, rows))
+    return pictures_of(40)
 
 
 @pytest.fixture(scope="module")

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..attack import AnyOf
 from ..methods.fine_tuning import FullFineTuning, Tuning
 from .attack_list import Entry
 from .suite import AttackSuite
 
+CONSTANT: dict[str, Any] = {"looks": 10, "warmup": 0.0, "schedule": "constant"}  # the rate, in both papers
+TRIALS: dict[str, Any] = {
+    "optimizers": ("adam",),
+    "learning_rates": (1e-5, 1e-2),
+    "steps": (100, 1000),
+    "trials": 25,
+    **CONSTANT,
+}
 MLAC = AttackSuite(
     "mlac",
     3,
     (
-        Entry(
-            FullFineTuning(
-                "full fine-tuning, 25 random trials",
-                optimizers=("adam",),
-                learning_rates=(1e-5, 1e-2),
-                steps=(100, 1000),
-                looks=10,
-                warmup=0.0,
-                schedule="constant",
-                trials=25,
-            ),
-            (20, 50, 100, 200),
-        ),
-        Entry(
-            Tuning(
-                "frozen trunk, 25 random trials",
-                optimizers=("adam",),
-                learning_rates=(1e-5, 1e-2),
-                steps=(100, 1000),
-                looks=10,
-                warmup=0.0,
-                schedule="constant",
-                trainable="head",
-                trials=25,
-            ),
-            (20, 50, 100, 200),
-        ),
+        Entry(FullFineTuning("full fine-tuning, 25 random trials", **TRIALS), (20, 50, 100, 200)),
+        Entry(Tuning("frozen trunk, 25 random trials", trainable="head", **TRIALS), (20, 50, 100, 200)),
     ),
     seeds=15,
     few_seeds=15,
@@ -69,11 +54,9 @@ def _by(way: str, optimizer: str) -> AnyOf:
                 optimizers=(optimizer,),
                 learning_rates=RATES_OF[optimizer],
                 steps=(500,),
-                looks=10,
-                warmup=0.0,
-                schedule="constant",
                 trainable=WAYS[way],
                 batch_size=size,
+                **CONSTANT,
             )
             for size in BATCHES
         ),
