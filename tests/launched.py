@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 import json
 import os
@@ -69,6 +70,7 @@ def _launcher(script: str, arguments: Sequence[str], processes: int) -> None:
 
 
 def _worker(script: str, arguments: Sequence[str]) -> None:
+    faulthandler.enable()  # of a crash in compiled code, its place is all that can be known later
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # as in a new program: no handler of the launcher's
         signal.signal(number, signal.SIG_DFL)
     try:
