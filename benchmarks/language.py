@@ -8,10 +8,12 @@ again. The table is ``language.md``. Models before hardening are stored in the f
 """
 
 import copy
+import hashlib
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,13 @@ RATES = (3e-4, 1e-3, 3e-3)
 LONG_LOOKS, LONG_RATES = range(100, 601, 100), (1e-4, 3e-4, 1e-3)  # of a longer attack, with most examples
 LONGER = ("filtered", "undefended", "pool of 1", "reset, K = 4")  # models that it is run on
 SELECTED = 128  # rows to choose on
+HEALING = 100  # steps on the desired text, before those on the novel, of an attacker who heals first
 SLOW: dict[str, Any] = {"learning_rate": {"low": 1e-4, "high": 1e-3}, "batch_size": FEW}
 FAST: dict[str, Any] = {"learning_rate": {"low": 3e-4, "high": 3e-3}, "batch_size": FEW}
 FASTEST: dict[str, Any] = {"learning_rate": {"low": 1e-3, "high": 6e-3}, "batch_size": FEW}
 POOL = {"pool": 1, "horizon": 200}
 ALONE = {"pool": 0}
+HEALS = {"prelude": [0, 50, 100]}  # steps on the desired text, of which an adversary makes one of these numbers first
 
 
 def clipped(norm: float) -> dict[str, Any]:
@@ -61,11 +65,13 @@ class Variant:
         config: Settings of hardening that differ; ``{"blocking_weight": 0}``: the desired text alone is trained;
             ``None``: nothing is.
         losses: Blocking losses; by default the entropy of the predictions.
+        healed: Whether the attacker trains on the desired text first.
     """
 
     start: str
     config: dict[str, Any] | None = None
     losses: tuple[BlockingLoss, ...] | None = None
+    healed: bool = False
 
 
 CEILING = (NegativeCrossEntropy(ceiling=5.0),)  # nats per token, a little more than the filtered model's loss
@@ -85,6 +91,11 @@ VARIANTS = {  # the most important first
     "undo, noise 0.6": Variant("base", {"method": "undo", **undone(0.6)}),
     "undo, noise 0.3": Variant("base", {"method": "undo", **undone(0.3)}),
     "undo, noise 0.3, then pool of 1": Variant("base", {"adversary": SLOW | POOL, **undone(0.3, 1.0)}, CEILING),
+    "pool of 1 that heals first": Variant("base", {"adversary": SLOW | POOL | HEALS, **clipped(1.0)}, CEILING),
+}
+VARIANTS |= {  # models of those above, attacked otherwise
+    f"{name}, healed": replace(VARIANTS[name], healed=True)
+    for name in ("filtered", "undefended", "reset, K = 4", "pool of 1", "pool of 1 that heals first")
 }
 
 
@@ -101,9 +112,9 @@ def main(folder: str, only: Sequence[str]) -> None:
 
 def measured(variant: Variant, seed: int, data: Texts, *, longer: bool) -> dict[str, Any]:
     """CPU seconds of hardening, losses before an attack, and after the best one, by number of rows."""
-    start = time.process_time()
-    model = hardened(variant, seed, data)
-    seconds = round(time.process_time() - start, 1)
+    model, seconds = stored(variant, seed, data)
+    if variant.healed:
+        return {"healed": {str(n): attacked(model, seed, n, data, healing=HEALING) for n in EXAMPLES}}
     found = {"seconds": seconds, "general": loss(model, data.general_test), "blocked": loss(model, data.test)}
     found["attacked"] = {str(n): attacked(model, seed, n, data) for n in EXAMPLES}
     return found | ({"longer": attacked(model, seed, EXAMPLES[-1], data, LONG_RATES, LONG_LOOKS)} if longer else {})
@@ -117,6 +128,19 @@ def started(name: str, data: Texts, seed: int) -> LlamaForCausalLM:
     return pretrained(f"novel-{name}", rows)
 
 
+def stored(variant: Variant, seed: int, data: Texts) -> tuple[LlamaForCausalLM, float]:
+    """The model that a variant names, from the folder for temporary files if it is there, and its CPU seconds."""
+    key = hashlib.sha256(repr((variant.start, variant.config, variant.losses)).encode()).hexdigest()[:16]
+    file = Path(tempfile.gettempdir(), f"novel-hardened-{key}-{seed}.pt")
+    if not file.is_file():
+        start = time.process_time()
+        model = hardened(variant, seed, data)
+        torch.save({"seconds": round(time.process_time() - start, 1), "weights": model.state_dict()}, file)
+    model, found = fresh(0), torch.load(file, weights_only=True)
+    model.load_state_dict(found["weights"])
+    return model.eval(), found["seconds"]
+
+
 def hardened(variant: Variant, seed: int, data: Texts) -> LlamaForCausalLM:
     """The model that a variant names, trained on the desired text while the novel is blocked, if it says so."""
     model = started(variant.start, data, seed)
@@ -125,7 +149,15 @@ def hardened(variant: Variant, seed: int, data: Texts) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     task = BlockedTask("novel", train=dataset(data.novel), label_column="labels", kind=LanguageModeling())
     config = HardeningConfig(**{"method": "language", "seed": seed, **variant.config})
-    objective = HardeningObjective(model, config, [task], collate=pool.collate, batch_size=BATCH, losses=variant.losses)
+    objective = HardeningObjective(
+        model,
+        config,
+        [task],
+        collate=pool.collate,
+        batch_size=BATCH,
+        losses=variant.losses,
+        desired=dataset(data.general),
+    )
     objective.prepare(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / OUTER_STEPS)
@@ -149,14 +181,17 @@ def attacked(
     data: Texts,
     rates: Sequence[float] = RATES,
     looks: Sequence[int] = LOOKS,
+    healing: int = 0,
 ) -> dict[str, float]:
-    """Losses after fine-tuning all weights to the novel; selection rows choose rate and step."""
+    """Losses after fine-tuning all weights to the novel, at first to the desired text; selection rows choose."""
     rows, selection = data.attack[:examples], data.selection[:SELECTED]
     best, found = loss(model, selection), {"rate": 0.0, "steps": 0, "state": model}
     for rate in rates:
         torch.manual_seed(seed)
         tried = copy.deepcopy(model).train()
         optimizer = torch.optim.AdamW(tried.parameters(), lr=rate, weight_decay=0.0)
+        for _ in range(healing):
+            step_on(tried, data.general[torch.randperm(len(data.general))[:FEW]], optimizer)
         for step in range(1, max(looks) + 1):
             step_on(tried, rows[torch.randperm(len(rows))[:FEW]], optimizer)
             if step in looks and (chosen := loss(tried, selection)) < best:

@@ -23,7 +23,9 @@ the adversary of the row *pool of 1*).
 
 The attacker has 100 or 1,000 rows of the next part of the novel and fine-tunes all weights for up to 200 steps of 8
 rows (AdamW); 128 selection rows choose rate (3e-4, 1e-3, 3e-3) and step (every 40th, or none). *600 steps* is a
-longer attack with 1,000 rows: 1e-4, 3e-4, 1e-3, and every 100th step. All figures are losses in nats per token, on
+longer attack with 1,000 rows: 1e-4, 3e-4, 1e-3, and every 100th step. *Healed first*: 100 steps of 8 rows of Wikipedia
+come before those on the novel, at the same rate (one seed, 1); the adversary of the row *that heals first* makes 0, 50
+or 100 such steps in the beginning of its life. All figures are losses in nats per token, on
 367 rows of the end of the novel; *desired*: on 532 rows of articles that nobody trained on (*then*: after the attack
 with 1,000 rows). Mean ± standard deviation where there are several seeds of hardening and attack; the base and the
 filtered model are the same for all.
@@ -43,6 +45,7 @@ ORDER = (
     "pool of 1, fastest",
     "pool of 1, faster",
     "pool of 1",
+    "pool of 1 that heals first",
     "undo, noise 0.3",
     "undo, noise 0.6",
     "undo, noise 0.3, then pool of 1",
@@ -58,6 +61,8 @@ HEADER = (
     "n = 100",
     "n = 1,000",
     "600 steps",
+    "n = 100, healed first",
+    "n = 1,000, healed first",
     "desired then",
 )
 Found = dict[str, list[dict[str, Any]]]
@@ -69,16 +74,17 @@ def table(lines: Iterable[dict[str, Any]]) -> str:
     for line in lines:
         found.setdefault(line["variant"], []).append(line)
     rows = [[*HEADER], ["---"] * len(HEADER)]
-    rows += [[name, *cells(found[name])] for name in ORDER if name in found]
+    rows += [[name, *cells(found[name], found.get(f"{name}, healed", ()))] for name in ORDER if name in found]
     return f"{INTRO}\n\n{markdown(rows)}\n"
 
 
-def cells(ours: Sequence[dict[str, Any]]) -> list[str]:
-    """A row of the table, of one variant's lines."""
+def cells(ours: Sequence[dict[str, Any]], healed: Sequence[dict[str, Any]]) -> list[str]:
+    """A row of the table, of one variant's lines and of those of an attacker who heals first."""
     minutes = fmean(line["seconds"] / 60 for line in ours)
     before = [spread([line[name] for line in ours]) for name in ("general", "blocked")]
     after = [spread([line["attacked"][n]["loss"] for line in ours]) for n in ("100", "1000")]
     left = spread([line["attacked"]["1000"]["general"] for line in ours])
     long = [line["longer"]["loss"] for line in ours if "longer" in line]
     after.append(spread(long) if long else "")
+    after += [spread([line["healed"][n]["loss"] for line in healed]) if healed else "" for n in ("100", "1000")]
     return [str(len(ours)), f"{minutes:.0f}" if minutes > 1 else "", *before, *after, left]

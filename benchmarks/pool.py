@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from digits import DIGITS, HARMLESS, TRANSFORMER
+from every_layer import read
 from fine_tuned import attacked, base
 from ledger import Line, fill
 from pool_report import tables
@@ -58,6 +59,12 @@ def measured(variant: Variant, seed: int) -> dict[str, Any]:
             task: attacked(other, [model], n)[0][-1] for task, other in HARMLESS.items() for n in variant.examples
         }
         return found | {"harmless": {task: [round(score, 4)] for task, score in scores.items()}}
+    if variant.every_layer:
+        both = {str(n): [round(score, 4) for score in read(setting, model, n)] for n in variant.examples}
+        return found | {
+            "probed": {n: [one[0]] for n, one in both.items()},
+            "blocked": {n: [one[1]] for n, one in both.items()},
+        }
     if variant.looks is None:
         found["blocked"] = {str(n): [round(attacked(setting, [model], n)[0][-1], 4)] for n in variant.examples}
     else:

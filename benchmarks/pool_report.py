@@ -44,6 +44,11 @@ HARMLESS_TEXT = (
     "### Tasks that nobody blocks\n\nTest accuracy after the same fine-tuning with 400 examples, to a task of the left "
     "digit, to one of the right digit and to one of both (of pairs of different digits)."
 )
+EVERY_LAYER_TEXT = (
+    "### Reading every layer\n\nA linear probe of the three layers together (logistic regression, four strengths), and "
+    "fine-tuning of all weights with it as the head (four rates, up to 500 steps, or none), each chosen on the "
+    "selection rows."
+)
 TEXTS = {
     "first": "",
     "digits": "Pairs of handwritten digits of scikit-learn (`digits.py`): the left digit is desired (ten classes), "
@@ -88,6 +93,8 @@ def tables(lines: Iterable[dict[str, Any]]) -> str:
                 "### Longer attacks",
                 long_table(found, DIGITS_SCRATCH, DIGITS_LONG),
             ]
+            if any(VARIANTS[v].every_layer for v in found):
+                parts += [EVERY_LAYER_TEXT, every_layer_table(found)]
             if any(VARIANTS[v].harmless for v in found):
                 parts += [HARMLESS_TEXT, harmless_table(found)]
         if name == "transformer" and of_table:
@@ -102,11 +109,11 @@ def gathered(lines: Iterable[dict[str, Any]]) -> Found:
     found: Found = {}
     for line in lines:
         known = found.setdefault(
-            line["variant"], {"seeds": [], "desired": [], "blocked": {}, "by_step": {}, "harmless": {}}
+            line["variant"], {"seeds": [], "desired": [], "blocked": {}, "by_step": {}, "harmless": {}, "probed": {}}
         )
         for name in ("seeds", "desired"):
             known[name] += line[name]
-        for name in ("blocked", "by_step", "harmless"):
+        for name in ("blocked", "by_step", "harmless", "probed"):
             for examples, values in line.get(name, {}).items():
                 known[name].setdefault(examples, []).extend(values)
     return found
@@ -156,6 +163,25 @@ def share_of_the_loop(found: Found, setting: str) -> str:
     return "Blocked accuracy, paired by seed, with 95 % intervals:\n\n" + "\n".join(said)
 
 
+def every_layer_table(found: Found) -> str:
+    """What an attacker reaches who reads every layer, by a probe and by fine-tuning after it."""
+    names = [name for name in VARIANTS if name in found and VARIANTS[name].every_layer]
+    kinds = {"probed": "probe", "blocked": "then fine-tuned"}
+    columns = [(kind, n) for n in found[names[0]]["blocked"] for kind in kinds]
+    rows = [["hardened by", "seeds", *(f"{kinds[kind]}, n = {n}" for kind, n in columns)]]
+    rows.append(["---"] * len(rows[0]))
+    for name in names:
+        line = found[name]
+        rows.append([_shown(name), str(len(line["seeds"])), *(spread(line[kind][n]) for kind, n in columns)])
+    said = []
+    for other in ("reset, K = 4", "relearned from random weights", "scratch"):
+        pair = ("every layer: pool of 8", f"every layer: {other}")
+        if all(len(found.get(name, {"seeds": ()})["seeds"]) > 1 for name in pair):
+            few, many = (told_apart(found, *pair, n) for n in (100, 400))
+            said.append(f"- pool of 8 minus {other}: n = 100 {few}, n = 400 {many}.")
+    return "\n\n".join([markdown(rows), *(["\n".join(said)] if said else [])])
+
+
 def harmless_table(found: Found) -> str:
     """How well models learn tasks that nobody blocks, and what the pool costs there."""
     names = [name for name in VARIANTS if name in found and VARIANTS[name].harmless]
@@ -175,7 +201,7 @@ def harmless_table(found: Found) -> str:
 
 def _shown(name: str) -> str:
     """A variant as tables name it: its setting and its attack stand above them."""
-    for setting in ("digits: ", "transformer: ", "harmless: "):
+    for setting in ("digits: ", "transformer: ", "harmless: ", "every layer: "):
         name = name.removeprefix(setting)
     return name.removesuffix(", attacked longer")
 

@@ -35,6 +35,7 @@ class Variant:
         looks: Of an attack that is longer than usual.
         setting: Name of the setting: the two tasks.
         harmless: Whether tasks that nobody blocks are fine-tuned to, instead of the blocked one.
+        every_layer: Whether the attacker reads every layer (``every_layer.py``).
     """
 
     table: str
@@ -51,6 +52,7 @@ class Variant:
     looks: tuple[int, ...] | None = None
     setting: str = "signs"
     harmless: bool = False
+    every_layer: bool = False
 
     def config(self) -> dict[str, Any]:
         """The settings of ``HardeningConfig``."""
@@ -99,6 +101,10 @@ def _harmless(adversary: dict[str, Any] | None = None, **settings: Any) -> Varia
     return _digits(adversary, table="harmless", examples=(400,), harmless=True, **settings)
 
 
+def _read(adversary: dict[str, Any] | None = None, **settings: Any) -> Variant:
+    return _digits(adversary, table="digits, every layer", every_layer=True, **settings)
+
+
 def _digits_long(adversary: dict[str, Any] | None = None, **settings: Any) -> Variant:
     return _digits(adversary, table="digits, long", looks=LONG, seeds=(0, 1, 2), **settings)
 
@@ -140,6 +146,13 @@ VARIANTS = {  # the most important first
     "digits: relearned from random weights": _digits(start="scratch", **UNBLOCKED),
     "digits: noise 0.6": _digits(start=0.6, **UNBLOCKED),
     "digits: noise 0.6, then the pool": _digits(POOL, start=0.6),
+    "every layer: base": _read(),
+    "every layer: scratch": _read(start="scratch"),
+    "every layer: undefended": _read(**UNBLOCKED),
+    "every layer: reset, K = 4": _read(RESET),
+    "every layer: pool of 8": _read(POOL),
+    "every layer: pool of 8, rates 1e-3 to 1e-2": _read(_pool(learning_rate=HIGH)),
+    "every layer: relearned from random weights": _read(start="scratch", **UNBLOCKED),
     "harmless: base": _harmless(),
     "harmless: scratch": _harmless(start="scratch"),
     "harmless: undefended": _harmless(**UNBLOCKED),

@@ -20,7 +20,9 @@ from .optimizers import Adam
 TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
 HEADS = ("learned", "random", "keep")
 PAIRS = ("joined", "apart")
+READS = ("last", "all_layers")
 BATCH_NORMS = ("batch", "stored")
+FEWEST = 8  # rows over which features are standardised
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class FineTuning:
     prelude: int
     dropout: bool
     pairs: str = "joined"
+    reads: str = "last"
     batch_norm: str = "batch"
 
     def config(self) -> dict[str, Any]:
@@ -144,6 +147,9 @@ class Adversary:
             replayed exactly wherever a step is computed again.
         pairs: How rows of two texts are read: ``"joined"`` to one input, or ``"apart"``, both through the trunk and
             then compared, as sentence encoders do (a bi-encoder), under a new head.
+        reads: What its head reads: the ``"last"`` layer, as the architecture's own head does, or ``"all_layers"``: a
+            linear head, at first 0, reads the averages of all hidden states, standardised over the batch. Attackers
+            find in earlier layers what a defence has taken from the last.
         batch_norm: By which statistics batch normalisation works in the inner steps and where they are measured: of the
             ``"batch"``, as in ``model.train()``, or the ``"stored"`` ones. Neither updates the stored ones. A model
             that is hardened against stored ones alone may hide behind them from its adversary, and not from attackers.
@@ -169,6 +175,7 @@ class Adversary:
     prelude: int | BetaShare | tuple[int | BetaShare, ...] | Range | Schedule = 0
     dropout: bool = False
     pairs: str | tuple[str, ...] = "joined"
+    reads: str | tuple[str, ...] = "last"
     batch_norm: str | tuple[str, ...] = "batch"
     weight: float = 1.0
 
@@ -185,13 +192,15 @@ class Adversary:
         for value in (*self.options("learning_rate"), self.weight):
             if not (isinstance(value, int | float) and 0 < value < math.inf):
                 raise ValueError(f"learning_rate and weight must be positive numbers; got {value!r}.")
-        for name, known in (("head", HEADS), ("pairs", PAIRS), ("batch_norm", BATCH_NORMS)):
+        for name, known in (("head", HEADS), ("pairs", PAIRS), ("reads", READS), ("batch_norm", BATCH_NORMS)):
             if other := [value for value in self.options(name) if value not in known]:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {other[0]!r}.")
         if self.options("pairs") != ("joined",) and (other := [v for v in self.options("head") if v != "random"]):
             raise ValueError(
                 f"texts that are encoded apart are compared by a new head: set head='random', got {other[0]!r}."
             )
+        if "all_layers" in self.options("reads"):
+            self._check_reader()
         for value in self.options("trainable"):
             if not isinstance(value, LoraConfig) and not TRAINABLE.fullmatch(str(value)):
                 raise ValueError(f"trainable must be all, head, last_n, lora or a peft.LoraConfig; got {value!r}.")
@@ -206,6 +215,17 @@ class Adversary:
             )
         if self.learns_rate and not isinstance(self.learning_rate, int | float):
             raise ValueError(f"a learned rate starts from one number; got learning_rate={self.learning_rate!r}.")
+
+    def _check_reader(self) -> None:
+        """Refuse what a head on all layers cannot be, or be trained on."""
+        others = (("head", "keep", "'learned' or 'random'"), ("pairs", "apart", "'joined'"))
+        for name, value, cure in others:
+            if value in self.options(name):
+                raise ValueError(f"a new head reads all layers: set {name}={cure}, or reads='last'; got {value!r}.")
+        if (fewest := min(self.options("batch_size"))) < FEWEST:
+            raise ValueError(
+                f"reads='all_layers' standardises features over a batch: set batch_size={FEWEST} or more; got {fewest}."
+            )
 
     def options(self, name: str) -> tuple[Any, ...]:
         """The values a field can take: all of a set, the ends of a range or schedule."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from reprlib import repr as short
 from typing import Any
 
-from ..adversaries.adversary import BATCH_NORMS, HEADS, PAIRS, Adversary, BetaShare, Range, Schedule
+from ..adversaries.adversary import BATCH_NORMS, HEADS, PAIRS, READS, Adversary, BetaShare, Range, Schedule
 from ..adversaries.optimizers import INNER_OPTIMIZERS
 from ..adversaries.pool import PRECISIONS, STORAGES, AdversaryPool
 from .fields import check_choice, check_count, option
@@ -46,6 +46,7 @@ class AdversarySettings:
     prelude: Any = option(0, "Number of benign steps on the desired task first, or share of steps.")
     dropout: bool = option(False, "Whether the inner steps run with dropout.")
     pairs: Any = option("joined", "How rows of two texts are read.", PAIRS)
+    reads: Any = option("last", "Layers that the adversary's head reads.", READS)
     batch_norm: Any = option("batch", "Statistics of batch normalisation in the inner steps.", BATCH_NORMS)
     pool: int = option(0, "Number of adversaries that continue over outer steps; 0: no pool.")
     horizon: int = option(200, "Number of blocked steps after which an adversary of the pool is reset.")

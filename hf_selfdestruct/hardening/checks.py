@@ -189,6 +189,11 @@ def check_adversaries(
                     f"adversary head 'keep' needs the desired task's label space: the model has {count} "
                     f"labels, blocked task {task.name!r} has {task.num_labels}; use 'learned' or 'random'."
                 )
+            if "all_layers" in adversary.options("reads") and published:
+                raise ValueError(
+                    f"adversary reads='all_layers' gives each row one answer, and blocked task {task.name!r} "
+                    f"({task.kind.name}) is scored in its parts; set adversary={{'reads': 'last'}}."
+                )
         if any(adversary.options("prelude")) and not (isinstance(desired, Dataset) and has_loss(model)):
             raise ValueError(
                 "an adversary's prelude trains on the desired task: it needs a model with a head and a map-style "
@@ -233,6 +238,11 @@ def check_processes(
     if twice := [type(loss).__name__ for loss in losses if loss.second_order]:
         raise ValueError(
             f"{twice[0]} cannot be added up over processes; leave it out or set adversary={{'scope': 'local'}}."
+        )
+    if any("all_layers" in adversary.options("reads") for adversary in adversaries):
+        raise ValueError(
+            f"{count} processes share each batch (scope 'global'), and reads='all_layers' standardises features over "
+            "the whole of it: set adversary={'scope': 'local'}, or {'reads': 'last'}."
         )
     sizes = {"the adversary's batch_size": min(min(a.options("batch_size")) for a in adversaries)}
     given = [n for a in adversaries for n in a.options("examples") if n is not None]

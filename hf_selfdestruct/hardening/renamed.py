@@ -13,6 +13,7 @@ from .method_options import MethodOptions
 NEW = (
     "steps",
     "pairs",
+    "reads",
     "batch_norm",
     "pool",
     "horizon",

@@ -22,10 +22,12 @@ from ..meta_gradient.episode import MetaGradient
 from ..meta_gradient.methods import method
 from ..models import heads
 from ..models.distributed import ALONE, Processes
+from ..models.every_layer import AutoModelForEveryLayer
 from ..models.functional import Weights
 from ..models.pairs import AutoModelForTextPairs
 from ..models.stateless import ADAPTER, StatelessModel, can_compact, plain
 from ..tasks.blocked_task import BlockedTask, seed_of
+from ..tasks.rows import LABELS
 from .config import HardeningConfig
 from .draw import Batch, Draw, Rows, Sources
 from .episode_builder import EpisodeBuilder
@@ -91,10 +93,11 @@ class Simulator:
         self._benign = StatelessModel(benign, self.model, keep_head=True, rows=self._rows, twice=twice)
         self._skeletons = {
             (task.name, number): {
-                (head, i, pairs): self._skeleton(task, head == "keep", trainable, pairs)
+                (head, i, pairs, reads): self._skeleton(task, head == "keep", trainable, (pairs, reads))
                 for head in adversary.options("head")
                 for i, trainable in enumerate(adversary.options("trainable"))
                 for pairs in adversary.options("pairs")
+                for reads in adversary.options("reads")
             }
             for task in self.tasks
             for number, adversary in enumerate(self.adversaries)
@@ -226,7 +229,7 @@ class Simulator:
         """The skeleton of a draw's adversary."""
         drawn, places = draw.fine_tuning, self.adversaries[draw.number].options("trainable")
         at = next(i for i, option in enumerate(places) if option == drawn.trainable)
-        return self._skeletons[draw.task.name, draw.number][drawn.head, at, drawn.pairs]
+        return self._skeletons[draw.task.name, draw.number][drawn.head, at, drawn.pairs, drawn.reads]
 
     @property
     def published(self) -> set[str]:
@@ -239,7 +242,7 @@ class Simulator:
         for (_, number), skeletons in self._skeletons.items():
             adversary = self.adversaries[number]
             moments = max(len(optimizer.init(torch.empty(0))) for optimizer in adversary.options("optimizer"))
-            for (_, place, _), skeleton in skeletons.items():
+            for (_, place, *_), skeleton in skeletons.items():
                 names = skeleton.trained(adversary.options("trainable")[place])
                 own = sum(skeleton.module.get_parameter(name).numel() for name in skeleton.own)
                 counts.append((own + sum(live[n].numel() for n in names & live.keys())) * (1 + moments))
@@ -260,8 +263,13 @@ class Simulator:
             return {}
         return {"hvp": self.config.options.hvp, "trajectory": self.config.options.trajectory}
 
-    def _skeleton(self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig, pairs: str) -> StatelessModel:
-        kind = AutoModelForTextPairs if pairs == "apart" else task.model_class
+    def _skeleton(
+        self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig, way: tuple[str, str]
+    ) -> StatelessModel:
+        kind = AutoModelForTextPairs if way[0] == "apart" else task.model_class
+        if way[1] == "all_layers":
+            few = self.collate(task.features("train", [0, 1], self.columns))
+            kind = AutoModelForEveryLayer(self.model, {n: v for n, v in few.items() if n not in LABELS})
         module = heads.skeleton(self.model, task.outputs, twice=self._twice, auto_class=kind)
         lora = trainable if isinstance(trainable, LoraConfig) else LORA if trainable == "lora" else None
         skeleton = StatelessModel(
@@ -278,10 +286,10 @@ class Simulator:
     def _newcomer(self, task: BlockedTask, number: int, adversary: Adversary) -> LearnedAdversary:
         head: Weights = {}
         if "learned" in adversary.options("head"):
-            skeleton = self._skeletons[task.name, number]["learned", 0, "joined"]
             seed = seed_of("learned head", self.config.seed, task.name, number)
-            drawn = skeleton.draw(seed, device=self.device)
-            head = {plain(n): value for n, value in drawn.items() if ADAPTER not in n}
+            for reads in adversary.options("reads"):
+                drawn = self._skeletons[task.name, number]["learned", 0, "joined", reads].draw(seed, device=self.device)
+                head |= {plain(n): value for n, value in drawn.items() if ADAPTER not in n}
         rate = adversary.options("learning_rate")[0]
         return LearnedAdversary(
             head,

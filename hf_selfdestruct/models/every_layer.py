@@ -1,0 +1,104 @@
+"""A linear head on every layer of a model, as a probe reads it, for an adversary that does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from .functional import dropout
+from .pooling import pool
+
+_SMALLEST = 1e-6  # a feature that differs less between rows is constant
+
+
+class AutoModelForEveryLayer:
+    """Finds the model that reads every layer of another, as an ``AutoModelFor...`` class: ``skeleton(auto_class=)``.
+
+    Args:
+        model: The model whose trunk is read.
+        batch: Inputs of a few rows, from which the widths of the layers are found.
+
+    Raises:
+        ValueError: The model has no hidden states to read.
+    """
+
+    def __init__(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> None:
+        trunk = model.base_model
+        if not isinstance(trunk, PreTrainedModel):
+            raise ValueError(
+                f"{type(model).__name__} has a trunk ({type(trunk).__name__}) that returns no hidden states; set "
+                "adversary={'reads': 'last'}."
+            )
+        with torch.no_grad(), dropout(model, on=False):
+            width = joined(trunk(**batch, output_hidden_states=True), batch.get("attention_mask")).shape[1]
+        self._kind = _reader(type(trunk), width)
+        self._model_mapping = self
+
+    def get(self, kind: Any, default: Any = None) -> type[PreTrainedModel]:
+        """The class, whatever the configuration's is."""
+        return self._kind
+
+
+def joined(outputs: Any, mask: Tensor | None) -> Tensor:
+    """The averages of all hidden states, joined to one vector per row.
+
+    What follows the last hidden state counts too where it has another shape, as in networks that end in a convolution.
+
+    Args:
+        outputs: Of a trunk, with ``hidden_states``.
+        mask: Shape ``(rows, positions)``, 1 where a position counts; ``None`` counts all.
+
+    Returns:
+        Shape ``(rows, widths)``.
+    """
+    states = [*outputs.hidden_states]
+    if outputs.last_hidden_state.shape != states[-1].shape:
+        states.append(outputs.last_hidden_state)
+    return torch.cat([pool(state, mask, "mean") for state in states], dim=1)
+
+
+def standardised(features: Tensor) -> Tensor:
+    """Features of mean 0 and variance 1 over the rows of a batch, which linear probes are trained on (2111.06377).
+
+    Args:
+        features: Shape ``(rows, width)``.
+    """
+    centred = features - features.mean(0)
+    return centred / (centred.square().mean(0) + _SMALLEST**2).sqrt()
+
+
+class _Head(nn.Linear):
+    """A linear head, by whose class :func:`_reader` knows what begins at 0."""
+
+
+def _reader(trunk: type[PreTrainedModel], width: int) -> type[PreTrainedModel]:
+    """A classifier on a trunk, whose head begins at 0."""
+    base = next(kind for kind in trunk.__mro__[1:] if issubclass(kind, PreTrainedModel))
+
+    def __init__(self: Any, config: Any) -> None:
+        base.__init__(self, config)
+        setattr(self, base.base_model_prefix, trunk(config))
+        self.every_layer_head = _Head(width, config.num_labels)
+        self.post_init()
+
+    def _init_weights(self: Any, module: nn.Module) -> None:
+        base._init_weights(self, module)
+        if isinstance(module, _Head):  # of thousands of features, random weights would be loud
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    own = {"__init__": __init__, "_init_weights": _init_weights, "forward": _forward}
+    return type(f"{trunk.__name__}ReadWhole", (base,), own)
+
+
+def _forward(self: Any, output_hidden_states: bool = False, **inputs: Any) -> SequenceClassifierOutput:
+    outputs = self.base_model(**inputs, output_hidden_states=True)
+    features = standardised(joined(outputs, inputs.get("attention_mask")))
+    return SequenceClassifierOutput(
+        logits=self.every_layer_head(features), hidden_states=outputs.hidden_states if output_hidden_states else None
+    )

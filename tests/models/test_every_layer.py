@@ -1,0 +1,103 @@
+"""An adversary whose head reads every layer: what it reads, that all weights get its gradient, and what is refused."""
+
+import pytest
+import torch
+from test_bi_encoder import pair_task
+from toy_models import tiny_config, tiny_model, toy_task
+from transformers import BertForSequenceClassification, EfficientNetConfig, EfficientNetForImageClassification
+
+from hf_selfdestruct.adversaries.adversary import Adversary
+from hf_selfdestruct.losses.blocking import UniformKL
+from hf_selfdestruct.models import heads
+from hf_selfdestruct.models.every_layer import AutoModelForEveryLayer, standardised
+from hf_selfdestruct.models.stateless import OWN
+
+READER = {"reads": "all_layers", "head": "random", "batch_size": 8}
+
+
+def called(module, model, batch, *, head):
+    """A skeleton's output by the live weights and a head."""
+    live = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    weights = {ours: live[theirs] for ours, theirs in heads.names_between(module, model).items()}
+    drawn = heads.draw(module, [n for n, _ in module.named_parameters() if n not in weights], 0)
+    return torch.func.functional_call(module, weights | drawn | head, kwargs=batch)
+
+
+@pytest.mark.parametrize("kind", ["bert", "efficientnet"])
+def test_the_head_reads_the_averages_of_all_layers(kind) -> None:
+    """Of padded texts without the padding; of a network that ends in a convolution, also what follows it."""
+    generator = torch.Generator().manual_seed(0)
+    if kind == "bert":
+        model = BertForSequenceClassification(tiny_config("bert", num_labels=5)).eval()
+        tokens, mask = torch.randint(1, 30, (6, 7), generator=generator), torch.ones(6, 7, dtype=torch.long)
+        mask[2, 4:] = 0
+        batch = {"input_ids": tokens, "attention_mask": mask}
+        states = model.bert(**batch, output_hidden_states=True).hidden_states
+        rows = [torch.cat([s[i, : mask[i].sum()].mean(0) for s in states]) for i in range(6)]
+    else:
+        config = EfficientNetConfig(width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=24, image_size=64)
+        model = EfficientNetForImageClassification(config).eval()
+        batch = {"pixel_values": torch.randn(6, 3, 64, 64, generator=generator)}
+        outputs = model.efficientnet(**batch, output_hidden_states=True)
+        states = [*outputs.hidden_states, outputs.last_hidden_state]
+        assert outputs.last_hidden_state.shape[1] == 24 != outputs.hidden_states[-1].shape[1]
+        rows = [torch.cat([s[i].mean((1, 2)) for s in states]) for i in range(6)]
+    features = torch.stack(rows)
+    expected = (features - features.mean(0)) / (features.var(0, correction=0) + 1e-12).sqrt()
+    module = heads.skeleton(model, 3, auto_class=AutoModelForEveryLayer(model, batch))
+    assert heads.head_names(module) == ["every_layer_head.weight", "every_layer_head.bias"]
+    assert not called(module, model, batch, head={}).logits.any()  # it begins at 0
+    weight = torch.randn(3, features.shape[1], generator=generator)
+    found = called(module, model, batch, head={"every_layer_head.weight": weight})
+    torch.testing.assert_close(found.logits, expected @ weight.T, rtol=1e-3, atol=1e-3)
+
+
+def test_constant_features_are_standardised_to_zero() -> None:
+    features = torch.tensor([[1.0, 5.0], [3.0, 5.0]], dtype=torch.float64)
+    torch.testing.assert_close(standardised(features), torch.tensor([[-1.0, 0.0], [1.0, 0.0]]).double())
+
+
+@pytest.mark.parametrize(("mode", "episode"), [("first_order", "flat"), ("first_order", "in_place"), ("exact", "flat")])
+def test_an_adversary_that_reads_all_layers_moves_every_weight_that_is_read(make_trainer, tmp_path, mode, episode):
+    """Also beside adversaries that read the last layer, of which a pool draws one for each life."""
+    trainer = make_trainer(
+        tmp_path,
+        model=tiny_model().double(),
+        meta_gradient=mode,
+        method_options={"episode": episode},
+        blocked_tasks=[toy_task()],
+        adversary={"pool": 4, "horizon": 50},
+        adversaries=[Adversary(learning_rate=1e-2, steps=2, **{**READER, "reads": ("last", "all_layers")})],
+        blocking_losses=[UniformKL()],
+    )
+    simulator, seen = trainer.objective.simulator, set()
+    for step in range(6):
+        draw = simulator.draw(step)
+        found, way = simulator.meta_gradient(trainer.model, draw), draw.fine_tuning.reads
+        seen.add(way)
+        head = "every_layer_head.weight" if way == "all_layers" else "classifier.weight"
+        assert draw.member.own[OWN + head].any()
+        for name, gradient in found.weights.items():
+            unread = name.startswith(("classifier", "bert.pooler")) and way == "all_layers"
+            assert unread or "key.bias" in name or gradient.any(), name  # a key's bias adds the same to all scores
+    assert seen == {"last", "all_layers"}
+
+
+def test_a_learned_head_on_all_layers_learns(make_trainer, tmp_path) -> None:
+    adversary = {"reads": ["last", "all_layers"], "batch_size": 8, "learning_rate": 1e-2}
+    trainer = make_trainer(tmp_path, method="mlac_fast", adversary=adversary, max_steps=6)
+    (learned,) = trainer.objective.simulator.learned.values()
+    before = {name: value.clone() for name, value in learned.head.items()}
+    assert {"every_layer_head.weight", "classifier.weight"} <= {*before}
+    trainer.train()
+    assert all(not torch.equal(before[name], learned.head[name]) for name in before)
+
+
+def test_what_cannot_read_all_layers_is_refused(make_trainer, tmp_path) -> None:
+    for wrong, cure in (({"head": "keep"}, "set head='learned' or 'random'"), ({"batch_size": 4}, "batch_size=8")):
+        with pytest.raises(ValueError, match=cure):
+            Adversary(**{**READER, **wrong})
+    with pytest.raises(ValueError, match="set pairs='joined'"):
+        make_trainer(tmp_path, blocked_tasks=[pair_task()], adversary={**READER, "pairs": "apart"})
+    with pytest.raises(ValueError, match="reads must be one of last, all_layers; got 'every'"):
+        Adversary(reads="every")
