@@ -35,12 +35,12 @@ def test_the_head_reads_the_averages_of_all_layers(kind) -> None:
         states = model.bert(**batch, output_hidden_states=True).hidden_states
         rows = [torch.cat([s[i, : mask[i].sum()].mean(0) for s in states]) for i in range(6)]
     else:
-        config = EfficientNetConfig(width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=24, image_size=64)
+        config = EfficientNetConfig(width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=320, image_size=64)
         model = EfficientNetForImageClassification(config).eval()
         batch = {"pixel_values": torch.randn(6, 3, 64, 64, generator=generator)}
         outputs = model.efficientnet(**batch, output_hidden_states=True)
         states = [*outputs.hidden_states, outputs.last_hidden_state]
-        assert outputs.last_hidden_state.shape[1] == 24 != outputs.hidden_states[-1].shape[1]
+        assert outputs.last_hidden_state.shape[1] == 320 != outputs.hidden_states[-1].shape[1]
         rows = [torch.cat([s[i].mean((1, 2)) for s in states]) for i in range(6)]
     features = torch.stack(rows)
     expected = (features - features.mean(0)) / (features.var(0, correction=0) + 1e-12).sqrt()
