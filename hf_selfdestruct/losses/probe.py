@@ -53,12 +53,15 @@ class RepresentationProbe(BlockingLoss):
     If every position has a label, each position is a row of the regression; otherwise positions are pooled.
 
     Args:
-        ridge: Penalty, relative to the mean squared length of a centred row of features.
+        ridge: Penalties, relative to the mean squared length of a centred row of features; of each layer, the one that
+            explains most counts. A low one alone overfits a batch of many classes and gives no gradient: of MiniLM's
+            layers, 64 rows of 27 professions, 0.1 explains 3 % of the variance and 1.0 explains 10 %, of two classes 46
+            and 37 %.
         layers: Indices of the hidden states; negative indices count from the last. By default all.
         pooling: ``"mean"``, ``"first"`` or ``"last"`` of the positions in the mask.
     """
 
-    ridge: float = 0.1
+    ridge: float | tuple[float, ...] = (0.1, 1.0)
     layers: tuple[int, ...] | None = None
     pooling: str = "mean"
     citation = _MLAC
@@ -67,7 +70,8 @@ class RepresentationProbe(BlockingLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check(math.isfinite(self.ridge) and self.ridge > 0, "ridge", "finite and above 0")
+        fine = bool(self._ridges()) and all(math.isfinite(one) and one > 0 for one in self._ridges())
+        self._check(fine, "ridge", "finite and above 0, or several such numbers")
         self._check(self.pooling in _POOLINGS, "pooling", f"one of {', '.join(_POOLINGS)}")
 
     def forward(self, view: View) -> Tensor:  # noqa: D102
@@ -85,10 +89,13 @@ class RepresentationProbe(BlockingLoss):
         # One layer at a time: stacking before pooling would copy all activations.
         pooled = [states[i] if here.dim() > 1 else pool(states[i], view.mask, self.pooling) for i in chosen]
         features = [states[here] for states in pooled]
-        return variance_explained(features, view.labels[here], view.half(), ridge=self.ridge).mean()
+        return variance_explained(features, view.labels[here], view.half(), ridge=self._ridges()).mean()
+
+    def _ridges(self) -> tuple[float, ...]:
+        return self.ridge if isinstance(self.ridge, tuple) else (self.ridge,)
 
 
-def variance_explained(features: Sequence[Tensor], labels: Tensor, half: Tensor, *, ridge: float) -> Tensor:
+def variance_explained(features: Sequence[Tensor], labels: Tensor, half: Tensor, *, ridge: Sequence[float]) -> Tensor:
     """Share of the labels' variance that probes explain on held-out rows.
 
     Each layer's features are centred and scaled to unit root mean square with the statistics of the fitting rows. Ridge
@@ -100,17 +107,18 @@ def variance_explained(features: Sequence[Tensor], labels: Tensor, half: Tensor,
         features: Features of each layer, shape ``(rows, width)``; widths may differ.
         labels: Shape ``(rows,)``, integers.
         half: Shape ``(rows,)``, true for one half of the rows.
-        ridge: Penalty, relative to the mean squared length of a row.
+        ridge: Penalties, relative to the mean squared length of a row.
 
     Returns:
-        One value in [0, 1] for each layer.
+        One value in [0, 1] for each layer, by the penalty that explains most of it.
     """
     centred = [f - f.mean(0) for f in features]  # a large common offset would cost precision
     stacked = pad_sequence([f.T for f in centred], batch_first=True)  # padding with zeros preserves inner products
     inner = stacked.mT @ stacked
     floor = _SMALLEST**2 * labels.new_tensor([f.shape[1] for f in features]).view(-1, 1, 1)
     targets = one_hot(labels.unique(return_inverse=True)[1]).to(inner)
-    return torch.stack([_explained(inner, floor, targets, fit, ridge) for fit in (half, ~half)]).mean(0)
+    folds = [[_explained(inner, floor, targets, fit, one) for fit in (half, ~half)] for one in ridge]
+    return torch.stack([torch.stack(both).mean(0) for both in folds]).amax(0)
 
 
 def _explained(inner: Tensor, floor: Tensor, targets: Tensor, fit: Tensor, ridge: float) -> Tensor:

@@ -51,7 +51,7 @@ def test_a_probe_is_a_ridge_regression(rows, ridge) -> None:
     expected = [by_sklearn(h.mean(1), labels, ridge) for h in hidden]
     assert value(hidden, labels, ridge=ridge).item() == pytest.approx(sum(expected) / 3, abs=1e-6)
     even = torch.arange(rows) % 2 == 0
-    each = variance_explained([h.mean(1) for h in hidden], labels, even, ridge=ridge)
+    each = variance_explained([h.mean(1) for h in hidden], labels, even, ridge=(ridge,))
     assert each.tolist() == pytest.approx(expected, abs=1e-6)
 
 
@@ -138,8 +138,21 @@ def test_a_label_per_position_makes_each_position_a_row() -> None:
     labels[:, 2] = IGNORED
     here = labels != IGNORED
     even = (torch.arange(8) % 2 == 0)[:, None].expand(8, 4)[here]
-    expected = variance_explained([h[here] for h in hidden], labels[here], even, ridge=0.1).mean()
+    expected = variance_explained([h[here] for h in hidden], labels[here], even, ridge=(0.1, 1.0)).mean()
     torch.testing.assert_close(value(hidden, labels), expected)
+
+
+def test_the_penalty_that_explains_most_counts_layer_by_layer() -> None:
+    """A weak one where features are clear; a strong one where a weak one overfits the many classes of a batch."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(64) // 4
+    means, noise = torch.randn(16, 384, generator=generator), torch.randn(2, 64, 384, generator=generator)
+    hidden = [means[labels] + 0.1 * noise[0], 0.5 * means[labels] + noise[1]]
+    weak, strong, both = ([value([h], labels, ridge=ridge) for h in hidden] for ridge in (0.1, 1.0, (0.1, 1.0)))
+    assert weak[0] > strong[0] + 0.1
+    assert strong[1] > weak[1] + 0.1
+    torch.testing.assert_close(both, [weak[0], strong[1]])
+    torch.testing.assert_close(value(hidden, labels), (weak[0] + strong[1]) / 2)
 
 
 def test_layers_can_be_chosen() -> None:
