@@ -208,7 +208,7 @@ def test_config_is_plain_and_complete() -> None:
     adversary = dataclasses.replace(WIDE, weight=2.0, steps=Schedule(1, 4))
     found = adversary.config()
     assert json.loads(json.dumps(found)) == found
-    unchanged = {"learns_rate", "prelude", "pairs", "batch_norm"}
+    unchanged = {"learns_rate", "prelude", "pairs", "reads", "batch_norm"}
     assert {*found} == {item.name for item in dataclasses.fields(adversary)} - unchanged
     assert found["optimizer"][0] == "SGD(weight_decay=0.0, momentum=0.9, nesterov=False)"
     assert found["learning_rate"] == "Range(low=1e-05, high=0.01)"
@@ -231,6 +231,7 @@ def test_whatever_is_changed_shows(item) -> None:
         "dropout": True,
         "weight": 3.0,
         "pairs": "apart",
+        "reads": "all_layers",
         "batch_norm": "stored",
     }
     usual = Adversary(head="random")

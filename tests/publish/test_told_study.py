@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-
+README, METHODS = (
+    " ".join((ROOT / name).read_text(encoding="utf-8").split()) for name in ("README.md", "docs/methods.md")
+)
+READ = ("base", "pool of 8", "reset, K = 4", "scratch")
 
 DIGITS = {
     "nothing (the base)": "base",
@@ -32,6 +34,12 @@ def test_figures_of_digits(monkeypatch):
     pairs = [apart(found, "digits: pool of 8", "digits: reset, K = 4", n) for n in (100, 400)]
     few, many = ("{:+.3f} [{:+.3f}, {:+.3f}]".format(*pair) for pair in pairs)
     assert f"start anew: {few} at 100 examples and {many} at 400" in README
+    read = {name: [spread(found[f"every layer: {name}"]["blocked"][n]) for n in ("100", "400")] for name in READ}
+    base, pool, reset, scratch = read.values()
+    assert f"{' and '.join(base)} from the base, but {' and '.join(pool)} from the pool's models" in README
+    few = [" and ".join(one[:5] for one in both) for both in (reset, base, scratch)]
+    told = f"{' and '.join(pool)} against a pool of 8, {few[0]} against adversaries that start anew"
+    assert f"{told}, {few[1]} from the base, {few[2]} from scratch (five seeds)" in METHODS
     reset, pool, undefended, forgets, scratch = (
         spread(found[f"transformer: {name}"]["blocked"]["400"])
         for name in ("reset, K = 4", "pool of 8", "undefended", "relearned from random weights", "scratch")
@@ -67,7 +75,7 @@ def test_figures_of_a_language_model():
     many, few = ([f"{found[name]['attacked'][n]['loss']:.3f}" for name in names] for n in ("1000", "100"))
     desired = [f"{found[name]['general']:.3f}" for name in names]
     undefended, reset, pool, filtered = many
-    for page in (README, " ".join((ROOT / "docs" / "methods.md").read_text(encoding="utf-8").split())):
+    for page in (README, METHODS):
         assert f"{undefended} undefended, {reset} against adversaries that start anew, {pool} against one" in page
         assert f"{filtered} for a model that never saw the novel; with 100 rows {few[0]}, {few[1]}, {few[2]}" in page
         assert f"{few[3]}. The desired text" in page
