@@ -71,8 +71,7 @@ class HardeningConfig:
     keeping_weight: float | None = option(None, "Weight of the keeping losses.")
     max_desired_drop: float | None = option(
         None,
-        "Guard: lower the blocking weight when validation (metric_for_best_model, by default the loss) is worse than "
-        "its best by more than this.",
+        "Guard: lower the blocking weight when validation is worse by more than this.",
     )
     seed: int = option(42, "Seed of every draw, and of new heads.")
 
