@@ -71,7 +71,7 @@ class HardeningConfig:
     keeping_weight: float | None = option(None, "Weight of the keeping losses.")
     max_desired_drop: float | None = option(
         None,
-        "Guard: lower the blocking weight when validation is worse by more than this.",
+        "Lower the blocking weight if validation is worse by more (guard).",
     )
     seed: int = option(42, "Seed of every draw, and of new heads.")
 
