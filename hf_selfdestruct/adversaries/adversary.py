@@ -18,7 +18,7 @@ from .optimizer import InnerOptimizer
 from .optimizers import Adam
 
 TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
-HEADS = ("learned", "random", "keep")
+HEADS = ("learned", "random", "keep", "probe")
 PAIRS = ("joined", "apart")
 READS = ("last", "all_layers")
 BATCH_NORMS = ("batch", "stored")
@@ -137,7 +137,8 @@ class Adversary:
         batch_size: Blocked examples in one inner step.
         examples: Most blocked examples the adversary has, drawn anew each time; all by default.
         head: ``"learned"`` (kept and improved from one outer step to the next), ``"random"`` (drawn
-            anew each time) or ``"keep"`` (the published head; needs the desired task's label space).
+            anew each time), ``"keep"`` (the published head; needs the desired task's label space) or ``"probe"`` (a
+            ridge regression on rows of the adversary, for ``reads="all_layers"``).
         trainable: ``"all"`` weights, only the ``"head"``, ``"last_n"`` (the last n layers and what follows
             them), ``"lora"``, or a ``peft.LoraConfig`` of your own: new adapters on the published weights.
         prelude: Benign steps before, on the desired task's training rows and with its head
@@ -199,7 +200,7 @@ class Adversary:
             raise ValueError(
                 f"texts that are encoded apart are compared by a new head: set head='random', got {other[0]!r}."
             )
-        if "all_layers" in self.options("reads"):
+        if "all_layers" in self.options("reads") or "probe" in self.options("head"):
             self._check_reader()
         for value in self.options("trainable"):
             if not isinstance(value, LoraConfig) and not TRAINABLE.fullmatch(str(value)):
@@ -218,7 +219,9 @@ class Adversary:
 
     def _check_reader(self) -> None:
         """Refuse what a head on all layers cannot be, or be trained on."""
-        others = (("head", "keep", "'learned' or 'random'"), ("pairs", "apart", "'joined'"))
+        if self.options("reads") != ("all_layers",) and "probe" in self.options("head"):
+            raise ValueError("head='probe' is linear on features of all layers: set reads='all_layers'.")
+        others = (("head", "keep", "'probe', 'learned' or 'random'"), ("pairs", "apart", "'joined'"))
         for name, value, cure in others:
             if value in self.options(name):
                 raise ValueError(f"a new head reads all layers: set {name}={cure}, or reads='last'; got {value!r}.")

@@ -189,10 +189,10 @@ def check_adversaries(
                     f"adversary head 'keep' needs the desired task's label space: the model has {count} "
                     f"labels, blocked task {task.name!r} has {task.num_labels}; use 'learned' or 'random'."
                 )
-            if "all_layers" in adversary.options("reads") and published:
+            if "all_layers" in adversary.options("reads") and task.kind.name != "classification":
                 raise ValueError(
-                    f"adversary reads='all_layers' gives each row one answer, and blocked task {task.name!r} "
-                    f"({task.kind.name}) is scored in its parts; set adversary={{'reads': 'last'}}."
+                    f"adversary reads='all_layers' is for classification, and blocked task {task.name!r} is "
+                    f"{task.kind.name}; set adversary={{'reads': 'last'}}."
                 )
         if any(adversary.options("prelude")) and not (isinstance(desired, Dataset) and has_loss(model)):
             raise ValueError(

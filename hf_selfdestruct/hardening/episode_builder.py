@@ -16,11 +16,14 @@ from ..adversaries.pool import Members
 from ..losses.base import View, counting
 from ..meta_gradient.episode import Episode, MetaGradient, Reading
 from ..meta_gradient.outer_loss import step_shares
+from ..models.every_layer import probe
 from ..models.functional import Weights, dropout, seeded, whole
 from ..models.stateless import INDEX, OWN, StatelessModel, plain, used_rows
 from ..tasks.blocked_task import draw_rows, seed_of
 from ..tasks.rows import LABELS
 from .draw import Batch, Draw, Sources
+
+PROBED = 256  # rows, at most, that a head is solved on
 
 
 class EpisodeBuilder:
@@ -46,6 +49,8 @@ class EpisodeBuilder:
         if fine_tuning.examples is not None:
             rows = draw_rows(rows, fine_tuning.examples, "examples", *draw.once)
         self.blocked = [self._batch(rows, fine_tuning.batch_size, "inner", k) for k in range(fine_tuning.steps)]
+        begins = fine_tuning.head == "probe" and not draw.age
+        self._probed = self._batch(rows, PROBED, "probe") if begins else None
         self.held_out = self._batch(task.held_out_rows(), self._config.blocking_batch_size or 0, "held-out")
         self._prelude = [
             sources.benign.draw(fine_tuning.batch_size, "prelude", *draw.key, k) for k in range(fine_tuning.prelude)
@@ -64,7 +69,7 @@ class EpisodeBuilder:
         # A prelude may have moved the published head, which blocked steps leave alone.
         for name, offset in self._here({n: v for n, v in member.offset.items() if n in published}).items():
             published[name] = whole(published[name]) + offset
-        own = self._here(member.own) or {OWN + n: w for n, w in self._own().items()}
+        own = self._here(member.own) or {OWN + n: w for n, w in self._own(published).items()}
         own = {OWN + n: own[OWN + n] for n in self._skeleton.own}  # in one order, wherever they were stored
         moving = self._skeleton.trained(fine_tuning.trainable)
         if self._prelude:
@@ -125,7 +130,8 @@ class EpisodeBuilder:
             used |= {*self._sources.benign_skeleton.names.values()}
         published = {n: _full(p.detach()) for n, p in self._model.named_parameters() if n in used}
         if (name := self._skeleton.embedding) is not None:
-            batches = [*self._prelude, *self.blocked, self.held_out, *([self._general] if self._general else [])]
+            batches = [*self._prelude, *self.blocked, self.held_out]
+            batches += [batch for batch in (self._general, self._probed) if batch is not None]
             rows, index = used_rows(batches, len(published[name]), self._skeleton.padding)
             self._chosen = rows.to(self._device)
             published[name] = whole(published[name])[self._chosen]
@@ -143,14 +149,25 @@ class EpisodeBuilder:
             stored = {**stored, name: stored[name][chosen.to(stored[name].device)]}
         return {n: v.to(self._device, torch.promote_types(v.dtype, kind)) for n, v in stored.items()}
 
-    def _own(self) -> Weights:
-        """The adversary's head and adapters: learned, or drawn for this episode."""
+    def _own(self, published: Weights) -> Weights:
+        """The adversary's head and adapters: learned, solved, or drawn for this episode."""
         drawn: Weights = {}
         learned = self._learned.head if self._draw.fine_tuning.head == "learned" else {}
         own = self._skeleton.own
         if any(plain(n) not in learned for n in own):
             drawn = self._skeleton.draw(seed_of("head", *self._draw.once), device=self._device)
-        return {n: learned[plain(n)] if plain(n) in learned else drawn[n] for n in own}
+        found = {n: learned[plain(n)] if plain(n) in learned else drawn[n] for n in own}
+        return found if self._probed is None else found | self._probe({**published, **found})
+
+    def _probe(self, weights: Weights) -> Weights:
+        """A head that knows what a probe of the adversary's rows knows."""
+        inputs = {n: v for n, v in (self._probed or {}).items() if n not in LABELS}
+        size, labels = self._draw.fine_tuning.batch_size, (self._probed or {})["labels"].flatten()
+        parts = [{n: v[start : start + size] for n, v in inputs.items()} for start in range(0, len(labels), size)]
+        weights = {**weights, **{OWN + n: weights[n] for n in self._skeleton.own}}
+        with torch.no_grad():
+            found = [self._run(self._skeleton, weights, part, only_features=True).logits for part in parts]
+        return probe(torch.cat(found), labels, self._draw.task.outputs)
 
     def _run(
         self, skeleton: StatelessModel, weights: Weights, batch: Batch, *, training: bool = False, **options: Any

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .functional import dropout
 from .pooling import pool
 
+HEAD = "every_layer_head"
 _SMALLEST = 1e-6  # a feature that differs less between rows is constant
 
 
@@ -72,6 +74,27 @@ def standardised(features: Tensor) -> Tensor:
     return centred / (centred.square().mean(0) + _SMALLEST**2).sqrt()
 
 
+def probe(features: Tensor, labels: Tensor, classes: int, *, ridge: float = 0.1) -> dict[str, Tensor]:
+    """A head that knows: a ridge regression of classes on features, by inner products of rows.
+
+    Args:
+        features: Shape ``(rows, width)``.
+        labels: Shape ``(rows,)``, integers.
+        classes: Number of classes.
+        ridge: Penalty, relative to the mean squared length of a standardised row.
+
+    Returns:
+        Weights by the names of the head's parameters.
+    """
+    known = standardised(features.double())
+    inner = known @ known.T
+    targets = one_hot(labels, classes).to(known)
+    penalised = inner + ridge * inner.diagonal().mean() * torch.eye(len(inner)).to(inner)
+    weight = known.T @ torch.linalg.solve(penalised, targets - targets.mean(0))
+    weight = classes * weight  # a share of the class becomes a difference of logits of the order of 1
+    return {f"{HEAD}.weight": weight.T.to(features), f"{HEAD}.bias": features.new_zeros(classes)}
+
+
 class _Head(nn.Linear):
     """A linear head, by whose class :func:`_reader` knows what begins at 0."""
 
@@ -96,9 +119,13 @@ def _reader(trunk: type[PreTrainedModel], width: int) -> type[PreTrainedModel]:
     return type(f"{trunk.__name__}ReadWhole", (base,), own)
 
 
-def _forward(self: Any, output_hidden_states: bool = False, **inputs: Any) -> SequenceClassifierOutput:
+def _forward(
+    self: Any, output_hidden_states: bool = False, only_features: bool = False, **inputs: Any
+) -> SequenceClassifierOutput:
+    """The answers, or as ``logits`` what the head reads of each row, before it is standardised."""
     outputs = self.base_model(**inputs, output_hidden_states=True)
-    features = standardised(joined(outputs, inputs.get("attention_mask")))
+    features = joined(outputs, inputs.get("attention_mask"))
     return SequenceClassifierOutput(
-        logits=self.every_layer_head(features), hidden_states=outputs.hidden_states if output_hidden_states else None
+        logits=features if only_features else self.every_layer_head(standardised(features)),
+        hidden_states=outputs.hidden_states if output_hidden_states else None,
     )

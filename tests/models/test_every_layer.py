@@ -2,15 +2,20 @@
 
 import pytest
 import torch
+from datasets import Dataset
+from sklearn.linear_model import Ridge
 from test_bi_encoder import pair_task
 from toy_models import tiny_config, tiny_model, toy_task
 from transformers import BertForSequenceClassification, EfficientNetConfig, EfficientNetForImageClassification
 
 from hf_selfdestruct.adversaries.adversary import Adversary
+from hf_selfdestruct.hardening.checks import check_adversaries
 from hf_selfdestruct.losses.blocking import UniformKL
 from hf_selfdestruct.models import heads
-from hf_selfdestruct.models.every_layer import AutoModelForEveryLayer, standardised
+from hf_selfdestruct.models.every_layer import AutoModelForEveryLayer, joined, probe, standardised
 from hf_selfdestruct.models.stateless import OWN
+from hf_selfdestruct.tasks.blocked_task import BlockedTask, draw_rows
+from hf_selfdestruct.tasks.language_modeling import LanguageModeling
 
 READER = {"reads": "all_layers", "head": "random", "batch_size": 8}
 
@@ -83,6 +88,47 @@ def test_an_adversary_that_reads_all_layers_moves_every_weight_that_is_read(make
     assert seen == {"last", "all_layers"}
 
 
+def test_a_head_that_is_solved_is_a_ridge_regression() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(20, 6, generator=generator, dtype=torch.float64), torch.arange(20) % 3
+    found = probe(features, labels, 3, ridge=0.5)
+    known, targets = standardised(features), torch.eye(3).double()[labels]
+    fitted = Ridge(alpha=0.5 * 6, fit_intercept=False).fit(known, targets - targets.mean(0))  # rows of length 6
+    torch.testing.assert_close(found["every_layer_head.weight"], 3 * torch.from_numpy(fitted.coef_))
+    assert not found["every_layer_head.bias"].any()
+
+
+@pytest.mark.parametrize("pool", [0, 1])
+def test_an_adversary_begins_with_a_head_that_knows(make_trainer, tmp_path, pool) -> None:
+    """Of a pool, each life; without one, each episode. Later stretches go on with the head that they had."""
+    adversary = {**READER, "head": "probe", "learning_rate": 1e-5, "pool": pool, "horizon": 4}
+    trainer = make_trainer(tmp_path, model=tiny_model(), blocked_tasks=[toy_task()], adversary=adversary)
+    simulator = trainer.objective.simulator
+    for step in range(4):
+        draw = simulator.draw(step)
+        builder = simulator.builder(trainer.model, draw)
+        episode = builder.episode()
+        head = episode.own[OWN + "every_layer_head.weight"]
+        if draw.age:
+            assert torch.equal(head, draw.member.own[OWN + "every_layer_head.weight"])
+        else:
+            rows = trainer.objective.simulator.collate(
+                draw.task.features("train", drawn(draw).tolist(), simulator.columns)
+            )
+            inputs = {n: v for n, v in rows.items() if n in ("input_ids", "attention_mask")}
+            with torch.no_grad():
+                states = trainer.model.eval().bert(**inputs, output_hidden_states=True)
+            expected = probe(joined(states, inputs["attention_mask"]), rows["labels"], draw.task.outputs)
+            torch.testing.assert_close(head, expected["every_layer_head.weight"], rtol=1e-3, atol=1e-4)
+            assert head.any()
+        simulator.meta_gradient(trainer.model, draw)
+
+
+def drawn(draw):
+    """The rows that a head is solved on."""
+    return draw_rows(draw.task.adversary_rows(), 256, "probe", *draw.key)
+
+
 def test_a_learned_head_on_all_layers_learns(make_trainer, tmp_path) -> None:
     adversary = {"reads": ["last", "all_layers"], "batch_size": 8, "learning_rate": 1e-2}
     trainer = make_trainer(tmp_path, method="mlac_fast", adversary=adversary, max_steps=6)
@@ -94,9 +140,18 @@ def test_a_learned_head_on_all_layers_learns(make_trainer, tmp_path) -> None:
 
 
 def test_what_cannot_read_all_layers_is_refused(make_trainer, tmp_path) -> None:
-    for wrong, cure in (({"head": "keep"}, "set head='learned' or 'random'"), ({"batch_size": 4}, "batch_size=8")):
+    for wrong, cure in (
+        ({"head": "keep"}, "set head='probe', 'learned' or 'random'"),
+        ({"batch_size": 4}, "batch_size=8"),
+    ):
         with pytest.raises(ValueError, match=cure):
             Adversary(**{**READER, **wrong})
+    with pytest.raises(ValueError, match="set reads='all_layers'"):
+        Adversary(head="probe")
+    novel = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 8, "labels": [[1, 2, 3]] * 8})
+    task = BlockedTask("novel", train=novel, label_column="labels", kind=LanguageModeling())
+    with pytest.raises(ValueError, match="blocked task 'novel' is"):
+        check_adversaries([Adversary(**READER)], [task], tiny_model(), None)
     with pytest.raises(ValueError, match="set pairs='joined'"):
         make_trainer(tmp_path, blocked_tasks=[pair_task()], adversary={**READER, "pairs": "apart"})
     with pytest.raises(ValueError, match="reads must be one of last, all_layers; got 'every'"):
