@@ -135,7 +135,8 @@ def started(name: str, data: Texts, seed: int) -> LlamaForCausalLM:
 
 def stored(variant: Variant, seed: int, data: Texts) -> tuple[LlamaForCausalLM, float]:
     """The model that a variant names, from the folder for temporary files if it is there, and its CPU seconds."""
-    key = hashlib.sha256(repr((variant.start, variant.config, variant.losses)).encode()).hexdigest()[:16]
+    made = (variant.start, variant.config, variant.losses, OUTER_STEPS, LEARNING_RATE, len(data.general))
+    key = hashlib.sha256(repr(made).encode()).hexdigest()[:16]
     file = Path(tempfile.gettempdir(), f"novel-hardened-{key}-{seed}.pt")
     if not file.is_file():
         start = time.process_time()

@@ -137,8 +137,8 @@ class Adversary:
         batch_size: Blocked examples in one inner step.
         examples: Most blocked examples the adversary has, drawn anew each time; all by default.
         head: ``"learned"`` (kept and improved from one outer step to the next), ``"random"`` (drawn
-            anew each time), ``"keep"`` (the published head; needs the desired task's label space) or ``"probe"`` (a
-            ridge regression on rows of the adversary, for ``reads="all_layers"``).
+            anew each time), ``"keep"`` (the published head; needs the desired task's label space) or ``"probe"`` (for
+            ``reads="all_layers"``: a ridge regression on up to 256 rows of the adversary, a constant for gradients).
         trainable: ``"all"`` weights, only the ``"head"``, ``"last_n"`` (the last n layers and what follows
             them), ``"lora"``, or a ``peft.LoraConfig`` of your own: new adapters on the published weights.
         prelude: Benign steps before, on the desired task's training rows and with its head
@@ -219,8 +219,10 @@ class Adversary:
 
     def _check_reader(self) -> None:
         """Refuse what a head on all layers cannot be, or be trained on."""
-        if self.options("reads") != ("all_layers",) and "probe" in self.options("head"):
+        if "probe" in self.options("head") and self.options("reads") != ("all_layers",):
             raise ValueError("head='probe' is linear on features of all layers: set reads='all_layers'.")
+        if "probe" in self.options("head") and any(self.options("prelude")):
+            raise ValueError("a prelude moves what head='probe' was fitted on: set prelude=0 or head='random'.")
         others = (("head", "keep", "'probe', 'learned' or 'random'"), ("pairs", "apart", "'joined'"))
         for name, value, cure in others:
             if value in self.options(name):

@@ -25,6 +25,7 @@ from .config import HardeningConfig
 from .defaults import configured_forms
 from .draw import Draw
 from .kinds import check_ceiling, check_kinds, check_pairs, check_published_heads
+from .readers import check_readers
 
 
 def has_loss(model: PreTrainedModel) -> bool:
@@ -56,6 +57,7 @@ def check_hardening(
     check_adversaries(adversaries, tasks, model, desired)
     check_pool(config, adversaries)
     check_batch_norms(config, model, adversaries, processes)
+    check_readers(config, adversaries, tasks, processes)
     check_losses(blocking, keeping, model, keep_dataset=keep, desired=desired, erases=config.options.keeping_erases)
     check_held_out(blocking, tasks, config.blocking_batch_size or 0)
     check_processes(config, tasks, adversaries, blocking, processes)
@@ -189,11 +191,6 @@ def check_adversaries(
                     f"adversary head 'keep' needs the desired task's label space: the model has {count} "
                     f"labels, blocked task {task.name!r} has {task.num_labels}; use 'learned' or 'random'."
                 )
-            if "all_layers" in adversary.options("reads") and task.kind.name != "classification":
-                raise ValueError(
-                    f"adversary reads='all_layers' is for classification, and blocked task {task.name!r} is "
-                    f"{task.kind.name}; set adversary={{'reads': 'last'}}."
-                )
         if any(adversary.options("prelude")) and not (isinstance(desired, Dataset) and has_loss(model)):
             raise ValueError(
                 "an adversary's prelude trains on the desired task: it needs a model with a head and a map-style "
@@ -238,11 +235,6 @@ def check_processes(
     if twice := [type(loss).__name__ for loss in losses if loss.second_order]:
         raise ValueError(
             f"{twice[0]} cannot be added up over processes; leave it out or set adversary={{'scope': 'local'}}."
-        )
-    if any("all_layers" in adversary.options("reads") for adversary in adversaries):
-        raise ValueError(
-            f"{count} processes share each batch (scope 'global'), and reads='all_layers' standardises features over "
-            "the whole of it: set adversary={'scope': 'local'}, or {'reads': 'last'}."
         )
     sizes = {"the adversary's batch_size": min(min(a.options("batch_size")) for a in adversaries)}
     given = [n for a in adversaries for n in a.options("examples") if n is not None]

@@ -71,7 +71,7 @@ class HardeningConfig:
     keeping_weight: float | None = option(None, "Weight of the keeping losses.")
     max_desired_drop: float | None = option(
         None,
-        "Lower the blocking weight if validation is worse by more (guard).",
+        "Guard: drop of metric_for_best_model beyond which blocking weakens.",
     )
     seed: int = option(42, "Seed of every draw, and of new heads.")
 

@@ -157,17 +157,21 @@ class EpisodeBuilder:
         if any(plain(n) not in learned for n in own):
             drawn = self._skeleton.draw(seed_of("head", *self._draw.once), device=self._device)
         found = {n: learned[plain(n)] if plain(n) in learned else drawn[n] for n in own}
-        return found if self._probed is None else found | self._probe({**published, **found})
+        if self._probed is None:
+            return found
+        known = self._probe(self._probed, {**published, **{OWN + n: w for n, w in found.items()}})
+        return {n: known.get(plain(n), w) for n, w in found.items()}
 
-    def _probe(self, weights: Weights) -> Weights:
-        """A head that knows what a probe of the adversary's rows knows."""
-        inputs = {n: v for n, v in (self._probed or {}).items() if n not in LABELS}
-        size, labels = self._draw.fine_tuning.batch_size, (self._probed or {})["labels"].flatten()
-        parts = [{n: v[start : start + size] for n, v in inputs.items()} for start in range(0, len(labels), size)]
-        weights = {**weights, **{OWN + n: weights[n] for n in self._skeleton.own}}
+    def _probe(self, batch: Batch, weights: Weights) -> Weights:
+        """A head that knows what a probe of the adversary's rows knows; what is left of whole batches is not read."""
+        size, labels = self._draw.fine_tuning.batch_size, batch["labels"].flatten()
+        count = max(size, len(labels) // size * size)
+        parts = [
+            {n: v[start : start + size] for n, v in batch.items() if n not in LABELS} for start in range(0, count, size)
+        ]
         with torch.no_grad():
             found = [self._run(self._skeleton, weights, part, only_features=True).logits for part in parts]
-        return probe(torch.cat(found), labels, self._draw.task.outputs)
+        return probe(torch.cat(found), labels[:count], self._draw.task.outputs)
 
     def _run(
         self, skeleton: StatelessModel, weights: Weights, batch: Batch, *, training: bool = False, **options: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class Simulator:
     """Draws a task and an adversary for each micro-step, finds the meta-gradient, and lets the adversary learn.
 
     Args:
-        model: The model at the start; only its architecture is used.
+        model: The model at the start, for its architecture and the widths of its layers.
         config: The settings of hardening, filled by their preset.
         tasks: Blocked tasks.
         adversaries: Adversaries to draw from.
@@ -85,7 +86,9 @@ class Simulator:
                 f"out losses that contain a gradient; got {self.config.meta_gradient!r}, {self.config.options.hvp!r} "
                 f"and {', '.join(type(loss).__name__ for loss in self.losses)}."
             )
-        self._way = method(self.config.meta_gradient or "", **self._options())
+        exact = self.config.meta_gradient == "exact"
+        ways = {name: getattr(self.config.options, name) for name in ("hvp", "trajectory")} if exact else {}
+        self._way = method(self.config.meta_gradient or "", **ways)
         self._last = (-1, 0)
         built = {t.name: heads.skeleton(self.model, t.outputs, auto_class=t.model_class) for t in self.tasks}
         benign = heads.live_skeleton(self.model, twice=twice)
@@ -258,18 +261,11 @@ class Simulator:
         """The processes that have adversaries of their own; where all have the same, they count as one."""
         return ALONE if self.config.adversary_settings.scope == "global" else self.processes
 
-    def _options(self) -> dict[str, Any]:
-        if self.config.meta_gradient != "exact":
-            return {}
-        return {"hvp": self.config.options.hvp, "trajectory": self.config.options.trajectory}
-
     def _skeleton(
         self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig, way: tuple[str, str]
     ) -> StatelessModel:
         kind = AutoModelForTextPairs if way[0] == "apart" else task.model_class
-        if way[1] == "all_layers":
-            few = self.collate(task.features("train", [0, 1], self.columns))
-            kind = AutoModelForEveryLayer(self.model, {n: v for n, v in few.items() if n not in LABELS})
+        kind = self._reader if way[1] == "all_layers" else kind
         module = heads.skeleton(self.model, task.outputs, twice=self._twice, auto_class=kind)
         lora = trainable if isinstance(trainable, LoraConfig) else LORA if trainable == "lora" else None
         skeleton = StatelessModel(
@@ -283,6 +279,11 @@ class Simulator:
         skeleton.trained(trainable)  # refuses layers that are not there
         return skeleton
 
+    @cached_property
+    def _reader(self) -> AutoModelForEveryLayer:
+        few = self.collate(self.tasks[0].features("train", [0, 1], self.columns))  # of any task: one trunk reads them
+        return AutoModelForEveryLayer(self.model, {n: v for n, v in few.items() if n not in LABELS})
+
     def _newcomer(self, task: BlockedTask, number: int, adversary: Adversary) -> LearnedAdversary:
         head: Weights = {}
         if "learned" in adversary.options("head"):
@@ -290,10 +291,9 @@ class Simulator:
             for reads in adversary.options("reads"):
                 drawn = self._skeletons[task.name, number]["learned", 0, "joined", reads].draw(seed, device=self.device)
                 head |= {plain(n): value for n, value in drawn.items() if ADAPTER not in n}
-        rate = adversary.options("learning_rate")[0]
         return LearnedAdversary(
             head,
-            rate=rate,
+            rate=adversary.options("learning_rate")[0],
             learns_rate=adversary.learns_rate,
             learning_rate=self.config.adversary_settings.head_learning_rate,
         )

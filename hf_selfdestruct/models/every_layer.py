@@ -15,31 +15,39 @@ from .functional import dropout
 from .pooling import pool
 
 HEAD = "every_layer_head"
-_SMALLEST = 1e-6  # a feature that differs less between rows is constant
+_SMALLEST = 1e-4  # a share of the features' mean variance: one that varies less counts as nearly constant
+_LAST = "set adversary={'reads': 'last'}"
 
 
 class AutoModelForEveryLayer:
     """Finds the model that reads every layer of another, as an ``AutoModelFor...`` class: ``skeleton(auto_class=)``.
 
+    The trunk runs once, on a few rows, to find the widths of its layers.
+
     Args:
         model: The model whose trunk is read.
-        batch: Inputs of a few rows, from which the widths of the layers are found.
+        batch: Inputs of a few rows.
 
     Raises:
-        ValueError: The model has no hidden states to read.
+        ValueError: The trunk does not return hidden states that can be averaged, or cannot be built anew.
     """
 
     def __init__(self, model: PreTrainedModel, batch: Mapping[str, Any]) -> None:
-        trunk = model.base_model
-        if not isinstance(trunk, PreTrainedModel):
-            raise ValueError(
-                f"{type(model).__name__} has a trunk ({type(trunk).__name__}) that returns no hidden states; set "
-                "adversary={'reads': 'last'}."
-            )
+        trunk, kind = model.base_model, type(model.base_model).__name__
+        if not isinstance(trunk, PreTrainedModel) or trunk.config.is_encoder_decoder:
+            raise ValueError(f"an adversary cannot read all layers of {kind}: {_LAST}.")
+        inputs = {n: v.to(model.dtype) if v.is_floating_point() else v for n, v in batch.items()}
         with torch.no_grad(), dropout(model, on=False):
-            width = joined(trunk(**batch, output_hidden_states=True), batch.get("attention_mask")).shape[1]
-        self._kind = _reader(type(trunk), width)
+            outputs = trunk(**inputs, output_hidden_states=True)
+        if not all(getattr(outputs, name, None) is not None for name in ("hidden_states", "last_hidden_state")):
+            raise ValueError(f"{kind} returns no hidden states for an adversary to read: {_LAST}.")
+        self._kind = _reader(type(trunk), joined(outputs, batch.get("attention_mask")).shape[1])
         self._model_mapping = self
+        try:
+            with torch.device("meta"):
+                self._kind(model.config)
+        except TypeError as error:
+            raise ValueError(f"{kind} cannot be built from its configuration ({error}): {_LAST}.") from None
 
     def get(self, kind: Any, default: Any = None) -> type[PreTrainedModel]:
         """The class, whatever the configuration's is."""
@@ -57,21 +65,32 @@ def joined(outputs: Any, mask: Tensor | None) -> Tensor:
 
     Returns:
         Shape ``(rows, widths)``.
+
+    Raises:
+        ValueError: The mask is of other positions than the hidden states'.
     """
     states = [*outputs.hidden_states]
     if outputs.last_hidden_state.shape != states[-1].shape:
         states.append(outputs.last_hidden_state)
+    for state in states:
+        if mask is not None and state.dim() == 3 and state.shape[:2] != mask.shape:
+            raise ValueError(
+                f"the attention mask is for {mask.shape[1]} positions and hidden states have {state.shape[1]}, whose "
+                f"averages would contain padding: {_LAST}."
+            )
     return torch.cat([pool(state, mask, "mean") for state in states], dim=1)
 
 
 def standardised(features: Tensor) -> Tensor:
-    """Features of mean 0 and variance 1 over the rows of a batch, which linear probes are trained on (2111.06377).
+    """Features of mean 0 and variance 1 over the rows of a batch, as linear probes of networks are trained on them.
 
     Args:
         features: Shape ``(rows, width)``.
     """
     centred = features - features.mean(0)
-    return centred / (centred.square().mean(0) + _SMALLEST**2).sqrt()
+    variance = centred.square().mean(0)
+    floor = _SMALLEST * variance.detach().mean() + torch.finfo(features.dtype).tiny
+    return centred / (variance + floor).sqrt()
 
 
 def probe(features: Tensor, labels: Tensor, classes: int, *, ridge: float = 0.1) -> dict[str, Tensor]:
@@ -101,11 +120,12 @@ class _Head(nn.Linear):
 
 def _reader(trunk: type[PreTrainedModel], width: int) -> type[PreTrainedModel]:
     """A classifier on a trunk, whose head begins at 0."""
-    base = next(kind for kind in trunk.__mro__[1:] if issubclass(kind, PreTrainedModel))
+    base: Any = next(kind for kind in trunk.__mro__ if kind is PreTrainedModel or PreTrainedModel in kind.__bases__)
+    base = PreTrainedModel if base is trunk else base
 
     def __init__(self: Any, config: Any) -> None:
         base.__init__(self, config)
-        setattr(self, base.base_model_prefix, trunk(config))
+        setattr(self, trunk.base_model_prefix, trunk(config))
         self.every_layer_head = _Head(width, config.num_labels)
         self.post_init()
 
@@ -115,7 +135,8 @@ def _reader(trunk: type[PreTrainedModel], width: int) -> type[PreTrainedModel]:
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
 
-    own = {"__init__": __init__, "_init_weights": _init_weights, "forward": _forward}
+    own: dict[str, Any] = {name: getattr(trunk, name) for name in ("config_class", "base_model_prefix")}
+    own |= {"__init__": __init__, "_init_weights": _init_weights, "forward": _forward}
     return type(f"{trunk.__name__}ReadWhole", (base,), own)
 
 

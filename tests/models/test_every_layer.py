@@ -1,15 +1,25 @@
 """An adversary whose head reads every layer: what it reads, that all weights get its gradient, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from datasets import Dataset
 from sklearn.linear_model import Ridge
 from test_bi_encoder import pair_task
-from toy_models import tiny_config, tiny_model, toy_task
-from transformers import BertForSequenceClassification, EfficientNetConfig, EfficientNetForImageClassification
+from toy_models import tiny_config, tiny_model, toy_rows, toy_task
+from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
+    BertForSequenceClassification,
+    BertModel,
+    EfficientNetConfig,
+    EfficientNetForImageClassification,
+)
 
+from hf_selfdestruct import HardeningConfig
 from hf_selfdestruct.adversaries.adversary import Adversary
-from hf_selfdestruct.hardening.checks import check_adversaries
+from hf_selfdestruct.hardening.readers import check_readers
 from hf_selfdestruct.losses.blocking import UniformKL
 from hf_selfdestruct.models import heads
 from hf_selfdestruct.models.every_layer import AutoModelForEveryLayer, joined, probe, standardised
@@ -48,7 +58,8 @@ def test_the_head_reads_the_averages_of_all_layers(kind) -> None:
         assert outputs.last_hidden_state.shape[1] == 320 != outputs.hidden_states[-1].shape[1]
         rows = [torch.cat([s[i].mean((1, 2)) for s in states]) for i in range(6)]
     features = torch.stack(rows)
-    expected = (features - features.mean(0)) / (features.var(0, correction=0) + 1e-12).sqrt()
+    variance = features.var(0, correction=0)
+    expected = (features - features.mean(0)) / (variance + 1e-4 * variance.mean()).sqrt()
     module = heads.skeleton(model, 3, auto_class=AutoModelForEveryLayer(model, batch))
     assert heads.head_names(module) == ["every_layer_head.weight", "every_layer_head.bias"]
     assert not called(module, model, batch, head={}).logits.any()  # it begins at 0
@@ -58,8 +69,9 @@ def test_the_head_reads_the_averages_of_all_layers(kind) -> None:
 
 
 def test_constant_features_are_standardised_to_zero() -> None:
-    features = torch.tensor([[1.0, 5.0], [3.0, 5.0]], dtype=torch.float64)
-    torch.testing.assert_close(standardised(features), torch.tensor([[-1.0, 0.0], [1.0, 0.0]]).double())
+    features = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
+    torch.testing.assert_close(standardised(features).abs(), torch.tensor([[1.0, 0.0]]).expand(2, 2), atol=1e-4, rtol=0)
+    assert not standardised(torch.ones(3, 2)).any()
 
 
 @pytest.mark.parametrize(("mode", "episode"), [("first_order", "flat"), ("first_order", "in_place"), ("exact", "flat")])
@@ -93,24 +105,30 @@ def test_a_head_that_is_solved_is_a_ridge_regression() -> None:
     features, labels = torch.randn(20, 6, generator=generator, dtype=torch.float64), torch.arange(20) % 3
     found = probe(features, labels, 3, ridge=0.5)
     known, targets = standardised(features), torch.eye(3).double()[labels]
-    fitted = Ridge(alpha=0.5 * 6, fit_intercept=False).fit(known, targets - targets.mean(0))  # rows of length 6
+    alpha = 0.5 * known.square().sum(1).mean()
+    fitted = Ridge(alpha=alpha, fit_intercept=False).fit(known, targets - targets.mean(0))
     torch.testing.assert_close(found["every_layer_head.weight"], 3 * torch.from_numpy(fitted.coef_))
     assert not found["every_layer_head.bias"].any()
 
 
-@pytest.mark.parametrize("pool", [0, 1])
-def test_an_adversary_begins_with_a_head_that_knows(make_trainer, tmp_path, pool) -> None:
-    """Of a pool, each life; without one, each episode. Later stretches go on with the head that they had."""
+@pytest.mark.parametrize(("pool", "trainable", "size"), [(0, "all", 8), (1, "all", 9), (0, "lora", 8)])
+def test_an_adversary_begins_with_a_head_that_knows(make_trainer, tmp_path, pool, trainable, size) -> None:
+    """Of a pool, each life; without one, each episode. Later stretches go on with the head that they had.
+
+    Only whole batches are read: a last one of a single row could not be normalised.
+    """
     adversary = {**READER, "head": "probe", "learning_rate": 1e-5, "pool": pool, "horizon": 4}
+    adversary |= {"trainable": trainable, "batch_size": size}
     trainer = make_trainer(tmp_path, model=tiny_model(), blocked_tasks=[toy_task()], adversary=adversary)
     simulator = trainer.objective.simulator
     for step in range(4):
         draw = simulator.draw(step)
         builder = simulator.builder(trainer.model, draw)
         episode = builder.episode()
-        head = episode.own[OWN + "every_layer_head.weight"]
+        name = OWN + ("every_layer_head.base_layer.weight" if trainable == "lora" else "every_layer_head.weight")
+        head = episode.own[name]
         if draw.age:
-            assert torch.equal(head, draw.member.own[OWN + "every_layer_head.weight"])
+            assert torch.equal(head, draw.member.own[name])
         else:
             rows = trainer.objective.simulator.collate(
                 draw.task.features("train", drawn(draw).tolist(), simulator.columns)
@@ -126,7 +144,8 @@ def test_an_adversary_begins_with_a_head_that_knows(make_trainer, tmp_path, pool
 
 def drawn(draw):
     """The rows that a head is solved on."""
-    return draw_rows(draw.task.adversary_rows(), 256, "probe", *draw.key)
+    rows = draw_rows(draw.task.adversary_rows(), 256, "probe", *draw.key)
+    return rows[: len(rows) // draw.fine_tuning.batch_size * draw.fine_tuning.batch_size]
 
 
 def test_a_learned_head_on_all_layers_learns(make_trainer, tmp_path) -> None:
@@ -148,11 +167,50 @@ def test_what_cannot_read_all_layers_is_refused(make_trainer, tmp_path) -> None:
             Adversary(**{**READER, **wrong})
     with pytest.raises(ValueError, match="set reads='all_layers'"):
         Adversary(head="probe")
-    novel = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 8, "labels": [[1, 2, 3]] * 8})
-    task = BlockedTask("novel", train=novel, label_column="labels", kind=LanguageModeling())
-    with pytest.raises(ValueError, match="blocked task 'novel' is"):
-        check_adversaries([Adversary(**READER)], [task], tiny_model(), None)
+    with pytest.raises(ValueError, match="set prelude=0"):
+        Adversary(**{**READER, "head": "probe", "prelude": 3})
     with pytest.raises(ValueError, match="set pairs='joined'"):
         make_trainer(tmp_path, blocked_tasks=[pair_task()], adversary={**READER, "pairs": "apart"})
     with pytest.raises(ValueError, match="reads must be one of last, all_layers; got 'every'"):
         Adversary(reads="every")
+
+
+def test_tasks_over_whose_rows_features_cannot_be_standardised_are_refused() -> None:
+    novel = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 20, "labels": [[1, 2, 3]] * 20})
+    novel = BlockedTask("novel", train=novel, label_column="labels", kind=LanguageModeling())
+    config = HardeningConfig(method="pool").filled("pool")
+    few = BlockedTask("few", train=toy_rows(20, seed=1, columns=("blocked",)), label_column="blocked")
+    cases = [
+        ("blocked task 'novel' is next-token", Adversary(**READER), novel, 1, config),
+        ("held-out rows of blocked task 'few' is 4", Adversary(**READER), few, 1, config),
+        ("the adversary's examples is 3", Adversary(**READER, examples=(3, 9)), toy_task(), 1, config),
+        ("2 processes share", Adversary(**READER), toy_task(), 2, replace(config, adversary={"scope": "global"})),
+    ]
+    for said, adversary, task, processes, settings in cases:
+        with pytest.raises(ValueError, match=f"{said}.*'reads': 'last'"):
+            check_readers(settings, [adversary], [task], processes)
+    check_readers(config, [Adversary()], [novel], 1)
+    check_readers(config, [Adversary(**READER)], [toy_task()], 2)
+
+
+def test_models_whose_layers_cannot_be_averaged_are_refused() -> None:
+    tokens = {"input_ids": torch.ones(2, 4, dtype=torch.long), "attention_mask": torch.ones(2, 3, dtype=torch.long)}
+    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    bart = BartForSequenceClassification(
+        BartConfig(vocab_size=9, **sizes, encoder_attention_heads=1, decoder_attention_heads=1)
+    )
+    with pytest.raises(ValueError, match="cannot read all layers of BartModel"):
+        AutoModelForEveryLayer(bart, tokens)
+    with pytest.raises(ValueError, match="for 3 positions and hidden states have 4"):
+        joined(tiny_model().bert(tokens["input_ids"], output_hidden_states=True), tokens["attention_mask"])
+
+
+class Derived(BertModel):
+    """A trunk that somebody derived from another one."""
+
+
+def test_a_derived_trunk_in_half_precision_is_read() -> None:
+    model = Derived(tiny_config("bert", num_labels=2)).to(torch.bfloat16)
+    reader = AutoModelForEveryLayer(model, {"input_ids": torch.ones(2, 4, dtype=torch.long)})
+    module = heads.skeleton(model, 3, auto_class=reader)
+    assert {*heads.names_between(module, model).values()} >= {name for name, _ in model.named_parameters()}
