@@ -33,7 +33,8 @@ filtered model are the same for all.
 The recipe was chosen by looks at test losses of seed 0: of the rows below, of two trainings of 250 steps, and of one
 of 400 steps at a constant rate with the entropy unclipped, which destroyed the language (desired 4.94). Of most
 models the attacker chose the lowest rate or all 200 steps, the edge of what was tried: stronger attacks may lie
-beyond. Models of other sizes, other texts, and other attacks than full fine-tuning were not tried."""
+beyond. Models of other sizes, other texts, and other attacks than full fine-tuning, at once or healed first, were not
+tried."""
 ORDER = (
     "base",
     "undefended",

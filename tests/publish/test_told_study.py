@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README, METHODS = (
-    " ".join((ROOT / name).read_text(encoding="utf-8").split()) for name in ("README.md", "docs/methods.md")
+README, METHODS, LIMITS = (
+    " ".join((ROOT / name).read_text(encoding="utf-8").split())
+    for name in ("README.md", "docs/methods.md", "docs/limits.md")
 )
+HEALED = {  # of an attacker who heals first: as README.md and as docs/methods.md say it
+    "pool of 1": (
+        "first is left at {} with 100 rows and at {} with 1,000",
+        "(seed 1) is left at {} with 100 rows and {} with",
+    ),
+    "filtered": ("({} and {} without the novel; seed 1)", "at {} and {} by the model that never saw the novel"),
+    "pool of 1 that heals first": ("", "makes it {} and {}."),
+}
 READ = ("base", "pool of 8", "reset, K = 4", "scratch")
 
 DIGITS = {
@@ -35,11 +44,15 @@ def test_figures_of_digits(monkeypatch):
     few, many = ("{:+.3f} [{:+.3f}, {:+.3f}]".format(*pair) for pair in pairs)
     assert f"start anew: {few} at 100 examples and {many} at 400" in README
     read = {name: [spread(found[f"every layer: {name}"]["blocked"][n]) for n in ("100", "400")] for name in READ}
-    base, pool, reset, scratch = read.values()
-    assert f"{' and '.join(base)} from the base, but {' and '.join(pool)} from the pool's models" in README
-    few = [" and ".join(one[:5] for one in both) for both in (reset, base, scratch)]
-    told = f"{' and '.join(pool)} against a pool of 8, {few[0]} against adversaries that start anew"
-    assert f"{told}, {few[1]} from the base, {few[2]} from scratch (five seeds)" in METHODS
+    pool = " and ".join(read.pop("pool of 8"))
+    base, reset, scratch = (" and ".join(one[:5] for one in both) for both in read.values())
+    pairs = [apart(found, "every layer: pool of 8", "every layer: scratch", n) for n in (100, 400)]
+    share = "the pool's minus scratch {:+.3f} [{:+.3f}, {:+.3f}] and {:+.3f} [{:+.3f}, {:+.3f}])".format(
+        *sum(pairs, ())
+    )
+    assert f"{base} from the base, {pool} from the pool's models, {scratch} from scratch ({share}" in README
+    told = f"{pool} against a pool of 8, {reset} against adversaries that start anew, {base} from the base, {scratch}"
+    assert f"{told} from scratch (five seeds; {share}" in METHODS
     reset, pool, undefended, forgets, scratch = (
         spread(found[f"transformer: {name}"]["blocked"]["400"])
         for name in ("reset, K = 4", "pool of 8", "undefended", "relearned from random weights", "scratch")
@@ -70,7 +83,8 @@ def test_figures_of_pictures():
 def test_figures_of_a_language_model():
     """By the first seed where there are several."""
     lines = map(json.loads, (ROOT / "benchmarks" / "language.jsonl").read_text().splitlines())
-    found = {line["variant"]: line for line in lines if line["seed"] == 0}
+    seeds = {(line["variant"], line["seed"]): line for line in lines}
+    found = {variant: line for (variant, seed), line in seeds.items() if seed == 0}
     names = ("undefended", "reset, K = 4, faster", "pool of 1", "filtered")
     many, few = ([f"{found[name]['attacked'][n]['loss']:.3f}" for name in names] for n in ("1000", "100"))
     desired = [f"{found[name]['general']:.3f}" for name in names]
@@ -80,6 +94,10 @@ def test_figures_of_a_language_model():
         assert f"{filtered} for a model that never saw the novel; with 100 rows {few[0]}, {few[1]}, {few[2]}" in page
         assert f"{few[3]}. The desired text" in page
         assert all(value in page for value in desired)
+    for name, told in HEALED.items():
+        healed = [f"{seeds[f'{name}, healed', 1]['healed'][n]['loss']:.3f}" for n in ("100", "1000")]
+        assert all(words.format(*healed) in page for words, page in zip(told, (README, METHODS), strict=True))
+    assert f"at {seeds['pool of 1, healed', 1]['healed']['100']['loss']:.3f} nats" in LIMITS
     for name in ("undo, noise 0.3", "undo, noise 0.6"):
         *attacks, kept = (
             f"{value:.3f}"
