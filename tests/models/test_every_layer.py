@@ -93,7 +93,7 @@ def test_an_adversary_that_reads_all_layers_moves_every_weight_that_is_read(make
         found, way = simulator.meta_gradient(trainer.model, draw), draw.fine_tuning.reads
         seen.add(way)
         head = "every_layer_head.weight" if way == "all_layers" else "classifier.weight"
-        assert draw.member.own[OWN + head].any()
+        assert draw.member.own[OWN + head].any()  # it began at 0 where it reads all layers
         for name, gradient in found.weights.items():
             unread = name.startswith(("classifier", "bert.pooler")) and way == "all_layers"
             assert unread or "key.bias" in name or gradient.any(), name  # a key's bias adds the same to all scores
@@ -111,15 +111,19 @@ def test_a_head_that_is_solved_is_a_ridge_regression() -> None:
     assert not found["every_layer_head.bias"].any()
 
 
-@pytest.mark.parametrize(("pool", "trainable", "size"), [(0, "all", 8), (1, "all", 9), (0, "lora", 8)])
-def test_an_adversary_begins_with_a_head_that_knows(make_trainer, tmp_path, pool, trainable, size) -> None:
+@pytest.mark.parametrize(
+    ("pool", "trainable", "size", "episode"),
+    [(0, "all", 8, "flat"), (1, "all", 9, "in_place"), (0, "lora", 8, "flat")],
+)
+def test_an_adversary_begins_with_a_head_that_knows(make_trainer, tmp_path, pool, trainable, size, episode) -> None:
     """Of a pool, each life; without one, each episode. Later stretches go on with the head that they had.
 
     Only whole batches are read: a last one of a single row could not be normalised.
     """
     adversary = {**READER, "head": "probe", "learning_rate": 1e-5, "pool": pool, "horizon": 4}
     adversary |= {"trainable": trainable, "batch_size": size}
-    trainer = make_trainer(tmp_path, model=tiny_model(), blocked_tasks=[toy_task()], adversary=adversary)
+    options = {"adversary": adversary, "meta_gradient": "first_order", "method_options": {"episode": episode}}
+    trainer = make_trainer(tmp_path, model=tiny_model(), blocked_tasks=[toy_task()], **options)
     simulator = trainer.objective.simulator
     for step in range(4):
         draw = simulator.draw(step)
