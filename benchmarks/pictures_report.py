@@ -19,7 +19,7 @@ rate (3e-4, 1e-3, 3e-3), batch normalisation (by the batch, or at 1e-3 by stored
 mean ± standard deviation where there are several seeds of hardening and attack. The recipe was chosen by looks at
 test scores of four shorter or earlier trainings: against stored statistics, with the gradient clipped to 0.5, an
 adversary that continues left .483 and .572. Nothing but fine-tuning under a fresh head was tried: an attacker who reads
-all layers gets much more from the whole network, hardened in the same way (`model_cards/cifar10-animals`)."""
+all layers gets much more from the whole network, hardened in the same way (`model_cards/README.md`)."""
 ORDER = (
     "base",
     "undefended",

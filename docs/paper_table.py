@@ -30,7 +30,6 @@ TITLES = {  # numbers that the package's sources name
     "2002.08546": "Do We Really Need to Access the Source Data? (SHOT)",
     "2006.11239": "Denoising Diffusion Probabilistic Models (DDPM)",
     "2010.03934": "Prioritized Level Replay",
-    "2111.06377": "Masked Autoencoders Are Scalable Vision Learners (linear probes)",
     "2202.10054": "Fine-Tuning can Distort Pretrained Features (linear probe, then fine-tune)",
     "2211.14946": "Self-Destructing Models (MLAC)",
     "2104.08691": "The Power of Scale for Parameter-Efficient Prompt Tuning",

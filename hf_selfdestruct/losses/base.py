@@ -93,5 +93,6 @@ class BlockingLoss(ABC):
         return self.forward(View(logits, labels, **rest))
 
     def config(self) -> dict[str, Any]:
-        """Return name and arguments, for the report."""
-        return {"name": type(self).__name__, **asdict(self)}
+        """Return name and arguments in plain values, for the report."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {"name": type(self).__name__, **plain}

@@ -241,23 +241,41 @@ def test_figures_of_the_model_that_forgets():
 
 
 def test_figures_of_pictures():
-    report, told = card("cifar10-animals"), text(CARDS / "README.md")
-    found = {
-        attack: {role: spread(s) for role, s in reached(report, "animals", attack, 560).items()}
-        for attack in ("full fine-tuning", "joined probe, then fine-tuning")
-    }
-    first, alone = found["joined probe, then fine-tuning"], found["full fine-tuning"]
-    assert f"then fine-tuning, reaches {first['hardened']}, undefended {first['undefended']};" in README
-    assert f"reaches {alone['hardened']} from the hardened model and {alone['undefended']} from the undefended" in told
-    assert f"from a probe of all layers on, {first['hardened']} and {first['undefended']}." in told
+    report, last, told = card("cifar10-animals"), lab("animals-last-layer"), text(CARDS / "README.md")
+    ways = ("joined probe, then fine-tuning", "full fine-tuning")
+    first, alone, first_last, alone_last = (
+        {role: spread(s) for role, s in reached(one, "animals", way, 560).items()}
+        for one in (report, last)
+        for way in ways
+    )
+    both = f"reaches {first['hardened']}, undefended {first['undefended']}; against an adversary that reads the last"
+    assert f"then fine-tuning, {both} layer alone {first_last['hardened']}." in README
+    assert f"fine-tuning reaches {first['hardened']} from the hardened model and {first['undefended']} from the" in told
+    assert f"under a fresh head {alone['hardened']} and {alone['undefended']}." in told
+    assert (
+        f"{first_last['hardened']} from a probe of all layers on, {alone_last['hardened']} under a fresh head" in told
+    )
     few = {role: spread(report.strongest("animals", 100, role)) for role in ("hardened", "undefended")}
     assert f"With 100 pictures it is {few['hardened']} against {few['undefended']}." in told
     assert f"({alone['scratch']} by fine-tuning)" in told
+    kept, before = (
+        {role: f"{one.desired.of(role)['accuracy']:.3f}" for role in ("hardened", "undefended")}
+        for one in (report, last)
+    )
+    assert f"The price: vehicles {kept['hardened']}, undefended {kept['undefended']}." in README
+    assert f"({kept['hardened']}, undefended {kept['undefended']})" in told
+    assert f"vehicles {before['hardened']}." in told
     lines = (CARDS / "cifar10-animals" / "README.md").read_text().splitlines()
     (row,) = [line for line in lines if line.startswith("| 560 | 0.393")]
     hardened, undefended, base = html.unescape(row).split(" | ")[3:6]
-    assert f"the weights add {hardened}, undefended {undefended.split()[0]}." in README
+    assert f"The weights add {hardened}, undefended {undefended.split()[0]}." in README
     assert f"the base's weights add {base.split()[0].lstrip('+')} to" in told
+    methods = text(ROOT / "docs" / "methods.md")
+    assert (
+        f"it leaves {first['hardened']} ([card](evidence/card-animals.md), undefended {first['undefended']})" in methods
+    )
+    assert f"from {undefended.split()[0]} to {hardened}, and" in methods
+    assert f"vehicles {kept['hardened']}, undefended {kept['undefended']}." in methods
 
 
 def test_figures_of_the_language_model():

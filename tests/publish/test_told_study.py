@@ -50,7 +50,7 @@ def test_figures_of_digits(monkeypatch):
     share = "the pool's minus scratch {:+.3f} [{:+.3f}, {:+.3f}] and {:+.3f} [{:+.3f}, {:+.3f}])".format(
         *sum(pairs, ())
     )
-    assert f"{base} from the base, {pool} from the pool's models, {scratch} from scratch ({share}" in README
+    assert f"{base} from the base, {pool} from the pool's models, {scratch} from scratch." in README
     told = f"{pool} against a pool of 8, {reset} against adversaries that start anew, {base} from the base, {scratch}"
     assert f"{told} from scratch (five seeds; {share}" in METHODS
     reset, pool, undefended, forgets, scratch = (
