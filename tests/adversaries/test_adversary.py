@@ -135,7 +135,7 @@ def test_options_are_all_that_can_be_met() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"head": "new"}, "head must be one of learned, random, keep; got 'new'"),
+        ({"head": "new"}, "head must be one of learned, random, keep, probe; got 'new'"),
         ({"head": ("learned", "new")}, "head must .* got 'new'"),
         ({"head": ["learned"]}, r"head must .* got \['learned'\]"),
         ({"trainable": "adapters"}, "trainable must be all, head, last_n, lora or a peft.LoraConfig; got 'adapters'"),
