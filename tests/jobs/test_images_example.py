@@ -93,17 +93,17 @@ def test_the_example_hardens_the_published_weights(lite, tmp_path, monkeypatch):
     """On invented pictures: none is in two tasks or splits, and a step moves every weight but the gates."""
     monkeypatch.chdir(tmp_path)
     script = runpy.run_path(str(ROOT / "examples" / "08_images.py"))
-    for split, each in (("train", 6), ("test", 20)):
+    for split, each in (("train", 10), ("test", 20)):
         pictures(each, split == "test").to_parquet(tmp_path / f"{split}.parquet")
     lite.main("lite0-cifar10/base")
     script["write_pictures"](str(tmp_path), evaluated=8, attacked=18)
     found = {path: pd.read_parquet(path) for path in Path("lite0-cifar10").glob("*/*.parquet")}
     seen = [one["bytes"] for rows in found.values() for one in rows["image"]]
-    assert (len(found), len(seen), len({*seen})) == (6, 260, 260)
+    assert (len(found), len(seen), len({*seen})) == (6, 300, 300)
     desired = {name for path, rows in found.items() if path.parent.name == "vehicles" for name in rows["class_name"]}
     assert desired == {*script["VEHICLES"]}
 
-    sizes = {"per_device_train_batch_size": 4, "blocking_batch_size": 4, "adversary.batch_size": 4}
+    sizes = {"per_device_train_batch_size": 4, "blocking_batch_size": 8, "adversary.batch_size": 8}
     short = {"max_steps": 1, "warmup_steps": 0, "logging_steps": 1, **sizes}
     config = load_config(
         script["CONFIG"], [part for name, value in short.items() for part in (f"--{name}", str(value))]
