@@ -14,11 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import AutoTokenizer, DataCollatorWithPadding
-
 from hf_selfdestruct.attacks import AttackSuite, Entry, Target, named_suite
 from hf_selfdestruct.jobs.config import HardenConfig, load_config
-from hf_selfdestruct.jobs.job import blocked_tasks
+from hf_selfdestruct.jobs.job import attacker_collate, blocked_tasks
+from hf_selfdestruct.jobs.processors import processor_of
 from hf_selfdestruct.jobs.text_data import load_data
 from hf_selfdestruct.report.report import AttackReport
 from hf_selfdestruct.tasks.blocked_task import BlockedTask
@@ -42,16 +41,16 @@ def main(config_file: str, models: str, suite: str, attacks: str, out: str, *ove
 
 def attack(config: HardenConfig, models: str, suite: AttackSuite) -> AttackReport:
     """Attack each of the models, a hardened model's folder or a reference's name."""
-    tokenizer = AutoTokenizer.from_pretrained(config.model)
+    processor = processor_of(config.model, config.data)
     targets = [
         Target(name, config.model, random=name == "scratch") if name in REFERENCES else Target("hardened", name)
         for name in models.split(",")
     ]
     return dataclasses.replace(suite, choosing=True).run(
         targets,
-        to_compare_on(blocked_tasks(config, load_data(config, tokenizer), tokenizer)),
-        columns=tokenizer.model_input_names,
-        collate=DataCollatorWithPadding(tokenizer),
+        to_compare_on(blocked_tasks(config, load_data(config, processor), processor)),
+        columns=processor.model_input_names,
+        collate=attacker_collate(config, processor),
         storage=f"sqlite:///{LEDGER}",
     )
 

@@ -2,7 +2,8 @@
 
     python model_cards/long.py examples/wikibios.yaml DIR,scratch 1600 OUT.json --data.path DATA --model MODEL
 
-One seed, one rate, a look at the selection rows every 100 steps. Models and what is on record as in ``entries.py``.
+One seed, one rate (2e-4, or as after an @: ``600@3e-3``), a look at the selection rows every 100 steps. Models and what
+is on record as in ``entries.py``.
 """
 
 import sys
@@ -17,9 +18,10 @@ RATE = 2e-4
 
 def main(config_file: str, models: str, steps: str, out: str, *overrides: str) -> None:
     """Attack and save what was found."""
-    many = int(steps)
+    count, _, rate = steps.partition("@")
+    many = int(count)
     longer = FullFineTuning(
-        "long fine-tuning", learning_rates=(RATE,), steps=(many,), looks=many // 100, schedule="cosine"
+        "long fine-tuning", learning_rates=(float(rate or RATE),), steps=(many,), looks=many // 100, schedule="cosine"
     )
     suite = AttackSuite("long", 1, (Entry(longer, (None,)),), seeds=1, more=None, null=False)
     attack(load_config(config_file, overrides), models, suite).save(out)

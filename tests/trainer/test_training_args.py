@@ -94,7 +94,10 @@ def test_a_ceiling_is_that_of_the_loss_which_has_one(make_args) -> None:
 @pytest.mark.parametrize("name", CHOICES)
 def test_a_misspelt_choice_lists_the_right_ones(make_args, name) -> None:
     for value in CHOICES[name]:
-        assert found(make_args(**given(name, value)), name) == value
+        settings = given(name, value)
+        if value == "probe":  # which is of all layers
+            settings["adversary"]["reads"] = "all_layers"
+        assert found(make_args(**settings), name) == value
     told = name.replace("adversary.", "adversary: ").rpartition("method_options.")[2]
     with pytest.raises(ValueError, match=f"^{told}.* must be one of {', '.join(CHOICES[name])}; got 'sgdd'"):
         make_args(**given(name, "sgdd"))
