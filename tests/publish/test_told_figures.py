@@ -276,6 +276,19 @@ def test_figures_of_pictures():
     )
     assert f"from {undefended.split()[0]} to {hardened}, and" in methods
     assert f"vehicles {kept['hardened']}, undefended {kept['undefended']}." in methods
+    longer = [
+        next(run for run in lab(f"animals-{steps}-steps{which}").runs if run.role == "hardened")
+        for steps in (600, 1200)
+        for which in ("", "-undefended")
+    ]
+    tested, chosen = ([f"{getattr(run, of).accuracy:.3f}" for run in longer] for of in ("test", "selection"))
+    few, many = "{} hardened and {} undefended".format(*tested), " and ".join(tested[2:])
+    assert f"rows: {few} with 600 steps, {many} with 1,200." in README
+    assert f"with 600 steps {few}, with 1,200 steps {many} (one seed, development rows)" in methods
+    assert (
+        "{} from the hardened model and {} from the undefended one, 1,200 steps {} and {} (on".format(*tested) in told
+    )
+    assert "rows {} and {}, {} and {}).".format(*chosen) in told
 
 
 def test_figures_of_the_language_model():
