@@ -68,9 +68,8 @@ class RepresentationProbe(BlockingLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numbers = all(isinstance(one, int | float) for one in self._ridges())
-        fine = bool(self._ridges()) and numbers and all(math.isfinite(one) and one > 0 for one in self._ridges())
-        self._check(fine, "ridge", "finite and above 0, or several such numbers")
+        fine = [isinstance(one, int | float) and math.isfinite(one) and one > 0 for one in self._ridges()]
+        self._check(bool(fine) and all(fine), "ridge", "finite and above 0, or several such numbers")
         self._check(self.pooling in _POOLINGS, "pooling", f"one of {', '.join(_POOLINGS)}")
 
     def forward(self, view: View) -> Tensor:  # noqa: D102
@@ -116,21 +115,21 @@ def variance_explained(features: Sequence[Tensor], labels: Tensor, half: Tensor,
     inner = stacked.mT @ stacked
     floor = _SMALLEST**2 * labels.new_tensor([f.shape[1] for f in features]).view(-1, 1, 1)
     targets = one_hot(labels.unique(return_inverse=True)[1]).to(inner)
-    folds = [[_explained(inner, floor, targets, fit, one) for fit in (half, ~half)] for one in ridge]
-    return torch.stack([torch.stack(both).mean(0) for both in folds]).amax(0)
+    return torch.stack([_explained(inner, floor, targets, fit, ridge) for fit in (half, ~half)]).mean(0).amax(0)
 
 
-def _explained(inner: Tensor, floor: Tensor, targets: Tensor, fit: Tensor, ridge: float) -> Tensor:
-    """Compute one fold of :func:`variance_explained` from inner products ``(layers, rows, rows)``."""
+def _explained(inner: Tensor, floor: Tensor, targets: Tensor, fit: Tensor, ridge: Sequence[float]) -> Tensor:
+    """Compute one fold of :func:`variance_explained`, ``(penalties, layers)``, from inner products of rows."""
     fitting = inner[:, fit]
     inner = inner - fitting.mean(1, keepdim=True) - fitting.mean(1).unsqueeze(-1)
     inner = inner + fitting[..., fit].mean((1, 2), keepdim=True)
     among = inner[:, fit][..., fit]
     scale = among.diagonal(0, 1, 2).mean(1).view(-1, 1, 1) + floor
-    penalised = among / scale + ridge * torch.eye(len(targets[fit])).to(inner)
+    among, across = among / scale, inner[:, ~fit][..., fit] / scale
     targets = targets - targets[fit].mean(0)
-    weights = torch.cholesky_solve(targets[fit].expand(len(inner), -1, -1), torch.linalg.cholesky_ex(penalised)[0])
-    left = (targets[~fit] - inner[:, ~fit][..., fit] / scale @ weights).square().sum((1, 2))
+    wanted, eye = targets[fit].expand(len(inner), -1, -1), torch.eye(len(targets[fit])).to(inner)
+    solved = [torch.cholesky_solve(wanted, torch.linalg.cholesky_ex(among + one * eye)[0]) for one in ridge]
+    left = torch.stack([(targets[~fit] - across @ weights).square().sum((1, 2)) for weights in solved])
     share = 1 - left / targets[~fit].square().sum().clamp(min=1e-12)
     mixed = all(part.numel() and (part != part[0]).any() for part in (targets[fit], targets[~fit]))
     return share.clamp(min=0) if mixed else 0 * share
