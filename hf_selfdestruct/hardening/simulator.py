@@ -96,7 +96,7 @@ class Simulator:
         self._benign = StatelessModel(benign, self.model, keep_head=True, rows=self._rows, twice=twice)
         self._skeletons = {
             (task.name, number): {
-                (head, i, pairs, reads): self._skeleton(task, head == "keep", trainable, (pairs, reads))
+                (head, i, pairs, reads): self._skeleton(task, head == "keep", trainable, pairs, reads)
                 for head in adversary.options("head")
                 for i, trainable in enumerate(adversary.options("trainable"))
                 for pairs in adversary.options("pairs")
@@ -262,10 +262,10 @@ class Simulator:
         return ALONE if self.config.adversary_settings.scope == "global" else self.processes
 
     def _skeleton(
-        self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig, way: tuple[str, str]
+        self, task: BlockedTask, keep_head: bool, trainable: str | LoraConfig, pairs: str, reads: str
     ) -> StatelessModel:
-        kind = AutoModelForTextPairs if way[0] == "apart" else task.model_class
-        kind = self._reader if way[1] == "all_layers" else kind
+        kind = AutoModelForTextPairs if pairs == "apart" else task.model_class
+        kind = self._reader if reads == "all_layers" else kind
         module = heads.skeleton(self.model, task.outputs, twice=self._twice, auto_class=kind)
         lora = trainable if isinstance(trainable, LoraConfig) else LORA if trainable == "lora" else None
         skeleton = StatelessModel(
