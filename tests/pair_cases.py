@@ -2,8 +2,10 @@
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from hf_selfdestruct.attacks import Split
+from hf_selfdestruct.tasks.blocked_task import BlockedTask
 
 OPENS, CLOSES, WORDS = 2, 3, range(5, 45)
 COLUMNS = ("input_ids", "token_type_ids", "attention_mask")
@@ -41,3 +43,15 @@ def collate(rows, *, left=False):
 
     batch = {name: torch.tensor([padded(row[name]) for row in rows]) for name in COLUMNS}
     return batch | ({"labels": torch.tensor([row["labels"] for row in rows])} if "labels" in rows[0] else {})
+
+
+def pair_task(*, second: bool = True) -> BlockedTask:
+    """Blocked: whether two texts share all words; or rows of one text, that no tokenizer joined."""
+    splits = {}
+    for seed, name in enumerate(("train", "attack", "test")):
+        rows = split_of(60, seed, shared=6).features
+        kinds = [row["token_type_ids"] if second else [0] * len(row["input_ids"]) for row in rows]
+        splits[name] = Dataset.from_list(
+            [{**row, "token_type_ids": kind} for row, kind in zip(rows, kinds, strict=True)]
+        )
+    return BlockedTask("same", **splits, label_column="labels")

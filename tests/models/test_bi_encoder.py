@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from datasets import Dataset
-from pair_cases import CLOSES, OPENS, collate, pair_row, split_of
+from pair_cases import CLOSES, OPENS, collate, pair_row, pair_task
 from toy_models import tiny_config
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, DistilBertConfig
+from way_cases import draws_of_both_ways
 
 from hf_selfdestruct.adversaries.adversary import Adversary
 from hf_selfdestruct.losses.blocking import RepresentationProbe, UniformKL
 from hf_selfdestruct.models import heads
 from hf_selfdestruct.models.pairs import AutoModelForTextPairs, difference
-from hf_selfdestruct.models.stateless import OWN
-from hf_selfdestruct.tasks.blocked_task import BlockedTask
-
-
-def pair_task(*, second: bool = True) -> BlockedTask:
-    splits = {}
-    for seed, name in enumerate(("train", "attack", "test")):
-        rows = split_of(60, seed, shared=6).features
-        kinds = [row["token_type_ids"] if second else [0] * len(row["input_ids"]) for row in rows]
-        splits[name] = Dataset.from_list(
-            [{**row, "token_type_ids": kind} for row, kind in zip(rows, kinds, strict=True)]
-        )
-    return BlockedTask("same", **splits, label_column="labels")
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -64,30 +51,21 @@ def test_half_of_a_difference_averages_to_the_cosine() -> None:
 
 
 @pytest.mark.parametrize(("mode", "episode"), [("first_order", "flat"), ("first_order", "in_place"), ("exact", "flat")])
-def test_an_adversary_of_texts_apart_reaches_every_weight_it_reads(make_trainer, tiny_model, tmp_path, mode, episode):
+def test_an_adversary_of_texts_apart_reaches_every_weight_it_reads(make_trainer, tmp_path, mode, episode):
     """Also beside adversaries that read both texts joined, of which a pool draws one for each life."""
-    trainer = make_trainer(
+    seen = draws_of_both_ways(
+        make_trainer,
         tmp_path,
-        model=tiny_model().double(),
-        meta_gradient=mode,
-        method_options={"episode": episode},
-        blocked_tasks=[pair_task()],
-        adversary={"pool": 4, "horizon": 50},
-        adversaries=[Adversary(learning_rate=1e-2, steps=2, batch_size=4, head="random", pairs=("joined", "apart"))],
-        blocking_losses=[UniformKL(), RepresentationProbe(weight=0.1)],
+        field="pairs",
+        heads={"joined": "classifier.weight", "apart": "pair_head.weight"},
+        task=pair_task(),
+        losses=[UniformKL(), RepresentationProbe(weight=0.1)],
+        batch_size=4,
+        steps=4,
+        mode=mode,
+        episode=episode,
     )
-    simulator, seen = trainer.objective.simulator, set()
-    for step in range(4):
-        draw = simulator.draw(step)
-        found, way = simulator.meta_gradient(trainer.model, draw), draw.fine_tuning.pairs
-        seen.add(way)
-        head = "pair_head.weight" if way == "apart" else "classifier.weight"
-        assert draw.member.own[OWN + head].shape[1] == (32 if way == "apart" else 16)
-        for name, gradient in found.weights.items():
-            unread = name.startswith(("classifier", "bert.pooler")) and way == "apart"
-            constant = "key.bias" in name  # adds the same to all scores
-            assert unread or constant or gradient.any(), name
-    assert seen == {"joined", "apart"}
+    assert all(head.shape[1] == (32 if way == "apart" else 16) for way, head in seen)
 
 
 def test_rows_of_one_text_are_refused(make_trainer, tmp_path) -> None:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from datasets import Dataset
+from pair_cases import pair_task
 from sklearn.linear_model import Ridge
-from test_bi_encoder import pair_task
 from toy_models import tiny_config, tiny_model, toy_rows, toy_task
 from transformers import (
     BartConfig,
@@ -16,6 +16,7 @@ from transformers import (
     EfficientNetConfig,
     EfficientNetForImageClassification,
 )
+from way_cases import draws_of_both_ways
 
 from hf_selfdestruct import HardeningConfig
 from hf_selfdestruct.adversaries.adversary import Adversary
@@ -77,27 +78,19 @@ def test_constant_features_are_standardised_to_zero() -> None:
 @pytest.mark.parametrize(("mode", "episode"), [("first_order", "flat"), ("first_order", "in_place"), ("exact", "flat")])
 def test_an_adversary_that_reads_all_layers_moves_every_weight_that_is_read(make_trainer, tmp_path, mode, episode):
     """Also beside adversaries that read the last layer, of which a pool draws one for each life."""
-    trainer = make_trainer(
+    seen = draws_of_both_ways(
+        make_trainer,
         tmp_path,
-        model=tiny_model().double(),
-        meta_gradient=mode,
-        method_options={"episode": episode},
-        blocked_tasks=[toy_task()],
-        adversary={"pool": 4, "horizon": 50},
-        adversaries=[Adversary(learning_rate=1e-2, steps=2, **{**READER, "reads": ("last", "all_layers")})],
-        blocking_losses=[UniformKL()],
+        field="reads",
+        heads={"last": "classifier.weight", "all_layers": "every_layer_head.weight"},
+        task=toy_task(),
+        losses=[UniformKL()],
+        batch_size=8,
+        steps=6,
+        mode=mode,
+        episode=episode,
     )
-    simulator, seen = trainer.objective.simulator, set()
-    for step in range(6):
-        draw = simulator.draw(step)
-        found, way = simulator.meta_gradient(trainer.model, draw), draw.fine_tuning.reads
-        seen.add(way)
-        head = "every_layer_head.weight" if way == "all_layers" else "classifier.weight"
-        assert draw.member.own[OWN + head].any()  # it began at 0 where it reads all layers
-        for name, gradient in found.weights.items():
-            unread = name.startswith(("classifier", "bert.pooler")) and way == "all_layers"
-            assert unread or "key.bias" in name or gradient.any(), name  # a key's bias adds the same to all scores
-    assert seen == {"last", "all_layers"}
+    assert all(head.any() for _, head in seen)  # that of all layers began at 0
 
 
 def test_a_head_that_is_solved_is_a_ridge_regression() -> None:
