@@ -23,7 +23,7 @@ class Reader(nn.Module):
     Args:
         model: The network.
         examples: Inputs ``(rows, inputs)`` that say how features are scaled.
-        classes: Of the head, which starts at 0.
+        classes: Of the head.
     """
 
     def __init__(self, model: Any, examples: Tensor, classes: int) -> None:

@@ -4,7 +4,7 @@
 
 TEXTS is a folder with the folders ``simplewiki_general`` and ``war_and_peace`` (``train``, ``validation`` and
 ``test.parquet``, a column ``text``). Each line of ``language.jsonl`` is a model and its seed; what is there is not run
-again. The table is ``language.md``. Models before hardening are stored in the folder for temporary files.
+again. The table is ``language.md``. Models are stored in the folder for temporary files.
 """
 
 import copy

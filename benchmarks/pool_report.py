@@ -94,7 +94,7 @@ def tables(lines: Iterable[dict[str, Any]]) -> str:
                 long_table(found, DIGITS_SCRATCH, DIGITS_LONG),
             ]
             if any(VARIANTS[v].every_layer for v in found):
-                parts += [EVERY_LAYER_TEXT, every_layer_table(found)]
+                parts += [EVERY_LAYER_TEXT, every_layer_table(found), share_of_the_loop(found, "every layer")]
             if any(VARIANTS[v].harmless for v in found):
                 parts += [HARMLESS_TEXT, harmless_table(found)]
         if name == "transformer" and of_table:
@@ -173,13 +173,7 @@ def every_layer_table(found: Found) -> str:
     for name in names:
         line = found[name]
         rows.append([_shown(name), str(len(line["seeds"])), *(spread(line[kind][n]) for kind, n in columns)])
-    said = []
-    for other in ("reset, K = 4", "relearned from random weights", "scratch"):
-        pair = ("every layer: pool of 8", f"every layer: {other}")
-        if all(len(found.get(name, {"seeds": ()})["seeds"]) > 1 for name in pair):
-            few, many = (told_apart(found, *pair, n) for n in (100, 400))
-            said.append(f"- pool of 8 minus {other}: n = 100 {few}, n = 400 {many}.")
-    return "\n\n".join([markdown(rows), *(["\n".join(said)] if said else [])])
+    return markdown(rows)
 
 
 def harmless_table(found: Found) -> str:
