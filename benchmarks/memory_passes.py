@@ -25,7 +25,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_selfdestruct.hardening.simulator import LORA
 from hf_selfdestruct.models.heads import skeleton
-from hf_selfdestruct.models.stateless import StatelessModel, can_compact
+from hf_selfdestruct.models.row_embedding import can_compact
+from hf_selfdestruct.models.stateless import StatelessModel
 
 DEEP = 12  # layers, beyond which a pass is reckoned from models of 2 and 4 layers
 

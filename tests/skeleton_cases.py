@@ -7,7 +7,8 @@ from peft import LoraConfig
 from torch.nn.functional import cross_entropy
 from toy_models import ARCHITECTURES, tiny_model, toy_batch, toy_images
 
-from hf_selfdestruct.models.stateless import INDEX, OWN, StatelessModel, used_rows
+from hf_selfdestruct.models.row_embedding import used_rows
+from hf_selfdestruct.models.stateless import INDEX, OWN, StatelessModel
 
 EVERY = (*ARCHITECTURES, "vit", "resnet")
 LABELS = 3

@@ -18,7 +18,8 @@ from ..meta_gradient.episode import Episode, MetaGradient, Reading
 from ..meta_gradient.outer_loss import step_shares
 from ..models.every_layer import probe
 from ..models.functional import Weights, dropout, seeded, whole
-from ..models.stateless import INDEX, OWN, StatelessModel, plain, used_rows
+from ..models.row_embedding import used_rows
+from ..models.stateless import INDEX, OWN, StatelessModel, plain
 from ..tasks.blocked_task import draw_rows, seed_of
 from ..tasks.rows import LABELS
 from .draw import Batch, Draw, Sources

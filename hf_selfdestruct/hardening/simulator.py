@@ -26,7 +26,8 @@ from ..models.distributed import ALONE, Processes
 from ..models.every_layer import AutoModelForEveryLayer
 from ..models.functional import Weights
 from ..models.pairs import AutoModelForTextPairs
-from ..models.stateless import ADAPTER, StatelessModel, can_compact, plain
+from ..models.row_embedding import can_compact
+from ..models.stateless import ADAPTER, StatelessModel, plain
 from ..tasks.blocked_task import BlockedTask, seed_of
 from ..tasks.rows import LABELS
 from .config import HardeningConfig

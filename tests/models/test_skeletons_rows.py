@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from hf_selfdestruct.models import heads
-from hf_selfdestruct.models.stateless import INDEX, RowEmbedding, StatelessModel, can_compact, used_rows
+from hf_selfdestruct.models.row_embedding import RowEmbedding, can_compact, used_rows
+from hf_selfdestruct.models.stateless import INDEX, StatelessModel
 
 
 @pytest.mark.parametrize("twice", [False, True])
