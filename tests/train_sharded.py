@@ -34,6 +34,31 @@ CASES: dict[str, dict[str, Any]] = {
         "method_options": {"hvp": "finite_difference", "trajectory": "recompute"},
     },
     "a pool": {"meta_gradient": "first_order", "adversary": {"learns_rate": False, "pool": 2, "horizon": 8}},
+    "in place, first order": {
+        "meta_gradient": "first_order",
+        "adversary": {"learns_rate": False},
+        "method_options": {"episode": "in_place"},
+    },
+    "in place, a learned rate": {"meta_gradient": "first_order", "method_options": {"episode": "in_place"}},
+    "in place, finite differences": {
+        "meta_gradient": "exact",
+        "method_options": {"episode": "in_place", "hvp": "finite_difference", "trajectory": "logarithmic"},
+    },
+    "in place, a pool": {
+        "meta_gradient": "first_order",
+        "adversary": {"learns_rate": False, "pool": 2, "horizon": 8},
+        "method_options": {"episode": "in_place"},
+    },
+    "in place, last layer": {
+        "meta_gradient": "first_order",
+        "adversary": {"trainable": "last_1"},
+        "method_options": {"episode": "in_place"},
+    },
+    "in place, adapters": {
+        "meta_gradient": "first_order",
+        "adversary": {"trainable": "lora"},
+        "method_options": {"episode": "in_place"},
+    },
     "last layer": {"meta_gradient": "exact", "adversary": {"trainable": "last_1"}},
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..models.functional import Weights
+from ..models.functional import Weights, whole
 
 NUMBERS = ("life", "age", "taken", "score", "best", "best_age")
 
@@ -46,10 +46,10 @@ class Member:
         vars(self).update(vars(Member(self.number, life=self.life + 1)))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything needed to go on exactly, as a flat dictionary of tensors."""
+        """Everything needed to go on exactly, as a flat dictionary of whole tensors; every process must call this."""
         state = {name: torch.tensor(float(getattr(self, name)), dtype=torch.float64) for name in NUMBERS}
         parts = {"offset": self.offset, "own": self.own, **{f"moment.{n}": v for n, v in self.moments.items()}}
-        return state | {f"{part}/{n}": value for part, weights in parts.items() for n, value in weights.items()}
+        return state | {f"{part}/{n}": whole(value) for part, weights in parts.items() for n, value in weights.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor], stored: Callable[[Weights], Weights]) -> None:
         """Restore what :meth:`state_dict` gave; ``stored`` puts weights where they are stored."""

@@ -16,6 +16,7 @@ from ..adversaries.pool import Members
 from ..losses.base import View, counting
 from ..meta_gradient.episode import Episode, MetaGradient, Reading
 from ..meta_gradient.outer_loss import step_shares
+from ..models.distributed import sharded_like
 from ..models.every_layer import probe
 from ..models.functional import Weights, dropout, seeded, whole
 from ..models.row_embedding import used_rows
@@ -60,6 +61,8 @@ class EpisodeBuilder:
         size = self._config.blocking_batch_size or 0
         self._general = sources.general.draw(size, "general", *draw.key) if general else None
         self._chosen: Tensor | None = None
+        options, sharded = self._config.options, self._ranks.sharded
+        self._live = dict(model.named_parameters()) if sharded and options.episode == "in_place" else {}
         self._constants = {n: _full(b.detach()).clone() for n, b in model.named_buffers()}
 
     def episode(self) -> Episode:
@@ -69,7 +72,7 @@ class EpisodeBuilder:
         self._plain = dict(published)
         # A prelude may have moved the published head, which blocked steps leave alone.
         for name, offset in self._here({n: v for n, v in member.offset.items() if n in published}).items():
-            published[name] = whole(published[name]) + offset
+            published[name] = self._whole(published[name]) + offset
         own = self._here(member.own) or {OWN + n: w for n, w in self._own(published).items()}
         own = {OWN + n: own[OWN + n] for n in self._skeleton.own}  # in one order, wherever they were stored
         moving = self._skeleton.trained(fine_tuning.trainable)
@@ -96,11 +99,12 @@ class EpisodeBuilder:
             stores=self._draw.member is not None,
             ranks=self._ranks,
             held=self._held if options.episode == "in_place" else None,
+            live={n: p for n, p in self._live.items() if n in published},
         )
 
     def store(self, members: Members, member: Member, found: MetaGradient) -> None:
         """Store where a stretch of a pool's adversary ended, relative to the published weights."""
-        offset = {n: w - whole(self._plain[n]) for n, w in found.fast.items() if n in self._plain}
+        offset = {n: w - self._whole(self._plain[n]) for n, w in found.fast.items() if n in self._plain}
         members.store(
             member,
             offset=self.whole(offset, onto=member.offset),
@@ -130,7 +134,7 @@ class EpisodeBuilder:
         if self._prelude:
             used |= {*self._sources.benign_skeleton.names.values()}
         published = {n: _full(p.detach()) for n, p in self._model.named_parameters() if n in used}
-        if (name := self._skeleton.embedding) is not None:
+        if (name := self._skeleton.embedding) is not None and not self._live:
             batches = [*self._prelude, *self.blocked, self.held_out]
             batches += [batch for batch in (self._general, self._probed) if batch is not None]
             rows, index = used_rows(batches, len(published[name]), self._skeleton.padding)
@@ -148,7 +152,11 @@ class EpisodeBuilder:
         chosen, name = self._chosen, self._skeleton.embedding
         if chosen is not None and name in stored:
             stored = {**stored, name: stored[name][chosen.to(stored[name].device)]}
-        return {n: v.to(self._device, torch.promote_types(v.dtype, kind)) for n, v in stored.items()}
+        found = {n: v.to(self._device, torch.promote_types(v.dtype, kind)) for n, v in stored.items()}
+        return {n: sharded_like(v, self._live[n]) if n in self._live else v for n, v in found.items()}
+
+    def _whole(self, weight: Tensor) -> Tensor:
+        return weight if self._live else whole(weight)
 
     def _own(self, published: Weights) -> Weights:
         """The adversary's head and adapters: learned, solved, or drawn for this episode."""
@@ -228,7 +236,7 @@ class EpisodeBuilder:
         labels, here = batch.get("labels"), logits.shape[:-1]
         if labels is None or (batch is self._general and labels.shape != here):  # a language model's are for tokens
             labels = logits.new_zeros(here).long()
-        moving = [weights[n] for n in self._moving]
+        moving = [weights[n] for n in self._moving if n in weights]
         return View(logits, labels, hidden, batch.get("attention_mask"), moving)
 
     def _batch(self, rows: np.ndarray, size: int, *use: Any) -> Batch:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -22,7 +21,7 @@ from ..losses.blocking import BlockingLoss
 from ..meta_gradient.episode import MetaGradient
 from ..meta_gradient.methods import method
 from ..models import heads
-from ..models.distributed import ALONE, Processes
+from ..models.distributed import ALONE, Processes, reshard
 from ..models.every_layer import AutoModelForEveryLayer
 from ..models.functional import Weights
 from ..models.pairs import AutoModelForTextPairs
@@ -149,9 +148,7 @@ class Simulator:
         Returns:
             ``None`` where a pool's adversary diverged after its first stretch: it was reset, and nothing is blocked.
         """
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        reshard(model)
         with torch.autocast(self.device.type, enabled=False):
             builder = self.builder(model, draw)
             found = self._way(builder.episode())

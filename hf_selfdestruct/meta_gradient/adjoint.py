@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..adversaries.optimizer import State
+from .course import course_of
 from .episode import Episode, MetaGradient
 from .hessian import HVPS
-from .in_place_episode import course_of
 from .trajectory import trajectory_of
 
 

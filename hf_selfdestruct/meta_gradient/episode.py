@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..adversaries.optimizer import InnerOptimizer
 from ..models.distributed import ALONE, Processes
-from ..models.functional import Weights
+from ..models.functional import Weights, norm_of
 
 Held = Callable[[Weights, int | None], AbstractContextManager[None]]
 
@@ -55,10 +55,11 @@ class Episode:
             readings of each process are those of all rows, with the graph of its own rows.
         held: Function from weights and the number of the inner step, or ``None`` for a measurement, to the context in
             which the live model's modules have these weights; if given, the episode runs in place.
+        live: The live parameters by name, if they are sharded and the episode runs in place.
 
     Raises:
-        ValueError: The numbers of steps and shares do not match, or the optimizer or live modules need whole weights
-            but each process has only a shard.
+        ValueError: The numbers of steps and shares do not match, or the optimizer needs whole weights but each process
+            has only a shard.
     """
 
     published: Weights
@@ -77,6 +78,7 @@ class Episode:
     stores: bool = False
     ranks: Processes = ALONE
     held: Held | None = None
+    live: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the lengths against each other."""
@@ -84,10 +86,6 @@ class Episode:
             raise ValueError(
                 f"{len(self.inner_losses)} inner steps need {len(self.inner_losses) + 1} shares, got "
                 f"{len(self.shares)}."
-            )
-        if self.ranks.sharded and self.held is not None:
-            raise ValueError(
-                "episode='in_place' does not support sharded weights yet; set method_options={'episode': 'flat'}."
             )
         if self.ranks.sharded and not self.optimizer.elementwise:
             raise ValueError(
@@ -134,6 +132,6 @@ class MetaGradient:
 
     def finite(self) -> bool:
         """Whether an episode ended well: its loss, its meta-gradient and its fast weights are finite."""
-        values = [*self.weights.values(), *self.fast.values()]
-        norms = torch.stack([torch.tensor(self.loss), *(norm.cpu().float() for norm in torch._foreach_norm(values))])
-        return bool(norms.isfinite().all())
+        return bool(
+            torch.tensor(self.loss).isfinite() & norm_of([*self.weights.values(), *self.fast.values()]).isfinite()
+        )

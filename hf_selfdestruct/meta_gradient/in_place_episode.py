@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..models.functional import Weights
-from .episode import Episode, Held
+from .episode import Held
 from .flat_episode import FlatEpisode
 
 EPISODES = ("flat", "in_place")
@@ -50,7 +51,7 @@ class InPlaceEpisode(FlatEpisode):
 
     def inner_gradient(self, k: int, x: Tensor, f: Tensor, *, out: Tensor) -> Tensor:  # noqa: D102
         weights, leaves = self.leaves(x, f, fixed=len(out) > len(x))
-        with self.held(weights, k):
+        with self.holding(weights, k):
             self._backward(self.episode.inner_losses[k](weights), leaves, out.zero_())
         return out
 
@@ -59,12 +60,16 @@ class InPlaceEpisode(FlatEpisode):
         if share is None:
             return
         weights, leaves = self.leaves(x, f)
-        with self.held(weights, None):
+        with self.holding(weights, None):
             reading = self.read(k, weights)
             for total, value, factor in zip(sums, (reading.loss, reading.objective), (share, abs(share)), strict=False):
                 if factor:
                     keep = value is reading.loss and len(sums) > 1
                     self._backward(factor * value, leaves, total, keep=keep)
+
+    def holding(self, weights: Weights, k: int | None) -> AbstractContextManager[None]:
+        """Let the live modules hold the weights inside the context (see :class:`Episode`)."""
+        return self.held(weights, k)
 
     def _backward(self, loss: Tensor, leaves: Sequence[Tensor], total: Tensor, *, keep: bool = False) -> None:
         """Add the gradient of a loss to a vector, in its memory."""
@@ -76,8 +81,3 @@ class InPlaceEpisode(FlatEpisode):
             loss.backward(retain_graph=keep)
         if not alone:
             total.add_(self.ranks.summed(lambda start, stop: onto[start:stop], len(onto)))
-
-
-def course_of(episode: Episode) -> FlatEpisode:
-    """Return the episode on flat vectors, in place if it has live modules to hold its weights."""
-    return FlatEpisode(episode) if episode.held is None else InPlaceEpisode(episode, episode.held)

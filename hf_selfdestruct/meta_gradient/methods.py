@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .adjoint import exact
+from .course import course_of
 from .episode import Episode, MetaGradient
 from .flat_episode import FlatEpisode
-from .in_place_episode import course_of
 
 META_GRADIENTS = ("exact", "unrolled", "first_order")
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ..models.distributed import sharded_like
+from ..models.functional import local, norm_of
 from .episode import MetaGradient
 
 STEP_WEIGHTS = ("uniform", "last", "exponential", "drop")
@@ -83,8 +84,7 @@ def meta_loss(
     for name, value in gradient.weights.items():
         live, value = _here(parameters[name], value)
         linear = linear + torch.dot(live.reshape(-1).to(value.dtype), value.reshape(-1).to(live.device))
-    norms = list(torch._foreach_norm(list(gradient.weights.values()))) if gradient.weights else []
-    norm = torch.stack(norms).norm().item() if norms else 0.0
+    norm = norm_of(gradient.weights.values()).item()
     if max_norm is not None and norm > max_norm:
         linear = linear * (max_norm / norm)
     blocking = gradient.loss + (linear - linear.detach())  # this order makes the value exactly the loss
@@ -99,8 +99,5 @@ def meta_loss(
 
 
 def _here(live: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Return this process's shards of a parameter and of a whole value for it."""
-    if not isinstance(live, DTensor):
-        return live, value
-    value = distribute_tensor(value, live.device_mesh, live.placements, src_data_rank=None)
-    return live.to_local(), value.to_local()
+    """Return this process's shards of a parameter and of a value for it."""
+    return local(live), local(sharded_like(value, live))

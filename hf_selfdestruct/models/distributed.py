@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.functional import pad
 
 from ..files import locked
@@ -107,6 +109,20 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def sharded_like(value: Tensor, live: Tensor) -> Tensor:
+    """Shard a value that every process has as a parameter is sharded; what is sharded, or need not be, stays."""
+    if not isinstance(live, DTensor) or isinstance(value, DTensor):
+        return value
+    return distribute_tensor(value, live.device_mesh, live.placements, src_data_rank=None)
+
+
+def reshard(model: nn.Module) -> None:
+    """Give back what a forward pass of ``fully_shard`` has gathered: the model's parameters are its shards again."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def anyone(accelerator: Accelerator, said: bool) -> bool:

@@ -68,6 +68,20 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
+def local(value: Tensor) -> Tensor:
+    """This process's shard of a weight, in its memory; all of one that is not sharded."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def norm_of(values: Iterable[Tensor]) -> Tensor:
+    """The norm of all numbers of some tensors together, whole or sharded, on the CPU; every process must call this."""
+    kinds: dict[bool, list[Tensor]] = {}
+    for value in values:
+        kinds.setdefault(isinstance(value, DTensor), []).append(value)
+    norms = [whole(nn.utils.get_total_norm(kind)).cpu() for kind in kinds.values()]
+    return torch.stack([norm.double() for norm in norms]).norm() if norms else torch.zeros(())
+
+
 def call(
     module: nn.Module,
     weights: Mapping[str, Tensor],

@@ -4,6 +4,10 @@ The adversary's model then consists of the live model's own modules, so that wha
 activation checkpointing, compiled layers, fused kernels, frozen or quantized layers. Only entries in the modules'
 tables are exchanged. Nothing is written to the live parameters, their gradients or their hooks, and the live model is
 bitwise as before once the entries are back.
+
+Weights that ``fully_shard`` has sharded stay where they are, because FSDP gathers them for each layer as it runs: who
+simulates an adversary writes to their shards (see ``meta_gradient/sharded_episode.py``). The adversary's own weights
+alone are exchanged then, and the forward is called through the live model, whose hooks gather the weights of its root.
 """
 
 from __future__ import annotations
@@ -13,11 +17,15 @@ from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
 
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .distributed import reshard
 from .functional import dropout
+from .row_embedding import RowEmbedding
 
 ABSENT = object()
 Entry = tuple[dict[str, Any], str, Any]  # a table, a key, and the value to have there; ABSENT for none
@@ -32,26 +40,32 @@ def held(
     published: Collection[str],
     training: bool = False,
     by_batch: bool = False,
-) -> Iterator[None]:
-    """Make a skeleton a model of live modules with the given weights, inside the context.
+) -> Iterator[nn.Module]:
+    """Make a skeleton a model of live modules with the given weights, inside the context, and yield what to call.
 
     The context must outlast the backward pass, because recomputed activations need the same weights and modes.
 
     Args:
         module: A skeleton, with the adversary's head and adapters.
         model: The live model.
-        weights: Every parameter and buffer that the forward pass uses, by the skeleton's names.
+        weights: Every parameter and buffer that the forward pass uses, by the skeleton's names, but for sharded ones.
         published: Those of these names that the live model has, too.
         training: Whether dropout is on (see :func:`functional.dropout`). The layers that checkpoint their activations
             do so either way.
         by_batch: Whether batch normalisation uses the statistics of its batch.
     """
     with ExitStack() as stack:
+        stack.callback(reshard, model)
         stack.enter_context(_exchanged([*_joints(module, model, published)]))
         stack.enter_context(_exchanged([*_values(module, weights)]))
         stack.enter_context(dropout(module, on=training, by_batch=by_batch))
         stack.enter_context(_exchanged([] if training else [*_checkpoints(module)]))
-        yield
+        within = model.base_model is model and module.base_model is not module  # the skeleton calls the live model
+        if within or not isinstance(model, FSDPModule):
+            yield module
+            return
+        stack.enter_context(_exchanged([(vars(model), "forward", module.forward)]))
+        yield model
 
 
 @contextmanager
@@ -82,17 +96,21 @@ def _joints(module: PreTrainedModel, model: PreTrainedModel, published: Collecti
         if live is None or not _alike(child, live) or not (trunk or {*map(id, _tensors(child).values())} <= shared):
             continue
         yield module._modules, name, live
-        yield from _differences(child, live)
+        yield from _differences(child, live, sharded=isinstance(model, FSDPModule))
         if live is model:
             yield vars(live), "forward", ABSENT
 
 
-def _differences(child: nn.Module, live: nn.Module) -> Iterator[Entry]:
+def _differences(child: nn.Module, live: nn.Module, *, sharded: bool) -> Iterator[Entry]:
     """Put the skeleton's modules where the live ones are of another kind: adapters, a pooler, some rows of a table."""
     for name in {**child._modules, **live._modules}:
         ours, theirs = child._modules.get(name), live._modules.get(name)
+        if sharded and isinstance(ours, RowEmbedding):  # only whole modules gather their weights
+            continue
+        if sharded and isinstance(ours, LoraLayer) and theirs is not None:
+            yield ours._modules, "base_layer", theirs
         if ours is not None and theirs is not None and _alike(ours, theirs):
-            yield from _differences(ours, theirs)
+            yield from _differences(ours, theirs, sharded=sharded)
         elif ours is not theirs:
             yield vars(live), name, ABSENT  # an optional module that is None is no entry of `_modules`
             yield live._modules, name, ours

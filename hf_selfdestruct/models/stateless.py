@@ -46,7 +46,8 @@ class StatelessModel:
     ) -> None:
         if lora is not None:
             inject_adapter_in_model(copy.deepcopy(lora), module, low_cpu_mem_usage=True)
-        self.module, self._twice, self._held = module.eval(), twice, False
+        self.module, self._twice = module.eval(), twice
+        self._held: nn.Module | None = None  # what to call, while live modules hold the weights
         self._kind = torch.promote_types(model.dtype, torch.float32)
         self.names = heads.names_between(module, model, keep_head=keep_head)
         self.own = [n for n, _ in module.named_parameters() if n not in self.names]
@@ -76,8 +77,8 @@ class StatelessModel:
                 if only some rows of the embeddings are allocated.
             inputs: Keyword arguments of the forward pass.
         """
-        if self._held:
-            return self.module(**inputs)
+        if self._held is not None:
+            return self._held(**inputs)
         return call(self.module, self._inner(weights), inputs, twice=self._twice, tied=self._tied)
 
     @contextmanager
@@ -88,22 +89,23 @@ class StatelessModel:
 
         Args:
             model: The live model.
-            weights: As in :meth:`run`, whose own are not used inside the context.
+            weights: As in :meth:`run`, whose own are not used inside the context. Sharded ones are left out.
             training: Whether dropout is on.
             by_batch: Whether batch normalisation uses the statistics of its batch.
         """
         inner, published = self._inner(weights), self.names
-        with in_place.held(self.module, model, inner, published=published, training=training, by_batch=by_batch):
-            self._held = True
+        with in_place.held(
+            self.module, model, inner, published=published, training=training, by_batch=by_batch
+        ) as self._held:
             try:
                 yield
             finally:
-                self._held = False
+                self._held = None
 
     def _inner(self, weights: Mapping[str, Tensor]) -> Weights:
         inner = {name: weights[outer] for name, outer in self.names.items() if outer in weights}
         inner.update({name: weights[OWN + name] for name in self.own})
-        if self._index is not None:
+        if self._index is not None and INDEX in weights:
             inner[self._index] = weights[INDEX]
         return inner
 
