@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from launched import hand_in, leave
-from torch import Tensor
-from torch.distributed.fsdp import fully_shard
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from toy_models import tiny_model, toy_rows, toy_task
-from transformers import default_data_collator
+from transformers import PreTrainedModel, default_data_collator
 
-from hf_selfdestruct import SelfDestructTrainingArguments
+from hf_selfdestruct import BlockedTask, SelfDestructTrainingArguments
 from hf_selfdestruct.hardening.defaults import configured_adversary
 from hf_selfdestruct.hardening.draw import Rows
 from hf_selfdestruct.hardening.simulator import Simulator
+from hf_selfdestruct.losses.base import BlockingLoss
 from hf_selfdestruct.losses.blocking import HeadAdjustedCrossEntropy
 from hf_selfdestruct.losses.probe import RepresentationProbe
 from hf_selfdestruct.meta_gradient.outer_loss import meta_loss
 from hf_selfdestruct.models.distributed import Processes
 
-ROWS, STEPS = 8, 10
+ROWS, STEPS, RESUMED = 8, 6, 3
 CASES: dict[str, dict[str, Any]] = {
     "first order": {"meta_gradient": "first_order", "adversary": {"learns_rate": False}},
     "first order, a learned rate": {"meta_gradient": "first_order"},
@@ -63,6 +66,35 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+def simulator_of(
+    model: PreTrainedModel, task: BlockedTask, losses: Sequence[BlockingLoss], data: Dataset, settings: dict[str, Any]
+) -> Simulator:
+    """A simulator of one adversary for all processes."""
+    usual = {"method": "mlac", "inner_steps": 3, "use_cpu": True, "report_to": "none"}
+    adversary = {"scope": "global", **settings.get("adversary", {})}
+    args = SelfDestructTrainingArguments("unused", **{**usual, **settings, "adversary": adversary}).filled()
+    columns, collate = ("input_ids", "attention_mask"), default_data_collator
+    return Simulator(
+        model,
+        args,
+        tasks=[task],
+        adversaries=[configured_adversary(args)],
+        losses=losses,
+        collate=collate,
+        columns=columns,
+        benign=Rows(data, columns, ("labels",), collate),
+        general=Rows(data, columns, (), collate),
+        device=args.device,
+        processes=Processes(args.process_index, args.world_size),
+    )
+
+
+def shard(model: PreTrainedModel, layers: Iterable[nn.Module], policy: MixedPrecisionPolicy | None = None) -> None:
+    """Shard each layer, and what is in none, over all processes."""
+    for module in (*layers, model):
+        fully_shard(module, mp_policy=policy or MixedPrecisionPolicy())
+
+
 class Sharded:
     """A toy model in outer steps, its weights whole in one process, sharded in several.
 
@@ -71,45 +103,20 @@ class Sharded:
     """
 
     def __init__(self, case: str) -> None:
-        args = SelfDestructTrainingArguments(
-            "unused",
-            **{
-                "method": "mlac",
-                "inner_steps": 3,
-                "use_cpu": True,
-                "report_to": "none",
-                **CASES[case],
-                "adversary": {"scope": "global", **CASES[case].get("adversary", {})},
-            },
-        )
-        args = args.filled()
-        self.rank, self.world = args.process_index, args.world_size
-        self.model = tiny_model().double().train()
-        self.data = toy_rows(96, seed=4)
-        columns, collate = ("input_ids", "attention_mask"), default_data_collator
-        rows = Rows(self.data, columns, ("labels",), collate)
-        self.simulator = Simulator(
-            self.model,
-            args,
-            tasks=[toy_task()],
-            adversaries=[configured_adversary(args)],
-            losses=[HeadAdjustedCrossEntropy(), RepresentationProbe()],
-            collate=collate,
-            columns=columns,
-            benign=rows,
-            general=rows,
-            device=args.device,
-            processes=Processes(self.rank, self.world),
-        )
+        self.model, self.data = tiny_model().double().train(), toy_rows(96, seed=4)
+        losses = [HeadAdjustedCrossEntropy(), RepresentationProbe()]
+        self.simulator = simulator_of(self.model, toy_task(), losses, self.data, CASES[case])
+        ranks = self.simulator.processes
+        self.rank, self.world = ranks.rank, ranks.size
         if self.world > 1:
-            for layer in self.model.bert.encoder.layer:
-                fully_shard(layer)
-            fully_shard(self.model)
+            shard(self.model, self.model.bert.encoder.layer)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
         self.losses: list[float] = []
 
     def step(self, number: int) -> None:
-        """One outer step."""
+        """One outer step; before one of them, the adversaries' state is restored as from a checkpoint."""
+        if number == RESUMED:
+            self.simulator.load_state_dict(self.simulator.state_dict())
         rows = [self.data[(number * ROWS + i) % len(self.data)] for i in range(ROWS)]
         share = ROWS // self.world
         batch = default_data_collator(rows[self.rank * share : (self.rank + 1) * share])

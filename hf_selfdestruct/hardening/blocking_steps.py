@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Adam
 
+from ..models.distributed import is_sharded
 from .method_options import MethodOptions
 
 MOMENTS = "/blocking/"  # before the names of the state: no task's name has a slash
@@ -44,7 +44,7 @@ class BlockingSteps:
             ValueError: The model's weights are sharded, and moments are stored of whole ones.
         """
         alone = bool(self._rate) and step % self._interval == 0
-        if alone and any(isinstance(weight, DTensor) for weight in model.parameters()):
+        if alone and is_sharded(model):
             raise ValueError(
                 "blocking_learning_rate makes steps by moments of whole weights, and this model's are sharded: launch "
                 "without FSDP, or set method_options={'blocking_learning_rate': 0}."

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Adversary
 from ..losses.base import BlockingLoss
 from ..losses.blocking import BLOCKING_LOSSES
 from ..models import heads
+from ..models.distributed import is_sharded
 from ..models.pairs import KINDS
 from ..tasks.blocked_task import BlockedTask
 from ..tasks.classification import CLASSIFICATION
@@ -121,7 +121,7 @@ def check_adapter(config: HardeningConfig, model: PreTrainedModel, adapter: Any)
     """
     if adapter is None:
         return
-    if any(isinstance(weight, DTensor) for weight in model.parameters()):
+    if is_sharded(model):
         raise ValueError("peft_config: the weights are sharded, an adapter changes whole ones; launch without FSDP.")
     if asked := [name for name in CHANGING if getattr(config.options, name)]:
         raise ValueError(

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Adversary
@@ -21,7 +20,7 @@ from ..losses.blocking import BlockingLoss
 from ..meta_gradient.episode import MetaGradient
 from ..meta_gradient.methods import method
 from ..models import heads
-from ..models.distributed import ALONE, Processes, reshard
+from ..models.distributed import ALONE, Processes, check_gathering, is_sharded, reshard
 from ..models.every_layer import AutoModelForEveryLayer
 from ..models.functional import Weights
 from ..models.pairs import AutoModelForTextPairs
@@ -137,7 +136,11 @@ class Simulator:
     def ranks(self, model: PreTrainedModel) -> Processes:
         """Who simulates an adversary of this model together; sharded weights make sharded adversaries."""
         together = self.processes if self.config.adversary_settings.scope == "global" else ALONE
-        return replace(together, sharded=any(isinstance(p, DTensor) for p in model.parameters()))
+        if not is_sharded(model):
+            return together
+        if self.config.options.episode == "in_place":
+            check_gathering(model, self.members.settings.storage if self.members else "device")
+        return replace(together, sharded=True)
 
     def meta_gradient(self, model: PreTrainedModel, draw: Draw) -> MetaGradient | None:
         """The meta-gradient of what a draw stands for, starting from the live model's weights, by its names.

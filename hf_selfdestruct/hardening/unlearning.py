@@ -10,11 +10,11 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from ..erasure.initial_weights import noised
 from ..losses.base import BlockingLoss
+from ..models.distributed import is_sharded
 from .config import HardeningConfig
 from .keeper import Keeper
 
@@ -51,7 +51,7 @@ class Unlearning:
         """
         if not self.steps:
             return
-        if any(isinstance(weight, DTensor) for weight in model.parameters()):
+        if is_sharded(model):
             raise ValueError(
                 "unlearn_steps renews the original and mixes noise into whole weights, and this model's are sharded: "
                 "launch without FSDP, or set method_options={'unlearn_steps': 0}."

@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from ..attacks import Attack, AttackData, HeadOnly, Target
@@ -18,6 +17,7 @@ from ..attacks.suites.attack_list import available
 from ..attacks.suites.ledger import Ledger
 from ..attacks.suites.search import Search
 from ..attacks.target import quiet
+from ..models.distributed import is_sharded
 from ..tasks.blocked_task import BlockedTask
 from .base import HardeningTrainer
 from .precision import narrowed
@@ -117,8 +117,7 @@ class JudgeCallback(TrainerCallback):
 
 
 def _check_whole(trainer: HardeningTrainer) -> None:
-    sharded = any(isinstance(weight, DTensor) for weight in trainer.plain_model().parameters())
-    if sharded or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if is_sharded(trainer.plain_model()) or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ValueError(
             "JudgeCallback attacks a copy of the whole model, and the weights are sharded over processes: launch "
             "without FSDP, or leave the callback out and call trainer.attack() after training."

@@ -9,7 +9,8 @@ from train_sharded import CASES, STEPS, Sharded
 from hf_selfdestruct.models.distributed import Processes
 from hf_selfdestruct.models.functional import Layout, whole
 
-TOLERANCE = {"exact, finite differences": 1e-7, "in place, finite differences": 1e-7}  # of float64, whose differences divide rounding by their step
+# of float64, whose differences divide rounding by their step
+TOLERANCE = {"exact, finite differences": 1e-7, "in place, finite differences": 1e-7}
 
 
 def test_sharded_weights_give_what_whole_ones_give(tmp_path):
