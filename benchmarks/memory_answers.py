@@ -8,7 +8,6 @@ from transformers import LlamaConfig
 CARD, STEPS, ROWS, LENGTH = 80.0, 4, 4, 512
 UTILISATION = 0.4  # assumed
 SPEEDS = {"float32": 67e12, "TF32": 495e12}  # FLOP/s of an H100 SXM by its data sheet, TF32 without sparsity
-NOT_YET = "needs sharded in-place episodes, which do not exist"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ LAUNCHES = (
 
 
 def plan_of(launch: Launch, way: str, *, adapters: bool = False) -> Plan:
-    """A language model's outer step: Adam, the published head, a rate that is not learned; weights sharded, flat."""
+    """A language model's outer step: Adam, the published head, a rate that is not learned; weights sharded."""
     return Plan(
         launch.config,
         way,
@@ -105,9 +104,8 @@ def table() -> str:
 
 
 def _cell(plan: Plan) -> str:
-    alone = plan.in_place and plan.world > 1
-    found = gigabytes(replace(plan, sharded=False) if alone else plan)
-    return f"{found:,.0f} ¹" if alone else f"**{found:,.0f}**" if found <= CARD else f"{found:,.0f}"
+    found = gigabytes(plan)
+    return f"**{found:,.0f}**" if found <= CARD else f"{found:,.0f}"
 
 
 def additions() -> str:

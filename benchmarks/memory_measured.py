@@ -8,41 +8,42 @@ Each training is measured in new processes, which run this file.
 import gc
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from ledger import lines
+from memory_shards import run_in_processes, train_sharded
 from outer_steps import LENGTH, OURS, Job, load, machine, resident, rows
-from torch.distributed.fsdp import fully_shard
-from transformers import default_data_collator
 
 from hf_selfdestruct import BlockedTask, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.adversaries.adversary import Adversary
-from hf_selfdestruct.meta_gradient.outer_loss import meta_loss
 
 HERE = Path(__file__)
 BATCH, STEPS, MINILM = 16, 4, "all-MiniLM-L6-v2"
-LAUNCHES = [  # way, processes, sharded
-    ("first_order", 1, False),
-    ("first_order", 2, False),
-    ("exact_fd", 2, False),
-    ("first_order", 2, True),
-    ("exact_fd", 2, True),
+LAUNCHES = [  # way, processes, sharded, episode
+    ("first_order", 1, False, "flat"),
+    ("first_order", 2, False, "flat"),
+    ("exact_fd", 2, False, "flat"),
+    ("first_order", 2, True, "flat"),
+    ("exact_fd", 2, True, "flat"),
+    ("first_order", 2, True, "in_place"),
+    ("exact_fd", 2, True, "in_place"),
 ]
 
 
-def worker(way: str, sharded: bool) -> dict[str, float]:
+def worker(way: str, sharded: bool, episode: str) -> dict[str, float]:
     """Train three outer steps in this process; its peak, over what it held before the model."""
+    given: dict[str, Any] = dict(OURS[way])
+    options = given.pop("method_options", {})
     gc.collect()
     base = resident("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
         arguments = SelfDestructTrainingArguments(
             folder,
-            **OURS[way],
+            **given,
+            method_options={**options, "episode": episode},
             **{"use_cpu": True, "adversary": {"scope": "global"}, "max_steps": 3, "save_strategy": "no"},
             **{
                 "blocking_loss": "uniform_kl",
@@ -58,10 +59,10 @@ def worker(way: str, sharded: bool) -> dict[str, float]:
             load(Job(way), "sdpa"), arguments, train_dataset=rows(100, 2), blocked_tasks=[task], adversaries=[adversary]
         )
         draw = trainer.objective.simulator.draw(0)
-        episode = trainer.objective.simulator.builder(trainer.model, draw).episode()
-        weights = {**episode.published, **episode.own}
-        moving = sum(weights[n].numel() for n in episode.moving)
-        del episode, weights
+        built = trainer.objective.simulator.builder(trainer.model, draw).episode()
+        weights = {**built.published, **built.own}
+        moving = sum(weights[n].numel() for n in built.moving)
+        del built, weights
         if sharded:
             train_sharded(trainer)
         else:
@@ -69,46 +70,15 @@ def worker(way: str, sharded: bool) -> dict[str, float]:
         return {"peak": resident("VmHWM") - base, "moving": moving}
 
 
-def train_sharded(trainer: SelfDestructTrainer) -> None:
-    """Three outer steps on weights that raw ``fully_shard`` has sharded."""
-    model: Any = trainer.model
-    for layer in model.bert.encoder.layer:
-        fully_shard(layer)
-    fully_shard(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    data = rows(100, 2).remove_columns("blocked")
-    for number in range(3):
-        batch = default_data_collator([data[number * BATCH + i] for i in range(BATCH)])
-        desired = model(**batch).loss
-        draw = trainer.objective.simulator.draw(number)
-        gradient = trainer.objective.simulator.meta_gradient(model, draw)
-        meta_loss(desired, dict(model.named_parameters()), gradient, blocking_weight=1.0).total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        trainer.objective.simulator.learn(draw, gradient, share=1.0)
-
-
-def run_in_processes(script: Path, *arguments: str, world: int) -> dict[str, float]:
-    """What a script, launched in some new processes with a thread each, writes in its line of JSON."""
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
-    done = subprocess.run(
-        [sys.executable, *(start if world > 1 else []), str(script), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"')))
-
-
 def main() -> None:
     """Measure each launch that has no line."""
-    for way, world, sharded in LAUNCHES:
+    for way, world, sharded, episode in LAUNCHES:
         plan = {"way": way, "steps": STEPS, "batch": BATCH, "length": LENGTH, "world": world, "sharded": sharded}
+        plan |= {"episode": episode} if episode != "flat" else {}
         if any({**line["plan"], "moving": None} == {**plan, "moving": None} for line in lines("memory")):
             continue
-        seen = run_in_processes(HERE, way, str(int(sharded)), world=world)
-        plan["moving"] = int(seen["moving"])
+        seen = run_in_processes(HERE, way, str(int(sharded)), episode, world=world)
+        plan["moving"] = None if sharded and episode == "in_place" else int(seen["moving"])  # there, all of them
         line = {"model": MINILM, "plan": plan, "peak_mb": round(seen["peak"]), "machine": machine()["machine"]}
         with HERE.with_name("memory.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -118,5 +88,5 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         main()
     else:
-        sys.stdout.write(json.dumps(worker(sys.argv[1], sys.argv[2] == "1")) + "\n")
+        sys.stdout.write(json.dumps(worker(sys.argv[1], sys.argv[2] == "1", sys.argv[3])) + "\n")
         sys.stdout.flush()

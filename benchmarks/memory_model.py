@@ -91,6 +91,11 @@ class Plan:
         return self.episode == "in_place"
 
     @property
+    def by_layer(self) -> bool:
+        """Whether each process has shards alone, and a layer's weights are gathered while it runs."""
+        return self.sharded and self.in_place
+
+    @property
     def place(self) -> int:
         """Vectors that one step of a trajectory consists of: the weights, and the optimizer's moments."""
         return 1 + self.moments
@@ -98,7 +103,8 @@ class Plan:
 
 def counted(plan: Plan) -> Sizes:
     """The numbers of weights of a plan."""
-    tokens = plan.batch * plan.world * plan.length * (plan.steps + 1)
+    # Where layers are gathered one by one, whole tables of embeddings move.
+    tokens = 10**12 if plan.by_layer else plan.batch * plan.world * plan.length * (plan.steps + 1)
     found = sizes(Model(plan.config, plan.language, plan.adapters), tokens)
     return replace(found, moving=plan.moving or found.moving)
 
@@ -133,6 +139,7 @@ def predicted(plan: Plan) -> Bytes:
     moving, whole = FLOAT * n.moving, FLOAT * (n.moving + n.fixed)
     short, long = vectors(plan)
     own = short * moving + long * whole + (0 if plan.in_place else FLOAT * n.fixed)  # a copy of what does not move
+    own += moving if plan.by_layer else 0  # the published shards, to be put back
     options = {
         "twice": "_db" in plan.way,
         "in_place": plan.in_place,
@@ -140,12 +147,15 @@ def predicted(plan: Plan) -> Bytes:
     }
     once = in_depth(model, lambda few: episode_pass(few, plan.batch, plan.length, **options))
     found = {"the adversary's vectors": own / pieces, "forward and backward": once}
-    if plan.world > 1:  # gradients are laid side by side to be added up, while they are still there
+    if plan.by_layer:
+        found["a pass's gradients"] = FLOAT * n.live / pieces
+    elif plan.world > 1:  # gradients are laid side by side to be added up, while they are still there
         found["adding up"] = whole / pieces
-    if plan.sharded:
+    if plan.sharded and not plan.in_place:
         found["whole weights"] = whole
+    if plan.sharded and (plan.trains or plan.in_place):
         # A group's weights gathered, their gradients, and the buffers both are sent through.
-        found |= {"FSDP's largest group": 4.0 * FLOAT * n.group} if plan.trains else {}
+        found["FSDP's largest group"] = 4.0 * FLOAT * n.group
     if plan.trains:
         shared, mode = FLOAT * n.live / pieces, {"checkpoints": plan.checkpointing, "bfloat16": plan.bfloat16}
         desired = replace(model, adapters=False)
@@ -156,14 +166,15 @@ def predicted(plan: Plan) -> Bytes:
 
 
 def _pool(plan: Plan, n: Sizes, once: float) -> Bytes:
-    """Of a pool: its adversaries, where one starts, and where it ends; sharded weights do not shard it."""
+    """Of a pool: its adversaries, where one starts, and where it ends; flat episodes store them whole everywhere."""
     if not plan.pool:
         return {}
     fast = FLOAT * plan.place * n.moving
     ends = max(fast - once, 0.0) if plan.way == "first_order" else fast  # after the last pass, or before the way back
     converted = plan.pool_storage != "device" or plan.pool_precision != "full"
     starts = FLOAT * n.published + (FLOAT * plan.moments * n.moving if converted else 0)
-    return {"the pool": stored(plan, n) if plan.pool_storage == "device" else 0.0, "the pool's turn": starts + ends}
+    found = {"the pool": stored(plan, n) if plan.pool_storage == "device" else 0.0, "the pool's turn": starts + ends}
+    return {name: value / (plan.world if plan.by_layer else 1) for name, value in found.items()}
 
 
 def stored(plan: Plan, n: Sizes) -> float:
@@ -222,8 +233,6 @@ def main() -> None:
 
         write(Path(__file__).with_suffix(".md"))
         return
-    if given.in_place and given.world > 1 and not given.whole:
-        parser.error("sharded in-place episodes do not exist: add --whole, or --world 1.")
     plan = Plan(
         AutoConfig.from_pretrained(given.config) if given.config else LlamaConfig(**LLAMA_8B),
         WAYS[0],

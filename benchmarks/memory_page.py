@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ledger import Line, lines
-from memory_answers import CARD, LENGTH, NOT_YET, ROWS, SPEEDS, STEPS, UTILISATION, additions, table
+from memory_answers import CARD, LENGTH, ROWS, SPEEDS, STEPS, UTILISATION, additions, table
 from memory_model import Plan, on_a_cpu
 from memory_points import HEADS
 from outer_steps import OURS
@@ -67,7 +67,7 @@ def text_of(alone: Sequence[Line], training: Sequence[Line]) -> str:
         f"{sum(error <= WITHIN for error in errors)} of {len(errors)} predictions are within {WITHIN:.0%}. "
         "No GPU was at hand: the device is the CPU, whose allocator is not a "
         "GPU's, and whose memory is main memory too, so that of a trajectory in main memory only the sum is checked. "
-        "Pools in main memory or on disk were not measured. Sharded trainings took more than predicted. "
+        "Pools in main memory or on disk were not measured. Sharded trainings of MiniLM took more than predicted. "
         "all-MiniLM-L6-v2 has 16 rows of 64 tokens in each process. The small Llama has 20 million weights and 2 rows "
         "of 32 tokens, or 2 million and 4 rows of 256, where checkpointing or bfloat16 is measured; its first line "
         f"sets the constant part of its process, {FORKED / 1e6:.0f} MB.\n\n"
@@ -76,8 +76,10 @@ def text_of(alone: Sequence[Line], training: Sequence[Line]) -> str:
         + f"\n\n## Large language models on cards of {CARD:.0f} GB\n\n"
         f"**Predicted, not measured**: GB on each card; bold fits. K = {STEPS}, {ROWS} rows of {LENGTH} tokens in each "
         "process, Adam, the published head, a rate that is not learned, no keeping loss, float32; exact by finite "
-        "differences. On several cards flat episodes are sharded. Flat inner steps do not checkpoint: only the desired "
-        "loss does.\n\n" + table() + f"\n\n¹ Whole weights on each card, by DDP. To take less it {NOT_YET}.\n\n"
+        "differences. On several cards weights are sharded; flat episodes gather all of them for each pass, those in "
+        "place one layer at a time. Flat inner steps do not checkpoint: only the desired loss does.\n\n"
+        + table()
+        + "\n\n"
         f"Seconds of an outer step, without checkpointing (which adds a third at most): from FLOPs, "
         f"{' and '.join(f'{s / 1e12:.0f} TFLOP/s in {n}' for n, s in SPEEDS.items())} (H100 SXM by its data sheet), of "
         f"which {UTILISATION:.0%} are assumed to be used, and no communication.\n\n"

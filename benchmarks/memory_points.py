@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from memory_shards import run_in_processes, train_sharded
 from outer_steps import OURS, machine, resident
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -34,6 +35,7 @@ HEADS = {
 MANY_WEIGHTS = {"language": True, "steps": 2, "batch": 2, "length": 32, "objectives": 1, "learns_rate": False}
 MANY_TOKENS = {**MANY_WEIGHTS, "steps": 1, "batch": 4, "length": 256}
 IN_PLACE = {"episode": "in_place"}
+SHARDED = {"world": 2, "sharded": True}
 PLANS: list[tuple[dict[str, int], dict[str, Any]]] = [
     (WIDE, {**MANY_WEIGHTS, "way": "first_order"}),
     (WIDE, {**MANY_WEIGHTS, "way": "first_order", **IN_PLACE}),
@@ -43,6 +45,9 @@ PLANS: list[tuple[dict[str, int], dict[str, Any]]] = [
     (WIDE, {**MANY_WEIGHTS, "way": "first_order", "adapters": True, **IN_PLACE}),
     (WIDE, {**MANY_WEIGHTS, "way": "first_order", "pool": 2}),
     (WIDE, {**MANY_WEIGHTS, "way": "first_order", "pool": 2, "pool_precision": "bfloat16", **IN_PLACE}),
+    (WIDE, {**MANY_WEIGHTS, "way": "first_order", **SHARDED}),
+    (WIDE, {**MANY_WEIGHTS, "way": "first_order", **SHARDED, **IN_PLACE}),
+    (WIDE, {**MANY_WEIGHTS, "way": "exact_fd", **SHARDED, **IN_PLACE}),
     (LONG, {**MANY_TOKENS, "way": "first_order", **IN_PLACE}),
     (LONG, {**MANY_TOKENS, "way": "first_order", **IN_PLACE, "checkpointing": True}),
     (LONG, {**MANY_TOKENS, "way": "first_order", "checkpointing": True}),
@@ -64,11 +69,13 @@ def arguments(plan: dict[str, Any], folder: str) -> SelfDestructTrainingArgument
     options = {**given.pop("method_options", {}), "step_weights": "uniform", "episode": plan.get("episode", "flat")}
     if plan["way"].endswith("_cpu"):
         options["trajectory"] = "cpu"
+    rows_of_all = plan["batch"] * plan.get("world", 1)
     adversary = {
-        **{"steps": plan["steps"], "batch_size": plan["batch"], "head": "keep", "learning_rate": 1e-4},
+        **{"steps": plan["steps"], "batch_size": rows_of_all, "head": "keep", "learning_rate": 1e-4},
         "trainable": "lora" if plan.get("adapters") else "all",
         "pool": plan.get("pool", 0),
         "pool_precision": plan.get("pool_precision", "full"),
+        "scope": "global" if plan.get("sharded") else "local",
     }
     return SelfDestructTrainingArguments(
         folder,
@@ -79,7 +86,7 @@ def arguments(plan: dict[str, Any], folder: str) -> SelfDestructTrainingArgument
         adversary=adversary,
         method_options=options,
         per_device_train_batch_size=plan["batch"],
-        blocking_batch_size=plan["batch"],
+        blocking_batch_size=rows_of_all,
         gradient_checkpointing=plan.get("checkpointing", False),
         bf16=plan.get("bfloat16", False),
     )
@@ -104,7 +111,10 @@ def measured(model: dict[str, int], plan: dict[str, Any]) -> float:
             train_dataset=rows(64, length, words, 2),
             blocked_tasks=[task],
         )
-        trainer.train()
+        if plan.get("sharded"):
+            train_sharded(trainer)
+        else:
+            trainer.train()
     return resident("VmHWM") - base
 
 
@@ -120,16 +130,26 @@ def main() -> None:
         done = [json.loads(line) for line in LEDGER.read_text().splitlines()] if LEDGER.is_file() else []
         if any((line["model"], line["plan"]) == (model, plan) for line in done):
             continue
-        answers = forked.SimpleQueue()
-        process = forked.Process(target=_told, args=(model, plan, answers))
-        process.start()
-        process.join()
-        if process.exitcode:
-            sys.exit(f"{plan} ended with exit code {process.exitcode}.")
-        line = {"model": model, "plan": plan, "peak_mb": round(answers.get(), 1), "machine": machine()["machine"]}
+        if plan.get("sharded"):
+            given = json.dumps({"model": model, "plan": plan})
+            peak = run_in_processes(Path(__file__), given, world=plan["world"])["peak"]
+        else:
+            answers = forked.SimpleQueue()
+            process = forked.Process(target=_told, args=(model, plan, answers))
+            process.start()
+            process.join()
+            if process.exitcode:
+                sys.exit(f"{plan} ended with exit code {process.exitcode}.")
+            peak = answers.get()
+        line = {"model": model, "plan": plan, "peak_mb": round(peak, 1), "machine": machine()["machine"]}
         with LEDGER.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) == 1:
+        main()
+    else:
+        torch.set_num_threads(1)
+        sys.stdout.write(json.dumps({"peak": measured(**json.loads(sys.argv[1]))}) + "\n")
+        sys.stdout.flush()

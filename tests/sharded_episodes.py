@@ -56,7 +56,7 @@ class Sharding:
         self, case: str, *, prepare: Callable[[PreTrainedModel], object] = bool, policy: Any = None, **settings: Any
     ) -> None:
         language = case in ("a language model", "checkpointed")
-        model = language_model().double() if language else tiny_model().double()
+        model = language_model(vocab_size=43).double() if language else tiny_model().double()
         self.model: PreTrainedModel = model.base_model if case == "a bare trunk" else model
         task = language_task() if language else toy_task()
         data = language_rows(20, 3, longest=10) if language else toy_rows(40, seed=4)

@@ -31,11 +31,13 @@ class FlatEpisode:
     Attributes:
         moving: Layout of ``x``.
         fixed: Layout of ``f``.
+        count: Number of trained weights, in all processes together.
     """
 
     episode: Episode
     moving: Layout = field(init=False)
     fixed: Layout = field(init=False)
+    count: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Sort the weights into trained, fixed with a gradient, and constant."""
@@ -43,6 +45,7 @@ class FlatEpisode:
         self._start = {**episode.published, **episode.own}
         asked = {*episode.names(), *episode.own} - episode.moving
         self.moving = Layout({n: w for n, w in self._start.items() if n in episode.moving})
+        self.count = self.moving.total
         self.fixed = Layout({n: w for n, w in self._start.items() if n in asked})
         self._constant = {n: whole(w.detach()) for n, w in self._start.items() if n not in asked | episode.moving}
         kind = next(iter(self._start.values()))

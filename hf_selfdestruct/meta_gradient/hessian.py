@@ -86,7 +86,7 @@ class FiniteDifference:
     def _step(self, course: FlatEpisode, x: Tensor, v: Tensor) -> float:
         length = course.ranks.norm(v)
         # All-zero weights have norm 0: use a lower limit.
-        return self._width * max(course.ranks.norm(x), 1e-3 * course.moving.total**0.5) / length if length else 0.0
+        return self._width * max(course.ranks.norm(x), 1e-3 * course.count**0.5) / length if length else 0.0
 
     def _error(self, ranks: Processes, g: Tensor, difference: Tensor, low: Tensor) -> float:
         first = ranks.norm(difference)

@@ -67,14 +67,17 @@ class ShardedEpisode(InPlaceEpisode):
             ranks=Shards(self._everyone.rank, self._everyone.size, sharded=True),
         )
         super().__post_init__()
+        self.count = sum(w.numel() for n, w in {**asked.published, **asked.own}.items() if n in asked.moving)
         moving = [n for n in self.moving.shapes if n in asked.live]
         self._published = {n: local(asked.live[n].detach()).clone() for n in moving}
 
-    def leaves(self, x: Tensor, f: Tensor, *, fixed: bool = True) -> tuple[Weights, list[Tensor]]:  # noqa: D102
+    def leaves(self, x: Tensor, f: Tensor, *, fixed: bool = True) -> tuple[Weights, list[Tensor]]:
+        """Return shards of the published weights and whole own ones, by name, and what gets a gradient for each."""
         moving, others = self.moving.split(x.detach()), {n: self._start[n] for n in self.fixed.shapes}
         found = {**moving, **others}
-        for name in self._own.keys() & found.keys():
-            found[name] = self._gathered(name, found[name]).requires_grad_(fixed or name in moving)
+        for name in self._own:
+            if name in found:
+                found[name] = self._gathered(name, found[name]).requires_grad_(fixed or name in moving)
         names = [*moving, *(others if fixed else ())]
         return {**self._constant, **found}, [self.episode.live.get(name, found[name]) for name in names]
 
@@ -91,9 +94,10 @@ class ShardedEpisode(InPlaceEpisode):
             for name, parameter in live.items():
                 parameter.grad = gradients[name]
 
-    def result(  # noqa: D102
+    def result(
         self, blocked: Tensor, own: Tensor | None, rate: Tensor | None, hvp_error: float | None = None
     ) -> MetaGradient:
+        """Return the gradients by name: sharded as the live parameters are, and whole for the adversary's own."""
         found = super().result(blocked, own, rate, hvp_error)
         return replace(
             found,
