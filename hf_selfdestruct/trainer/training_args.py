@@ -68,21 +68,33 @@ class SelfDestructTrainingArguments(HardeningConfig, TrainingArguments):
         for name, (why, cure) in refused.items():
             if getattr(self, name, None):
                 raise ValueError(f"{name}={getattr(self, name)!r} cannot be combined with hardening: {why}; {cure}.")
-        if self.fsdp and self.adversary_settings.scope != "global":
+        if self.fsdp:
+            self._check_sharded()
+        if str(getattr(self.hub_strategy, "value", self.hub_strategy)) != "end":
+            raise ValueError(
+                f"hub_strategy={self.hub_strategy!r} would publish a half-hardened model with pickled trainer "
+                "state; set hub_strategy='end' and call trainer.push_to_hub()."
+            )
+
+    def _check_sharded(self) -> None:
+        if self.adversary_settings.scope != "global":
             raise ValueError(
                 "with sharded weights all processes must simulate one adversary: set "
                 f"adversary={{'scope': 'global'}} with fsdp={self.fsdp!r}, or launch without FSDP."
             )
-        config = self.fsdp_config if self.fsdp and isinstance(self.fsdp_config, dict) else {}
+        config = self.fsdp_config if isinstance(self.fsdp_config, dict) else {}
         if int(config.get("version", 2)) != 2 or config.get("activation_checkpointing"):
             raise ValueError(
                 "hardening works with FSDP2 and without activation checkpointing (recomputed activations would use "
                 f"the wrong weights); got fsdp_config={config}: set version=2, activation_checkpointing=False."
             )
-        if str(getattr(self.hub_strategy, "value", self.hub_strategy)) != "end":
+        accumulated = getattr(self.accelerator_config, "gradient_accumulation_kwargs", None) or {}
+        apart = self.gradient_accumulation_steps > 1 and not accumulated.get("sync_each_batch")
+        if apart and self.options.episode == "in_place":
             raise ValueError(
-                f"hub_strategy={self.hub_strategy!r} would publish a half-hardened model with pickled trainer "
-                "state; set hub_strategy='end' and call trainer.push_to_hub()."
+                "episode='in_place' runs in the sharded weights, and FSDP would add its gradients to those of earlier "
+                "micro-steps: set accelerator_config={'gradient_accumulation_kwargs': {'sync_each_batch': True}}, or "
+                f"gradient_accumulation_steps=1; got {self.gradient_accumulation_steps}."
             )
 
 

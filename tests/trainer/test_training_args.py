@@ -151,6 +151,13 @@ def test_weights_and_clips(make_args, name, value) -> None:
         ({"fsdp": True}, "adversary={'scope': 'global'} with fsdp=True"),
         ({"fsdp": True, "adversary": {"scope": "global"}, "fsdp_config": {"version": 1}}, "set version=2"),
         (
+            {
+                **{"fsdp": True, "adversary": {"scope": "global"}, "method_options": {"episode": "in_place"}},
+                "gradient_accumulation_steps": 4,
+            },
+            "'sync_each_batch': True}}, or gradient_accumulation_steps=1; got 4",
+        ),
+        (
             {"fsdp": True, "adversary": {"scope": "global"}, "fsdp_config": {"activation_checkpointing": True}},
             "activation_checkpointing=False",
         ),
