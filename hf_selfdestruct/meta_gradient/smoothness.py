@@ -1,0 +1,65 @@
+"""Does a step against the meta-gradient lower the blocking loss as much as the meta-gradient promises?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from ..models.functional import norm_of
+from .course import course_of
+from .episode import Episode, MetaGradient
+
+
+def smoothness(way: Callable[[Episode], MetaGradient], episode: Episode, *, length: float = 1e-3) -> float:
+    """Compute the actual over the promised reduction of the blocking loss, as trust-region methods do.
+
+    The published weights take a step of ``length`` times their norm against the meta-gradient, and the adversary's K
+    inner steps are simulated again from there. A gradient through many inner steps can be exact and yet say nothing of
+    a step's effect, where the loss is rough (metasmoothness, 2503.13751); one of first order leaves parts out.
+
+    Args:
+        way: What computes the meta-gradient (see :func:`~hf_selfdestruct.meta_gradient.methods.method`).
+        episode: The simulated fine-tuning, on whole weights.
+        length: Length of the step, relative to the norm of the published weights.
+
+    Returns:
+        1 where the loss is as smooth as the meta-gradient assumes; 0 where the step changes nothing; below 0 where the
+        loss grows.
+
+    Raises:
+        ValueError: Each process has only shards of the weights, the meta-gradient is 0, or ``length`` is not positive.
+
+    Example:
+        ```python
+        draw = trainer.objective.simulator.draw(0)
+        episode = trainer.objective.simulator.builder(trainer.model, draw).episode()
+        smoothness(method("first_order"), episode)
+        ```
+    """
+    if episode.ranks.sharded:
+        raise ValueError("smoothness needs whole weights, and each process has only shards: launch without FSDP.")
+    if length <= 0:
+        raise ValueError(f"length must be above 0; got {length!r}.")
+    found = way(episode)
+    slope = norm_of(found.weights.values()).item()
+    if slope == 0:
+        raise ValueError("the meta-gradient is 0: no step lowers the blocking loss.")
+    step = length * norm_of(episode.published.values()).item()
+    moved = {n: episode.published[n].detach() - step / slope * g for n, g in found.weights.items()}
+    there = replace(episode, published={**episode.published, **moved}, learns=False, learns_rate=False)
+    return (found.loss - _loss(there)) / (step * slope)
+
+
+def _loss(episode: Episode) -> float:
+    """The blocking loss along the inner steps, without its gradient."""
+    course = course_of(episode)
+    x, f = course.start()
+    state, g = course.state(x), torch.empty_like(x)
+    for k in range(episode.steps + 1):
+        course.measure(k, x, f, ())
+        if k < episode.steps:
+            course.inner_gradient(k, x, f, out=g)
+            course.advance(k, x, g, state)
+    return course.result(course.zeros(x, f), None, None).loss
