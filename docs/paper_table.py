@@ -43,6 +43,7 @@ TITLES = {  # numbers that the package's sources name
     "2505.16559": "CTRAP",
     "2606.17168": "RepSelect",
     "2506.06278": "UNDO: distillation robustifies unlearning",
+    "2503.13751": "Optimizing ML Training with Metagradient Descent (metasmoothness)",
 }
 
 
