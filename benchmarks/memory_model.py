@@ -26,6 +26,7 @@ WAYS = (
     *("exact_db", "exact_db_recompute"),
 )
 FLOAT = 4  # bytes
+JOINED = 5  # copies of the logits of all processes: as joined, and what a blocking loss and its gradient take
 RUNTIME = 110e6  # libraries, thread arenas and what the allocator keeps: first order, K = 1, in meta_gradient.jsonl
 LLAMA_8B = {
     **{"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8},
@@ -46,6 +47,7 @@ class Plan:
         length: Tokens in a row.
         world: Processes.
         sharded: Whether weights and vectors are shared out.
+        held_out: Rows, of all processes together, that the blocking loss is measured on; by default as the desired.
         moments: Of the adversary's optimizer: 2 for Adam.
         objectives: 2 where the adversary learns its head or rate, else 1.
         learns_rate: Whether it learns its rate.
@@ -84,6 +86,7 @@ class Plan:
     pool_storage: str = "device"
     pool_precision: str = "full"
     runtime: float = RUNTIME
+    held_out: int | None = None
 
     @property
     def in_place(self) -> bool:
@@ -147,6 +150,8 @@ def predicted(plan: Plan) -> Bytes:
     }
     once = in_depth(model, lambda few: episode_pass(few, plan.batch, plan.length, **options))
     found = {"the adversary's vectors": own / pieces, "forward and backward": once}
+    if plan.world > 1:
+        found["everyone's logits"] = JOINED * FLOAT * _outputs(plan) * (plan.held_out or plan.batch * plan.world)
     if plan.by_layer:
         found["a pass's gradients"] = FLOAT * n.live / pieces
     elif plan.world > 1:  # gradients are laid side by side to be added up, while they are still there
@@ -163,6 +168,11 @@ def predicted(plan: Plan) -> Bytes:
         found |= {"weights": shared, "gradients": shared, "AdamW": 2 * shared, "desired activations": activations}
         found |= {"DDP's buckets": shared} if plan.world > 1 and not plan.sharded else {}
     return {**found, **_pool(plan, n, once), "runtime": plan.runtime}
+
+
+def _outputs(plan: Plan) -> float:
+    """Numbers of an answer to one row: a logit for each class, or for each word at each position."""
+    return plan.length * plan.config.vocab_size if plan.language else plan.config.num_labels
 
 
 def _pool(plan: Plan, n: Sizes, once: float) -> Bytes:
@@ -228,6 +238,8 @@ def main() -> None:
     parser.add_argument("--pool-storage", choices=("device", "cpu", "disk"), default="device")
     parser.add_argument("--pool-precision", choices=("full", "bfloat16"), default="full")
     given = parser.parse_args()
+    if given.in_place and given.world > 1 and not given.whole and given.pool_storage != "device":
+        parser.error("in place, a pool of sharded adversaries is stored on the device: leave out --pool-storage.")
     if given.page:
         from memory_page import write
 

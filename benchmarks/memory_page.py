@@ -77,10 +77,9 @@ def text_of(alone: Sequence[Line], training: Sequence[Line]) -> str:
         f"**Predicted, not measured**: GB on each card; bold fits. K = {STEPS}, {ROWS} rows of {LENGTH} tokens in each "
         "process, Adam, the published head, a rate that is not learned, no keeping loss, float32; exact by finite "
         "differences. On several cards weights are sharded; flat episodes gather all of them for each pass, those in "
-        "place one layer at a time. Flat inner steps do not checkpoint: only the desired loss does.\n\n"
-        + table()
-        + "\n\n"
-        f"Seconds of an outer step, without checkpointing (which adds a third at most): from FLOPs, "
+        "place one layer at a time. The blocking loss is measured on one row of each card, and every card joins the "
+        "logits of all. Flat inner steps do not checkpoint: only the desired loss does.\n\n" + table() + "\n\n"
+        f"Seconds of an outer step in place, without checkpointing (which adds a third at most): from FLOPs, "
         f"{' and '.join(f'{s / 1e12:.0f} TFLOP/s in {n}' for n, s in SPEEDS.items())} (H100 SXM by its data sheet), of "
         f"which {UTILISATION:.0%} are assumed to be used, and no communication.\n\n"
         "### What else Llama-8B takes, by first order, flat, sharded over 8 cards\n\n" + additions() + "\n\n"

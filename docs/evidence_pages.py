@@ -29,7 +29,7 @@ PAGES = {
     "evidence/meta-gradient": "benchmarks/meta_gradient.md",
     "evidence/memory": "benchmarks/memory_model.md",
     "evidence/precision": "benchmarks/precision.md",
-    "evidence/smoothness": "benchmarks/smoothness.md",
+    "evidence/reduction": "benchmarks/reduction.md",
     "evidence/weak-scaling": "benchmarks/weak_scaling.md",
     "evidence/long-run": "benchmarks/long_run.md",
     "evidence/faults": "benchmarks/faults.md",

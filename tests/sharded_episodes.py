@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_selfdestruct.losses.base import View
 from hf_selfdestruct.losses.blocking import UniformKL
+from hf_selfdestruct.losses.probe import RepresentationProbe
 from hf_selfdestruct.models.functional import whole
 
 FIRST = {"meta_gradient": "first_order", "method_options": {"episode": "in_place"}}
@@ -39,10 +40,19 @@ class Failing(UniformKL):
     measured = 0
 
     def forward(self, view: View) -> Tensor:
-        self.measured += 1
+        object.__setattr__(self, "measured", self.measured + 1)
         if self.measured > 3:
             raise Failure
         return super().forward(view)
+
+
+class Shrinking(UniformKL):
+    """A blocking loss that reads the adversary's weights."""
+
+    measured = 0
+
+    def forward(self, view: View) -> Tensor:
+        return super().forward(view) + sum(weight.square().sum() for weight in view.weights)
 
 
 class Sharding:
@@ -53,21 +63,32 @@ class Sharding:
     """
 
     def __init__(
-        self, case: str, *, prepare: Callable[[PreTrainedModel], object] = bool, policy: Any = None, **settings: Any
+        self,
+        case: str,
+        *,
+        prepare: Callable[[PreTrainedModel], object] | None = None,
+        policies: Sequence[Any] = (),
+        root: Callable[[PreTrainedModel], Any] | None = None,
+        then: Callable[[Any], object] | None = None,
+        loss: Any = None,
+        **settings: Any,
     ) -> None:
         language = case in ("a language model", "checkpointed")
         model = language_model(vocab_size=43).double() if language else tiny_model().double()
         self.model: PreTrainedModel = model.base_model if case == "a bare trunk" else model
         task = language_task() if language else toy_task()
         data = language_rows(20, 3, longest=10) if language else toy_rows(40, seed=4)
-        prepare(self.model)
-        self.loss = Failing()
+        if prepare:
+            prepare(self.model)
+        self.loss = loss or Failing()
         self.simulator = simulator_of(self.model, task, [self.loss], data, {**CASES[case], **settings})
         if case == "checkpointed":
             self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        if self.simulator.processes.size > 1:
+        if torch.distributed.is_initialized():
             layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
-            shard(self.model, layers, policy=policy)
+            shard(root(self.model) if root else self.model, layers, policies)
+        if then:
+            then(self.model)
         for number, weight in enumerate(self.model.parameters()):
             weight.grad = torch.full_like(weight.detach(), float(number))
 
@@ -75,11 +96,11 @@ class Sharding:
         """The whole meta-gradient by name; the live model is as before."""
         before = self.state()
         draw = self.simulator.draw(0)
-        self.loss.measured = -10
+        object.__setattr__(self.loss, "measured", -10)
         found = self.simulator.meta_gradient(self.model, draw)
         assert found is not None
         self.assert_as(before)
-        self.loss.measured = 0
+        object.__setattr__(self.loss, "measured", 0)
         try:
             self.simulator.meta_gradient(self.model, draw)
         except Failure:
@@ -110,13 +131,20 @@ def refusals() -> dict[str, str]:
     cases: dict[str, dict[str, Any]] = {
         "half": {"prepare": lambda model: model.bfloat16()},
         "frozen": {"prepare": lambda model: model.base_model.embeddings.requires_grad_(False)},
-        "a policy": {"policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16)},
+        "a policy": {"policies": [MixedPrecisionPolicy(param_dtype=torch.bfloat16)] * 3},
+        "one layer's policy": {"policies": [MixedPrecisionPolicy(param_dtype=torch.bfloat16), None, None]},
         "a pool elsewhere": {"adversary": {"learns_rate": False, "pool": 2, "pool_storage": "cpu"}},
+        "a probe": {"adversary": {"head": "probe", "reads": "all_layers", "learns_rate": False, "batch_size": 8}},
+        "each its own": {"adversary": {"scope": "local", "learns_rate": False}},
+        "the trunk alone": {"root": lambda model: model.base_model},
+        "no gradients": {"then": lambda model: model.set_requires_gradient_sync(False)},
+        "hidden states": {"case": "a bare trunk", "loss": RepresentationProbe()},
+        "weights": {"loss": Shrinking()},
     }
     found = {}
     for name, settings in cases.items():
         try:
-            Sharding("a prelude", **settings).meta_gradient()
+            Sharding(settings.pop("case", "a prelude"), **settings).meta_gradient()
         except ValueError as error:
             found[name] = str(error)
     return found

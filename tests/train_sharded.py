@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,9 @@ def simulator_of(
     )
 
 
-def shard(model: PreTrainedModel, layers: Iterable[nn.Module], policy: MixedPrecisionPolicy | None = None) -> None:
-    """Shard each layer, and what is in none, over all processes."""
-    for module in (*layers, model):
+def shard(model: nn.Module, layers: Iterable[nn.Module], policies: Sequence[MixedPrecisionPolicy | None] = ()) -> None:
+    """Shard each layer, and what is in none, over all processes; by default nothing is converted."""
+    for module, policy in zip_longest((*layers, model), policies):
         fully_shard(module, mp_policy=policy or MixedPrecisionPolicy())
 
 

@@ -157,7 +157,7 @@ class Members:
         member.moments = {kind: self._stored(values) for kind, values in moments.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything needed to go on exactly, as a flat dictionary of tensors."""
+        """Everything needed to go on exactly, as a flat dictionary of tensors; every process must call this."""
         state = {"turn": torch.tensor(self.turn)}
         for member in self._all:
             state |= {f"{member.number}/{name}": value for name, value in member.state_dict().items()}

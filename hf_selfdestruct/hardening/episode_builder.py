@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -236,7 +236,7 @@ class EpisodeBuilder:
         labels, here = batch.get("labels"), logits.shape[:-1]
         if labels is None or (batch is self._general and labels.shape != here):  # a language model's are for tokens
             labels = logits.new_zeros(here).long()
-        moving = [weights[n] for n in self._moving if n in weights]
+        moving = Unread() if self._live else [weights[n] for n in self._moving]
         return View(logits, labels, hidden, batch.get("attention_mask"), moving)
 
     def _batch(self, rows: np.ndarray, size: int, *use: Any) -> Batch:
@@ -249,6 +249,18 @@ class EpisodeBuilder:
         rank = [self._ranks.rank] if self._ranks.rank else []  # other rows, other masks
         seed = seed_of("dropout", *self._draw.key, k, *rank) if self._draw.fine_tuning.dropout else None
         return seeded(seed, [self._device])
+
+
+class Unread(Sequence[Tensor]):
+    """Weights that a loss cannot read: FSDP gathers sharded ones for a layer at a time."""
+
+    def __len__(self) -> int:
+        """Refused."""
+        raise ValueError("a blocking loss reads View.weights, and these are sharded: set {'episode': 'flat'}.")
+
+    def __getitem__(self, index: Any) -> Any:
+        """Refused."""
+        return len(self)
 
 
 def _full(value: Tensor) -> Tensor:

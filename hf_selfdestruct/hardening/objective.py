@@ -233,7 +233,7 @@ class HardeningObjective:
         return self.keeper.on_desired(model, inputs) * (self.config.keeping_weight or 1.0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What adversaries learned, a renewed original, moments, and an adapter: what a run needs to go on exactly."""
+        """Adversaries, a renewed original, moments and an adapter: to go on exactly. Every process must call this."""
         adapter = self.adapter.adapter_state() if self.adapter is not None else {}
         return self.simulator.state_dict() | self._unlearning.state_dict() | self._blocking_steps.state_dict() | adapter
 

@@ -20,7 +20,7 @@ from ..losses.blocking import BlockingLoss
 from ..meta_gradient.episode import MetaGradient
 from ..meta_gradient.methods import method
 from ..models import heads
-from ..models.distributed import ALONE, Processes, check_gathering, is_sharded, reshard
+from ..models.distributed import ALONE, Processes, is_sharded, reshard
 from ..models.every_layer import AutoModelForEveryLayer
 from ..models.functional import Weights
 from ..models.pairs import AutoModelForTextPairs
@@ -31,11 +31,11 @@ from ..tasks.rows import LABELS
 from .config import HardeningConfig
 from .draw import Batch, Draw, Rows, Sources
 from .episode_builder import EpisodeBuilder
+from .sharding import check_in_place
 
 POOL = "/pool/"  # before the names of a pool's state: no task's name has a slash
 
 logger = logging.getLogger(__name__)
-
 LORA = LoraConfig(target_modules="all-linear")  # as QLoRA does (2305.14314)
 
 
@@ -139,7 +139,7 @@ class Simulator:
         if not is_sharded(model):
             return together
         if self.config.options.episode == "in_place":
-            check_gathering(model, self.members.settings.storage if self.members else "device")
+            check_in_place(model, self.config, together.size, self.adversaries, self.losses)
         return replace(together, sharded=True)
 
     def meta_gradient(self, model: PreTrainedModel, draw: Draw) -> MetaGradient | None:
@@ -195,7 +195,7 @@ class Simulator:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the adversaries have learned, and where those of a pool are."""
+        """What the adversaries have learned, and where those of a pool are; every process must call this."""
         pool = self.members.state_dict() if self.members else {}
         return {POOL + name: value for name, value in pool.items()} | {
             f"{task}/{number}/{key}": value

@@ -37,16 +37,15 @@ class ShardedEpisode(InPlaceEpisode):
 
     The vectors consist of this process's shards. Before a pass, those of ``x`` are written to the shards of the live
     parameters; the live model then runs as FSDP2 runs it, gathers one layer at a time, and leaves each process its
-    shard of the sum of all gradients. After the pass the shards, the gradients and their places are bitwise what they
-    were. The adversary's own weights (head, adapters) are gathered for the pass.
+    shard of the mean of all gradients. After the pass, and after a loss that fails, the shards, the gradients and their
+    places are bitwise what they were. The adversary's own weights (head, adapters) are gathered for the pass.
 
     Args:
         episode: The episode, with ``live``.
         held: See :class:`Episode`.
 
     Raises:
-        ValueError: A weight is not sharded over all processes alone, or is of half precision, or the adversary trains
-            one that the model does not.
+        ValueError: The adversary trains a weight that the model does not.
     """
 
     _everyone: Processes = field(init=False)
@@ -56,8 +55,12 @@ class ShardedEpisode(InPlaceEpisode):
     def __post_init__(self) -> None:
         """Replace whole weights by this process's shards."""
         asked, self._everyone = self.episode, self.episode.ranks
-        for name in asked.published:
-            self._check(name, asked.live.get(name))
+        for name, weight in asked.live.items():
+            if name in asked.moving and not weight.requires_grad:
+                raise ValueError(
+                    f"the adversary trains {name}, which is frozen in the model: set requires_grad, leave it out by "
+                    "adversary={'trainable': ...}, or set method_options={'episode': 'flat'}."
+                )
         self._own = dict(asked.own)
         self.episode = replace(
             asked,
@@ -112,6 +115,11 @@ class ShardedEpisode(InPlaceEpisode):
             leaf.grad = None
         if loss.requires_grad:
             loss.backward(retain_graph=keep)
+            if not any(leaf.grad is not None for leaf in leaves if isinstance(leaf, DTensor)) and self._published:
+                raise ValueError(
+                    "FSDP left no gradient of an inner step: call model.set_requires_gradient_sync(True) before it, or "
+                    "set sync_each_batch=True where accelerate accumulates gradients."
+                )
         for leaf, part in zip(leaves, self._parts(total), strict=True):
             if isinstance(leaf, DTensor):
                 if leaf.grad is not None:
@@ -147,20 +155,3 @@ class ShardedEpisode(InPlaceEpisode):
             else:
                 found[name] = self._gathered(name, value)
         return found
-
-    def _check(self, name: str, live: Tensor | None) -> None:
-        if not isinstance(live, DTensor) or live.device_mesh.size() != self._everyone.size or live.device_mesh.ndim > 1:
-            raise ValueError(
-                f"{name} is not sharded over the {self._everyone.size} processes of the training: call fully_shard on "
-                "the model itself, too, with a mesh of one dimension, or set method_options={'episode': 'flat'}."
-            )
-        if live.dtype in (torch.float16, torch.bfloat16):
-            raise ValueError(
-                f"{name} is in {live.dtype}, and inner steps run in float32: convert the model by model.float() before "
-                "it is sharded, or set method_options={'episode': 'flat'}."
-            )
-        if name in self.episode.moving and not live.requires_grad:
-            raise ValueError(
-                f"the adversary trains {name}, which is frozen in the model: set requires_grad, leave it out by "
-                "adversary={'trainable': ...}, or set method_options={'episode': 'flat'}."
-            )

@@ -130,33 +130,6 @@ def reshard(model: nn.Module) -> None:
             module.reshard()
 
 
-def check_gathering(model: nn.Module, storage: str) -> None:
-    """Check what an episode in place asks of a sharded model; every process must call this.
-
-    Args:
-        model: The model.
-        storage: Where a pool's adversaries are stored.
-
-    Raises:
-        ValueError: FSDP gathers weights in another precision than their shards have, or a pool is stored elsewhere.
-    """
-    if storage != "device":
-        raise ValueError(
-            f"pool_storage={storage!r} needs whole weights, and this model's are sharded: set "
-            "adversary={'pool_storage': 'device'}, or method_options={'episode': 'flat'}."
-        )
-    layer = [module for module in model.modules() if isinstance(module, FSDPModule)][-1]
-    stored = next(layer.parameters()).dtype
-    layer.unshard()
-    gathered = next(layer.parameters()).dtype
-    layer.reshard()
-    if gathered != stored:
-        raise ValueError(
-            f"FSDP computes in {gathered}, and inner steps run in {stored}: leave out mp_policy of fully_shard, or "
-            "bf16=True, or set method_options={'episode': 'flat'}."
-        )
-
-
 def anyone(accelerator: Accelerator, said: bool) -> bool:
     """Whether the value is true in any process; every process must call this."""
     return bool(accelerator.reduce(torch.tensor(float(said), device=accelerator.device), reduction="sum"))

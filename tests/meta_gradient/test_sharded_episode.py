@@ -9,6 +9,13 @@ REFUSED = {
     "half": "bert.embeddings.word_embeddings.weight is in torch.bfloat16, and inner steps run in float32",
     "frozen": "the adversary trains bert.embeddings.word_embeddings.weight, which is frozen in the model",
     "a policy": "FSDP computes in torch.bfloat16, and inner steps run in torch.float64: leave out mp_policy",
+    "one layer's policy": "FSDP computes in torch.bfloat16",
+    "a probe": "head='probe' reads whole weights, and this model's are sharded: set adversary={'head': 'random'}",
+    "each its own": "over 2 processes, and 1 simulate an adversary together: set adversary={'scope': 'global'}",
+    "the trunk alone": "and the model itself is not: call fully_shard on it, too",
+    "no gradients": "FSDP left no gradient of an inner step: call model.set_requires_gradient_sync(True)",
+    "hidden states": "does not return the hidden states of a trunk that fully_shard was called on",
+    "weights": "a blocking loss reads View.weights, and these are sharded",
     "a pool elsewhere": "pool_storage='cpu' needs whole weights, and this model's are sharded: set adversary=",
 }
 

@@ -1,4 +1,4 @@
-"""Does a step against the meta-gradient lower the blocking loss as much as the meta-gradient promises?"""
+"""Does a step against the meta-gradient reduce the blocking loss as much as the meta-gradient predicts?"""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from .course import course_of
 from .episode import Episode, MetaGradient
 
 
-def smoothness(way: Callable[[Episode], MetaGradient], episode: Episode, *, length: float = 1e-3) -> float:
-    """Compute the actual over the promised reduction of the blocking loss, as trust-region methods do.
+def reduction_ratio(way: Callable[[Episode], MetaGradient], episode: Episode, *, length: float = 1e-3) -> float:
+    """Compute the actual over the predicted reduction of the blocking loss, as trust-region methods do.
 
     The published weights take a step of ``length`` times their norm against the meta-gradient, and the adversary's K
-    inner steps are simulated again from there. A gradient through many inner steps can be exact and yet say nothing of
-    a step's effect, where the loss is rough (metasmoothness, 2503.13751); one of first order leaves parts out.
+    inner steps are simulated again from there. A gradient through many inner steps can be exact and yet predict little
+    of what a step does, where the loss is rough (see metasmoothness in 2503.13751, which is defined otherwise); one of
+    first order leaves parts out, and its ratio differs from 1 on smooth losses too.
 
     Args:
         way: What computes the meta-gradient (see :func:`~hf_selfdestruct.meta_gradient.methods.method`).
@@ -25,8 +26,7 @@ def smoothness(way: Callable[[Episode], MetaGradient], episode: Episode, *, leng
         length: Length of the step, relative to the norm of the published weights.
 
     Returns:
-        1 where the loss is as smooth as the meta-gradient assumes; 0 where the step changes nothing; below 0 where the
-        loss grows.
+        1 where the loss falls as predicted; 0 where the step changes nothing; below 0 where the loss grows.
 
     Raises:
         ValueError: Each process has only shards of the weights, the meta-gradient is 0, or ``length`` is not positive.
@@ -35,11 +35,11 @@ def smoothness(way: Callable[[Episode], MetaGradient], episode: Episode, *, leng
         ```python
         draw = trainer.objective.simulator.draw(0)
         episode = trainer.objective.simulator.builder(trainer.model, draw).episode()
-        smoothness(method("first_order"), episode)
+        reduction_ratio(method("first_order"), episode)
         ```
     """
     if episode.ranks.sharded:
-        raise ValueError("smoothness needs whole weights, and each process has only shards: launch without FSDP.")
+        raise ValueError("reduction_ratio needs whole weights, and each process has only shards: launch without FSDP.")
     if length <= 0:
         raise ValueError(f"length must be above 0; got {length!r}.")
     found = way(episode)

@@ -1,6 +1,6 @@
-"""Does a step against the meta-gradient reduce the blocking loss as much as promised? By K, inner rate and way.
+"""Does a step against the meta-gradient reduce the blocking loss as much as predicted? By K, inner rate and way.
 
-    python benchmarks/smoothness.py benchmarks/smoothness.md
+    python benchmarks/reduction.py benchmarks/reduction.md
 
 Pairs of digits (``digits.py``): adversaries with a fresh head fine-tune the base's network to the blocked task by Adam,
 in float64. The blocking loss is measured after the last of K steps.
@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 from hf_selfdestruct.adversaries.optimizers import Adam
 from hf_selfdestruct.meta_gradient.episode import Episode, Reading
 from hf_selfdestruct.meta_gradient.methods import method
-from hf_selfdestruct.meta_gradient.smoothness import smoothness
+from hf_selfdestruct.meta_gradient.reduction import reduction_ratio
 from hf_selfdestruct.models.functional import Weights
 
 ROWS, BATCH, DRAWS = 2000, 32, 8
@@ -74,7 +74,7 @@ def row(network: Network, steps: int, rate: float) -> str:
     for way in WAYS.values():
         for length in LENGTHS:
             episodes = [episode_of(network, steps, rate, seed) for seed in range(DRAWS)]
-            found = [smoothness(way, episode, length=length) for episode in episodes]
+            found = [reduction_ratio(way, episode, length=length) for episode in episodes]
             cells.append(f"{statistics.median(found):.2f} ({min(found):.1f} to {max(found):.1f})")
     for seed in range(DRAWS):
         scores.append(WAYS["first order"](episode_of(network, steps, rate, seed)).scores[steps])
@@ -89,11 +89,11 @@ def main(page: str) -> None:
     names = [f"{way}, {length:g}" for way in WAYS for length in LENGTHS]
     lines = [row(network, steps, rate) for steps in STEPS for rate in RATES]
     Path(page).write_text(
-        "# Is the blocking loss as smooth as its meta-gradient assumes?\n\n"
+        "# Actual and predicted reduction of the blocking loss\n\n"
         f"Pairs of digits; {DRAWS} adversaries fine-tune the base for K steps of Adam with batches of {BATCH}. The "
-        "actual over the promised reduction of the blocking loss, for a step against the meta-gradient of 0.0001 or "
-        "0.01 of the weights' norm: the median of adversaries, the lowest and the highest. 1 is what a smooth loss "
-        "gives; below 0 the step makes it worse. The accuracy is the adversaries', on held-out rows.\n\n"
+        "actual over the predicted reduction of the blocking loss, for a step against the meta-gradient of 0.0001 or "
+        "0.01 of the weights' norm: the median of adversaries, the lowest and the highest. 1: the loss falls as "
+        "predicted; below 0: it grows. The accuracy is the adversaries', on held-out rows.\n\n"
         f"| K | inner rate | accuracy | {' | '.join(names)} |\n|---|---|---|{'---|' * len(names)}\n"
         + "\n".join(lines)
         + "\n",
