@@ -40,7 +40,7 @@ def check_in_place(
     check_settings(config, adversaries)
     if not isinstance(model, FSDPModule):
         raise ValueError(
-            f"parts of the model are sharded, and not the model itself: call fully_shard(model), too, {FLAT}"
+            f"parts of the model are sharded, and the model itself is not: call fully_shard on it, too, {FLAT}"
         )
     for name, weight in model.named_parameters():
         if not isinstance(weight, DTensor) or weight.device_mesh.ndim > 1:

@@ -13,7 +13,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from hf_selfdestruct.adversaries.optimizers import SGD, Adagrad, Adam, AdamW, NormalizedSGD, RMSprop
 from hf_selfdestruct.meta_gradient.methods import method
 from hf_selfdestruct.meta_gradient.trajectory import TRAJECTORIES
-from hf_selfdestruct.models.distributed import Processes
 
 OPTIMIZERS = {
     "sgd": SGD(weight_decay=0.1),
@@ -130,5 +129,3 @@ def test_what_cannot_run_in_place_is_refused() -> None:
         method("exact")(live.in_place)
     with pytest.raises(ValueError, match="'unrolled' does not run in place"):
         method("unrolled")(live.in_place)
-    with pytest.raises(ValueError, match="episode='in_place' does not support sharded weights yet"):
-        replace(live.in_place, ranks=Processes(0, 2, sharded=True))
