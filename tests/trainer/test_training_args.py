@@ -274,3 +274,16 @@ def test_drawn_and_learned_rates_exclude_each_other() -> None:
     assert (learned.learns_rate, learned.learning_rate) == (True, 1e-4)  # where the preset's range starts
     with pytest.raises(ValueError, match="adversary: a learned rate starts from one number"):
         HardeningConfig(adversary={**drawn, "learns_rate": True})
+
+
+def test_gradients_that_are_summed_in_each_micro_step_go_with_sharded_episodes_in_place(tmp_path):
+    args = SelfDestructTrainingArguments(
+        str(tmp_path),
+        use_cpu=True,
+        gradient_accumulation_steps=4,
+        fsdp=True,
+        adversary={"scope": "global"},
+        method_options={"episode": "in_place"},
+        accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": True}},
+    )
+    assert args.options.episode == "in_place"

@@ -72,8 +72,8 @@ GLANCE = AttackSuite(
     more=None,
     choosing=True,
 )
-# For small models, which take higher rates than large ones. No setting is given up early: where the rate falls to 0, the
-# highest looks worst at the first look and may end best.
+# For small models, which take higher rates than large ones. No setting is given up early: where rates fall to 0, the
+# highest may look worst at the first look and end best.
 SMALL_RATES = (3e-4, 1e-3, 3e-3)
 SMALL = AttackSuite(
     "small",
