@@ -37,7 +37,7 @@ def check_in_place(
     Raises:
         ValueError: They cannot work together; the message says what to do.
     """
-    check_settings(config, adversaries)
+    _check_settings(config, adversaries)
     if not isinstance(model, FSDPModule):
         raise ValueError(
             f"parts of the model are sharded, and the model itself is not: call fully_shard on it, too, {FLAT}"
@@ -66,8 +66,7 @@ def check_in_place(
         _CHECKED.add(model)
 
 
-def check_settings(config: HardeningConfig, adversaries: Sequence[Adversary]) -> None:
-    """Check what no sharded model can have."""
+def _check_settings(config: HardeningConfig, adversaries: Sequence[Adversary]) -> None:
     pool = config.adversary_settings.adversary_pool()
     if pool is not None and pool.storage != "device":
         raise ValueError(

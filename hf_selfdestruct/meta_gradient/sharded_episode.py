@@ -71,8 +71,10 @@ class ShardedEpisode(InPlaceEpisode):
         )
         super().__post_init__()
         self.count = sum(w.numel() for n, w in {**asked.published, **asked.own}.items() if n in asked.moving)
-        moving = [n for n in self.moving.shapes if n in asked.live]
-        self._published = {n: local(asked.live[n].detach()).clone() for n in moving}
+        here = {name: local(weight.detach()) for name, weight in asked.live.items()}
+        # A pool's adversary may start away from the published weights where it does not train, too.
+        away = {name for name, shard in here.items() if self._start[name].data_ptr() != shard.data_ptr()}
+        self._published = {name: shard.clone() for name, shard in here.items() if name in asked.moving | away}
 
     def leaves(self, x: Tensor, f: Tensor, *, fixed: bool = True) -> tuple[Weights, list[Tensor]]:
         """Return shards of the published weights and whole own ones, by name, and what gets a gradient for each."""
