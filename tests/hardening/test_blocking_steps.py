@@ -227,7 +227,7 @@ def test_what_cannot_work_is_refused_when_it_is_made(settings, message):
 
 
 def test_sharded_weights_are_refused(monkeypatch):
-    monkeypatch.setattr("hf_selfdestruct.hardening.blocking_steps.DTensor", torch.nn.Parameter)
+    monkeypatch.setattr("hf_selfdestruct.models.distributed.DTensor", torch.nn.Parameter)
     model = tiny_model("bert")
     with pytest.raises(ValueError, match="this model's are sharded: launch without FSDP, or set"):
         steps(model, objective_of(model), 1)
