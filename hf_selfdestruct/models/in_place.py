@@ -54,14 +54,16 @@ def held(
             do so either way.
         by_batch: Whether batch normalisation uses the statistics of its batch.
     """
+    sharded = isinstance(model, FSDPModule)
     with ExitStack() as stack:
-        stack.callback(reshard, model)
-        stack.enter_context(_exchanged([*_joints(module, model, published)]))
+        if sharded:
+            stack.callback(reshard, model)
+        stack.enter_context(_exchanged([*_joints(module, model, published, sharded=sharded)]))
         stack.enter_context(_exchanged([*_values(module, weights)]))
         stack.enter_context(dropout(module, on=training, by_batch=by_batch))
         stack.enter_context(_exchanged([] if training else [*_checkpoints(module)]))
         within = model.base_model is model and module.base_model is not module  # the skeleton calls the live model
-        if within or not isinstance(model, FSDPModule):
+        if within or not sharded:
             yield module
             return
         stack.enter_context(_exchanged([(vars(model), "forward", module.forward)]))
@@ -86,7 +88,9 @@ def _put(entries: Sequence[Entry]) -> None:
             table[key] = value
 
 
-def _joints(module: PreTrainedModel, model: PreTrainedModel, published: Collection[str]) -> Iterator[Entry]:
+def _joints(
+    module: PreTrainedModel, model: PreTrainedModel, published: Collection[str], *, sharded: bool
+) -> Iterator[Entry]:
     """Put the live trunk, and a published head, under the skeleton's root, which no launcher has wrapped."""
     ours = _tensors(module)
     shared = {id(ours[name]) for name in published}
@@ -96,7 +100,7 @@ def _joints(module: PreTrainedModel, model: PreTrainedModel, published: Collecti
         if live is None or not _alike(child, live) or not (trunk or {*map(id, _tensors(child).values())} <= shared):
             continue
         yield module._modules, name, live
-        yield from _differences(child, live, sharded=isinstance(model, FSDPModule))
+        yield from _differences(child, live, sharded=sharded)
         if live is model:
             yield vars(live), "forward", ABSENT
 
