@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
-
 from ..models.functional import norm_of
-from .course import course_of
 from .episode import Episode, MetaGradient
+from .methods import first_order
 
 
 def reduction_ratio(way: Callable[[Episode], MetaGradient], episode: Episode, *, length: float = 1e-3) -> float:
@@ -49,17 +47,4 @@ def reduction_ratio(way: Callable[[Episode], MetaGradient], episode: Episode, *,
     step = length * norm_of(episode.published.values()).item()
     moved = {n: episode.published[n].detach() - step / slope * g for n, g in found.weights.items()}
     there = replace(episode, published={**episode.published, **moved}, learns=False, learns_rate=False)
-    return (found.loss - _loss(there)) / (step * slope)
-
-
-def _loss(episode: Episode) -> float:
-    """The blocking loss along the inner steps, without its gradient."""
-    course = course_of(episode)
-    x, f = course.start()
-    state, g = course.state(x), torch.empty_like(x)
-    for k in range(episode.steps + 1):
-        course.measure(k, x, f, ())
-        if k < episode.steps:
-            course.inner_gradient(k, x, f, out=g)
-            course.advance(k, x, g, state)
-    return course.result(course.zeros(x, f), None, None).loss
+    return (found.loss - first_order(there).loss) / (step * slope)
