@@ -15,7 +15,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from toy_language import language_model, language_rows, language_task
 from toy_models import tiny_model, toy_rows, toy_task
-from train_sharded import shard, simulator_of
+from train_sharded import IN_PLACE, shard, simulator_of
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -24,10 +24,9 @@ from hf_selfdestruct.losses.blocking import UniformKL
 from hf_selfdestruct.losses.probe import RepresentationProbe
 from hf_selfdestruct.models.functional import whole
 
-FIRST = {"meta_gradient": "first_order", "method_options": {"episode": "in_place"}}
-LANGUAGE = {**FIRST, "adversary": {"head": "keep", "learns_rate": False}}
-PRELUDE = {**FIRST, "adversary": {"learns_rate": False, "prelude": 2}}
-CASES = {"a language model": LANGUAGE, "checkpointed": LANGUAGE, "a bare trunk": FIRST, "a prelude": PRELUDE}
+LANGUAGE = {**IN_PLACE, "adversary": {"head": "keep", "learns_rate": False}}
+PRELUDE = {**IN_PLACE, "adversary": {"learns_rate": False, "prelude": 2}}
+CASES = {"a language model": LANGUAGE, "checkpointed": LANGUAGE, "a bare trunk": IN_PLACE, "a prelude": PRELUDE}
 
 
 class Failure(Exception):

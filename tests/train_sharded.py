@@ -29,6 +29,7 @@ from hf_selfdestruct.meta_gradient.outer_loss import meta_loss
 from hf_selfdestruct.models.distributed import Processes
 
 ROWS, STEPS, RESUMED = 8, 6, 3
+IN_PLACE: dict[str, Any] = {"meta_gradient": "first_order", "method_options": {"episode": "in_place"}}
 CASES: dict[str, dict[str, Any]] = {
     "first order": {"meta_gradient": "first_order", "adversary": {"learns_rate": False}},
     "first order, a learned rate": {"meta_gradient": "first_order"},
@@ -38,31 +39,15 @@ CASES: dict[str, dict[str, Any]] = {
         "method_options": {"hvp": "finite_difference", "trajectory": "recompute"},
     },
     "a pool": {"meta_gradient": "first_order", "adversary": {"learns_rate": False, "pool": 2, "horizon": 8}},
-    "in place, first order": {
-        "meta_gradient": "first_order",
-        "adversary": {"learns_rate": False},
-        "method_options": {"episode": "in_place"},
-    },
-    "in place, a learned rate": {"meta_gradient": "first_order", "method_options": {"episode": "in_place"}},
+    "in place, first order": {**IN_PLACE, "adversary": {"learns_rate": False}},
+    "in place, a learned rate": IN_PLACE,
     "in place, finite differences": {
         "meta_gradient": "exact",
         "method_options": {"episode": "in_place", "hvp": "finite_difference", "trajectory": "logarithmic"},
     },
-    "in place, a pool": {
-        "meta_gradient": "first_order",
-        "adversary": {"learns_rate": False, "pool": 2, "horizon": 8},
-        "method_options": {"episode": "in_place"},
-    },
-    "in place, last layer": {
-        "meta_gradient": "first_order",
-        "adversary": {"trainable": "last_1"},
-        "method_options": {"episode": "in_place"},
-    },
-    "in place, adapters": {
-        "meta_gradient": "first_order",
-        "adversary": {"trainable": "lora"},
-        "method_options": {"episode": "in_place"},
-    },
+    "in place, a pool": {**IN_PLACE, "adversary": {"learns_rate": False, "pool": 2, "horizon": 8}},
+    "in place, last layer": {**IN_PLACE, "adversary": {"trainable": "last_1"}},
+    "in place, adapters": {**IN_PLACE, "adversary": {"trainable": "lora"}},
     "last layer": {"meta_gradient": "exact", "adversary": {"trainable": "last_1"}},
 }
 

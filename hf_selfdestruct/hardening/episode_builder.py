@@ -72,7 +72,7 @@ class EpisodeBuilder:
         self._plain = dict(published)
         # A prelude may have moved the published head, which blocked steps leave alone.
         for name, offset in self._here({n: v for n, v in member.offset.items() if n in published}).items():
-            published[name] = self._whole(published[name]) + offset
+            published[name] = self._gathered(published[name]) + offset
         own = self._here(member.own) or {OWN + n: w for n, w in self._own(published).items()}
         own = {OWN + n: own[OWN + n] for n in self._skeleton.own}  # in one order, wherever they were stored
         moving = self._skeleton.trained(fine_tuning.trainable)
@@ -104,7 +104,7 @@ class EpisodeBuilder:
 
     def store(self, members: Members, member: Member, found: MetaGradient) -> None:
         """Store where a stretch of a pool's adversary ended, relative to the published weights."""
-        offset = {n: w - self._whole(self._plain[n]) for n, w in found.fast.items() if n in self._plain}
+        offset = {n: w - self._gathered(self._plain[n]) for n, w in found.fast.items() if n in self._plain}
         members.store(
             member,
             offset=self.whole(offset, onto=member.offset),
@@ -155,7 +155,8 @@ class EpisodeBuilder:
         found = {n: v.to(self._device, torch.promote_types(v.dtype, kind)) for n, v in stored.items()}
         return {n: sharded_like(v, self._live[n]) if n in self._live else v for n, v in found.items()}
 
-    def _whole(self, weight: Tensor) -> Tensor:
+    def _gathered(self, weight: Tensor) -> Tensor:
+        """A published weight as the episode has it: a shard in place, else whole."""
         return weight if self._live else whole(weight)
 
     def _own(self, published: Weights) -> Weights:

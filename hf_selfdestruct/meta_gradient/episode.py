@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from ..adversaries.optimizer import InnerOptimizer
@@ -132,6 +132,5 @@ class MetaGradient:
 
     def finite(self) -> bool:
         """Whether an episode ended well: its loss, its meta-gradient and its fast weights are finite."""
-        return bool(
-            torch.tensor(self.loss).isfinite() & norm_of([*self.weights.values(), *self.fast.values()]).isfinite()
-        )
+        norm = norm_of([*self.weights.values(), *self.fast.values()]).item()
+        return math.isfinite(self.loss) and math.isfinite(norm)
