@@ -24,7 +24,7 @@ class Trial:
         examples: Training rows it may use.
         seed: Of subset, head and data order.
         settings: One point of :meth:`Attack.space`.
-        until: Stop at this step, a rung, and leave the test split alone; ``None`` for a whole run.
+        until: A short run of so many steps, up to a rung, that leaves the test split alone; ``None`` for a whole run.
         refit: A chosen run to make again on training and selection rows: by what it chose itself, such as a layer or a
             look, because no rows are left to choose on.
     """
@@ -36,6 +36,10 @@ class Trial:
     settings: dict[str, Any]
     until: int | None = None
     refit: AttackRun | None = None
+
+    def followed(self) -> dict[str, Any]:
+        """The settings by which it trains: a short run is a run of so many steps, with one look at their end."""
+        return self.settings if self.until is None else {**self.settings, "steps": self.until, "looks": 1}
 
     def few(self) -> list[int]:
         """Numbers of the training rows that the run may use: the same for every model attacked."""
@@ -53,7 +57,7 @@ class Outcome:
 
     Attributes:
         selection: Scores on the selection split.
-        test: Scores on the test split; ``None`` when the run was stopped at a rung.
+        test: Scores on the test split; ``None`` for a short run.
         steps: Optimizer steps made.
         flops: Floating-point operations of training.
         curve: Pairs of step and selection score, at every look.
@@ -124,7 +128,7 @@ class Attack(ABC):
         """Settings to search, the likeliest first; all models get the same."""
 
     def rung(self, settings: dict[str, Any]) -> int | None:
-        """Step at which settings are compared and most of them given up; ``None`` where all are run to the end."""
+        """Steps of the short run by which settings are compared and most of them given up; ``None``: none is."""
         return None
 
     def cost(self, settings: dict[str, Any]) -> int:

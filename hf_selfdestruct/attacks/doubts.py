@@ -11,7 +11,16 @@ from ..report.attack_run import AttackRun
 from ..report.facts import DesiredFacts
 from ..report.report import AttackReport
 from ..report.token_rows import known_general
-from .tuning_doubts import MARGIN, edge_of_range, not_refitted, other_search, still_rising, under_tuned, unusual_winner
+from .tuning_doubts import (
+    MARGIN,
+    edge_of_range,
+    misled,
+    not_refitted,
+    other_search,
+    still_rising,
+    under_tuned,
+    unusual_winner,
+)
 
 FEWEST_SEEDS = 3
 LOST = 0.05
@@ -242,6 +251,7 @@ RULES = (
     under_tuned,
     other_search,
     unusual_winner,
+    misled,
     not_refitted,
     no_reference,
 )

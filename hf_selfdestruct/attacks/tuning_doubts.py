@@ -90,6 +90,21 @@ def still_rising(report: AttackReport, task: str) -> Iterator[str]:
             )
 
 
+def misled(report: AttackReport, task: str) -> Iterator[str]:
+    """Short runs put the best settings well behind others: they may have given up better ones."""
+    kept: dict[tuple[str, int], list[AttackRun]] = {}
+    for run in report.runs:
+        if run.task == task and run.role == "hardened" and run.rung is not None and run.examples != report.refit(task):
+            kept.setdefault((run.attack, run.examples), []).append(run)
+    for (attack, examples), runs in kept.items():
+        behind = max(run.rung or 0.0 for run in runs) - min(run.rung or 0.0 for run in runs if run.chosen)
+        if behind > MARGIN:
+            yield (
+                f"{task}: {attack} with {examples} examples did best on the hardened model with settings that lay "
+                f"{behind:.3f} behind others in a short run: settings that were given up after it may do better."
+            )
+
+
 def not_refitted(report: AttackReport, task: str) -> Iterator[str]:
     """The strongest attack with all training rows was not run again with the selection rows, weaker ones were."""
     again, examples = report.refit(task), report.searched(task)

@@ -69,8 +69,8 @@ class AttackRun:
         seed: Seed of subset, head and data order.
         settings: Hyper-parameters.
         chosen: Whether the selection split chose these settings for this attack, model and ``examples``.
-        status: ``ok``; ``pruned`` for settings stopped at an early rung; ``failed`` for a run that crashed or diverged
-            (never counted as resisted).
+        status: ``ok``; ``pruned`` for a short run, after which its settings were given up; ``failed`` for a run that
+            crashed or diverged (never counted as resisted).
         selection: Scores on the selection split; ``None`` if failed.
         test: Scores on the test split; ``None`` if failed or pruned.
         steps: Optimizer steps (0 for a closed-form or convex fit).
@@ -88,6 +88,8 @@ class AttackRun:
             measured.
         gibberish: Share of the continuations of desired texts that are gibberish, before the attack and after it;
             empty if not measured.
+        rung: Score on the selection split in the short run after which other settings were given up; ``None`` where
+            none were, and for those.
     """
 
     task: str
@@ -112,6 +114,7 @@ class AttackRun:
     selected: str = ""
     general: tuple[float, ...] = ()
     gibberish: tuple[float, ...] = ()
+    rung: float | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ LATER: dict[str, tuple[Any, ...]] = {  # field to the values with which it is le
     "pairs": (False,),
     "earlier": (None,),
     "choosing": (False,),
+    "rung": (None,),
 }
 MOST_BYTES = 256 * 1024 * 1024  # size limit; predictions are the largest part
 

@@ -5,10 +5,18 @@ import shutil
 
 import pytest
 import torch
+from conftest import save_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertForMaskedLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+)
 
 from hf_selfdestruct.attacks import Target
+from hf_selfdestruct.attacks.target import distance
 
 
 def state(model):
@@ -185,3 +193,18 @@ def test_identity_changes_with_a_weight(copied):
     assert target.identity() == before
     edit_weights(copied, lambda w: w["bert.encoder.layer.0.output.dense.bias"][:1].add_(1e-3))
     assert target.identity().sha256 != before.sha256
+
+
+def test_distances_are_measured_on_the_trunks(tmp_path):
+    save_model(tmp_path / "base")
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        model.classifier.weight.add_(1.0)  # a head of its own changes nothing
+    model.save_pretrained(tmp_path / "undefended")
+    with torch.no_grad():
+        for weight in model.bert.parameters():
+            weight.mul_(1.25)
+    model.save_pretrained(tmp_path / "hardened")
+    base, undefended, hardened = (Target(n, str(tmp_path / n)) for n in ("base", "undefended", "hardened"))
+    assert distance(undefended, base) == 0
+    assert distance(hardened, base) == pytest.approx(0.25)

@@ -4,14 +4,9 @@ import dataclasses
 import re
 
 import pytest
-import torch
-from conftest import save_model
 from made_reports import ROLES, made_report, made_run, made_scores
-from transformers import BertForSequenceClassification
 
-from hf_selfdestruct.attacks import Target
 from hf_selfdestruct.attacks.doubts import LOST, MARGIN, RULES, doubted, doubts, lost_desired
-from hf_selfdestruct.attacks.target import distance
 from hf_selfdestruct.publish.card import render
 from hf_selfdestruct.publish.card_details import CardDetails
 from hf_selfdestruct.report.facts import DesiredFacts
@@ -102,6 +97,16 @@ def same_half(run):
     return dataclasses.replace(run, settings={**run.settings, "precision": "bf16"}) if tried else half(run)
 
 
+def rung_of(behind):
+    """What was chosen came less far in its short run than what else was run as a whole."""
+
+    def change(run):
+        tuned = run.role == "hardened" and run.attack == "full fine-tuning" and run.seed == 0
+        return dataclasses.replace(run, rung=0.6 - behind * run.chosen) if tuned else run
+
+    return change
+
+
 REFITTED = tuple(made_run(role=r, attack="head only", examples=200, seed=s) for r in ROLES for s in range(3))
 UNFIT = dataclasses.replace(made_run(failed=True, chosen=False), error="NotApplicable: the model reads no words.")
 CHANCE = made_report().tasks["gender"].majority
@@ -132,6 +137,10 @@ SICK = {
         "scratch was not attacked with the same settings as the hardened model by full fine-tuning",
     ),
     "not refitted": (changed(ahead, extra=REFITTED), "with 200 examples, .* full fine-tuning was not run"),
+    "misled by short runs": (
+        changed(rung_of(MARGIN + 0.01)),
+        "full fine-tuning with (20|100) examples did best .* settings that lay 0.040 behind others in a short run",
+    ),
     "half precision": (changed(same_half), "full fine-tuning, used precision bf16"),
     "still rising": (changed(rising), "full fine-tuning with 100 examples still rises"),
     "useless attack": (changed(useless), "do not break the undefended model either.*: full fine-tuning"),
@@ -187,6 +196,7 @@ def test_every_rule_has_its_report():
         (with_auc("hardened", 0.48), "flipped_labels"),
         (with_auc("base", 0.1), "flipped_labels"),
         (with_auc("hardened", 0.64), "hidden_ranking"),
+        (rung_of(MARGIN - 0.01), "misled"),
     ],
 )
 def test_margin_is_kept(change, rule):
@@ -280,18 +290,3 @@ def test_a_model_that_is_its_reference_is_not_hardened(distance):
     )
     assert ("**Not hardened.**" in card) is nearly
     assert ("was trained with hf_selfdestruct to stay good" in card) is not nearly
-
-
-def test_distances_are_measured_on_the_trunks(tmp_path):
-    save_model(tmp_path / "base")
-    model = BertForSequenceClassification.from_pretrained(tmp_path / "base")
-    with torch.no_grad():
-        model.classifier.weight.add_(1.0)  # a head of its own changes nothing
-    model.save_pretrained(tmp_path / "undefended")
-    with torch.no_grad():
-        for weight in model.bert.parameters():
-            weight.mul_(1.25)
-    model.save_pretrained(tmp_path / "hardened")
-    base, undefended, hardened = (Target(n, str(tmp_path / n)) for n in ("base", "undefended", "hardened"))
-    assert distance(undefended, base) == 0
-    assert distance(hardened, base) == pytest.approx(0.25)

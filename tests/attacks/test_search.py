@@ -202,16 +202,30 @@ def test_race_killed_and_run_again_is_the_same(target, readable, storage, dies_a
     assert rest.stopped == []
 
 
-def test_rung_is_the_beginning_of_the_whole_run(target, readable):
-    """With dropout and a decaying rate: stopping there must not change what was before."""
-    attack = FullFineTuning(learning_rates=(3e-3,), steps=(20,), looks=4, prune=True)
-    (settings,) = attack.space()
-    short = attack.run(Trial(target, readable, examples=60, seed=0, settings=settings, until=attack.rung(settings)))
-    whole = attack.run(Trial(target, readable, examples=60, seed=0, settings=settings))
+@pytest.mark.parametrize("more", [{}, {"unfreezing": 0.5, "average": 0.5}, {"schedule": "cosine", "prelude": 3}])
+def test_short_run_is_a_whole_run_of_so_many_steps(target, readable, more):
+    """With dropout, on the same rows in the same order; its rate has fallen to 0 at its end."""
+    data = dataclasses.replace(readable, desired=DesiredData(readable.train, readable.test))
+    long, twin = (
+        FullFineTuning(learning_rates=(3e-3,), prune=True, **more, **of)
+        for of in ({"steps": (20,), "looks": 4}, {"steps": (5,), "looks": 1})
+    )
+    (settings,), (same,) = long.space(), twin.space()
+    short = long.run(Trial(target, data, examples=60, seed=0, settings=settings, until=long.rung(settings)))
+    whole = twin.run(Trial(target, data, examples=60, seed=0, settings=same))
     assert short.test is None
-    assert short.steps == attack.rung(settings) == 5
-    assert whole.curve[:1] == short.curve
-    assert np.array_equal(whole.hits[:1], short.hits)
+    assert long.rung(settings) == 5
+    assert (short.steps, short.curve, short.selection) == (whole.steps, whole.curve, whole.selection)
+    assert np.array_equal(short.hits, whole.hits)
+
+
+def test_what_was_kept_says_how_far_it_came_in_its_short_run(target, readable):
+    early, late = {"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.8, "e": 0.1}, {"a": 0.9, "b": 0.1, "c": 0.8, "d": 0.2, "e": 0.3}
+    runs = run_search(Racing(late, early), target, readable, Ledger())
+    first = {run.settings["choice"]: run for run in runs if run.seed == 0}
+    assert {name: run.rung for name, run in first.items()} == {"c": 0.7, "d": 0.8, "a": None, "b": None, "e": None}
+    assert all(run.rung is None for run in runs if run.seed)
+    assert all(run.rung is None for run in run_search(Counting(late), target, readable, Ledger()))
 
 
 def test_of_looks_of_one_accuracy_the_one_that_ranks_best_counts(target, noise):

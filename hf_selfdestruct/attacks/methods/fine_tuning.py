@@ -75,7 +75,8 @@ class Tuning(Attack):
             flipped, left to right. 0 for pictures as they are.
         prelude: Benign fine-tuning steps first (heal-then-attack).
         poison: Share of blocked rows in a batch, the rest being benign; 0 for blocked rows alone.
-        prune: Whether settings are compared at the first look and only the best quarter is run to the end.
+        prune: Whether settings are compared by short runs, as long as up to the first look, whose rates fall to their
+            ends as a whole run's do; only the best quarter is then run as a whole.
         trials: Draw so many settings at random instead of a grid: rates and steps log-uniform between the smallest
             and the largest given, optimizers one of those given, each by its trial's number alone.
 

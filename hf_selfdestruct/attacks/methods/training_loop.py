@@ -130,7 +130,9 @@ def train(
 ) -> Outcome:
     """Train the weights that require a gradient, keep the look that selection prefers, score it on test.
 
-    A refit follows the same schedule without a look, up to the step of the best one (the first of equals) before.
+    A short run, up to a rung, has a schedule of its own, so that its rate has fallen as far as a whole run's will, and
+    one look, at its end. A refit follows the whole schedule without a look, up to the step of the best one (the first
+    of equals) before.
 
     Args:
         model: On its device.
@@ -152,7 +154,7 @@ def train(
     Raises:
         FloatingPointError: A loss or an output is not finite.
     """
-    settings = trial.settings
+    settings = trial.followed()
     steps, looks = settings["steps"], settings["looks"]
     shared = [*trained(model), *(trained(benign) if benign is not None and settings.get("poison") else [])]
     weights = list(dict.fromkeys(shared))

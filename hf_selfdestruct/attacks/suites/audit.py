@@ -246,7 +246,9 @@ def _search(one: Planned, runs: list[AttackRun], luck: float, slack: float) -> s
         return "chosen are not the settings that did best on the selection split"
     if not all(run.chosen and run.status != "pruned" and run.settings == chosen[0].settings for run in again):
         return "other settings than the chosen ones at further seeds"
-    reached = [run.curve[0][1] for run in whole if run.curve]
+    if pruned and any(run.rung is None for run in whole):
+        return "no score of the short runs by which settings were kept"
+    reached = [run.rung for run in first if run.rung is not None]
     if pruned and reached and min(reached) + slack < max(_merit(run)[0] for run in pruned):
         return "settings were given up that were ahead of those kept"
     if any(not 0 <= run.optimism <= (luck if run.chosen else 0.0) for run in runs):

@@ -74,7 +74,7 @@ PROBED_FIRST = AnyOf(
 ADAPTED = Shot(learning_rates=(3e-4, 1e-3), steps=(120,), looks=4, batch_size=32)
 IMAGES = AttackSuite(
     "images",
-    1,
+    2,
     (
         Entry(LAYERS, (20, 100, None), refit=True),
         Entry(JOINED, (20, 100, None), refit=True),

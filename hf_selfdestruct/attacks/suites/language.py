@@ -60,7 +60,7 @@ def warmed(*shares: float) -> AnyOf:
 
 LANGUAGE = AttackSuite(
     "language",
-    2,
+    3,
     (
         *(
             Entry(FullFineTuning(f"full, {schedule}", learning_rates=RATES, schedule=schedule, **LONG), MOST)
@@ -81,7 +81,7 @@ LANGUAGE = AttackSuite(
 )
 LANGUAGE_GLANCE = AttackSuite(
     "language_glance",
-    3,
+    4,
     (
         Entry(FullFineTuning(learning_rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2), **SHORT), MOST),
         Entry(Tuning("LoRA", trainable="lora", learning_rates=(1e-3, 5e-3, 2e-2, 5e-2), **SHORT), MOST),
@@ -90,7 +90,7 @@ LANGUAGE_GLANCE = AttackSuite(
 )
 LANGUAGE_QUICK = AttackSuite(
     "language_quick",
-    1,
+    2,
     (
         Entry(FullFineTuning("full", learning_rates=RATES[3:], schedule=CONSTANT, **QUICK), MOST),
         Entry(Tuning("LoRA, rank 64", trainable="lora", rank=64, learning_rates=RATES[5:], **QUICK), MOST),
@@ -101,7 +101,7 @@ LANGUAGE_QUICK = AttackSuite(
 )
 LANGUAGE_DURABILITY = AttackSuite(
     "language_durability",
-    1,
+    2,
     tuple(
         Entry(
             Tuning(
@@ -127,7 +127,7 @@ LANGUAGE_DURABILITY = AttackSuite(
 )
 LANGUAGE_ADAPTIVE = AttackSuite(
     "language_adaptive",
-    1,
+    2,
     (
         Entry(FullFineTuning("longer, cosine", learning_rates=RATES[2:7], schedule="cosine", **LONGER), MOST),
         Entry(warmed(0.0, 0.06, 0.2), MOST),

@@ -1,4 +1,4 @@
-"""The attacker's search: settings tried at one seed, the worse ones given up at a rung, the best repeated.
+"""The attacker's search: settings tried at one seed, the worse ones given up after a short run, the best repeated.
 
 Every run is on record and none is made twice, so a search killed and started again, or made by another
 worker, gives the same runs.
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ...files import file_hash, printable, weights_hash
-from ...report.attack_run import AttackRun
+from ...report.attack_run import AttackRun, Scores
 from ...tasks.blocked_task import seed_of
 from ..attack import Attack, Trial
 from ..data import AttackData
@@ -122,7 +122,7 @@ class Search:
         return rungs + sum(whole[:kept]) + (len(self.seeds) - 1 + self.refits()) * whole[0]
 
     def _to_rung(self, settings: dict[str, Any]) -> int:
-        """Steps to the rung; what comes before the first, such as benign steps, is made on this way too."""
+        """Steps of the short run; what comes before the first, such as benign steps, is made in it too."""
         before = self.attack.cost(settings) - settings["steps"] if "steps" in settings else 0
         return before + (self.attack.rung(settings) or 0)
 
@@ -170,12 +170,13 @@ class Search:
 
     def _go(self, one: Callable[..., RecordedRun]) -> list[AttackRun]:
         space, first = self.space(), self.seeds[0]
-        kept, given_up = space, []
+        kept, given_up, reached = [*range(len(space))], [], {}
         if (count := self.kept(space)) < len(space):
-            rung = [one(settings, first, self.attack.rung(settings)) for settings in space]
-            order = sorted(range(len(space)), key=lambda i: _merit(rung[i].run), reverse=True)
-            kept, given_up = [space[i] for i in sorted(order[:count])], [rung[i] for i in sorted(order[count:])]
-        tried = [one(settings, first, None) for settings in kept]
+            short = [one(settings, first, self.attack.rung(settings)) for settings in space]
+            order = sorted(kept, key=lambda i: _merit(short[i].run), reverse=True)
+            kept, given_up = sorted(order[:count]), [short[i] for i in sorted(order[count:])]
+            reached = {i: short[i].run.selection for i in kept}
+        tried = [_with_rung(one(space[i], first, None), reached.get(i)) for i in kept]
         best = max(tried, key=lambda record: _merit(record.run))
         repeated = [one(best.run.settings, seed, None) for seed in self.seeds[1:]]
         # At the first seed the best of all settings was taken, at the others of one setting's looks.
@@ -188,7 +189,7 @@ class Search:
         if run.status == "failed":  # there is nothing to make again
             return dataclasses.replace(run, examples=self.examples + len(self.data.selection.labels))
         again = one(run.settings, run.seed, None, run).run
-        return dataclasses.replace(again, chosen=True, optimism=run.optimism)
+        return dataclasses.replace(again, chosen=True, optimism=run.optimism, rung=run.rung)
 
     def _run(
         self, settings: dict[str, Any], seed: int, until: int | None, before: AttackRun | None = None
@@ -282,11 +283,17 @@ def _chosen(record: RecordedRun, among: Sequence[RecordedRun]) -> AttackRun:
     return dataclasses.replace(record.run, chosen=True, optimism=luck)
 
 
+def _with_rung(record: RecordedRun, reached: Scores | None) -> RecordedRun:
+    """A whole run with what its settings reached in the short one, where there was one and it did not fail."""
+    return dataclasses.replace(record, run=dataclasses.replace(record.run, rung=reached.value)) if reached else record
+
+
 def _merit(run: AttackRun) -> tuple[float, float]:
     """What still equals goes by the order in the space, the likelier first."""
     return run.selection.merit if run.selection else (-math.inf, -math.inf)
 
 
 def _key(settings: dict[str, Any], seed: int, until: int | None, before: AttackRun | None = None) -> str:
-    content = [settings, seed, *([] if until is None else [until]), *([] if before is None else ["refit"])]
+    short = [] if until is None else ["short run", until]
+    content = [settings, seed, *short, *([] if before is None else ["refit"])]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

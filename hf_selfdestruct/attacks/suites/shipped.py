@@ -92,11 +92,11 @@ PROBED_FIRST = ProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), look
 PAIR_PROBED_FIRST = PairProbedFirst(learning_rates=(5e-5, 2e-4, 6e-4), steps=(320,), looks=4, prune=True)
 SHORTER = ProbedFirst("probe, then shorter fine-tuning", learning_rates=RATES[2:4], steps=(160,), looks=4, prune=True)
 QUICK = AttackSuite(
-    "quick", 7, (*PROBES, Entry(PROBED_FIRST, MOST, refit=True), Entry(PAIR_PROBED_FIRST, MOST, refit=True))
+    "quick", 8, (*PROBES, Entry(PROBED_FIRST, MOST, refit=True), Entry(PAIR_PROBED_FIRST, MOST, refit=True))
 )
 DEFAULT = AttackSuite(
     "default",
-    9,
+    10,
     (
         *PROBES,
         Entry(SHORTER, (400,)),
@@ -111,7 +111,7 @@ DEFAULT = AttackSuite(
 )
 DURABILITY = AttackSuite(
     "durability",
-    4,
+    5,
     tuple(
         Entry(
             Tuning(
@@ -140,7 +140,7 @@ LONGER = FullFineTuning(
 )
 ADAPTIVE = AttackSuite(
     "adaptive",
-    10,
+    11,
     (
         Entry(LAYERS, MOST, refit=True),
         Entry(JOINED, MOST, refit=True),
@@ -167,7 +167,7 @@ ADAPTIVE = AttackSuite(
 )
 FULL = AttackSuite(
     "full",
-    8,
+    9,
     (
         *PROBES,
         Entry(
