@@ -11,92 +11,20 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from scipy.stats import beta
 
 from ..tasks.blocked_task import seed_of
 from .optimizer import InnerOptimizer
 from .optimizers import Adam
+from .ranges import BetaShare, Range, Schedule
 
 TRAINABLE = re.compile(r"all|head|lora|last_[1-9][0-9]*")
 HEADS = ("learned", "random", "keep", "probe")
 PAIRS = ("joined", "apart")
 READS = ("last", "all_layers")
 BATCH_NORMS = ("batch", "stored")
+SCHEDULES = ("constant", "linear")
+KNOWN = {"head": HEADS, "pairs": PAIRS, "reads": READS, "batch_norm": BATCH_NORMS, "schedule": SCHEDULES}
 FEWEST = 8  # rows over which features are standardised
-
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers from ``low`` to ``high``, drawn log-uniformly; whole numbers where both ends are.
-
-    Raises:
-        ValueError: Not ``0 < low <= high``.
-    """
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        """Check the ends."""
-        if not 0 < self.low <= self.high < math.inf:
-            raise ValueError(f"a Range needs 0 < low <= high; got {self.low}, {self.high}.")
-
-    def draw(self, share: float) -> float:
-        """The number below which ``share`` of all draws lie."""
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
-        margin = 0.5 if whole else 0.0  # rounding would else give the ends half their share
-        low, high = math.log(self.low - margin), math.log(self.high + margin)
-        found = math.exp(low + share * (high - low))
-        return min(max(round(found) if whole else found, self.low), self.high)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A whole number that grows by 1 every ``every`` outer steps, from ``first`` to ``last``.
-
-    The reference code of MLAC lets K grow so, every 100 steps.
-
-    Raises:
-        ValueError: Not ``0 <= first <= last``, or ``every`` below 1.
-    """
-
-    first: int
-    last: int
-    every: int = 100
-
-    def __post_init__(self) -> None:
-        """Check the ends."""
-        if not 0 <= self.first <= self.last or self.every < 1:
-            raise ValueError(
-                f"a Schedule needs 0 <= first <= last and every >= 1; got {self.first}, {self.last}, {self.every}."
-            )
-
-    def at(self, outer_step: int) -> int:
-        """The number at an outer step, counted from 0."""
-        return min(self.first + outer_step // self.every, self.last)
-
-
-@dataclass(frozen=True)
-class BetaShare:
-    """A share of an adversary's steps, drawn from the distribution Beta(a, b).
-
-    TAR's adversaries that begin with benign rows do so for a share of Beta(6, 3), two thirds in the mean.
-
-    Raises:
-        ValueError: ``a`` or ``b`` is not positive.
-    """
-
-    a: float
-    b: float
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        if not (0 < self.a < math.inf and 0 < self.b < math.inf):
-            raise ValueError(f"a BetaShare needs two positive numbers; got {self.a}, {self.b}.")
-
-    def of(self, steps: int, share: float) -> int:
-        """Of so many steps, the number below which ``share`` of all draws lie; at least one step is left."""
-        return max(0, min(int(beta.ppf(share, self.a, self.b) * steps), steps - 1))
 
 
 @dataclass(frozen=True)
@@ -116,6 +44,7 @@ class FineTuning:
     pairs: str = "joined"
     reads: str = "last"
     batch_norm: str = "batch"
+    schedule: str = "constant"
 
     def config(self) -> dict[str, Any]:
         """The fine-tuning as plain values."""
@@ -154,6 +83,8 @@ class Adversary:
         batch_norm: By which statistics batch normalisation works in the inner steps and where they are measured: of the
             ``"batch"``, as in ``model.train()``, or the ``"stored"`` ones. Neither updates the stored ones. A model
             that is hardened against stored ones alone may hide behind them from its adversary, and not from attackers.
+        schedule: Of the rate over the life of an adversary in a pool: ``"constant"``, or ``"linear"`` from the rate
+            that was drawn down to 0 at its end, as attackers' rates fall.
         weight: Relative chance of being drawn, among several adversaries.
 
     Raises:
@@ -178,6 +109,7 @@ class Adversary:
     pairs: str | tuple[str, ...] = "joined"
     reads: str | tuple[str, ...] = "last"
     batch_norm: str | tuple[str, ...] = "batch"
+    schedule: str | tuple[str, ...] = "constant"
     weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -193,7 +125,7 @@ class Adversary:
         for value in (*self.options("learning_rate"), self.weight):
             if not (isinstance(value, int | float) and 0 < value < math.inf):
                 raise ValueError(f"learning_rate and weight must be positive numbers; got {value!r}.")
-        for name, known in (("head", HEADS), ("pairs", PAIRS), ("reads", READS), ("batch_norm", BATCH_NORMS)):
+        for name, known in KNOWN.items():
             if other := [value for value in self.options(name) if value not in known]:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {other[0]!r}.")
         if self.options("pairs") != ("joined",) and (other := [v for v in self.options("head") if v != "random"]):
@@ -216,6 +148,10 @@ class Adversary:
             )
         if self.learns_rate and not isinstance(self.learning_rate, int | float):
             raise ValueError(f"a learned rate starts from one number; got learning_rate={self.learning_rate!r}.")
+        if self.learns_rate and self.options("schedule") != ("constant",):
+            raise ValueError(
+                f"a learned rate has no schedule: set learns_rate=False, or schedule='constant'; got {self.schedule!r}."
+            )
 
     def _check_reader(self) -> None:
         """Refuse what a head on all layers cannot be, or be trained on."""
@@ -241,8 +177,15 @@ class Adversary:
             return value.first, value.last
         return value if isinstance(value, tuple) else (value,)
 
-    def draw(self, outer_step: int, *key: Any, healed: bool = False) -> FineTuning:
-        """One fine-tuning, drawn from ``key``; an adversary that has ``healed`` makes no benign steps any more."""
+    def draw(self, outer_step: int, *key: Any, healed: bool = False, lived: float = 0.0) -> FineTuning:
+        """One fine-tuning, drawn from ``key``.
+
+        Args:
+            outer_step: Number of the outer step, from 0.
+            key: What draws depend on.
+            healed: Whether the adversary has made its benign steps; it makes no more.
+            lived: Share of its life, in [0, 1), that an adversary of a pool has behind it.
+        """
         found: dict[str, Any] = {}
         for item in dataclasses.fields(FineTuning):
             value = getattr(self, item.name)
@@ -258,6 +201,8 @@ class Adversary:
         elif isinstance(found["prelude"], BetaShare):
             found["prelude"] = found["prelude"].of(found["steps"], _share("benign", *key))
             found["steps"] -= found["prelude"]
+        if found["schedule"] == "linear":
+            found["learning_rate"] *= 1 - lived
         return FineTuning(**found)
 
     def config(self) -> dict[str, Any]:

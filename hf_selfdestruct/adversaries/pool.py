@@ -87,6 +87,10 @@ class AdversaryPool:
         first = -(-self.horizon * (member.number % self.size + 1) // self.size)
         return self.horizon if member.life else first
 
+    def lived(self, member: Member) -> float:
+        """The share of its life that a member has behind it, in [0, 1)."""
+        return member.age / self.last_age(member)
+
     def bin(self, age: int) -> int:
         """The upper end of the bin of ages that the log names a reading by; 0 contains age 0 alone."""
         return min(-(-BINS * age // self.horizon), BINS) * self.horizon // BINS

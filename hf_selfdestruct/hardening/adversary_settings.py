@@ -9,9 +9,17 @@ from dataclasses import dataclass
 from reprlib import repr as short
 from typing import Any
 
-from ..adversaries.adversary import BATCH_NORMS, HEADS, PAIRS, READS, Adversary, BetaShare, Range, Schedule
+from ..adversaries.adversary import (
+    BATCH_NORMS,
+    HEADS,
+    PAIRS,
+    READS,
+    SCHEDULES,
+    Adversary,
+)
 from ..adversaries.optimizers import INNER_OPTIMIZERS
 from ..adversaries.pool import PRECISIONS, STORAGES, AdversaryPool
+from ..adversaries.ranges import BetaShare, Range, Schedule
 from .fields import check_choice, check_count, option
 
 SCOPES = ("local", "global")
@@ -48,6 +56,7 @@ class AdversarySettings:
     pairs: Any = option("joined", "How rows of two texts are read.", PAIRS)
     reads: Any = option("last", "Layers that the adversary's head reads.", READS)
     batch_norm: Any = option("batch", "Statistics of batch normalisation in the inner steps.", BATCH_NORMS)
+    schedule: Any = option("constant", "Schedule of the rate over the life of an adversary in a pool.", SCHEDULES)
     pool: int = option(0, "Number of adversaries that continue over outer steps; 0: no pool.")
     horizon: int = option(200, "Number of blocked steps after which an adversary of the pool is reset.")
     pool_storage: str = option("device", "Where the pool stores its adversaries; disk: in TMPDIR.", STORAGES)

@@ -207,6 +207,12 @@ def check_pool(config: HardeningConfig, adversaries: Sequence[Adversary]) -> Non
             "an adversary of a pool continues by inner steps, and one here makes none (steps=0): set inner_steps=4, or "
             "adversary={'pool': 0}."
         )
+    falling = any("linear" in adversary.options("schedule") for adversary in adversaries)
+    if config.blocking_weight and falling and not config.adversary_settings.pool:
+        raise ValueError(
+            "adversary={'schedule': 'linear'} is of the life of an adversary in a pool: set adversary={'pool': 1}, or "
+            "schedule='constant'."
+        )
 
 
 def check_processes(

@@ -15,6 +15,7 @@ NEW = (
     "pairs",
     "reads",
     "batch_norm",
+    "schedule",
     "pool",
     "horizon",
     "pool_storage",

@@ -122,11 +122,11 @@ class Simulator:
         life = ("pool", self.config.seed, member.number, member.life) if member else key
         generator = torch.Generator().manual_seed(seed_of("task", *life))
         task = self.tasks[int(torch.multinomial(torch.tensor([t.weight for t in self.tasks]), 1, generator=generator))]
-        chances = torch.tensor([a.weight for a in self.adversaries])
-        number = int(torch.multinomial(chances, 1, generator=generator))
+        number = int(torch.multinomial(torch.tensor([a.weight for a in self.adversaries]), 1, generator=generator))
         key, life = (task.name, *key), (task.name, *life)
         healed = member is not None and bool(member.taken)  # an attacker heals once
-        fine_tuning = self.adversaries[number].draw(global_step, *life, healed=healed)
+        lived = self.members.settings.lived(member) if self.members and member else 0.0
+        fine_tuning = self.adversaries[number].draw(global_step, *life, healed=healed, lived=lived)
         if fine_tuning.learns_rate:
             fine_tuning = replace(fine_tuning, learning_rate=self.learned[task.name, number].learning_rate)
         if unlearns:

@@ -107,7 +107,7 @@ class TaskConfig:
         name: Name of the task, for the report: letters, digits, ``_`` and ``-``.
         label_column: Column with the task's label; none with ``data.kind: text``.
         weight: Relative probability of drawing this task in a training step.
-        path: Hub id or folder of the task's own data set; by default the task's labels are in the rows of ``data``.
+        path: Hub id or folder of its own data set; by default, that of ``data``.
         subset: Subset (configuration) of ``path``, as ``data.name``.
         revision: Branch, tag or commit of ``path``.
         text_column: Column of ``path`` with the text; by default as in ``data``.

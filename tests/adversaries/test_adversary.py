@@ -13,8 +13,9 @@ import torch
 from peft import LoraConfig
 from scipy.stats import ks_2samp
 
-from hf_selfdestruct.adversaries.adversary import Adversary, BetaShare, FineTuning, Range, Schedule
+from hf_selfdestruct.adversaries.adversary import Adversary, FineTuning
 from hf_selfdestruct.adversaries.optimizers import SGD, Adam, AdamW
+from hf_selfdestruct.adversaries.ranges import BetaShare, Range, Schedule
 
 WIDE = Adversary(
     optimizer=(SGD(momentum=0.9), AdamW()),
@@ -208,7 +209,7 @@ def test_config_is_plain_and_complete() -> None:
     adversary = dataclasses.replace(WIDE, weight=2.0, steps=Schedule(1, 4))
     found = adversary.config()
     assert json.loads(json.dumps(found)) == found
-    unchanged = {"learns_rate", "prelude", "pairs", "reads", "batch_norm"}
+    unchanged = {"learns_rate", "prelude", "pairs", "reads", "batch_norm", "schedule"}
     assert {*found} == {item.name for item in dataclasses.fields(adversary)} - unchanged
     assert found["optimizer"][0] == "SGD(weight_decay=0.0, momentum=0.9, nesterov=False)"
     assert found["learning_rate"] == "Range(low=1e-05, high=0.01)"
@@ -233,6 +234,7 @@ def test_whatever_is_changed_shows(item) -> None:
         "pairs": "apart",
         "reads": "all_layers",
         "batch_norm": "stored",
+        "schedule": "linear",
     }
     usual = Adversary(head="random")
     assert dataclasses.replace(usual, **{item.name: changed[item.name]}).config() != usual.config()

@@ -10,8 +10,9 @@ import torch
 from peft import LoraConfig
 from simulation_parts import on_whole_tables
 
-from hf_selfdestruct.adversaries.adversary import Adversary, Range, Schedule
+from hf_selfdestruct.adversaries.adversary import Adversary
 from hf_selfdestruct.adversaries.optimizers import SGD, Adam, AdamW
+from hf_selfdestruct.adversaries.ranges import Range, Schedule
 from hf_selfdestruct.hardening.draw import Draw
 from hf_selfdestruct.hardening.episode_builder import EpisodeBuilder
 from hf_selfdestruct.losses.blocking import RepresentationProbe, UniformKL

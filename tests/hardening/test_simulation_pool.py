@@ -10,8 +10,9 @@ import pytest
 import torch
 from simulation_parts import on_whole_tables
 
-from hf_selfdestruct.adversaries.adversary import Adversary, Range
+from hf_selfdestruct.adversaries.adversary import Adversary
 from hf_selfdestruct.adversaries.optimizers import SGD, Adam
+from hf_selfdestruct.adversaries.ranges import Range
 from hf_selfdestruct.models.stateless import OWN
 
 ALONE = {"pool": 1, "horizon": 1000}
@@ -30,16 +31,22 @@ def stretch(trainer, step: int):
 
 
 @pytest.mark.parametrize(
-    ("mode", "head", "trainable"),
-    [("first_order", "random", "all"), ("exact", "learned", "all"), ("unrolled", "random", "lora")],
+    ("mode", "head", "trainable", "schedule"),
+    [
+        ("first_order", "random", "all", "constant"),
+        ("first_order", "random", "all", "linear"),
+        ("exact", "learned", "all", "constant"),
+        ("unrolled", "random", "lora", "linear"),
+    ],
 )
 def test_an_adversary_alone_is_torchs_adam_in_one_long_loop(
-    make_trainer, tiny_model, tmp_path, mode, head, trainable
+    make_trainer, tiny_model, tmp_path, mode, head, trainable, schedule
 ) -> None:
     """Three stretches of K = 2, the published weights moved between them, and a loop of six steps that moves too."""
-    adversary = Adversary(Adam(), 0.01, steps=2, batch_size=3, head=head, trainable=trainable)
+    adversary = Adversary(Adam(), 0.01, steps=2, batch_size=3, head=head, trainable=trainable, schedule=schedule)
+    pool = {"pool": 1, "horizon": 8}
     trainer = make_trainer(
-        tmp_path, model=tiny_model().double(), meta_gradient=mode, adversaries=[adversary], adversary=ALONE
+        tmp_path, model=tiny_model().double(), meta_gradient=mode, adversaries=[adversary], adversary=pool
     )
     on_whole_tables(trainer)
     generator = torch.Generator().manual_seed(3)
@@ -51,6 +58,8 @@ def test_an_adversary_alone_is_torchs_adam_in_one_long_loop(
             start = {**episode.published, **episode.own}
             weights = {n: w.detach().clone().requires_grad_() for n, w in start.items()}
             optimizer = torch.optim.Adam([weights[n] for n in episode.moving], lr=0.01, eps=1e-6)
+        if schedule == "linear":
+            optimizer.param_groups[0]["lr"] = 0.01 * (1 - draw.age / 8)
         for loss in episode.inner_losses:
             optimizer.zero_grad()
             loss(weights).backward()
@@ -201,6 +210,8 @@ def test_the_learned_head_is_learned_where_lives_begin(make_trainer, tmp_path) -
 def test_a_pool_that_cannot_continue_is_refused(make_trainer, tmp_path) -> None:
     with pytest.raises(ValueError, match="one here makes none"):
         make_trainer(tmp_path, method="ac", inner_steps=None, adversary={"pool": 2})
+    with pytest.raises(ValueError, match=r"is of the life of an adversary in a pool: set adversary=\{'pool': 1\}"):
+        make_trainer(tmp_path, adversary={"schedule": ["constant", "linear"], "learns_rate": False})
     trainer, other = make_trainer(tmp_path), make_trainer(tmp_path, adversary={"pool": 2})
     for one, state in ((trainer, other.objective.state_dict()), (other, trainer.objective.state_dict())):
         with pytest.raises(ValueError, match="pool of adversaries, unlike this run; resume with"):

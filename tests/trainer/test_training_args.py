@@ -272,6 +272,8 @@ def test_drawn_and_learned_rates_exclude_each_other() -> None:
     assert HardeningConfig(method="mlac", adversary=drawn).adversary_settings.learns_rate is False
     learned = HardeningConfig(method="mlac_fast", adversary={"learns_rate": True}).adversary_settings
     assert (learned.learns_rate, learned.learning_rate) == (True, 1e-4)  # where the preset's range starts
+    with pytest.raises(ValueError, match="adversary: a learned rate has no schedule: set learns_rate=False, or"):
+        HardeningConfig(method="mlac", adversary={"schedule": "linear"})
     with pytest.raises(ValueError, match="adversary: a learned rate starts from one number"):
         HardeningConfig(adversary={**drawn, "learns_rate": True})
 
