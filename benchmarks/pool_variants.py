@@ -141,6 +141,8 @@ VARIANTS = {  # the most important first
     "digits: pool of 8": _digits(POOL),
     "digits: pool of 1": _digits(_pool(pool=1)),
     "digits: pool of 8, rates 1e-3 to 1e-2": _digits(_pool(learning_rate=HIGH)),
+    "digits: pool of 8, rates that fall to 0": _digits(_pool(schedule="linear")),
+    "digits: pool of 8, rates 1e-3 to 1e-2 that fall to 0": _digits(_pool(learning_rate=HIGH, schedule="linear")),
     "digits: reset, K = 4, in turn": _digits(RESET, in_turn=True, steps=2000),
     "digits: pool of 8, in turn": _digits(POOL, in_turn=True, steps=2000),
     "digits: relearned from random weights": _digits(start="scratch", **UNBLOCKED),

@@ -20,7 +20,6 @@ import torch
 from hf_selfdestruct.attacks import FullFineTuning, Target
 from hf_selfdestruct.attacks.attack import Trial
 from hf_selfdestruct.attacks.data import AttackData
-from hf_selfdestruct.attacks.suites.search import KEPT
 from hf_selfdestruct.jobs.config import load_config
 from hf_selfdestruct.jobs.job import attacker_collate, blocked_tasks
 from hf_selfdestruct.jobs.processors import processor_of
@@ -84,12 +83,13 @@ def page() -> str:
     for line in lines():
         groups.setdefault(tuple(line[name] for name in SAME), []).append(line)
     rows = [row for key, group in groups.items() for row in compared(key, [one for one in group if "short" in one])]
-    titles = "| model | task | examples | all run as wholes | given up after | by the look | by a short run |"
+    by = "by the look: one | two | by a short run: one | two"
+    titles = f"| model | task | examples | all run as wholes | given up after | {by} |"
     return f"""# Short runs
 
 Full fine-tuning at one seed. "All run as wholes": the rate that does best on the selection rows, and its score on the
-development rows. Then the same where only the best quarter of the rates, rounded up, is run as a whole: by the score of
-a look at the whole run after so many steps, or by that of a run of so many steps whose rate falls to 0 at its end.
+development rows. Then the same where only the best of them, or the best two, are run as wholes: by the score of a
+look at the whole run after so many steps, or by that of a run of so many steps whose rate falls to 0 at its end.
 `python benchmarks/short_runs.py` (the ledger `short_runs.jsonl` names each model and rate).
 
 {titles}
@@ -104,14 +104,14 @@ def compared(key: tuple[Any, ...], group: list[Line]) -> list[str]:
     best = max(group, key=lambda one: one["selection"])
     rows = []
     for rung in group[0]["short"]:
-        by = [_shown(_chosen(group, kind, rung)) for kind in ("looks", "short")]
+        by = [_shown(_chosen(group, kind, rung, most)) for kind in ("looks", "short") for most in (1, 2)]
         rows.append(f"| {model} | {task} | {examples} | {_shown(best)} | {rung} of {steps} | {' | '.join(by)} |")
     return rows
 
 
-def _chosen(group: list[Line], kind: str, rung: str) -> Line:
+def _chosen(group: list[Line], kind: str, rung: str, most: int) -> Line:
     order = sorted(group, key=lambda one: one[kind][rung], reverse=True)
-    return max(order[: math.ceil(len(group) * KEPT)], key=lambda one: one["selection"])
+    return max(order[:most], key=lambda one: one["selection"])
 
 
 def _shown(one: Line) -> str:

@@ -30,6 +30,7 @@ PAGES = {
     "evidence/memory": "benchmarks/memory_model.md",
     "evidence/precision": "benchmarks/precision.md",
     "evidence/reduction": "benchmarks/reduction.md",
+    "evidence/short-runs": "benchmarks/short_runs.md",
     "evidence/weak-scaling": "benchmarks/weak_scaling.md",
     "evidence/long-run": "benchmarks/long_run.md",
     "evidence/faults": "benchmarks/faults.md",

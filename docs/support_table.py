@@ -48,7 +48,7 @@ TRAINERS = {
     "a `compute_loss` of your own, before or behind ours": "trainer/test_trainer_subclasses.py",
     "`trl.SFTTrainer`, by the mixin": "trainer/test_trl.py",
     "no Trainer: a loop of your own": "hardening/test_objective.py",
-    "a U-Net of diffusers, in a loop of your own": "models/test_denoiser.py",
+    "a U-Net of diffusers, by the Trainer or in a loop of your own": "models/test_denoiser.py",
     "a `SentenceTransformer`'s encoder": "trainer/test_sentence_encoder.py",
     "an optimizer of your own": "trainer/test_given_optimizer.py",
     "a LoRA adapter to train alone": "trainer/test_adapter.py",

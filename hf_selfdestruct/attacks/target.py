@@ -209,9 +209,9 @@ def refuse_adapter(folder: str) -> None:
         )
 
 
-def distance(one: Target, other: Target) -> float:
-    """Norm of the difference of two trunks' weights, relative to the norm of the other's."""
-    own, others = (target.load(2, 0).base_model.state_dict() for target in (one, other))
+def distance(one: Target, other: Target, *, auto: Any = None) -> float:
+    """Norm of the difference of two trunks' weights, relative to the norm of the other's; ``auto`` as in ``load``."""
+    own, others = (target.load(2, 0, auto=auto).base_model.state_dict() for target in (one, other))
     shared = [name for name in own if name in others and own[name].shape == others[name].shape]
     apart, norm = (
         sum(float(part.double().square().sum()) for part in parts) ** 0.5

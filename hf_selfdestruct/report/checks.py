@@ -46,7 +46,7 @@ def _check_count(found: Sized, most: int, where: str, what: str) -> None:
 
 
 def _check_task(facts: TaskFacts, where: str) -> None:
-    low, high = (-math.inf, 0) if facts.has_tokens else (0, 1)
+    low, high = (0, 1) if facts.has_classes else (-math.inf, 0 if facts.has_tokens else math.inf)
     if not low < facts.majority <= high and facts.majority != low:
         raise ValueError(f"{where}.majority must be in [{low}, {high}], got {facts.majority}.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,23}", facts.score):

@@ -8,6 +8,7 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel
 
 from ..adversaries.adversary import Adversary
 from ..tasks.rows import LABELS
@@ -92,7 +93,8 @@ def _seconds_of_a_pass(trainer: HardeningTrainer) -> float | None:
     Not measured where processes would wait for each other.
     """
     task, model = trainer.blocked_tasks[0], trainer.plain_model()
-    weights = [p for p in model.base_model.parameters() if p.requires_grad]
+    trunk = model.base_model if isinstance(model.base_model, PreTrainedModel) else model  # a U-Net takes other inputs
+    weights = [p for p in trunk.parameters() if p.requires_grad]
     if trainer.args.world_size > 1 or not weights:
         return None
     rows = task.adversary_rows()[: trainer.args.per_device_train_batch_size].tolist()
@@ -104,7 +106,7 @@ def _seconds_of_a_pass(trainer: HardeningTrainer) -> float | None:
     for _ in range(2):
         started = time.perf_counter()
         with trainer.accelerator.autocast():
-            answer = model.base_model.eval()(**inputs)[0].sum()
+            answer = trunk.eval()(**inputs)[0].sum()
         torch.autograd.grad(answer, weights, allow_unused=True)
         times.append(time.perf_counter() - started)
     model.train(training)

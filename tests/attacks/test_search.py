@@ -12,7 +12,8 @@ from hf_selfdestruct.attacks.attack import Outcome
 from hf_selfdestruct.attacks.data import DesiredData
 from hf_selfdestruct.attacks.methods.fine_tuning import FullFineTuning
 from hf_selfdestruct.attacks.suites.ledger import Ledger
-from hf_selfdestruct.attacks.suites.search import Search, optimism
+from hf_selfdestruct.attacks.suites.optimism import optimism
+from hf_selfdestruct.attacks.suites.search import Search
 from hf_selfdestruct.report.attack_run import Scores, summarise
 
 
@@ -206,10 +207,8 @@ def test_race_killed_and_run_again_is_the_same(target, readable, storage, dies_a
 def test_short_run_is_a_whole_run_of_so_many_steps(target, readable, more):
     """With dropout, on the same rows in the same order; its rate has fallen to 0 at its end."""
     data = dataclasses.replace(readable, desired=DesiredData(readable.train, readable.test))
-    long, twin = (
-        FullFineTuning(learning_rates=(3e-3,), prune=True, **more, **of)
-        for of in ({"steps": (20,), "looks": 4}, {"steps": (5,), "looks": 1})
-    )
+    long = FullFineTuning(learning_rates=(3e-3,), steps=(20,), looks=4, prune=True, **more)
+    twin = dataclasses.replace(long, steps=(5,), looks=1)
     (settings,), (same,) = long.space(), twin.space()
     short = long.run(Trial(target, data, examples=60, seed=0, settings=settings, until=long.rung(settings)))
     whole = twin.run(Trial(target, data, examples=60, seed=0, settings=same))
@@ -284,7 +283,7 @@ def test_seeds_that_were_not_searched_owe_nothing_to_the_search(target, readable
 
 
 def test_cost_is_the_steps_that_are_made(target, data_of, save_model, monkeypatch, tmp_path):
-    """Benign steps before the first one are made on the way to the rung too."""
+    """Benign steps before the first one are made in a short run too."""
     made = []
     step = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *given: made.append(0) or step(self, *given))
@@ -297,4 +296,4 @@ def test_cost_is_the_steps_that_are_made(target, data_of, save_model, monkeypatc
         made.clear()
         search = Search(attack, target, data, 60, (0, 1), "study")
         search.work(Ledger(), lambda run: None)
-        assert len(made) == search.cost() == 4 * (2 + prelude) + 2 * (8 + prelude)
+        assert len(made) == search.cost() == 4 * (2 + prelude) + 3 * (8 + prelude)

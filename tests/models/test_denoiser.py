@@ -7,11 +7,12 @@ import torch
 
 pytest.importorskip("diffusers", reason="the lowest supported versions of the libraries are too old for diffusers")
 
+from datasets import Dataset
 from diffusers import DDPMPipeline, UNet2DModel
 from toy_diffusion import SCHEDULER, denoising_task, toy_unet
 from transformers import AutoModelForImageToImage, default_data_collator
 
-from hf_selfdestruct import HardeningConfig, HardeningObjective
+from hf_selfdestruct import HardeningConfig, HardeningObjective, SelfDestructTrainer, SelfDestructTrainingArguments
 from hf_selfdestruct.losses import ExplainedNoise
 from hf_selfdestruct.models.denoiser import Denoiser, DenoiserConfig
 
@@ -79,3 +80,28 @@ def test_a_hardened_unet_is_read_by_diffusers_bit_for_bit(tmp_path) -> None:
     for unet in read:
         assert type(unet) is UNet2DModel
         assert torch.equal(unet(PIXELS, STEPS).sample, expected)
+
+
+def test_the_trainer_hardens_it(tmp_path) -> None:
+    """Its desired rows are noised, and their labels are the noise."""
+    denoiser, task = Denoiser.of(toy_unet()), denoising_task()
+    start = {name: weight.clone() for name, weight in denoiser.named_parameters()}
+    rows = default_data_collator(task.features("attack", range(12), ("pixel_values", "timestep", "labels")))
+    desired = Dataset.from_dict({name: values.tolist() for name, values in rows.items()})
+    trainer = SelfDestructTrainer(
+        model=denoiser,
+        args=SelfDestructTrainingArguments(
+            tmp_path, method="pool", inner_steps=2, adversary={"head": "keep", "batch_size": 4}, max_steps=2,
+            learning_rate=1e-2, report_to=[],
+        ),
+        train_dataset=desired,
+        eval_dataset=desired,
+        blocked_tasks=[task],
+        blocking_losses=[ExplainedNoise()],
+    )  # fmt: skip
+    trainer.train()
+    assert [n for n, weight in denoiser.named_parameters() if torch.equal(weight, start[n])] == []
+    assert 0 < trainer.evaluate()["eval_loss"] < 100
+    trainer.save_model(tmp_path / "hardened")
+    loaded = AutoModelForImageToImage.from_pretrained(tmp_path / "hardened")
+    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in denoiser.state_dict().items())

@@ -16,7 +16,7 @@ from transformers import Trainer
 from hf_selfdestruct import BlockedTask, JudgeCallback
 from hf_selfdestruct.attacks import Attack, AttackData, FullFineTuning, HeadOnly, Outcome, Target, Trial
 from hf_selfdestruct.attacks.methods.sibling import Distillation
-from hf_selfdestruct.attacks.suites.search import optimism
+from hf_selfdestruct.attacks.suites.optimism import optimism
 
 CHEAP = HeadOnly(strengths=(0.1,))
 SHORT = FullFineTuning(learning_rates=(1e-3,), steps=(2,), batch_size=8, looks=1)

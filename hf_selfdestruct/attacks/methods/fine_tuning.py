@@ -76,7 +76,7 @@ class Tuning(Attack):
         prelude: Benign fine-tuning steps first (heal-then-attack).
         poison: Share of blocked rows in a batch, the rest being benign; 0 for blocked rows alone.
         prune: Whether settings are compared by short runs, as long as up to the first look, whose rates fall to their
-            ends as a whole run's do; only the best quarter is then run as a whole.
+            ends as a whole run's do; only the best quarter, and two at least, are then run as wholes.
         trials: Draw so many settings at random instead of a grid: rates and steps log-uniform between the smallest
             and the largest given, optimizers one of those given, each by its trial's number alone.
 

@@ -23,7 +23,7 @@ from ..methods.references import AGAIN, RawInput
 from .attack_list import AttackList, available
 from .plan import RECORD, known_attacks
 from .recomputed import score_problems
-from .search import KEPT
+from .search import kept_of
 from .shipped import SUITES
 
 SLACK = 0.02  # in selection accuracy: what the same steps made twice may differ by on a GPU
@@ -69,9 +69,7 @@ class Planned:
 
     def kept(self) -> int:
         """How many settings are run to the end."""
-        space = self.space()
-        pruned = len(space) > 1 and all(self.attack.rung(one) is not None for one in space)
-        return math.ceil(len(space) * KEPT) if pruned else len(space)
+        return kept_of(self.attack, self.space())
 
     def __str__(self) -> str:
         """Where a problem is."""

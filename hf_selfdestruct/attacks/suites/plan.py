@@ -147,7 +147,8 @@ class Job:
         """How far the hardened model is from each of its references with weights."""
         models = {target.role: target for target in self.targets if not target.random}
         hardened = models.pop("hardened", None)
-        return {role: distance(hardened, other) for role, other in models.items()} if hardened else {}
+        auto = self.tasks[0].kind.model_class
+        return {role: distance(hardened, other, auto=auto) for role, other in models.items()} if hardened else {}
 
     def _check_size(self, data: Mapping[str, AttackData]) -> None:
         """A report holds the predictions of every attack, budget, model and seed."""

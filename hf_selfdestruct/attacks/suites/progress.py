@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..data import Split
-from ..methods.batches import inputs_of
+from ..methods.batches import batch_of, epochs
 from ..target import placed
 from .plan import Job
 from .search import Search
@@ -75,12 +75,10 @@ def step_seconds(job: Job) -> float:
     model = placed(job.targets[0].load(data.num_labels, 0, auto=data.kind.model_class)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     times = []
-    for batch in inputs_of(data, data.train, 0, steps=5):
-        rows = next(iter(batch.values()))
-        shape = rows.shape[:1] if data.kind.model_class is None else rows.shape  # a label for each token
-        labels = torch.zeros(shape, dtype=torch.long, device=model.device)
+    for rows in epochs(len(data.train.labels), 16, 5, 0):
+        batch = batch_of(data, data.train.take(rows.tolist()))
         started = time.perf_counter()
-        model(**batch, labels=labels).loss.backward()
+        model(**batch).loss.backward()
         optimizer.step()
         times.append(time.perf_counter() - started)
     return min(times)

@@ -22,18 +22,18 @@ import torch
 
 from ...files import file_hash, printable, weights_hash
 from ...report.attack_run import AttackRun, Scores
-from ...tasks.blocked_task import seed_of
 from ..attack import Attack, Trial
 from ..data import AttackData
 from ..methods.tamper import NotApplicable
 from ..target import Target
 from .ledger import Ledger, RecordedRun
+from .optimism import optimism
 
 # What a model does to an attack; anything else is a mistake in the attack, and is not caught. Nor is a lack of memory:
 # it may be gone next time, and put on record it would leave one model with a smaller search than the others.
 FAILURES = (FloatingPointError, NotApplicable, np.linalg.LinAlgError, torch.linalg.LinAlgError)
-KEPT = 1 / 4  # of the settings, at a rung
-RESAMPLES = 200
+KEPT = 1 / 4  # of the settings, after their short runs
+FEWEST = 2  # short runs mistake neighbours for each other
 MOST_TOLD = 200  # characters of why a run failed
 ROOT = r"(?:[A-Za-z]:|~)?[/\\]"  # of a path of this machine, in quotes or up to what ends a word
 PLACE = rf"(?<=['\"]){ROOT}[^'\"\n]*(?=['\"])|(?<![\w.])(?:[A-Za-z]:|~)?(?:[/\\]+[^\s/\\'\"()<>,;:]+)+[/\\]?"
@@ -101,8 +101,7 @@ class Search:
 
     def kept(self, settings: Sequence[dict[str, Any]]) -> int:
         """How many of the settings are run to the end."""
-        pruned = len(settings) > 1 and all(self.attack.rung(one) is not None for one in settings)
-        return math.ceil(len(settings) * KEPT) if pruned else len(settings)
+        return kept_of(self.attack, settings)
 
     def runs(self) -> int:
         """Number of runs in the report, those that are given up included."""
@@ -229,6 +228,12 @@ class Search:
         return "" if answers is None else self.data.kind.packed(answers)
 
 
+def kept_of(attack: Attack, settings: Sequence[dict[str, Any]]) -> int:
+    """How many of an attack's settings are run to the end: the best quarter, and two at least, or all."""
+    pruned = all(attack.rung(one) is not None for one in settings)
+    return min(len(settings), max(FEWEST, math.ceil(len(settings) * KEPT))) if pruned else len(settings)
+
+
 def short_reason(error: BaseException) -> str:
     """Why a run failed, for a report that is published: one short line, paths of this machine cut to their last part.
 
@@ -245,36 +250,6 @@ def _content(folder: str) -> tuple[str, str]:
     """Hashes of a folder's weights and of its configuration; empty where there are none."""
     config = Path(folder, "config.json")
     return weights_hash(folder), file_hash(config) if config.is_file() else ""
-
-
-def optimism(hits: Sequence[np.ndarray]) -> float:
-    """What the best of many settings owes to having been chosen on the rows it is scored on.
-
-    The bootstrap bias correction of Tsamardinos et al. (2018): rows are drawn with replacement, the best setting on
-    them is scored on the rows left out; how far that stays behind the plain maximum is the optimism.
-
-    Args:
-        hits: Rows labelled right, or what each row adds to the score, one array ``(looks, rows)`` per setting.
-
-    Returns:
-        0 or more; of a share of rows at most 1.
-
-    Example:
-        >>> optimism([np.ones((1, 50), dtype=bool)])
-        0.0
-    """
-    if not hits:
-        return 0.0
-    table = np.concatenate(hits).astype(float)
-    rows = table.shape[1]
-    if len(table) == 1 or rows < 2:
-        return 0.0
-    generator = np.random.default_rng(seed_of("optimism", table.shape))
-    drawn = generator.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES)
-    best = (table @ drawn.T).argmax(axis=0)
-    left_out = drawn == 0
-    estimate = (table[best] * left_out).sum() / left_out.sum()
-    return float(max(0.0, table.mean(axis=1).max() - estimate))
 
 
 def _chosen(record: RecordedRun, among: Sequence[RecordedRun]) -> AttackRun:
