@@ -73,8 +73,9 @@ def test_more_steps_and_looks_weigh_more(target, readable):
     assert weighed() > 2 * 40
     assert weighed(looks=4) > weighed()
     assert weighed(steps=(80,)) - weighed() == 2 * 40
-    pruned = weighed(looks=4, learning_rates=(1e-3, 1e-4), prune=True)
-    assert weighed(looks=4) < pruned < weighed(looks=4, learning_rates=(1e-3, 1e-4))
+    rates = (1e-2, 1e-3, 1e-4, 1e-5)
+    pruned = weighed(looks=4, learning_rates=rates, prune=True)
+    assert weighed(looks=4, learning_rates=rates[:2]) < pruned < weighed(looks=4, learning_rates=rates)
 
 
 def test_times_are_told_in_seconds_or_minutes():
