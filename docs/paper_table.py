@@ -95,7 +95,7 @@ def _attack_classes() -> Iterator[tuple[str, str]]:
 def suites() -> str:
     """Each shipped suite: version, attacks, seeds."""
     rows = []
-    files = ("shipped", "papers", "images", "language")
+    files = ("shipped", "papers", "images", "diffusion", "language")
     known = {name for file in files for name in assigned(parsed(f"hf_selfdestruct/attacks/suites/{file}.py"))}
     for suite in SUITES.values():
         if suite.name.upper() not in known:

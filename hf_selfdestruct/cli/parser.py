@@ -42,8 +42,8 @@ KEY_WIDTH = 23
 
 
 SUITES = (
-    "smoke, small, glance, images, quick, default, mlac, sophon, durability, adaptive or full; for language models "
-    "glance, quick, default, durability or adaptive; by default as configured"
+    "smoke, small, glance, images, diffusion, quick, default, mlac, sophon, durability, adaptive or full; for language "
+    "models glance, quick, default, durability or adaptive; by default as configured"
 )
 
 

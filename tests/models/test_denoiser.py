@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -13,8 +15,11 @@ from toy_diffusion import SCHEDULER, denoising_task, toy_unet
 from transformers import AutoModelForImageToImage, default_data_collator
 
 from hf_selfdestruct import HardeningConfig, HardeningObjective, SelfDestructTrainer, SelfDestructTrainingArguments
+from hf_selfdestruct.attacks import Entry, FullFineTuning
+from hf_selfdestruct.attacks.suites.shipped import SUITES
 from hf_selfdestruct.losses import ExplainedNoise
 from hf_selfdestruct.models.denoiser import Denoiser, DenoiserConfig
+from hf_selfdestruct.report.report import AttackReport
 
 PIXELS, STEPS = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 7, 19])
 
@@ -82,8 +87,8 @@ def test_a_hardened_unet_is_read_by_diffusers_bit_for_bit(tmp_path) -> None:
         assert torch.equal(unet(PIXELS, STEPS).sample, expected)
 
 
-def test_the_trainer_hardens_it(tmp_path) -> None:
-    """Its desired rows are noised, and their labels are the noise."""
+def test_the_trainer_hardens_and_attacks_it(tmp_path) -> None:
+    """Its desired rows are noised, and their labels are the noise; the suite is a part of the shipped one."""
     denoiser, task = Denoiser.of(toy_unet()), denoising_task()
     start = {name: weight.clone() for name, weight in denoiser.named_parameters()}
     rows = default_data_collator(task.features("attack", range(12), ("pixel_values", "timestep", "labels")))
@@ -105,3 +110,13 @@ def test_the_trainer_hardens_it(tmp_path) -> None:
     trainer.save_model(tmp_path / "hardened")
     loaded = AutoModelForImageToImage.from_pretrained(tmp_path / "hardened")
     assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in denoiser.state_dict().items())
+    SUITES["diffusion"].check_fits([task])
+    entry = Entry(FullFineTuning(learning_rates=(1e-2,), steps=(4,), looks=2), (None,))
+    suite = dataclasses.replace(SUITES["diffusion"], name="part", entries=(entry,), seeds=1, few_seeds=1, null=False)
+    report = trainer.attack(suite)
+    assert {run.role for run in report.runs} == {"base", "undefended", "hardened", "scratch"}
+    assert all(run.status == "ok" and run.test.score == -run.test.loss < 0 for run in report.runs)
+    assert report.distances["base"] > 0
+    card = (tmp_path / "README.md").read_text()
+    assert "Test negative squared error of the attack that the selection split prefers" in card
+    assert AttackReport.load(tmp_path / "selfdestruct" / "report.json") == report

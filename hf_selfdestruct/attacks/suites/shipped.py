@@ -14,6 +14,7 @@ from ..methods.probed_first import ProbedFirst
 from ..methods.probes import HeadOnly
 from ..methods.sibling import Distillation, Merging
 from .attack_list import Entry
+from .diffusion import DIFFUSION
 from .images import IMAGES
 from .language import OF_TEXTS
 from .papers import MLAC, SOPHON
@@ -199,7 +200,7 @@ FULL = AttackSuite(
 SUITES = {
     suite.name: suite
     for suite in (
-        *(SMOKE, SMALL, GLANCE, IMAGES, QUICK, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL),
+        *(SMOKE, SMALL, GLANCE, IMAGES, DIFFUSION, QUICK, DEFAULT, MLAC, SOPHON, DURABILITY, ADAPTIVE, FULL),
         *OF_TEXTS.values(),
     )
 }
