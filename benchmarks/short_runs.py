@@ -89,7 +89,8 @@ def page() -> str:
 
 Full fine-tuning at one seed. "All run as wholes": the rate that does best on the selection rows, and its score on the
 development rows. Then the same where only the best of them, or the best two, are run as wholes: by the score of a
-look at the whole run after so many steps, or by that of a run of so many steps whose rate falls to 0 at its end.
+look at the whole run after so many steps, or by that of a run of so many steps whose rate falls to 0 at its end. Of
+equal scores the lower rate's counts; a suite takes the AUC then. Rates of which a run diverged are left out.
 `python benchmarks/short_runs.py` (the ledger `short_runs.jsonl` names each model and rate).
 
 {titles}
@@ -101,9 +102,8 @@ look at the whole run after so many steps, or by that of a run of so many steps 
 def compared(key: tuple[Any, ...], group: list[Line]) -> list[str]:
     """Rows of one model's table, one for each length."""
     model, task, examples, steps = key
-    best = max(group, key=lambda one: one["selection"])
-    rows = []
-    for rung in group[0]["short"]:
+    best, rows = max(group, key=lambda one: one["selection"], default={}), []
+    for rung in best.get("short", ()):
         by = [_shown(_chosen(group, kind, rung, most)) for kind in ("looks", "short") for most in (1, 2)]
         rows.append(f"| {model} | {task} | {examples} | {_shown(best)} | {rung} of {steps} | {' | '.join(by)} |")
     return rows

@@ -84,7 +84,7 @@ class Adversary:
             ``"batch"``, as in ``model.train()``, or the ``"stored"`` ones. Neither updates the stored ones. A model
             that is hardened against stored ones alone may hide behind them from its adversary, and not from attackers.
         schedule: Of the rate over the life of an adversary in a pool: ``"constant"``, or ``"linear"`` from the rate
-            that was drawn down to 0 at its end, as attackers' rates fall.
+            that was drawn down to 0 at its end, as attackers' rates fall; within an outer step the rate is constant.
         weight: Relative chance of being drawn, among several adversaries.
 
     Raises:
@@ -184,7 +184,7 @@ class Adversary:
             outer_step: Number of the outer step, from 0.
             key: What draws depend on.
             healed: Whether the adversary has made its benign steps; it makes no more.
-            lived: Share of its life, in [0, 1), that an adversary of a pool has behind it.
+            lived: Share of its life, in [0, 1], that an adversary of a pool has behind it.
         """
         found: dict[str, Any] = {}
         for item in dataclasses.fields(FineTuning):

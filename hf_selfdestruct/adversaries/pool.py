@@ -27,9 +27,9 @@ class AdversaryPool:
 
     An adversary of a pool starts where its last stretch ended, relative to the published weights, with the head and the
     optimizer's moments that it had then. Its draw of the fine-tuning (task, optimizer, rate, batch size, examples,
-    head, trainable weights, prelude) holds for its whole life. A gradient goes through one stretch; where the stretch
-    starts and its moments are constants. Of word embeddings, only rows that a stretch reads move in it, and so do their
-    moments (as in torch's ``SparseAdam``).
+    head, trainable weights, prelude) holds for its whole life, in which the rate may fall (``schedule``). A gradient
+    goes through one stretch; where the stretch starts and its moments are constants. Of word embeddings, only rows that
+    a stretch reads move in it, and so do their moments (as in torch's ``SparseAdam``).
 
     Args:
         size: Number of adversaries. In their first lives they are reset at different ages, so that all ages are present
@@ -40,6 +40,7 @@ class AdversaryPool:
             disk, in the folder for temporary files (``TMPDIR``).
         precision: In which precision: that of the inner steps, or ``"bfloat16"``, in half the memory.
         patience: Reset an adversary whose held-out score has not improved for so many blocked steps, too; 0: never.
+            One whose rate falls improves little at its end, and may be reset before its rate is low.
         by_success: Draw adversaries with a chance in proportion to the rank of their last held-out score, as in
             prioritized level replay (2010.03934), instead of one after the other.
 
@@ -88,8 +89,8 @@ class AdversaryPool:
         return self.horizon if member.life else first
 
     def lived(self, member: Member) -> float:
-        """The share of its life that a member has behind it, in [0, 1)."""
-        return member.age / self.last_age(member)
+        """The share of its life that a member has behind it, in [0, 1]; 1 only where a horizon was made shorter."""
+        return min(1.0, member.age / self.last_age(member))
 
     def bin(self, age: int) -> int:
         """The upper end of the bin of ages that the log names a reading by; 0 contains age 0 alone."""

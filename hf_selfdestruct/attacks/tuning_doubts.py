@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,11 +98,13 @@ def misled(report: AttackReport, task: str) -> Iterator[str]:
         if run.task == task and run.role == "hardened" and run.rung is not None and run.examples != report.refit(task):
             kept.setdefault((run.attack, run.examples), []).append(run)
     for (attack, examples), runs in kept.items():
-        behind = max(run.rung or 0.0 for run in runs) - min(run.rung or 0.0 for run in runs if run.chosen)
+        chosen = min((run.rung or 0.0 for run in runs if run.chosen), default=-math.inf)  # none: its short run failed
+        behind = max(run.rung or 0.0 for run in runs) - chosen
         if behind > MARGIN:
+            said = f"lay {behind:.3f} behind others" if behind < math.inf else "failed"
             yield (
-                f"{task}: {attack} with {examples} examples did best on the hardened model with settings that lay "
-                f"{behind:.3f} behind others in a short run: settings that were given up after it may do better."
+                f"{task}: {attack} with {examples} examples did best on the hardened model with settings that {said} "
+                "in a short run: settings that were given up after it may do better."
             )
 
 

@@ -33,8 +33,8 @@ class Rerun:
 
     Attributes:
         run: The recorded run.
-        now: New accuracies on the selection and the test split; only the first for a pruned run, none for a failed
-            one.
+        now: New accuracies on the selection and the test split, and after the short run where others were given up;
+            only the first for a pruned run, none for a failed one.
     """
 
     run: AttackRun
@@ -43,7 +43,7 @@ class Rerun:
     @property
     def recorded(self) -> Accuracies:
         """The recorded accuracies, in the order of ``now``."""
-        return _accuracies(self.run)
+        return _accuracies(self.run, self.run.rung)
 
     @property
     def stands(self) -> bool:
@@ -195,13 +195,21 @@ def _again(
     try:
         found = attack.run(Trial(target, data, examples, run.seed, run.settings, until, before))
         chosen = (before.selection if before else None) or found.selection  # a refit's selection rows were trained on
-        return _accuracies(dataclasses.replace(found, selection=chosen))
+        reached = before.rung if before else _rung(attack, Trial(target, data, examples, run.seed, run.settings), run)
+        return _accuracies(dataclasses.replace(found, selection=chosen), reached)
     except FAILURES:
         return ()
 
 
-def _accuracies(run: Any) -> Accuracies:
-    return tuple(scores.value for scores in (run.selection, run.test) if scores)
+def _rung(attack: Attack, trial: Trial, run: AttackRun) -> float | None:
+    """What the settings of a whole run reach in the short one, where the report says how far that came."""
+    if run.rung is None:
+        return None
+    return attack.run(dataclasses.replace(trial, until=attack.rung(run.settings))).selection.value
+
+
+def _accuracies(run: Any, reached: float | None) -> Accuracies:
+    return (*(scores.value for scores in (run.selection, run.test) if scores), *([] if reached is None else [reached]))
 
 
 def _key(run: AttackRun) -> tuple[str, str, str, int]:

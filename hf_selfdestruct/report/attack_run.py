@@ -89,7 +89,7 @@ class AttackRun:
         gibberish: Share of the continuations of desired texts that are gibberish, before the attack and after it;
             empty if not measured.
         rung: Score on the selection split in the short run after which other settings were given up; ``None`` where
-            none were, and for those.
+            none were, for those, at further seeds, and where the short run failed.
     """
 
     task: str

@@ -101,6 +101,8 @@ def _check_kind(run: AttackRun, facts: TaskFacts, where: str) -> None:
     for split, scores in (("selection", run.selection), ("test", run.test)):
         if scores and (scores.score is None) != facts.has_classes:
             raise ValueError(f"{where}.{split}: the task is scored by {facts.score!r}; got {scores}.")
+    if run.rung is not None and (run.status == "pruned" or (facts.has_classes and not 0 <= run.rung <= 1)):
+        raise ValueError(f"{where}.rung: expected a score, of a run that was not given up; got {run.rung}.")
 
 
 def _check_predictions(run: AttackRun, facts: TaskFacts, where: str) -> None:

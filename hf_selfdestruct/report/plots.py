@@ -152,7 +152,7 @@ def attacks_and_models(report: Record, task: str) -> Figure:
 def expected_best(report: Record, task: str) -> Figure:
     """Selection score that the best of so many settings has on average, drawn at random from all, whatever attack's.
 
-    With all examples, at the first seed; a pruned setting counts with its accuracy at the rung.
+    With all examples, at the first seed; a pruned setting counts with its accuracy in its short run.
     """
     figure, axes = _figure(
         f"Does a longer search help? “{task}”", f"expected best selection {report.tasks[task].score}"

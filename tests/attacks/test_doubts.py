@@ -141,6 +141,10 @@ SICK = {
         changed(rung_of(MARGIN + 0.01)),
         "full fine-tuning with (20|100) examples did best .* settings that lay 0.040 behind others in a short run",
     ),
+    "chosen though its short run failed": (
+        changed(lambda run: dataclasses.replace(run, rung=None if run.chosen else rung_of(0)(run).rung)),
+        "full fine-tuning with (20|100) examples did best .* settings that failed in a short run",
+    ),
     "half precision": (changed(same_half), "full fine-tuning, used precision bf16"),
     "still rising": (changed(rising), "full fine-tuning with 100 examples still rises"),
     "useless attack": (changed(useless), "do not break the undefended model either.*: full fine-tuning"),

@@ -216,3 +216,21 @@ def test_a_pool_that_cannot_continue_is_refused(make_trainer, tmp_path) -> None:
     for one, state in ((trainer, other.objective.state_dict()), (other, trainer.objective.state_dict())):
         with pytest.raises(ValueError, match="pool of adversaries, unlike this run; resume with"):
             one.objective.load_state_dict(state)
+
+
+def test_a_rate_falls_over_each_life_whatever_its_length(make_trainer, tmp_path) -> None:
+    """First lives are shorter; after a reset the rate is the drawn one again, and after a restart where it was."""
+    settings = {"pool": 2, "horizon": 8, "schedule": "linear", "learning_rate": 0.01, "learns_rate": False}
+    trainer, other = (make_trainer(tmp_path, meta_gradient="first_order", inner_steps=2, adversary=settings)
+                      for _ in range(2))  # fmt: skip
+    rates: dict[tuple[int, int], list[float]] = {}
+    for step in range(14):
+        if step == 5:
+            other.objective.load_state_dict(trainer.objective.state_dict())
+            trainer = other
+        draw = trainer.objective.simulator.draw(step)
+        rates.setdefault((draw.member.number, draw.member.life), []).append(draw.fine_tuning.learning_rate)
+        trainer.objective.simulator.meta_gradient(trainer.model, draw)
+    whole = [0.01, 0.0075, 0.005, 0.0025]
+    expected = {(0, 0): [0.01, 0.005], (1, 0): whole, (0, 1): whole, (1, 1): whole[:3], (0, 2): whole[:1]}
+    assert {life: pytest.approx(found) for life, found in rates.items()} == expected

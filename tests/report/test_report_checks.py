@@ -90,6 +90,7 @@ REFUSED |= {
     "budgets without end": (examples_of_their_own, "report has 201 numbers of examples; the limit is 200"),
     "attacks without end": (attacks_of_their_own, "report has 101 attacks; the limit is 100"),
     "tasks without end": (further_tasks, r"report\.tasks has 21 tasks; the limit is 20"),
+    "a rung above 1": (run(rung=7.5), r"runs\[0\]\.rung: expected a score, .*; got 7\.5"),
     "looks without end": (run(curve=[[1, 0.5]] * 1001), r"runs\[0\]\.curve has 1001 points; the limit is 1000"),
 }
 

@@ -63,7 +63,7 @@ class Shot(ProbedFirst):
     def run(self, trial: Trial) -> Outcome:
         """Once; see :meth:`.attack.Attack.run`. A step that adapts reads two batches."""
         outcome = super().run(trial)
-        adapted = max(0, outcome.steps - trial.settings.get("prelude", 0) - self._first(trial.settings))
+        adapted = max(0, outcome.steps - trial.settings.get("prelude", 0) - self._first(trial.followed()))
         return replace(outcome, flops=outcome.flops * (1 + adapted / outcome.steps))
 
     def losses(self, model: PooledClassifier, few: Split, trial: Trial, benign: PreTrainedModel | None) -> Losses:
@@ -72,7 +72,7 @@ class Shot(ProbedFirst):
         Raises:
             NotApplicable: Every row of the attacker is labelled.
         """
-        data, settings = trial.data, trial.settings
+        data, settings = trial.data, trial.followed()
         others = sorted({*range(len(data.train.labels))} - {*trial.few()})
         if not others:
             raise NotApplicable(f"{self.name}: all {trial.examples} training rows have labels; none is left.")

@@ -245,7 +245,7 @@ def _refitted(model: PreTrainedModel, trial: Trial, steps: int, flops: float) ->
 
 def losses_of(model: PreTrainedModel, few: Split, trial: Trial, benign: PreTrainedModel | None) -> Losses:
     """The loss of each step: of blocked rows, or of a batch in which they are the smaller part; see :func:`train`."""
-    data, seed, settings = trial.data, trial.seed, trial.settings
+    data, seed, settings = trial.data, trial.seed, trial.followed()
     size, poison = settings["batch_size"], settings.get("poison", 0.0)
     blocked = max(1, round(size * poison)) if poison else size
     streams = [epochs(len(few.labels), blocked, settings["steps"], seed)]

@@ -26,7 +26,6 @@ from .recomputed import score_problems
 from .search import kept_of
 from .shipped import SUITES
 
-SLACK = 0.02  # in selection accuracy: what the same steps made twice may differ by on a GPU
 MOST_LUCK = 2.0  # times 1 / sqrt(selection rows): above what a choice among hundreds of settings owes to chance
 # Both are for rows that are right or wrong, which lie at most so far apart. For rows of tokens they are scaled by how
 # far these do; that it is enough there was not measured.
@@ -205,8 +204,8 @@ def _runs(report: AttackReport, suite: AttackList) -> Iterator[str]:
         rows = report.tasks[one.task].rows
         before = known.get((*one.key[:3], rows.train), [])
         scale = _spread(runs) / SPREAD if report.tasks[one.task].has_tokens else 1.0
-        luck, slack = scale * MOST_LUCK / math.sqrt(rows.selection), scale * SLACK
-        if problem := _refit(before, runs) if one.refit else _search(one, runs, luck, slack):
+        luck = scale * MOST_LUCK / math.sqrt(rows.selection)
+        if problem := _refit(before, runs) if one.refit else _search(one, runs, luck):
             yield f"{one}: {problem}"
         elif (one.task, one.attack.name, one.examples) in fits and any(r.chosen and not r.selection for r in runs):
             yield f"{one}: the chosen settings failed, so that what the attack reaches is not known"
@@ -225,7 +224,7 @@ def _spread(runs: Iterable[AttackRun]) -> float:
     return float(max(found, default=SPREAD))
 
 
-def _search(one: Planned, runs: list[AttackRun], luck: float, slack: float) -> str | None:
+def _search(one: Planned, runs: list[AttackRun], luck: float) -> str | None:
     """The first thing in which the runs of a search differ from its plan."""
     order = {_key(settings): i for i, settings in enumerate(one.space())}
     if any(_key(run.settings) not in order for run in runs):
@@ -247,7 +246,7 @@ def _search(one: Planned, runs: list[AttackRun], luck: float, slack: float) -> s
     if pruned and any(run.rung is None for run in whole):
         return "no score of the short runs by which settings were kept"
     reached = [run.rung for run in first if run.rung is not None]
-    if pruned and reached and min(reached) + slack < max(_merit(run)[0] for run in pruned):
+    if pruned and reached and min(reached) < max(_merit(run)[0] for run in pruned):
         return "settings were given up that were ahead of those kept"
     if any(not 0 <= run.optimism <= (luck if run.chosen else 0.0) for run in runs):
         return "more optimism than chance gives on so many selection rows"

@@ -16,7 +16,7 @@ from .variants import JOINED, LAYERS
 
 MOST = (None,)
 CROPS = 4  # pixels
-# Settings compete at the first look: earlier, stored statistics of batch normalisation still lag behind the weights.
+# Settings compete after 67 steps: earlier, stored statistics of batch normalisation still lag behind the weights.
 COMMON: dict[str, Any] = {"steps": (200,), "looks": 3, "prune": True}
 SEARCHED = AnyOf(
     "full fine-tuning, searched",

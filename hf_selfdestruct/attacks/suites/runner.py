@@ -126,7 +126,7 @@ def _slower(workers: int) -> float:
 
 def _made(search: Search, ledger: Ledger, done: Callable[[Search, float, str], None]) -> bool:
     role, n = search.target.role, search.examples
-    now, part = f"{role}: {search.attack.name}, {n} examples", 1.0 / search.runs()
+    now, part = f"{role}: {search.attack.name}, {n} examples", 1.0 / search.made()
     with ledger.claim(search.study) as ours:
         if ours:
             done(search, 0.0, now)

@@ -107,6 +107,11 @@ class Search:
         """Number of runs in the report, those that are given up included."""
         return len(self.space()) + len(self.seeds) - 1 + self.refits()
 
+    def made(self) -> int:
+        """Number of runs that are made; short runs of settings that are kept are not in the report."""
+        kept = self.kept(self.space())
+        return self.runs() + (kept if kept < len(self.space()) else 0)
+
     def refits(self) -> int:
         """How many of them are on training and selection rows."""
         return len(self.seeds) if self.refit else 0

@@ -73,8 +73,7 @@ GLANCE = AttackSuite(
     more=None,
     choosing=True,
 )
-# For small models, which take higher rates than large ones. No setting is given up early: where rates fall to 0, the
-# highest may look worst at the first look and end best.
+# For small models, which take higher rates than large ones. No setting is given up: a whole run is short.
 SMALL_RATES = (3e-4, 1e-3, 3e-3)
 SMALL = AttackSuite(
     "small",
