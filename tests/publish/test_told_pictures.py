@@ -1,6 +1,8 @@
 """The figures told of the network of pictures are those of its card, and of the reports beside it."""
 
 import html
+import itertools
+import json
 
 import pytest
 from test_told_figures import CARDS, README, ROOT, card, lab, reached, spread, text
@@ -92,3 +94,26 @@ def test_longer_attacks():
 def test_longer_attacks_are_on_the_models_of_the_card(name):
     assert lab(name).models["hardened"].sha256 == REPORT.models["hardened"].sha256
     assert lab(f"{name}-undefended").models["hardened"].sha256 == REPORT.models["undefended"].sha256
+
+
+def test_what_settings_that_are_given_up_cost():
+    """In how many cases the rate that ends best is given up, by each rule."""
+    lines = [json.loads(line) for line in (ROOT / "benchmarks" / "short_runs.jsonl").read_text().splitlines()]
+    missed = dict.fromkeys(itertools.product(("hardened", "undefended"), ("looks", "short"), (1, 2)), 0)
+    for model, examples, rung in itertools.product(("hardened", "undefended"), (100, 560), ("50", "100")):
+        cell = [line for line in lines if (line["model"], line["examples"]) == (model, examples)]
+        assert len(cell) == 4
+        best = max(cell, key=lambda line: line["selection"])
+        for kind, most in itertools.product(("looks", "short"), (1, 2)):
+            kept = sorted(cell, key=lambda line: line[kind][rung], reverse=True)[:most]
+            missed[model, kind, most] += best not in kept
+    words = ("none", "one", "two", "three", "four")
+    told = {key: words[count] for key, count in missed.items()}
+    judge = text(ROOT / "docs" / "judge.md")
+    first = (
+        f"in {told['hardened', 'looks', 1]} of four cases of the hardened model and in {told['undefended', 'looks', 1]}"
+    )
+    assert first in judge
+    assert f"keep one do in {told['hardened', 'short', 1]} and in {told['undefended', 'short', 1]}, and" in judge
+    for kind in ("looks", "short"):
+        assert f"keeps two in {told['hardened', kind, 2]} and in {told['undefended', kind, 2]}." in judge
