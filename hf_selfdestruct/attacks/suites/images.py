@@ -53,13 +53,7 @@ TAMPERED = AnyOf(
     ),
 )
 LONGER = FullFineTuning(
-    "longer fine-tuning",
-    learning_rates=(3e-4, 1e-3, 3e-3),
-    steps=(400,),
-    looks=5,
-    schedule="cosine",
-    crops=CROPS,
-    prune=True,
+    "longer fine-tuning", learning_rates=(1e-3, 3e-3), steps=(360,), looks=5, schedule="cosine", crops=CROPS
 )
 PROBED_FIRST = AnyOf(
     "probe, then fine-tuning",
