@@ -43,7 +43,7 @@ class Rerun:
     @property
     def recorded(self) -> Accuracies:
         """The recorded accuracies, in the order of ``now``."""
-        return _accuracies(self.run, self.run.rung)
+        return _accuracies(self.run, self.run.rung if self.run.status == "ok" else None)
 
     @property
     def stands(self) -> bool:

@@ -69,6 +69,13 @@ def test_what_failed_on_record_fails_again():
     assert Rerun(made_run(failed=True), ()).stands
     assert not Rerun(made_run(failed=True), (0.6, 0.6)).stands
     assert not Rerun(made_run(), ()).stands
+    assert Rerun(made_run(failed=True, rung=0.6), ()).stands, "after a short run that did not"
+
+
+def test_short_runs_are_repeated_too():
+    kept = made_run(accuracy=0.6, rung=0.4)
+    assert Rerun(kept, (0.6, 0.6, 0.4)).stands
+    assert not any(Rerun(kept, now).stands for now in ((0.6, 0.6, 0.9), (0.6, 0.6)))
 
 
 @pytest.fixture
