@@ -1,7 +1,7 @@
 """Which learning rate is kept by a first look, by a short run, and by a whole one?
 
-    python benchmarks/short_runs.py examples/images.yaml cifar10=hardened-cifar10 300 50,100 100,392 \
-        1e-4,3e-4,1e-3,3e-3,1e-2 --model lite0-cifar10/base
+    python benchmarks/short_runs.py examples/images.yaml \
+        "hardened=hardened-cifar10;undefended=hardened-cifar10/_undefended" 300 50,100 560,100 3e-4,1e-3,3e-3,1e-2
 
 A configuration, names and folders of models (``NAME=DIR;NAME=DIR``), steps, lengths of short runs, numbers of examples,
 rates. Full fine-tuning by each rate at one seed, scores on the task's development rows, which the configuration cuts.
@@ -12,10 +12,10 @@ import itertools
 import json
 import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
+from ledger import HERE, Line, lines
 
 from hf_selfdestruct.attacks import FullFineTuning, Target
 from hf_selfdestruct.attacks.attack import Trial
@@ -26,10 +26,8 @@ from hf_selfdestruct.jobs.processors import processor_of
 from hf_selfdestruct.jobs.text_data import load_data
 from hf_selfdestruct.tasks.development import DEVELOPMENT
 
-LEDGER = Path(__file__).with_suffix(".jsonl")
-PAGE = Path(__file__).with_suffix(".md")
+STUDY = "short_runs"
 SAME = ("model", "task", "examples", "steps")
-Line = dict[str, Any]
 
 
 def main(config_file: str, models: str, steps: str, rungs: str, examples: str, rates: str, *overrides: str) -> None:
@@ -43,11 +41,11 @@ def main(config_file: str, models: str, steps: str, rungs: str, examples: str, r
     places = dict(place.split("=") for place in models.split(";"))
     for name, count, rate in itertools.product(places, map(int, examples.split(",")), map(float, rates.split(","))):
         line = {"model": name, "task": task.name, "examples": count, "steps": int(steps), "rate": rate}
-        if not any(line.items() <= known.items() for known in lines()):
+        if not any(line.items() <= known.items() for known in lines(STUDY)):
             found = measured(Target("hardened", places[name]), data, line, [int(rung) for rung in rungs.split(",")])
-            with LEDGER.open("a") as file:
+            with (HERE / f"{STUDY}.jsonl").open("a") as file:
                 file.write(json.dumps({**line, **found}) + "\n")
-            PAGE.write_text(page(), encoding="utf-8")
+            (HERE / f"{STUDY}.md").write_text(page(), encoding="utf-8")
 
 
 def measured(target: Target, data: AttackData, line: Line, rungs: list[int]) -> Line:
@@ -72,15 +70,10 @@ def measured(target: Target, data: AttackData, line: Line, rungs: list[int]) -> 
     }
 
 
-def lines() -> list[Line]:
-    """What was measured."""
-    return [json.loads(line) for line in LEDGER.read_text().splitlines()] if LEDGER.is_file() else []
-
-
 def page() -> str:
     """For each model, the rate that each rule ends at, and how far it gets on the development rows."""
     groups: dict[tuple[Any, ...], list[Line]] = {}
-    for line in lines():
+    for line in lines(STUDY):
         groups.setdefault(tuple(line[name] for name in SAME), []).append(line)
     rows = [row for key, group in groups.items() for row in compared(key, [one for one in group if "short" in one])]
     by = "by the look: one | two | by a short run: one | two"

@@ -93,13 +93,13 @@ def still_rising(report: AttackReport, task: str) -> Iterator[str]:
 
 def misled(report: AttackReport, task: str) -> Iterator[str]:
     """Short runs put the best settings well behind others: they may have given up better ones."""
-    kept: dict[tuple[str, int], list[AttackRun]] = {}
+    kept: dict[tuple[str, int], list[tuple[float, bool]]] = {}
     for run in report.runs:
         if run.task == task and run.role == "hardened" and run.rung is not None and run.examples != report.refit(task):
-            kept.setdefault((run.attack, run.examples), []).append(run)
-    for (attack, examples), runs in kept.items():
-        chosen = min((run.rung or 0.0 for run in runs if run.chosen), default=-math.inf)  # none: its short run failed
-        behind = max(run.rung or 0.0 for run in runs) - chosen
+            kept.setdefault((run.attack, run.examples), []).append((run.rung, run.chosen))
+    for (attack, examples), rungs in kept.items():
+        best = min((rung for rung, chosen in rungs if chosen), default=-math.inf)  # none: its short run failed
+        behind = max(rung for rung, _ in rungs) - best
         if behind > MARGIN:
             said = f"lay {behind:.3f} behind others" if behind < math.inf else "failed"
             yield (

@@ -9,14 +9,7 @@ from dataclasses import dataclass
 from reprlib import repr as short
 from typing import Any
 
-from ..adversaries.adversary import (
-    BATCH_NORMS,
-    HEADS,
-    PAIRS,
-    READS,
-    SCHEDULES,
-    Adversary,
-)
+from ..adversaries.adversary import BATCH_NORMS, HEADS, PAIRS, READS, SCHEDULES, Adversary
 from ..adversaries.optimizers import INNER_OPTIMIZERS
 from ..adversaries.pool import PRECISIONS, STORAGES, AdversaryPool
 from ..adversaries.ranges import BetaShare, Range, Schedule

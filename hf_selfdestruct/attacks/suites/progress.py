@@ -48,11 +48,10 @@ def _steps(search: Search) -> float:
     if data.desired is not None and not search.target.random:
         tested += _forward(data.desired.test)
     probed = looked + _forward(data.train) * search.examples / len(data.train.labels) if "head" in space[0] else 0.0
-    kept = search.kept(space)
-    whole = kept + len(search.seeds) - 1
+    whole = search.kept() + len(search.seeds) - 1
     looks = max(int(one.get("looks", 1)) for one in space)
     again = search.refits() * (tested + probed)  # without a look
-    short = (len(space) if kept < len(space) else 0) * (looked + probed)
+    short = len(search.short()) * (looked + probed)
     return search.cost() + whole * (probed + looks * looked + tested) + again + short
 
 

@@ -99,9 +99,14 @@ class Search:
         """Settings that compete."""
         return self.attack.space() if self.settings is None else [self.settings]
 
-    def kept(self, settings: Sequence[dict[str, Any]]) -> int:
+    def kept(self) -> int:
         """How many of the settings are run to the end."""
-        return kept_of(self.attack, settings)
+        return kept_of(self.attack, self.space())
+
+    def short(self) -> list[dict[str, Any]]:
+        """Settings that have a short run first: all, or none where none is given up."""
+        space = self.space()
+        return space if self.kept() < len(space) else []
 
     def runs(self) -> int:
         """Number of runs in the report, those that are given up included."""
@@ -109,8 +114,7 @@ class Search:
 
     def made(self) -> int:
         """Number of runs that are made; short runs of settings that are kept are not in the report."""
-        kept = self.kept(self.space())
-        return self.runs() + (kept if kept < len(self.space()) else 0)
+        return self.runs() + (self.kept() if self.short() else 0)
 
     def refits(self) -> int:
         """How many of them are on training and selection rows."""
@@ -118,12 +122,9 @@ class Search:
 
     def cost(self) -> int:
         """Optimizer steps at most."""
-        space = self.space()
-        whole = sorted((self.attack.cost(one) for one in space), reverse=True)
-        kept = self.kept(space)
-        pruned = space if kept < len(space) else []
-        rungs = sum(self._to_rung(one) for one in pruned)
-        return rungs + sum(whole[:kept]) + (len(self.seeds) - 1 + self.refits()) * whole[0]
+        whole = sorted((self.attack.cost(one) for one in self.space()), reverse=True)
+        rungs = sum(self._to_rung(one) for one in self.short())
+        return rungs + sum(whole[: self.kept()]) + (len(self.seeds) - 1 + self.refits()) * whole[0]
 
     def _to_rung(self, settings: dict[str, Any]) -> int:
         """Steps of the short run; what comes before the first, such as benign steps, is made in it too."""
@@ -175,9 +176,8 @@ class Search:
     def _go(self, one: Callable[..., RecordedRun]) -> list[AttackRun]:
         space, first = self.space(), self.seeds[0]
         kept, given_up, reached = [*range(len(space))], [], {}
-        if (count := self.kept(space)) < len(space):
-            short = [one(settings, first, self.attack.rung(settings)) for settings in space]
-            order = sorted(kept, key=lambda i: _merit(short[i].run), reverse=True)
+        if short := [one(settings, first, self.attack.rung(settings)) for settings in self.short()]:
+            count, order = self.kept(), sorted(kept, key=lambda i: _merit(short[i].run), reverse=True)
             kept, given_up = sorted(order[:count]), [short[i] for i in sorted(order[count:])]
             reached = {i: short[i].run.selection for i in kept}
         tried = [_with_rung(one(space[i], first, None), reached.get(i)) for i in kept]
